@@ -1,0 +1,59 @@
+# All that these need is make and Python 3.11 or newer (and Node for test-node); the rest is installed into .venv.
+
+PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+YAML := $(wildcard .github manifests compose.yaml)
+YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start: disable, truthy: {check-keys: false}}}
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format migrate seed requirements clean
+
+help: ## List what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(READY) ## Start the server, with a database of its own unless CHAT_DATABASE_URL is set
+	@exec $(BIN)/python -m chat_app run $(ARGS)
+
+test: $(READY) ## Run the tests; ARGS go to pytest
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## Check style, types, the floors of the imports and the YAML files
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "Not formatted: run make format" >&2; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/yamllint --strict -d '$(YAML_RULES)' $(YAML)
+
+format: $(READY) ## Put the code into shape
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+migrate: $(READY) ## Bring the database's tables to the newest revision
+	@exec $(BIN)/python -m chat_app migrate
+
+seed: $(READY) ## Write the demo data
+	@exec $(BIN)/python -m chat_app seed
+
+requirements: $(READY) ## Compile requirements*.txt anew from pyproject.toml; ARGS=--upgrade for newer versions
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/$(COMPILE) $(ARGS) pyproject.toml -o requirements.txt
+	@$(BIN)/$(COMPILE) $(ARGS) --extra dev pyproject.toml -o requirements-dev.txt
+
+clean: ## Remove what was installed and cached; the data in .data stays
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements-dev.txt
+	@for python in $(PYTHON) ""; do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 or newer is needed; tried $(PYTHON). Name one with: make PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	fi; \
+	echo "Installing into $(VENV), once and after changes of $<"; \
+	$(BIN)/python -c '' 2>/dev/null || "$$python" -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r $<
+	@touch $@

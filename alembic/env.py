@@ -1,0 +1,47 @@
+"""Runs revisions against the database of the settings, or the URL or connection that the caller put into the attributes."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlmodel import SQLModel
+
+import chat_app.models  # noqa: F401  # registers the tables
+from chat_app.settings import get_settings
+
+# Any number will do, if nothing else in the database takes it.
+LOCK = 7_240_511
+
+
+def run(connection: Connection) -> None:
+    """All missing revisions in one transaction: a failure leaves the database as it was."""
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        compare_type=True,
+        compare_server_default=True,
+    )
+    with context.begin_transaction():
+        # Whoever comes second waits here, then finds nothing left to do.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        # While a change waits for a busy table, everybody else waits behind it: rather fail, and be tried again.
+        connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        context.run_migrations()
+
+
+async def run_online() -> None:
+    url = context.config.attributes.get("url") or get_settings().asyncpg_url
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+
+if context.is_offline_mode():
+    raise SystemExit("These migrations need a database")
+if connection := context.config.attributes.get("connection"):
+    run(connection)
+else:
+    asyncio.run(run_online())

@@ -1,0 +1,1 @@
+"""A chat backend: phone registration, private and group chats, live events over Socket.IO."""

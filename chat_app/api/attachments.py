@@ -1,0 +1,46 @@
+"""Files that messages carry: upload first, then send."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Form, UploadFile
+from pydantic import Field
+
+from chat_app.api.deps import CurrentActor, DatabaseDep, SessionDep, StorageDep
+from chat_app.api.problems import responses
+from chat_app.api.uploads import Uploader, UploadRoute
+from chat_app.crud import attachments
+from chat_app.crud.attachments import Upload
+from chat_app.errors import AttachmentNotFound, BadImage, UnsupportedMediaType
+from chat_app.models.attachments import AttachmentRead
+
+router = APIRouter(tags=["attachments"])
+uploads = APIRouter(route_class=UploadRoute)
+
+Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+@uploads.post("/attachments", status_code=201, responses=responses(UnsupportedMediaType, BadImage))
+async def create_attachment(
+    database: DatabaseDep,
+    actor: Uploader,
+    storage: StorageDep,
+    file: UploadFile,
+    duration: Annotated[Duration | None, Form(description="Seconds, of audio and video.")] = None,
+) -> AttachmentRead:
+    """Upload a file of at most 25 MB for one message; send the message with its id as `attachment_id`.
+
+    Pictures are turned upright and lose their metadata; formats in which that can't be done are refused.
+    """
+    upload = Upload(file.file, file.filename, file.content_type, duration)
+    async with attachments.stored_attachment(actor, storage, upload) as attachment, database.transaction() as session:
+        return await attachments.create_attachment(session, attachment)
+
+
+@router.get("/attachments/{attachment_id}", responses=responses(AttachmentNotFound))
+async def get_attachment(session: SessionDep, actor: CurrentActor, attachment_id: UUID) -> AttachmentRead:
+    """An attachment with fresh addresses: yours until you send it, then for whoever sees the message."""
+    return await attachments.get_attachment(session, actor, attachment_id)
+
+
+router.include_router(uploads)

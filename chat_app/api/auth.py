@@ -1,0 +1,61 @@
+"""Registering, logging in, staying logged in, logging out."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.security import OAuth2PasswordRequestForm
+
+from chat_app.api.deps import CurrentActor, SessionDep, UserManagerDep
+from chat_app.api.problems import responses
+from chat_app.auth import SessionStrategy, log_in
+from chat_app.crud import sessions, users
+from chat_app.errors import BadCredentials, NotAuthenticated, PhoneTaken, RefreshReused, SessionNotFound, SessionRevoked
+from chat_app.models.sessions import Actor, RefreshRequest, SessionRead, Tokens
+from chat_app.models.users import UserCreate, UserMe
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+
+
+@router.post("/register", status_code=201, responses=responses(PhoneTaken))
+async def register(session: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
+    """Register by phone number, however it is written. Then log in with the same phone and password."""
+    user = await manager.create(data)
+    return await users.get_me(session, Actor(user.id, user.id))
+
+
+@router.post("/login", responses=responses(BadCredentials))
+async def login(
+    manager: UserManagerDep,
+    form: Annotated[OAuth2PasswordRequestForm, Depends()],
+    user_agent: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Tokens:
+    """Log in: `username` is the phone. Each login is a session of its own, with its own connections."""
+    return await log_in(manager, form.username, form.password, user_agent)
+
+
+@router.post("/refresh", responses=responses(NotAuthenticated, SessionRevoked, RefreshReused))
+async def refresh(session: SessionDep, data: RefreshRequest) -> Tokens:
+    """Get new tokens for the same session; the refresh token changes with each use.
+
+    Repeating the last one within 30 seconds gives the same answer; using an older one ends the session.
+    """
+    return SessionStrategy().tokens(await sessions.refresh_session(session, data.refresh_token))
+
+
+@router.post("/logout", status_code=204)
+async def logout(session: SessionDep, actor: CurrentActor) -> None:
+    """End this session. Its connections get `session_revoked` and are closed."""
+    await sessions.revoke_session(session, actor, actor.session_id)
+
+
+@router.get("/sessions")
+async def list_sessions(session: SessionDep, actor: CurrentActor) -> list[SessionRead]:
+    """Where you are logged in, the latest used first."""
+    return await sessions.list_sessions(session, actor)
+
+
+@router.delete("/sessions/{session_id}", status_code=204, responses=responses(SessionNotFound))
+async def revoke_session(session: SessionDep, actor: CurrentActor, session_id: UUID) -> None:
+    """End one of your sessions. Its connections get `session_revoked` and are closed."""
+    await sessions.revoke_session(session, actor, session_id)

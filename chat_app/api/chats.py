@@ -1,0 +1,140 @@
+"""The list of one's chats, opening and founding them, what is personal about each, and the active one."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from chat_app.api.deps import ChatIdPath, CurrentActor, Cursor, Limit, SeqQuery, SessionDep
+from chat_app.api.messages import SEND_RESPONSES
+from chat_app.api.problems import responses
+from chat_app.crud import chats, history
+from chat_app.crud.messages import Draft, one, send_messages
+from chat_app.errors import (
+    ChatNotFound,
+    ClientIdReused,
+    GroupFull,
+    NoActiveChat,
+    NotAGroup,
+    NotCreator,
+    UserNotFound,
+)
+from chat_app.models.base import Opaque
+from chat_app.models.chats import ActiveChat, ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen, ReadUpTo
+from chat_app.models.messages import MessageCreate, MessagePage, MessageRead
+from chat_app.models.screens import OpenChat
+
+router = APIRouter(prefix="/chats", tags=["chats"])
+
+FOUND: dict[int | str, dict[str, Any]] = {200: {"model": ChatRead, "description": "It was there already."}}
+
+
+@router.get("")
+async def list_chats(
+    session: SessionDep,
+    actor: CurrentActor,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+    changed_since: Annotated[
+        Opaque | None, Query(description="A former `sync`: only what changed after it, for all or for you.")
+    ] = None,
+) -> ChatList:
+    """Your chats: pinned first, the latest pin on top, then the latest updated."""
+    return await chats.list_chats(session, actor, cursor=cursor, limit=limit, changed_since=changed_since)
+
+
+@router.post("/private", status_code=201, responses=FOUND | responses(UserNotFound))
+async def open_private_chat(
+    session: SessionDep, actor: CurrentActor, data: PrivateChatOpen, response: Response
+) -> ChatRead:
+    """Open the private chat with somebody: 201 if it is new, 200 if it was there. Both get `chats_changed`."""
+    chat, is_new = await chats.open_private_chat(session, actor, data.user_id)
+    response.status_code = 201 if is_new else 200
+    return chat
+
+
+@router.post("/groups", status_code=201, responses=FOUND | responses(UserNotFound, ClientIdReused, GroupFull))
+async def create_group(session: SessionDep, actor: CurrentActor, data: GroupCreate, response: Response) -> ChatRead:
+    """Found a group; you are its creator. Every member gets `chats_changed`."""
+    chat, is_new = await chats.create_group(session, actor, data)
+    response.status_code = 201 if is_new else 200
+    return chat
+
+
+@router.get("/active", responses=responses(NoActiveChat))
+async def get_active_chat(session: SessionDep, actor: CurrentActor) -> OpenChat:
+    """The active chat of your session, with all that a screen needs."""
+    return await chats.open_chat(session, actor, await chats.active_chat(session, actor))
+
+
+@router.put("/active", responses=responses(ChatNotFound))
+async def activate_chat(session: SessionDep, actor: CurrentActor, data: ActiveChat) -> OpenChat:
+    """Make a chat the active one of your session. Connections that never set their own follow."""
+    await chats.activate_chat(session, actor, data.chat_id)
+    return await chats.open_chat(session, actor, data.chat_id)
+
+
+@router.delete("/active", status_code=204)
+async def clear_active_chat(session: SessionDep, actor: CurrentActor) -> None:
+    """No chat is active any more."""
+    await chats.clear_active(session, actor)
+
+
+@router.get("/active/messages", tags=["messages"], responses=responses(NoActiveChat))
+async def list_active_messages(
+    session: SessionDep,
+    actor: CurrentActor,
+    before: SeqQuery = None,
+    after: SeqQuery = None,
+    around: SeqQuery = None,
+    limit: Limit = 50,
+) -> MessagePage:
+    """Messages of the active chat; otherwise as `list_messages`."""
+    chat_id = await chats.active_chat(session, actor)
+    return await history.list_messages(session, actor, chat_id, before=before, after=after, around=around, limit=limit)
+
+
+@router.post("/active/messages", tags=["messages"], status_code=201, responses=SEND_RESPONSES | responses(NoActiveChat))
+async def send_active_message(
+    session: SessionDep, actor: CurrentActor, data: MessageCreate, response: Response
+) -> MessageRead:
+    """Send to the active chat; otherwise as `send_message`."""
+    chat_id = await chats.active_chat(session, actor)
+    sent = one(await send_messages(session, [Draft(actor, chat_id, data)]))
+    response.status_code = 201 if sent.is_new else 200
+    return sent.message
+
+
+@router.get("/{chat_id}", responses=responses(ChatNotFound))
+async def get_chat(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> ChatRead:
+    """One of your chats."""
+    return await chats.get_chat(session, actor, chat_id)
+
+
+@router.patch("/{chat_id}", responses=responses(ChatNotFound))
+async def rename_chat(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ChatUpdate) -> ChatRead:
+    """Give a chat your own title, which nobody else sees; null takes it back. You get `chats_changed`."""
+    return await chats.rename_chat(session, actor, chat_id, data.title)
+
+
+@router.delete("/{chat_id}", status_code=204, responses=responses(ChatNotFound, NotCreator, NotAGroup))
+async def delete_chat(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> None:
+    """Delete your own group for everybody. Every member gets `chats_changed` with it in `removed`."""
+    await chats.delete_chat(session, actor, chat_id)
+
+
+@router.put("/{chat_id}/pin", responses=responses(ChatNotFound))
+async def pin_chat(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> ChatRead:
+    """Keep a chat on top of your list. You get `chats_changed`."""
+    return await chats.pin_chat(session, actor, chat_id)
+
+
+@router.delete("/{chat_id}/pin", responses=responses(ChatNotFound))
+async def unpin_chat(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> ChatRead:
+    """Let a pinned chat go back to its place. You get `chats_changed`."""
+    return await chats.unpin_chat(session, actor, chat_id)
+
+
+@router.post("/{chat_id}/read", tags=["messages"], responses=responses(ChatNotFound))
+async def mark_read(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ReadUpTo) -> ChatRead:
+    """Say up to where you have read; never moves back. You get `chats_changed`, the active chat `read_changed`."""
+    return await chats.mark_read(session, actor, chat_id, data.seq)

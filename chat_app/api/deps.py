@@ -1,0 +1,71 @@
+"""What routes are given: a session that commits before the answer, who asks, and the store of files."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Path, Query, Request
+from fastapi_users import FastAPIUsers
+from fastapi_users.authentication import AuthenticationBackend, BearerTransport
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager
+from chat_app.db import Database
+from chat_app.errors import NotAuthenticated
+from chat_app.media.storage import Storage
+from chat_app.models import User
+from chat_app.models.base import BIGGEST, Opaque
+from chat_app.models.sessions import Actor
+
+
+def get_database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+async def open_session(database: Annotated[Database, Depends(get_database)]) -> AsyncIterator[AsyncSession]:
+    async with database.transaction() as session:
+        yield session
+
+
+# Function scope: the commit comes before the answer, so that no 201 is sent for a row that is lost.
+SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]
+DatabaseDep = Annotated[Database, Depends(get_database)]
+
+
+def get_storage(request: Request) -> Storage:
+    storage: Storage = request.app.state.storage
+    return storage
+
+
+StorageDep = Annotated[Storage, Depends(get_storage)]
+
+
+async def get_user_manager(session: SessionDep) -> UserManager:
+    return UserManager(UserDatabase(session))
+
+
+UserManagerDep = Annotated[UserManager, Depends(get_user_manager)]
+
+_backend = AuthenticationBackend(  # type: ignore[type-var]  # a User has a phone for an email
+    "jwt", BearerTransport(LOGIN_PATH.lstrip("/")), SessionStrategy
+)
+_users = FastAPIUsers(get_user_manager, [_backend])  # type: ignore[type-var]  # as above
+
+
+async def get_actor(
+    user: Annotated[User, Depends(_users.current_user(active=True))],
+    strategy: Annotated[SessionStrategy, Depends(_backend.get_strategy)],
+) -> Actor:
+    if strategy.actor is None or strategy.actor.id != user.id:
+        raise NotAuthenticated
+    return strategy.actor
+
+
+CurrentActor = Annotated[Actor, Depends(get_actor)]
+
+Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+Cursor = Annotated[Opaque | None, Query(description="The `next_cursor` of the page before.")]
+SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
+SeqQuery = Annotated[int | None, Query(ge=0, le=BIGGEST)]
+ChatIdPath = Annotated[UUID, Path(description="One of your chats.")]

@@ -1,0 +1,104 @@
+"""The files themselves: avatars for everybody, attachments for whoever has a signed address."""
+
+import re
+from urllib.parse import quote
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
+
+from chat_app.api.deps import DatabaseDep, StorageDep
+from chat_app.crud.attachments import find_attachment
+from chat_app.crud.avatars import SIZES
+from chat_app.errors import NotFound
+from chat_app.media.links import is_signed
+from chat_app.media.storage import Storage
+
+router = APIRouter(prefix="/media", include_in_schema=False)
+
+AVATAR_KEY = re.compile(r"[0-9a-f]{40}\.(jpg|png)")
+AVATAR_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
+# Nothing that could run a script: of the types with a plus sign browsers parse some as XML.
+INLINE = re.compile(r"image/(jpeg|png|webp|gif)|(video|audio)/[a-z0-9.-]+|application/pdf")
+RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+
+
+@router.api_route("/avatars/{key}/{size}", methods=["GET", "HEAD"])
+async def get_avatar_picture(request: Request, storage: StorageDep, key: str, size: str) -> Response:
+    """Public and never changed: a new picture has a new address."""
+    found = AVATAR_KEY.fullmatch(key)
+    if found is None or size not in SIZES:
+        raise NotFound
+    headers = {
+        "Content-Type": AVATAR_TYPES[found[1]],
+        "Cache-Control": "public, max-age=31536000, immutable",
+        "ETag": f'"{key}-{size}"',
+    }
+    return await _answer(request, storage, f"avatars/{key}/{size}", headers)
+
+
+@router.api_route("/attachments/{attachment_id}", methods=["GET", "HEAD"])
+async def get_attachment_file(
+    request: Request,
+    database: DatabaseDep,
+    storage: StorageDep,
+    attachment_id: str,
+    variant: str = "",
+    expires: str = "",
+    signature: str = "",
+) -> Response:
+    """Needs no header, so that it opens in <img> and <video>; 404 for an address that is wrong or too old."""
+    if not is_signed(attachment_id, variant, expires, signature):
+        raise NotFound
+    async with database.transaction() as session:
+        attachment = await find_attachment(session, UUID(attachment_id))
+    headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{attachment.id.hex}-{variant}"'}
+    if variant == "preview" and attachment.preview_key:
+        return await _answer(request, storage, attachment.preview_key, headers | {"Content-Type": "image/jpeg"})
+    headers |= {
+        "Content-Type": attachment.content_type,
+        "Content-Disposition": _disposition(attachment.content_type, attachment.name),
+        "Accept-Ranges": "bytes",
+    }
+    return await _answer(request, storage, attachment.key, headers, size=attachment.size)
+
+
+async def _answer(
+    request: Request, storage: Storage, key: str, headers: dict[str, str], *, size: int | None = None
+) -> Response:
+    """The file; parts of it only if its size is known."""
+    headers["X-Content-Type-Options"] = "nosniff"
+    # Browsers show no PDF in a sandbox; its own viewer is one.
+    if headers["Content-Type"] != "application/pdf":
+        headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    if headers["ETag"] in re.findall(r'"[^"]*"', request.headers.get("if-none-match", "")):
+        return Response(status_code=304, headers=headers)
+    part = _part(request, headers["ETag"], size) if size is not None else None
+    if part and part[0] >= part[1]:
+        return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+    stored = await storage.get(key, part)
+    headers["Content-Length"] = str(part[1] - part[0] if part else stored.size)
+    if part:
+        headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{size}"
+    status = 206 if part else 200
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    return StreamingResponse(stored.chunks, status, headers)
+
+
+def _part(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    """From which byte on and up to which, that not included; None for all, none left between the two: not there."""
+    asked = RANGE.fullmatch(request.headers.get("range", ""))
+    if asked is None or request.headers.get("if-range", etag) != etag:
+        return None
+    first, last = asked.groups()
+    if first and last and int(last) < int(first):
+        return None
+    if first:
+        return int(first), min(int(last) + 1, size) if last else size
+    return (max(0, size - int(last)), size) if last else None
+
+
+def _disposition(content_type: str, name: str) -> str:
+    kind = "inline" if INLINE.fullmatch(content_type) else "attachment"
+    return f"{kind}; filename*=UTF-8''{quote(name, safe='')}"

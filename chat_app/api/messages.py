@@ -1,0 +1,112 @@
+"""Messages: sending, reading, editing, deleting, liking, and catching up."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from chat_app.api.deps import ChatIdPath, CurrentActor, Cursor, Limit, SeqPath, SeqQuery, SessionDep
+from chat_app.api.problems import responses
+from chat_app.crud import history, likes, messages
+from chat_app.crud.messages import Draft, one
+from chat_app.errors import (
+    AttachmentNotFound,
+    AttachmentUsed,
+    ChatNotFound,
+    ClientIdReused,
+    MessageDeleted,
+    MessageNotFound,
+    NotAuthor,
+)
+from chat_app.models.base import BIGGEST
+from chat_app.models.messages import MessageCreate, MessagePage, MessageRead, MessageUpdate
+from chat_app.models.screens import Changes
+from chat_app.models.users import UserPage
+
+router = APIRouter(prefix="/chats/{chat_id}", tags=["messages"])
+
+SEND_RESPONSES = responses(ChatNotFound, MessageNotFound, AttachmentNotFound, AttachmentUsed, ClientIdReused)
+SEND_RESPONSES[200] = {"model": MessageRead, "description": "It had been sent before."}
+
+
+@router.get("/messages", responses=responses(ChatNotFound))
+async def list_messages(
+    session: SessionDep,
+    actor: CurrentActor,
+    chat_id: ChatIdPath,
+    before: SeqQuery = None,
+    after: SeqQuery = None,
+    around: SeqQuery = None,
+    limit: Limit = 50,
+) -> MessagePage:
+    """A page of the history: before or after a seq, around one, or the newest; bounds are exclusive, one at most."""
+    return await history.list_messages(session, actor, chat_id, before=before, after=after, around=around, limit=limit)
+
+
+@router.post("/messages", status_code=201, responses=SEND_RESPONSES)
+async def send_message(
+    session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: MessageCreate, response: Response
+) -> MessageRead:
+    """Send a message; the same `client_id` again answers 200 with the same message.
+
+    Members get `chats_changed`, those who have the chat active also `messages_changed`.
+    """
+    sent = one(await messages.send_messages(session, [Draft(actor, chat_id, data)]))
+    response.status_code = 201 if sent.is_new else 200
+    return sent.message
+
+
+@router.get("/messages/{seq}", responses=responses(ChatNotFound, MessageNotFound))
+async def get_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+    """One message."""
+    return await history.get_message(session, actor, chat_id, seq)
+
+
+@router.patch("/messages/{seq}", responses=responses(ChatNotFound, MessageNotFound, NotAuthor, MessageDeleted))
+async def edit_message(
+    session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath, data: MessageUpdate
+) -> MessageRead:
+    """Change the text of your own message; null takes a caption away. The active chat gets `messages_changed`."""
+    return await messages.edit_message(session, actor, chat_id, seq, data)
+
+
+@router.delete("/messages/{seq}", status_code=204, responses=responses(ChatNotFound, MessageNotFound, NotAuthor))
+async def delete_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> None:
+    """Delete your own message, or anyone's in your group. A tombstone stays; the active chat gets `messages_changed`."""
+    await messages.delete_message(session, actor, chat_id, seq)
+
+
+@router.put("/messages/{seq}/like", responses=responses(ChatNotFound, MessageNotFound, MessageDeleted))
+async def like_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+    """Like a message. The active chat gets `messages_changed`."""
+    return await likes.like_message(session, actor, chat_id, seq)
+
+
+@router.delete("/messages/{seq}/like", responses=responses(ChatNotFound, MessageNotFound))
+async def unlike_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+    """Take your like back. The active chat gets `messages_changed`."""
+    return await likes.unlike_message(session, actor, chat_id, seq)
+
+
+@router.get("/messages/{seq}/likes", responses=responses(ChatNotFound, MessageNotFound))
+async def list_likes(
+    session: SessionDep,
+    actor: CurrentActor,
+    chat_id: ChatIdPath,
+    seq: SeqPath,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> UserPage:
+    """Who likes a message."""
+    return await likes.list_likes(session, actor, chat_id, seq, cursor=cursor, limit=limit)
+
+
+@router.get("/changes", responses=responses(ChatNotFound))
+async def list_changes(
+    session: SessionDep,
+    actor: CurrentActor,
+    chat_id: ChatIdPath,
+    since: Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")],
+    limit: Limit = 100,
+) -> Changes:
+    """Every message and member that changed after a version: what an open chat missed while it was disconnected."""
+    return await history.list_changes(session, actor, chat_id, since=since, limit=limit)

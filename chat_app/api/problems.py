@@ -1,0 +1,66 @@
+"""Errors as answers: one handler for the tree of errors, one for each error that the libraries raise."""
+
+from collections.abc import Mapping
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from chat_app.errors import (
+    ChatError,
+    Internal,
+    InvalidInput,
+    MethodNotAllowed,
+    NotAuthenticated,
+    NotFound,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from chat_app.logs import request_id
+from chat_app.web.openapi import responses
+
+__all__ = ["handle_errors", "problem_response", "responses"]
+
+_BY_STATUS: dict[int, type[ChatError]] = {
+    400: InvalidInput,
+    401: NotAuthenticated,
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: TooLarge,
+    415: UnsupportedMediaType,
+}
+
+
+def problem_response(error: ChatError, headers: Mapping[str, str] | None = None) -> Response:
+    """The error as `application/problem+json`."""
+    sent = dict(headers or {})
+    if error.status == 401:
+        sent["WWW-Authenticate"] = "Bearer"
+    if error.retry_after is not None:
+        sent["Retry-After"] = str(error.retry_after)
+    return Response(
+        orjson.dumps(error.problem(request_id())), error.status, sent, media_type="application/problem+json"
+    )
+
+
+def handle_errors(api: FastAPI) -> None:
+    """Make every error that leaves a route a problem."""
+
+    @api.exception_handler(ChatError)
+    async def chat_error(_request: Request, error: ChatError) -> Response:
+        return problem_response(error)
+
+    @api.exception_handler(RequestValidationError)
+    async def validation_error(_request: Request, error: RequestValidationError) -> Response:
+        return problem_response(InvalidInput.found(error.errors(), skip=1))
+
+    @api.exception_handler(HTTPException)
+    async def http_error(_request: Request, error: HTTPException) -> Response:
+        kind = _BY_STATUS.get(error.status_code, Internal)
+        return problem_response(kind(), {"Allow": allow} if (allow := (error.headers or {}).get("Allow")) else None)
+
+    @api.exception_handler(Exception)
+    async def crash(_request: Request, error: Exception) -> Response:
+        return problem_response(Internal())

@@ -1,0 +1,50 @@
+"""Around every request: its id, its log lines, and an answer even after a crash."""
+
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chat_app import logs
+from chat_app.api.problems import problem_response
+from chat_app.errors import Internal
+from chat_app.logs import log
+
+
+class RequestLog:
+    """Plain ASGI middleware: `X-Request-ID` comes in or is made, is in every log line, and goes out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = logs.new_request_id(Headers(scope=scope).get("x-request-id"))
+        logs.bind_request(request_id=request_id, method=scope["method"])
+        answer: MutableMapping[str, Any] = {}
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer.update(message)
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        log.info("received", path=scope["path"])
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            logs.log_crash(error)
+            if not answer:
+                await problem_response(Internal())(scope, receive, send_with_id)
+        milliseconds = round((time.perf_counter() - started) * 1000, 1)
+        log.info("answered", status=answer.get("status"), route=_route(scope), ms=milliseconds)
+
+
+def _route(scope: Scope) -> str | None:
+    path: str | None = getattr(scope.get("route"), "path", None)
+    return path

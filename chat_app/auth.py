@@ -1,0 +1,195 @@
+"""The fastapi-users corner: registration, passwords, JWT. Only here the library's word "email" means a phone."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import jwt
+from fastapi import Request
+from fastapi.security import OAuth2PasswordRequestForm
+from fastapi_users import BaseUserManager, UUIDIDMixin
+from fastapi_users.authentication import JWTStrategy
+from fastapi_users.db import BaseUserDatabase
+from fastapi_users.exceptions import UserNotExists
+from fastapi_users.password import PasswordHelper
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.crud import sessions
+from chat_app.crud.sessions import OpenedSession
+from chat_app.errors import BadCredentials, ChatError, NotAuthenticated, PhoneTaken, TokenExpired, Unavailable
+from chat_app.logs import bind, log
+from chat_app.models import User
+from chat_app.models.base import Phone
+from chat_app.models.sessions import Actor, Tokens
+from chat_app.models.users import UserCreate
+from chat_app.settings import get_settings
+
+Result = TypeVar("Result")
+
+ACCESS_LIFETIME = timedelta(minutes=15)
+AUDIENCE = "chat_app"
+CLAIMS = ["exp", "iat", "sub", "sid", "aud"]
+LOGIN_PATH = "/api/v1/auth/login"
+MOST_WAITING = 100
+
+# OWASP's parameters for argon2id: 19 MiB, 2 passes, 1 lane. One at a time, so that a login storm leaves a core free.
+_passwords = PasswordHelper(PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19456, parallelism=1),)))
+_hashing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="passwords")
+_phone: TypeAdapter[str] = TypeAdapter(Phone)
+
+
+async def hash_password(password: str) -> str:
+    """Hash a password off the event loop. Raises Unavailable when too many wait."""
+    return await _off_loop(_passwords.hash, password)
+
+
+async def _off_loop(function: Callable[..., Result], *arguments: Any) -> Result:
+    if _hashing._work_queue.qsize() >= MOST_WAITING:
+        raise Unavailable
+    return await asyncio.get_running_loop().run_in_executor(_hashing, function, *arguments)
+
+
+class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a User has a phone for an email
+    """Users for fastapi-users: it flushes, the edge commits."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def get(self, id: UUID) -> User | None:
+        return await self.session.get(User, id)
+
+    async def get_by_email(self, email: str) -> User | None:
+        return (await self.session.exec(select(User).where(User.phone == email))).first()
+
+    async def create(self, create_dict: dict[str, Any]) -> User:
+        user = User(**create_dict)
+        self.session.add(user)
+        try:
+            await self.session.flush()
+        except IntegrityError as error:
+            raise PhoneTaken from error
+        await self.session.refresh(user)
+        return user
+
+    async def update(self, user: User, update_dict: dict[str, Any]) -> User:
+        user.sqlmodel_update(update_dict)
+        self.session.add(user)
+        await self.session.flush()
+        return user
+
+
+class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[type-var]  # as above
+    """The library's manager with the slow part, hashing, off the event loop and out of transactions."""
+
+    user_db: UserDatabase
+
+    def __init__(self, user_db: UserDatabase) -> None:
+        super().__init__(user_db, _passwords)
+
+    async def create(self, user_create: UserCreate, safe: bool = True, request: Request | None = None) -> User:  # type: ignore[override]  # our own schema
+        """Register. Raises PhoneTaken."""
+        hashed = await hash_password(user_create.password)
+        user = await self.user_db.create(
+            {"phone": user_create.phone, "name": user_create.name, "hashed_password": hashed}
+        )
+        log.info("registered", user=user.id)
+        return user
+
+    async def authenticate(self, credentials: OAuth2PasswordRequestForm) -> User | None:
+        """The user if phone and password are right; takes as long for a number that nobody has."""
+        user = await self._find(credentials.username)
+        # While the password is checked the connection serves others.
+        await self.user_db.session.close()
+        if user is None or user.hashed_password is None:
+            await hash_password(credentials.password)
+            return None
+        is_right, rehashed = await _off_loop(_passwords.verify_and_update, credentials.password, user.hashed_password)
+        if not is_right:
+            return None
+        return await self.user_db.update(user, {"hashed_password": rehashed}) if rehashed else user
+
+    async def _find(self, phone: str) -> User | None:
+        try:
+            return await self.get_by_email(_phone.validate_python(phone))
+        except (ValidationError, UserNotExists):
+            return None
+
+
+class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as above
+    """Access tokens that carry the session, and are good for as long as it stands."""
+
+    def __init__(self) -> None:
+        super().__init__(get_settings().signing_secret.decode(), int(ACCESS_LIFETIME.total_seconds()), [AUDIENCE])
+        self.actor: Actor | None = None
+
+    async def read_token(self, token: str | None, user_manager: UserManager) -> User | None:  # type: ignore[override]
+        """The user behind a token. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
+        if token is None:
+            return None
+        self.actor = self.decode(token)
+        bind(user=self.actor.id, session=self.actor.session_id)
+        try:
+            user, _ = await sessions.check_session(user_manager.user_db.session, self.actor)
+        except ChatError as refused:
+            log.info("refused", code=refused.code)
+            raise
+        log.info("authorized")
+        return user
+
+    def decode(self, token: str) -> Actor:
+        """Who a token speaks for. Raises NotAuthenticated, TokenExpired."""
+        try:
+            claims = jwt.decode(
+                token,
+                str(self.decode_key),
+                audience=AUDIENCE,
+                algorithms=[self.algorithm],
+                options={"require": CLAIMS, "verify_iat": False},  # another node's clock may be ahead
+            )
+            return Actor(UUID(claims["sub"]), UUID(claims["sid"]))
+        except jwt.ExpiredSignatureError as error:
+            raise TokenExpired from error
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+            raise NotAuthenticated from error
+
+    def tokens(self, opened: OpenedSession) -> Tokens:
+        """What a client gets for a session that was opened or refreshed."""
+        now = datetime.now(UTC)
+        claims = {
+            "sub": str(opened.actor.id),
+            "sid": str(opened.actor.session_id),
+            "aud": AUDIENCE,
+            "iat": now,
+            "exp": now + ACCESS_LIFETIME,
+        }
+        return Tokens(
+            access_token=jwt.encode(claims, str(self.encode_key), algorithm=self.algorithm),
+            refresh_token=opened.refresh_token,
+            expires_in=int(ACCESS_LIFETIME.total_seconds()),
+        )
+
+
+async def log_in(manager: UserManager, phone: str, password: str, user_agent: str | None) -> Tokens:
+    """Open a session with phone and password. Raises BadCredentials."""
+    user = await manager.authenticate(OAuth2PasswordRequestForm(username=phone, password=password))
+    if user is None or not user.is_active:
+        raise BadCredentials
+    opened = await sessions.open_session(manager.user_db.session, user.id, user_agent)
+    bind(user=user.id, session=opened.actor.session_id)
+    return SessionStrategy().tokens(opened)
+
+
+async def authenticate_connection(session: AsyncSession, token: str) -> Actor:
+    """Who connects over Socket.IO. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
+    strategy = SessionStrategy()
+    await strategy.read_token(token, UserManager(UserDatabase(session)))
+    assert strategy.actor is not None
+    return strategy.actor

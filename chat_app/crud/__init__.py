@@ -1,0 +1,1 @@
+"""The use cases. They know neither FastAPI nor Socket.IO, and never commit."""

@@ -1,0 +1,150 @@
+"""Who may touch what. Every permission in the program is decided here."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.db import database_of
+from chat_app.errors import (
+    ChatNotFound,
+    CreatorCannotLeave,
+    MessageDeleted,
+    MessageNotFound,
+    NotAGroup,
+    NotAuthor,
+    NotCreator,
+)
+from chat_app.events import Audience
+from chat_app.models import Chat, Membership, Message
+from chat_app.models.chats import ChatType
+from chat_app.models.messages import MessageType
+from chat_app.models.sessions import Actor
+
+
+class View(NamedTuple):
+    """What one member sees of a chat: read in one statement, and before anything else of the answer."""
+
+    visible_from_seq: int
+    joined_version: int
+    version: int
+    message_count: int
+
+
+async def view_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> View:
+    """The actor's view; a chat they are not in does not exist for them."""
+    columns = (
+        col(Membership.visible_from_seq),
+        col(Membership.joined_version),
+        col(Chat.version),
+        col(Chat.message_count),
+    )
+    row = (
+        await session.exec(
+            select(*columns)
+            .join(Chat, col(Chat.id) == Membership.chat_id)
+            .where(Membership.chat_id == chat_id, Membership.user_id == actor.id, col(Membership.removed_at).is_(None))
+        )
+    ).first()
+    if row is None:
+        raise ChatNotFound
+    return View(*row)
+
+
+async def access_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> Membership:
+    """The actor's own membership; a chat they are not in does not exist for them."""
+    membership = await session.get(Membership, (chat_id, actor.id), populate_existing=True)
+    if membership is None or membership.removed_at:
+        raise ChatNotFound
+    return membership
+
+
+async def lock_chats(session: AsyncSession, chat_ids: Iterable[UUID]) -> dict[UUID, Chat]:
+    """The chats that exist, locked in the order of their ids until the commit.
+
+    Read memberships in a later statement: one that waited for a lock still sees the past.
+    """
+    chats = await session.exec(
+        select(Chat)
+        .where(col(Chat.id).in_(set(chat_ids)), col(Chat.deleted_at).is_(None))
+        .order_by(col(Chat.id))
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    locked = {chat.id: chat for chat in chats}
+    for chat_id in locked:
+        database_of(session).take_turn(session, chat_id)
+    return locked
+
+
+async def lock_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
+    """For every shared change: the chat, locked until the commit, and then the actor's membership."""
+    chat = (await lock_chats(session, [chat_id])).get(chat_id)
+    membership = await access_chat(session, actor, chat_id)
+    if chat is None:
+        raise ChatNotFound
+    return chat, membership
+
+
+async def lock_group(session: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
+    """As lock_chat, for what makes sense in groups only."""
+    chat, membership = await lock_chat(session, actor, chat_id)
+    if chat.type is not ChatType.GROUP:
+        raise NotAGroup
+    return chat, membership
+
+
+async def lock_group_as_creator(session: AsyncSession, actor: Actor, chat_id: UUID) -> Chat:
+    """As lock_group, for what only the creator may do."""
+    chat, _ = await lock_group(session, actor, chat_id)
+    if chat.creator_id != actor.id:
+        raise NotCreator
+    return chat
+
+
+def check_may_leave(chat: Chat, user_id: UUID) -> None:
+    """The creator can only delete the group."""
+    if chat.creator_id == user_id:
+        raise CreatorCannotLeave
+
+
+async def list_audience(session: AsyncSession, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUID, int]]:
+    """The members of locked chats with the first seq that each may see: who may send, and who is told."""
+    rows = await session.exec(
+        select(Membership.chat_id, Membership.user_id, Membership.visible_from_seq).where(
+            col(Membership.chat_id).in_(chat_ids), col(Membership.removed_at).is_(None)
+        )
+    )
+    audiences: dict[UUID, dict[UUID, int]] = {chat_id: {} for chat_id in chat_ids}
+    for chat_id, user_id, visible_from_seq in rows:
+        audiences[chat_id][user_id] = visible_from_seq
+    return audiences
+
+
+async def audience_of(session: AsyncSession, chat_id: UUID) -> Audience:
+    """The members of one chat, as list_audience."""
+    return (await list_audience(session, [chat_id]))[chat_id]
+
+
+async def access_message(session: AsyncSession, membership: Membership, seq: int) -> Message:
+    """A message that the member may see, deleted or not, from a locked chat."""
+    message = await session.get(Message, (membership.chat_id, seq), populate_existing=True)
+    if message is None or seq < membership.visible_from_seq:
+        raise MessageNotFound
+    return message
+
+
+def check_may_edit(message: Message, actor: Actor) -> None:
+    """Authors edit their own messages; nobody edits a system message."""
+    if message.type is MessageType.SYSTEM or message.sender_id != actor.id:
+        raise NotAuthor
+    if message.deleted_at:
+        raise MessageDeleted
+
+
+def check_may_delete(chat: Chat, message: Message, actor: Actor) -> None:
+    """Authors delete their own messages, the creator of a group anyone's; nobody a system message."""
+    if message.type is MessageType.SYSTEM or actor.id not in (message.sender_id, chat.creator_id):
+        raise NotAuthor

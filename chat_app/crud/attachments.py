@@ -1,0 +1,170 @@
+"""Files that messages carry: uploaded first, then sent. The file is written before its row, and goes after it."""
+
+import asyncio
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import BinaryIO, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, delete, exists, or_
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.db import remove_files
+from chat_app.errors import AttachmentNotFound, TooLarge, UnsupportedMediaType
+from chat_app.media import images
+from chat_app.media.links import attachment_url
+from chat_app.media.sniff import picture_format
+from chat_app.media.storage import Storage
+from chat_app.media.worker import in_worker
+from chat_app.models import Attachment, Chat, Membership, Message
+from chat_app.models.attachments import AttachmentBase, AttachmentRead
+from chat_app.models.base import new_id
+from chat_app.models.sessions import Actor
+
+MAX_BYTES = 25 * 2**20
+HEAD_BYTES = 4096
+CONTENT_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+_-]{0,100}")
+ANY_TYPE = "application/octet-stream"
+
+
+class Upload(NamedTuple):
+    """What a client sends; nothing of it is trusted."""
+
+    file: BinaryIO
+    name: str | None
+    content_type: str | None
+    duration: float | None
+
+
+@asynccontextmanager
+async def stored_attachment(actor: Actor, storage: Storage, upload: Upload) -> AsyncIterator[Attachment]:
+    """The row of a file that is stored, for create_attachment to be called inside; the file goes again if that fails.
+
+    To be called outside of a transaction: it takes a while. Raises BadImage, TooLarge, UnsupportedMediaType.
+    """
+    attachment = await _row(actor, upload)
+    files: dict[str, bytes | BinaryIO] = {attachment.key: upload.file}
+    picture = await _clean_picture(upload.file)
+    if picture:
+        attachment.size, attachment.width, attachment.height = len(picture.data), picture.width, picture.height
+        attachment.content_type = picture.content_type
+        attachment.preview_key = f"{attachment.key}-preview"
+        files = {attachment.key: picture.data, attachment.preview_key: picture.preview}
+    elif attachment.content_type.startswith("image/"):
+        raise UnsupportedMediaType("Pictures are accepted as JPEG, PNG, WebP and GIF.")
+    async with storage.stored(files):
+        yield attachment
+
+
+async def create_attachment(session: AsyncSession, attachment: Attachment) -> AttachmentRead:
+    """Write the row of a stored file."""
+    session.add(attachment)
+    await session.flush()
+    return attachment_read(attachment)
+
+
+async def get_attachment(session: AsyncSession, actor: Actor, attachment_id: UUID) -> AttachmentRead:
+    """An attachment with fresh addresses. Raises AttachmentNotFound."""
+    return attachment_read(await access_attachment(session, actor, attachment_id))
+
+
+async def access_attachment(session: AsyncSession, actor: Actor, attachment_id: UUID) -> Attachment:
+    """One's own as long as it isn't sent, then whoever sees its message."""
+    sees_message = and_(
+        _is_live(),
+        exists().where(
+            col(Membership.chat_id) == Attachment.chat_id,
+            col(Membership.user_id) == actor.id,
+            col(Membership.removed_at).is_(None),
+            col(Membership.visible_from_seq) <= Attachment.seq,
+        ),
+    )
+    is_unsent = and_(col(Attachment.chat_id).is_(None), col(Attachment.owner_id) == actor.id)
+    return await _find(session, attachment_id, or_(is_unsent, sees_message))
+
+
+async def find_attachment(session: AsyncSession, attachment_id: UUID) -> Attachment:
+    """For whoever has its signed address. Raises AttachmentNotFound once it is deleted, or the chat is."""
+    return await _find(session, attachment_id, or_(col(Attachment.chat_id).is_(None), _is_live()))
+
+
+async def drop_attachment(session: AsyncSession, chat_id: UUID, seq: int) -> None:
+    """Take the attachment from a message that is being deleted; the files go with the commit."""
+    dropped = await session.exec(
+        delete(Attachment)
+        .where(col(Attachment.chat_id) == chat_id, col(Attachment.seq) == seq)
+        .returning(col(Attachment.key), col(Attachment.preview_key))
+    )
+    remove_files(session, [key for keys in dropped for key in keys if key is not None])
+
+
+def attachment_read(attachment: Attachment) -> AttachmentRead:
+    """As it goes to clients, with addresses that are good for a while."""
+    return AttachmentRead(
+        **{name: getattr(attachment, name) for name in AttachmentBase.model_fields},
+        id=attachment.id,
+        url=attachment_url(attachment.id, "file"),
+        preview_url=attachment_url(attachment.id, "preview") if attachment.preview_key else None,
+    )
+
+
+def _is_live() -> ColumnElement[bool]:
+    return and_(
+        exists().where(
+            col(Message.chat_id) == Attachment.chat_id,
+            col(Message.seq) == Attachment.seq,
+            col(Message.deleted_at).is_(None),
+        ),
+        exists().where(col(Chat.id) == Attachment.chat_id, col(Chat.deleted_at).is_(None)),
+    )
+
+
+async def _find(session: AsyncSession, attachment_id: UUID, condition: ColumnElement[bool]) -> Attachment:
+    found = (await session.exec(select(Attachment).where(Attachment.id == attachment_id, condition))).first()
+    if found is None:
+        raise AttachmentNotFound
+    return found
+
+
+async def _row(actor: Actor, upload: Upload) -> Attachment:
+    size = await asyncio.to_thread(upload.file.seek, 0, os.SEEK_END)
+    if size > MAX_BYTES:
+        raise TooLarge("A file has at most 25 MB.")
+    attachment_id = new_id()
+    return Attachment(
+        id=attachment_id,
+        owner_id=actor.id,
+        name=_plain_name(upload.name),
+        content_type=_plain_type(upload.content_type),
+        size=size,
+        duration=upload.duration,
+        # Unguessable, so that even a bucket open to the world gives nothing away.
+        key=f"attachments/{attachment_id.hex}/{secrets.token_hex(16)}",
+    )
+
+
+async def _clean_picture(file: BinaryIO) -> images.Picture | None:
+    await asyncio.to_thread(file.seek, 0)
+    head = await asyncio.to_thread(file.read, HEAD_BYTES)
+    await asyncio.to_thread(file.seek, 0)
+    if picture_format(head) is None:
+        return None
+    return await in_worker(images.clean, await asyncio.to_thread(file.read))
+
+
+def _plain_name(name: str | None) -> str:
+    """The last part of a path, in one line; what is too long loses its middle, not its ending."""
+    last = re.split(r"[/\\]", name or "")[-1]
+    shown = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in last).strip()
+    if shown.strip(".") == "":
+        return "file"
+    return shown if len(shown) <= 255 else shown[:235] + shown[-20:]
+
+
+def _plain_type(content_type: str | None) -> str:
+    plain = (content_type or "").partition(";")[0].strip().lower()
+    return plain if CONTENT_TYPE.fullmatch(plain) else ANY_TYPE

@@ -1,0 +1,94 @@
+"""The picture of a user, in four sizes: the files are written before the row, and go after it."""
+
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.db import remove_files
+from chat_app.errors import BadImage, TooLarge, UserNotFound
+from chat_app.media import images
+from chat_app.media.storage import Storage
+from chat_app.media.worker import in_worker
+from chat_app.models import User
+from chat_app.models.sessions import Actor
+from chat_app.models.users import Avatar
+from chat_app.settings import get_settings
+
+MAX_BYTES = 10 * 2**20
+DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
+SIZES = tuple(Avatar.model_fields)
+# Of the forty digits in a key: as many tell the picture, the others are random.
+FINGERPRINT = 20
+
+
+@asynccontextmanager
+async def stored_avatar(actor: Actor, storage: Storage, image: str) -> AsyncIterator[str]:
+    """The key of the stored pictures, for set_avatar to be called inside; they go again if that fails.
+
+    To be called outside of a transaction: it takes a while. Raises BadImage, TooLarge.
+    """
+    data = _decoded(image)
+    pictures = await in_worker(images.avatars, data)
+    key = f"{_fingerprint(actor, data)}{secrets.token_hex(FINGERPRINT // 2)}.{pictures.suffix}"
+    async with storage.stored({path: getattr(pictures, path.rpartition("/")[2]) for path in avatar_paths(key)}):
+        yield key
+
+
+async def set_avatar(session: AsyncSession, actor: Actor, key: str) -> Avatar:
+    """Show these pictures; the ones before go with the commit. For the same picture again nothing changes."""
+    user = await _lock_user(session, actor)
+    if user.avatar_key is not None and user.avatar_key[:FINGERPRINT] == key[:FINGERPRINT]:
+        remove_files(session, avatar_paths(key))
+        key = user.avatar_key
+    else:
+        await _replace(session, user, key)
+    avatar = Avatar.of(key)
+    assert avatar is not None
+    return avatar
+
+
+async def delete_avatar(session: AsyncSession, actor: Actor) -> None:
+    """Show no picture any more. Again: nothing happens."""
+    await _replace(session, await _lock_user(session, actor), None)
+
+
+def avatar_paths(key: str) -> list[str]:
+    """Where the four pictures are stored."""
+    return [f"avatars/{key}/{size}" for size in SIZES]
+
+
+async def _lock_user(session: AsyncSession, actor: Actor) -> User:
+    # Of two uploads at once the second sees the key of the first, and removes its files.
+    user = await session.get(User, actor.id, with_for_update={"key_share": True}, populate_existing=True)
+    if user is None:
+        raise UserNotFound
+    return user
+
+
+async def _replace(session: AsyncSession, user: User, key: str | None) -> None:
+    if user.avatar_key is not None:
+        remove_files(session, avatar_paths(user.avatar_key))
+    user.avatar_key = key
+    await session.flush()
+
+
+def _decoded(image: str) -> bytes:
+    try:
+        text = image.encode("ascii").translate(None, b" \t\r\n")
+        text = text[found.end() :] if (found := DATA_URI.match(text)) else text
+        if len(text) > MAX_BYTES * 4 // 3 + 4:
+            raise TooLarge("A picture has at most 10 MB.")
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise BadImage("This is not base64.") from error
+
+
+def _fingerprint(actor: Actor, data: bytes) -> str:
+    # Keyed, and by user: nobody can find out from an address whether it shows a picture that they have.
+    return hmac.new(get_settings().signing_secret, actor.id.bytes + data, hashlib.sha256).hexdigest()[:FINGERPRINT]

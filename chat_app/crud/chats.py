@@ -1,0 +1,250 @@
+"""Chats: opening, founding and deleting them, what is personal about them, and which one is active."""
+
+import hashlib
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.elements import ColumnElement
+from sqlmodel import col, select, update
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.crud import access, changes
+from chat_app.crud.entries import list_chats, mentioned, mine_of, read_chat, read_for_members, shared_part
+from chat_app.crud.history import list_messages
+from chat_app.crud.members import MOST_MEMBERS, current_members, end_memberships, write_memberships
+from chat_app.crud.users import check_users_exist, list_briefs
+from chat_app.db import database_of, read_clock
+from chat_app.errors import ClientIdReused, GroupFull, InvalidInput, NoActiveChat
+from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, record
+from chat_app.models import Chat, Membership, Session
+from chat_app.models.base import NOW, new_id
+from chat_app.models.chats import ChatRead, ChatType, GroupCreate, RemovedReason
+from chat_app.models.messages import SystemEvent
+from chat_app.models.screens import OpenChat
+from chat_app.models.sessions import Actor
+
+__all__ = [
+    "activate_chat",
+    "active_chat",
+    "clear_active",
+    "create_group",
+    "delete_chat",
+    "get_chat",
+    "list_chats",
+    "mark_read",
+    "open_chat",
+    "open_private_chat",
+    "pin_chat",
+    "rename_chat",
+    "unpin_chat",
+]
+
+
+async def get_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
+    """One of one's chats. Raises ChatNotFound."""
+    return await read_chat(session, actor.id, chat_id)
+
+
+async def open_private_chat(
+    session: AsyncSession, actor: Actor, user_id: UUID, *, chat_id: UUID | None = None
+) -> tuple[ChatRead, bool]:
+    """The private chat of two people, and whether it is new; there is never a second. Raises UserNotFound."""
+    if user_id == actor.id:
+        raise InvalidInput.at("/user_id", "yourself", "A private chat needs somebody else.")
+    await check_users_exist(session, [user_id])
+    low_id, high_id = sorted((actor.id, user_id))
+    chat = await _insert_chat(
+        session,
+        {"id": chat_id or new_id(), "type": ChatType.PRIVATE, "low_id": low_id, "high_id": high_id, "member_count": 2},
+        index_elements=["low_id", "high_id"],
+        index_where=col(Chat.low_id).is_not(None),
+    )
+    if chat is None:
+        found = select(Chat.id).where(Chat.low_id == low_id, Chat.high_id == high_id)
+        existing_id = (await session.exec(found)).first()
+        if existing_id is None:  # it became a group between the two statements
+            return await open_private_chat(session, actor, user_id, chat_id=chat_id)
+        return await read_chat(session, actor.id, existing_id), False
+    await write_memberships(session, chat, [low_id, high_id], visible_from_seq=1, founding=True)
+    entries = await read_for_members(session, chat.id, [low_id, high_id])
+    for member_id, entry in entries.items():
+        told = ChatsChanged(chats=[shared_part(chat, None)], mine=[mine_of(entry)])
+        record(session, told, {member_id: 1})
+    return entries[actor.id], True
+
+
+async def create_group(
+    session: AsyncSession, actor: Actor, data: GroupCreate, *, chat_id: UUID | None = None
+) -> tuple[ChatRead, bool]:
+    """Found a group, and whether it is new: the same client_id again is the same group.
+
+    Raises UserNotFound, GroupFull, ClientIdReused.
+    """
+    others = [user_id for user_id in dict.fromkeys(data.member_ids) if user_id != actor.id]
+    if not others:
+        raise InvalidInput.at("/member_ids", "yourself", "A group needs somebody else.")
+    if len(others) >= MOST_MEMBERS:
+        raise GroupFull
+    await check_users_exist(session, others)
+    chat = await _insert_chat(
+        session,
+        {
+            "id": chat_id or new_id(),
+            "type": ChatType.GROUP,
+            "title": data.title,
+            "creator_id": actor.id,
+            "member_count": len(others) + 1,
+            "client_id": data.client_id,
+            "content_hash": _content_hash(data),
+        },
+        index_elements=["creator_id", "client_id"],
+        index_where=col(Chat.client_id).is_not(None),
+    )
+    if chat is None:
+        return await _same_group(session, actor, data), False
+    await write_memberships(session, chat, [actor.id, *others], visible_from_seq=1, founding=True)
+    message = await changes.add_system_message(session, chat, actor, SystemEvent.GROUP_CREATED, others)
+    members = [actor.id, *others]
+    await changes.record_members(session, chat, message, changed=members, joined=members)
+    return await read_chat(session, actor.id, chat.id), True
+
+
+async def _same_group(session: AsyncSession, actor: Actor, data: GroupCreate) -> ChatRead:
+    row = (
+        await session.exec(
+            select(Chat.id, Chat.content_hash).where(Chat.creator_id == actor.id, Chat.client_id == data.client_id)
+        )
+    ).one()
+    if row[1] != _content_hash(data):
+        raise ClientIdReused
+    return await read_chat(session, actor.id, row[0])
+
+
+def _content_hash(data: GroupCreate) -> bytes:
+    content = {"title": data.title, "member_ids": sorted(map(str, data.member_ids))}
+    return hashlib.sha256(orjson.dumps(content)).digest()
+
+
+async def _insert_chat(
+    session: AsyncSession, values: dict[str, Any], *, index_elements: list[str], index_where: ColumnElement[bool]
+) -> Chat | None:
+    """The new chat, or None when the index says that it exists: then whoever made it has committed."""
+    now = await read_clock(session)
+    times = {"created_at": now, "updated_at": now, "changed_at": now}
+    inserted = await session.exec(
+        insert(Chat)
+        .values(message_count=0, version=1, **times, **values)
+        .on_conflict_do_nothing(index_elements=index_elements, index_where=index_where)
+        .returning(Chat)
+    )
+    row = inserted.first()
+    if row is not None:
+        database_of(session).take_turn(session, row[0].id)
+    return row[0] if row else None
+
+
+async def delete_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+    """End one's own group for everybody. Raises NotAGroup, NotCreator."""
+    chat = await access.lock_group_as_creator(session, actor, chat_id)
+    members = list(await access.audience_of(session, chat_id))
+    chat.deleted_at = await changes.take_version(session, chat)
+    chat.member_count = 0
+    await session.flush()
+    await end_memberships(session, chat, members, RemovedReason.DELETED)
+
+
+async def rename_chat(session: AsyncSession, actor: Actor, chat_id: UUID, title: str | None) -> ChatRead:
+    """Give a chat a title that only the actor sees; None takes it back."""
+    differs = col(Membership.title).is_distinct_from(title)
+    await _change_mine(session, actor, chat_id, differs, title=title)
+    return await read_chat(session, actor.id, chat_id)
+
+
+async def pin_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
+    """Keep a chat on top of the actor's list; the latest pin comes first."""
+    await _change_mine(session, actor, chat_id, col(Membership.pinned_at).is_(None), pinned_at=NOW)
+    return await read_chat(session, actor.id, chat_id)
+
+
+async def unpin_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
+    """Let a pinned chat go back to its place."""
+    await _change_mine(session, actor, chat_id, col(Membership.pinned_at).is_not(None), pinned_at=None)
+    return await read_chat(session, actor.id, chat_id)
+
+
+async def mark_read(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> ChatRead:
+    """Move the actor's read position forward, to the newest message at most; never back."""
+    view = await access.view_chat(session, actor, chat_id)
+    position = min(seq, view.message_count)
+    differs = col(Membership.last_read_seq) < position
+    if await _change_mine(session, actor, chat_id, differs, last_read_seq=position):
+        told = ReadChanged(chat_id=chat_id, user_id=actor.id, last_read_seq=position)
+        record(session, told, await access.audience_of(session, chat_id))
+    return await read_chat(session, actor.id, chat_id)
+
+
+async def _change_mine(
+    session: AsyncSession, actor: Actor, chat_id: UUID, differs: ColumnElement[bool], **values: object
+) -> bool:
+    """Change what is personal where it differs; it takes no version of the chat, and only the actor is told."""
+    changed = await session.exec(
+        update(Membership)
+        .where(
+            col(Membership.chat_id) == chat_id,
+            col(Membership.user_id) == actor.id,
+            col(Membership.removed_at).is_(None),
+            differs,
+        )
+        .values(**values, mine_version=Membership.mine_version + 1, changed_at=NOW)
+        .returning(col(Membership.visible_from_seq))
+        .execution_options(synchronize_session=False)
+    )
+    if changed.first() is None:
+        return False
+    chat = await read_chat(session, actor.id, chat_id)
+    record(session, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
+    return True
+
+
+async def active_chat(session: AsyncSession, actor: Actor) -> UUID:
+    """The active chat of the actor's session. Raises NoActiveChat."""
+    row = await session.get(Session, actor.session_id, populate_existing=True)
+    if row is None or row.active_chat_id is None:
+        raise NoActiveChat
+    return row.active_chat_id
+
+
+async def activate_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+    """Make a chat the active one of the actor's session. Raises ChatNotFound."""
+    # The lock keeps a removal, which clears active chats, from passing unseen between the look and the writing.
+    await session.get(Membership, (chat_id, actor.id), with_for_update={"read": True})
+    await access.access_chat(session, actor, chat_id)
+    await _set_active(session, actor, chat_id)
+
+
+async def clear_active(session: AsyncSession, actor: Actor) -> None:
+    """No chat is active in the actor's session any more."""
+    await _set_active(session, actor, None)
+
+
+async def _set_active(session: AsyncSession, actor: Actor, chat_id: UUID | None) -> None:
+    await session.exec(
+        update(Session)
+        .where(col(Session.id) == actor.session_id)
+        .values(active_chat_id=chat_id)
+        .execution_options(synchronize_session=False)
+    )
+    record(session, ActiveChatSet(session_id=actor.session_id, chat_id=chat_id), {})
+
+
+async def open_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> OpenChat:
+    """All that a screen needs: the chat, its newest page, its members and whoever they refer to."""
+    chat = await read_chat(session, actor.id, chat_id)
+    page = await list_messages(session, actor, chat_id)
+    members = await current_members(session, chat_id)
+    users = mentioned([chat]) | {member.user_id for member in members} | {user.id for user in page.users}
+    # The page was read after the chat: its version may be newer, and then the chat tells less than it.
+    page.version = min(page.version, chat.version)
+    return OpenChat(chat=chat, page=page, members=members, users=await list_briefs(session, users))

@@ -1,0 +1,237 @@
+"""Reading the messages of a chat: pages, single ones, and what changed."""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import and_
+from sqlalchemy.sql.elements import ColumnElement
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.crud.access import View, view_chat
+from chat_app.crud.attachments import attachment_read
+from chat_app.crud.users import list_briefs
+from chat_app.errors import InvalidInput, MessageNotFound
+from chat_app.models import Attachment, Chat, Like, Membership, Message
+from chat_app.models.attachments import AttachmentRead
+from chat_app.models.chats import MemberRead
+from chat_app.models.messages import (
+    Contact,
+    Location,
+    MessageBase,
+    MessagePage,
+    MessageRead,
+    MessageShared,
+    MessageType,
+    System,
+)
+from chat_app.models.screens import Changes
+from chat_app.models.sessions import Actor
+
+WITH_ATTACHMENT = frozenset(
+    (MessageType.IMAGE, MessageType.VIDEO, MessageType.AUDIO, MessageType.VOICE, MessageType.FILE)
+)
+PAYLOADS: dict[MessageType, type[Location | Contact | System]] = {
+    MessageType.LOCATION: Location,
+    MessageType.CONTACT: Contact,
+    MessageType.SYSTEM: System,
+}
+
+# Whoever is further behind reads the newest page anew.
+TOO_FAR_BACK = 10_000
+
+
+async def list_messages(
+    session: AsyncSession,
+    actor: Actor,
+    chat_id: UUID,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    around: int | None = None,
+    limit: int = 50,
+) -> MessagePage:
+    """A page of the history: before or after a seq, around one, or the newest. Raises InvalidInput for two bounds."""
+    if sum(bound is not None for bound in (before, after, around)) > 1:
+        raise InvalidInput.at("/before", "conflicting_bounds", "Give at most one of before, after and around.")
+    view = await view_chat(session, actor, chat_id)
+    first, last = _bounds(view, before, after, around, limit)
+    items = await read_messages(session, actor.id, chat_id, col(Message.seq).between(first, last))
+    quoted = {item.reply_to for item in items if item.reply_to is not None} - {item.seq for item in items}
+    quoted = {seq for seq in quoted if seq >= view.visible_from_seq}
+    replied = await read_messages(session, actor.id, chat_id, col(Message.seq).in_(quoted)) if quoted else []
+    return MessagePage(
+        items=items,
+        has_before=first > view.visible_from_seq,
+        has_after=last < view.message_count,
+        version=view.version,
+        users=await list_briefs(session, people_in([*items, *replied])),
+        replied=replied,
+    )
+
+
+def _bounds(view: View, before: int | None, after: int | None, around: int | None, limit: int) -> tuple[int, int]:
+    """The first and last seq of a page; seqs have no gaps, so a page is plain arithmetic."""
+    newest = view.message_count
+    if after is not None:
+        first = min(max(after + 1, view.visible_from_seq), newest + 1)
+        return first, min(newest, first + limit - 1)
+    last = newest
+    if before is not None:
+        last = min(before - 1, newest)
+    elif around is not None:
+        last = min(newest, max(around - limit // 2, view.visible_from_seq) + limit - 1)
+    last = max(last, view.visible_from_seq - 1)
+    return max(last - limit + 1, view.visible_from_seq), last
+
+
+async def get_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+    """One message. Raises MessageNotFound."""
+    view = await view_chat(session, actor, chat_id)
+    found = await read_messages(session, actor.id, chat_id, col(Message.seq) == seq)
+    if not found or seq < view.visible_from_seq:
+        raise MessageNotFound
+    return found[0]
+
+
+async def list_changes(session: AsyncSession, actor: Actor, chat_id: UUID, *, since: int, limit: int = 100) -> Changes:
+    """Every message and member that changed after the version `since`, in the order of their versions."""
+    view = await view_chat(session, actor, chat_id)
+    if since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK:
+        return Changes(
+            since=since,
+            version=view.version,
+            message_count=view.message_count,
+            messages=[],
+            members=[],
+            users=[],
+            has_more=False,
+            reset=True,
+        )
+    until, has_more = await _cut(session, chat_id, view, since, limit)
+    messages = await read_messages(
+        session,
+        actor.id,
+        chat_id,
+        and_(
+            col(Message.version) > since,
+            col(Message.version) <= until,
+            col(Message.seq) >= view.visible_from_seq,
+        ),
+        order=col(Message.version),
+    )
+    members = await read_members(session, chat_id, col(Membership.version) > since, col(Membership.version) <= until)
+    return Changes(
+        since=since,
+        version=until,
+        message_count=view.message_count,
+        messages=messages,
+        members=members,
+        users=await list_briefs(session, people_in(messages) | {member.user_id for member in members}),
+        has_more=has_more,
+        reset=False,
+    )
+
+
+async def _cut(session: AsyncSession, chat_id: UUID, view: View, since: int, limit: int) -> tuple[int, bool]:
+    """The last version of a page of changes, never in the middle of one, and whether more follow."""
+    versions = (
+        select(Message.version)
+        .where(
+            Message.chat_id == chat_id,
+            col(Message.version) > since,
+            col(Message.version) <= view.version,
+            col(Message.seq) >= view.visible_from_seq,
+        )
+        .order_by(col(Message.version))
+        .offset(limit - 1)
+        .limit(1)
+    )
+    last = (await session.exec(versions)).first()
+    return (view.version, False) if last is None or last == view.version else (last, True)
+
+
+async def read_messages(
+    session: AsyncSession,
+    user_id: UUID,
+    chat_id: UUID,
+    condition: ColumnElement[bool],
+    *,
+    order: Any = None,
+) -> list[MessageRead]:
+    """Messages of a chat as this user sees them: what may be seen, the caller has decided."""
+    await session.flush()
+    columns: Any = (*MESSAGE_COLUMNS, col(Like.user_id).is_not(None).label("liked"))
+    statement: Any = (
+        select(*columns)
+        .outerjoin(
+            Like,
+            and_(col(Like.chat_id) == Message.chat_id, col(Like.seq) == Message.seq, col(Like.user_id) == user_id),
+        )
+        .where(Message.chat_id == chat_id, condition)
+        .order_by(col(Message.seq) if order is None else order, col(Message.seq))
+    )
+    rows = [row._asdict() for row in await session.exec(statement)]
+    carrying = [row["seq"] for row in rows if row["type"] in WITH_ATTACHMENT and row["deleted_at"] is None]
+    attachments = await read_attachments(session, chat_id, carrying)
+    return [message_read(row, attachments.get(row["seq"]), liked=row["liked"]) for row in rows]
+
+
+MESSAGE_COLUMNS = tuple(col(getattr(Message, name)) for name in (*MessageBase.model_fields, "payload"))
+
+
+def message_read(fields: dict[str, Any], attachment: AttachmentRead | None, *, liked: bool) -> MessageRead:
+    """The message as one user sees it, from the columns of its row."""
+    shape = PAYLOADS.get(fields["type"])
+    payload = shape.model_validate(fields["payload"]) if shape and fields["payload"] else None
+    return MessageRead.model_validate({**fields, "payload": payload, "attachment": attachment, "liked": liked})
+
+
+def shared_message(message: MessageRead) -> MessageShared:
+    """The message as everybody is told of it; a deleted one says that nobody likes it."""
+    if message.deleted_at:
+        return message.model_copy(update={"liked": False})
+    return MessageShared(**{name: getattr(message, name) for name in MessageShared.model_fields})
+
+
+async def read_attachments(session: AsyncSession, chat_id: UUID, seqs: Iterable[int]) -> dict[int, AttachmentRead]:
+    """The attachments of these messages, by seq."""
+    wanted = list(seqs)
+    if not wanted:
+        return {}
+    rows = await session.exec(select(Attachment).where(Attachment.chat_id == chat_id, col(Attachment.seq).in_(wanted)))
+    return {row.seq: attachment_read(row) for row in rows if row.seq is not None}
+
+
+async def read_members(session: AsyncSession, chat_id: UUID, *conditions: ColumnElement[bool]) -> list[MemberRead]:
+    """Members, removed ones too unless the conditions say otherwise, in the order of their versions."""
+    await session.flush()
+    rows = await session.exec(
+        select(Membership, Chat.creator_id)
+        .join(Chat, col(Chat.id) == Membership.chat_id)
+        .where(Membership.chat_id == chat_id, *conditions)
+        .order_by(col(Membership.version), col(Membership.user_id))
+        .execution_options(populate_existing=True)
+    )
+    return [
+        MemberRead(
+            user_id=membership.user_id,
+            is_creator=membership.user_id == creator_id,
+            last_read_seq=membership.last_read_seq,
+            joined_at=membership.joined_at,
+            removed_at=membership.removed_at,
+            version=membership.version,
+        )
+        for membership, creator_id in rows
+    ]
+
+
+def people_in(messages: Iterable[MessageShared]) -> set[UUID]:
+    """Whom these messages refer to."""
+    people: set[UUID] = set()
+    for message in messages:
+        people.add(message.sender_id)
+        if isinstance(message.payload, System):
+            people.update(message.payload.user_ids)
+    return people

@@ -1,0 +1,70 @@
+"""Likes: a set of users for each message."""
+
+from uuid import UUID
+
+from sqlalchemy import delete
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.crud import access, changes
+from chat_app.crud.history import get_message, read_messages
+from chat_app.errors import InvalidInput, MessageDeleted
+from chat_app.models import Like, Message, User
+from chat_app.models.messages import MessageRead
+from chat_app.models.sessions import Actor
+from chat_app.models.users import UserPage, profile
+
+
+async def like_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+    """Like a message; liking it again changes nothing. Raises MessageDeleted."""
+    chat, membership = await access.lock_chat(session, actor, chat_id)
+    message = await access.access_message(session, membership, seq)
+    if message.deleted_at:
+        raise MessageDeleted
+    liked = insert(Like).values(chat_id=chat_id, seq=seq, user_id=actor.id).on_conflict_do_nothing()
+    if (await session.exec(liked.returning(col(Like.seq)))).first():
+        await changes.take_version(session, chat)
+        message.like_count += 1
+        await changes.record_like(session, chat, actor, message)
+    return (await read_messages(session, actor.id, chat_id, col(Message.seq) == seq))[0]
+
+
+async def unlike_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+    """Take a like back; without one nothing changes."""
+    chat, membership = await access.lock_chat(session, actor, chat_id)
+    message = await access.access_message(session, membership, seq)
+    unliked = delete(Like).where(col(Like.chat_id) == chat_id, col(Like.seq) == seq, col(Like.user_id) == actor.id)
+    if (await session.exec(unliked.returning(col(Like.seq)))).first():
+        await changes.take_version(session, chat)
+        message.like_count -= 1
+        await changes.record_like(session, chat, actor, message)
+    return (await read_messages(session, actor.id, chat_id, col(Message.seq) == seq))[0]
+
+
+async def list_likes(
+    session: AsyncSession, actor: Actor, chat_id: UUID, seq: int, *, cursor: str | None, limit: int
+) -> UserPage:
+    """Who likes a message, the longest registered first."""
+    await get_message(session, actor, chat_id, seq)
+    statement = (
+        select(User)
+        .join(Like, col(Like.user_id) == User.id)
+        .where(Like.chat_id == chat_id, Like.seq == seq)
+        .order_by(col(Like.user_id))
+        .limit(limit + 1)
+    )
+    if cursor:
+        statement = statement.where(col(Like.user_id) > _parse_cursor(cursor))
+    users = list(await session.exec(statement))
+    return UserPage(
+        items=[profile(user) for user in users[:limit]],
+        next_cursor=users[limit - 1].id.hex if len(users) > limit else None,
+    )
+
+
+def _parse_cursor(cursor: str) -> UUID:
+    try:
+        return UUID(cursor)
+    except ValueError as error:
+        raise InvalidInput.at("/cursor", "invalid_cursor", "This is not a next_cursor of this list.") from error

@@ -1,0 +1,177 @@
+"""Who is in a chat: listing, adding, removing, leaving."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlmodel import col, select, update
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.crud import access, changes
+from chat_app.crud.entries import read_chat
+from chat_app.crud.history import read_members
+from chat_app.crud.sessions import clear_active_chat
+from chat_app.crud.users import check_users_exist, list_briefs
+from chat_app.errors import GroupFull, MemberNotFound
+from chat_app.events import ChatsChanged, record
+from chat_app.models import Chat, Membership, User
+from chat_app.models.base import LIMITS
+from chat_app.models.chats import (
+    ChatRead,
+    ChatType,
+    MemberList,
+    MemberRead,
+    MembersAdd,
+    RemovedChat,
+    RemovedReason,
+)
+from chat_app.models.messages import SystemEvent
+from chat_app.models.sessions import Actor
+
+MOST_MEMBERS = LIMITS["members"]
+
+
+async def list_members(session: AsyncSession, actor: Actor, chat_id: UUID) -> MemberList:
+    """Everybody who is in the chat, in the order of joining."""
+    await access.access_chat(session, actor, chat_id)
+    members = await current_members(session, chat_id)
+    return MemberList(items=members, users=await list_briefs(session, (member.user_id for member in members)))
+
+
+async def current_members(session: AsyncSession, chat_id: UUID) -> list[MemberRead]:
+    """The members of a chat in the order of joining."""
+    members = await read_members(session, chat_id, col(Membership.removed_at).is_(None))
+    return sorted(members, key=lambda member: (member.joined_at, not member.is_creator, member.user_id))
+
+
+async def add_members(session: AsyncSession, actor: Actor, chat_id: UUID, data: MembersAdd) -> ChatRead:
+    """Add people, all or nothing; a private chat becomes a group of the one who adds. Present members: no-op.
+
+    Raises UserNotFound, GroupFull.
+    """
+    chat, membership = await access.lock_chat(session, actor, chat_id)
+    await check_users_exist(session, data.user_ids)
+    present = await access.audience_of(session, chat_id)
+    joining = [user_id for user_id in dict.fromkeys(data.user_ids) if user_id not in present]
+    if joining:
+        await _join(session, actor, chat, membership, joining, data)
+    return await read_chat(session, actor.id, chat_id)
+
+
+async def _join(
+    session: AsyncSession, actor: Actor, chat: Chat, membership: Membership, joining: list[UUID], data: MembersAdd
+) -> None:
+    if chat.member_count + len(joining) > MOST_MEMBERS:
+        raise GroupFull
+    await changes.take_version(session, chat)
+    converted = chat.type is ChatType.PRIVATE
+    chat.member_count += len(joining)
+    if converted:
+        await _become_group(session, actor, chat, data.title or await _names(session, chat, joining))
+    event = SystemEvent.BECAME_GROUP if converted else SystemEvent.MEMBERS_ADDED
+    # The read position of the adder moves with the message; what they see from stays.
+    visible_from_seq = membership.visible_from_seq if data.share_history else chat.message_count + 1
+    message = await changes.add_system_message(session, chat, actor, event, joining)
+    await write_memberships(session, chat, joining, visible_from_seq=visible_from_seq)
+    await changes.record_members(
+        session,
+        chat,
+        message,
+        changed=[*joining, actor.id] if converted else joining,
+        joined=joining,
+        to_all=converted,
+    )
+
+
+async def write_memberships(
+    session: AsyncSession, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
+) -> None:
+    """Put users into a locked chat; whoever comes back starts anew, but the counter of what is personal goes on."""
+    former = {
+        row.user_id: row
+        for row in await session.exec(
+            select(Membership)
+            .where(col(Membership.chat_id) == chat.id, col(Membership.user_id).in_(user_ids))
+            .execution_options(populate_existing=True)
+        )
+    }
+    for user_id in user_ids:
+        returning = former.get(user_id)
+        row = Membership(
+            chat_id=chat.id,
+            user_id=user_id,
+            version=chat.version,
+            # Founders were there from the beginning, so that they can catch up from version 0.
+            joined_version=0 if founding else chat.version,
+            joined_at=chat.changed_at,
+            changed_at=chat.changed_at,
+            visible_from_seq=visible_from_seq,
+            last_read_seq=visible_from_seq - 1,
+            mine_version=returning.mine_version + 1 if returning else 1,
+        )
+        await session.merge(row)
+    await session.flush()
+
+
+async def _become_group(session: AsyncSession, actor: Actor, chat: Chat, title: str) -> None:
+    """The pair is free for a new private chat; own titles meant the peer and go."""
+    chat.type, chat.title, chat.creator_id = ChatType.GROUP, title, actor.id
+    chat.low_id = chat.high_id = None
+    await session.exec(
+        update(Membership)
+        .where(col(Membership.chat_id) == chat.id)
+        .values(title=None, mine_version=Membership.mine_version + 1, changed_at=chat.changed_at)
+        .execution_options(synchronize_session=False)
+    )
+    # The actor is the creator from now on, which a member's row tells.
+    await session.exec(
+        update(Membership)
+        .where(col(Membership.chat_id) == chat.id, col(Membership.user_id) == actor.id)
+        .values(version=chat.version)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def _names(session: AsyncSession, chat: Chat, joining: list[UUID]) -> str:
+    """A title made of the members' names."""
+    founders = [user_id for user_id in (chat.low_id, chat.high_id) if user_id]
+    names = await session.exec(select(User.name).where(col(User.id).in_([*founders, *joining])).order_by(User.name))
+    return ", ".join(names)[: LIMITS["title_length"]]
+
+
+async def remove_member(session: AsyncSession, actor: Actor, chat_id: UUID, user_id: UUID) -> None:
+    """Take somebody out of one's own group. Raises NotAGroup, NotCreator, CreatorCannotLeave, MemberNotFound."""
+    chat = await access.lock_group_as_creator(session, actor, chat_id)
+    access.check_may_leave(chat, user_id)
+    if user_id not in await access.audience_of(session, chat_id):
+        raise MemberNotFound
+    await _part(session, actor, chat, user_id, RemovedReason.REMOVED)
+
+
+async def leave_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+    """Leave a group. Raises NotAGroup, CreatorCannotLeave."""
+    chat, _ = await access.lock_group(session, actor, chat_id)
+    access.check_may_leave(chat, actor.id)
+    await _part(session, actor, chat, actor.id, RemovedReason.LEFT)
+
+
+async def _part(session: AsyncSession, actor: Actor, chat: Chat, user_id: UUID, reason: RemovedReason) -> None:
+    await changes.take_version(session, chat)
+    chat.member_count -= 1
+    await end_memberships(session, chat, [user_id], reason)
+    left = reason is RemovedReason.LEFT
+    event = SystemEvent.MEMBER_LEFT if left else SystemEvent.MEMBER_REMOVED
+    message = await changes.add_system_message(session, chat, actor, event, [] if left else [user_id])
+    await changes.record_members(session, chat, message, changed=[user_id])
+
+
+async def end_memberships(session: AsyncSession, chat: Chat, user_ids: Sequence[UUID], reason: RemovedReason) -> None:
+    """Take users out of a locked chat, at once and everywhere: their lists, their active chats."""
+    await session.exec(
+        update(Membership)
+        .where(col(Membership.chat_id) == chat.id, col(Membership.user_id).in_(user_ids))
+        .values(removed_at=chat.changed_at, removed_reason=reason, version=chat.version, changed_at=chat.changed_at)
+        .execution_options(synchronize_session=False)
+    )
+    await clear_active_chat(session, chat.id, list(user_ids))
+    removed = RemovedChat(chat_id=chat.id, version=chat.version, reason=reason)
+    record(session, ChatsChanged(removed=[removed]), dict.fromkeys(user_ids, 1))

@@ -1,0 +1,200 @@
+"""Sessions: opening, refreshing and ending them. Tokens are kept as hashes only."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import func
+from sqlmodel import col, select, update
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.db import LONGEST_TRANSACTION, read_clock
+from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
+from chat_app.events import SessionsRevoked, record
+from chat_app.models import Session, User
+from chat_app.models.sessions import Actor, SessionRead
+from chat_app.settings import get_settings
+
+LIFETIME = timedelta(days=30)
+# A client that lost the answer to a refresh may ask again with the token before.
+REPEAT_WINDOW = timedelta(seconds=30)
+
+
+class OpenedSession(NamedTuple):
+    """A session and the refresh token that the client must keep: it stands nowhere else."""
+
+    actor: Actor
+    refresh_token: str
+
+
+async def open_session(session: AsyncSession, user_id: UUID, user_agent: str | None) -> OpenedSession:
+    """Log a user in on one more device."""
+    secret = secrets.token_bytes(32)
+    now = await read_clock(session)
+    row = Session(
+        user_id=user_id,
+        refresh_hash=_hash(secret),
+        user_agent=user_agent and user_agent[:300],
+        created_at=now,
+        last_used_at=now,
+        expires_at=now + LIFETIME,
+    )
+    session.add(row)
+    await session.flush()
+    return OpenedSession(Actor(user_id, row.id), _refresh_token(row.id, secret))
+
+
+async def refresh_session(session: AsyncSession, refresh_token: str) -> OpenedSession:
+    """Exchange a refresh token for its successor; the direct predecessor gets the same one again for 30 seconds.
+
+    Raises NotAuthenticated, SessionRevoked, TokenExpired, or RefreshReused: then the session is over.
+    """
+    session_id, secret = _parse(refresh_token)
+    row = await session.get(Session, session_id, with_for_update=True, populate_existing=True)
+    now = await read_clock(session)
+    _check_alive(row, now)
+    assert row is not None
+    # The successor follows from the token itself, so the second answer can equal the first without storing either.
+    successor = hmac.digest(get_settings().signing_secret, b"refresh" + secret, "sha256")
+    if _hash(secret) == row.refresh_hash:
+        row.previous_hash, row.refresh_hash = row.refresh_hash, _hash(successor)
+        row.last_used_at, row.expires_at = now, now + LIFETIME
+    elif _hash(secret) != row.previous_hash or now - row.last_used_at > REPEAT_WINDOW:
+        await _revoke(session, [row])
+        raise RefreshReused
+    await session.flush()
+    return OpenedSession(Actor(row.user_id, row.id), _refresh_token(row.id, successor))
+
+
+async def check_session(session: AsyncSession, actor: Actor) -> tuple[User, Session]:
+    """The actor's user and session if both still stand. Raises SessionRevoked or TokenExpired."""
+    found = (
+        await session.exec(
+            select(User, Session, func.now())
+            .join(Session, col(Session.user_id) == User.id)
+            .where(Session.id == actor.session_id, User.id == actor.id)
+        )
+    ).first()
+    if found is None or not found[0].is_active:
+        raise SessionRevoked
+    user, row, now = found
+    _check_alive(row, now)
+    return user, row
+
+
+async def list_sessions(session: AsyncSession, actor: Actor) -> list[SessionRead]:
+    """One's own sessions that still stand, the latest used first."""
+    rows = await session.exec(
+        select(Session)
+        .where(Session.user_id == actor.id, col(Session.revoked_at).is_(None), col(Session.expires_at) > func.now())
+        .order_by(col(Session.last_used_at).desc(), col(Session.id))
+    )
+    return [
+        SessionRead.model_validate(row, update={"is_current": row.id == actor.session_id}, from_attributes=True)
+        for row in rows
+    ]
+
+
+async def revoke_session(session: AsyncSession, actor: Actor, session_id: UUID) -> None:
+    """End one of one's own sessions; its connections close. Raises SessionNotFound."""
+    row = await session.get(Session, session_id, with_for_update=True, populate_existing=True)
+    if row is None or row.user_id != actor.id or row.revoked_at:
+        raise SessionNotFound
+    await _revoke(session, [row])
+
+
+async def revoke_sessions(session: AsyncSession, user_id: UUID, *, keep: UUID | None = None) -> int:
+    """End all sessions of a user, but for one that is to stay. Returns how many ended."""
+    rows = await session.exec(
+        select(Session)
+        .where(Session.user_id == user_id, col(Session.revoked_at).is_(None))
+        .order_by(col(Session.id))
+        .with_for_update()
+    )
+    ended = [row for row in rows if row.id != keep]
+    await _revoke(session, ended)
+    return len(ended)
+
+
+async def list_revoked(session: AsyncSession, since: datetime) -> tuple[set[UUID], datetime]:
+    """The sessions that were revoked since a time, and the time to ask with next: late commits are found again."""
+    now = await read_clock(session)
+    rows = await session.exec(select(Session.id).where(col(Session.revoked_at) > since))
+    return set(rows), now - LONGEST_TRANSACTION
+
+
+async def read_expiry(session: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, datetime]:
+    """When those of the sessions that still stand expire."""
+    wanted = set(session_ids)
+    if not wanted:
+        return {}
+    rows = await session.exec(
+        select(Session.id, Session.expires_at)
+        .join(User, col(User.id) == Session.user_id)
+        .where(
+            col(Session.id).in_(wanted),
+            col(Session.revoked_at).is_(None),
+            col(Session.expires_at) > func.clock_timestamp(),
+            col(User.is_active),
+        )
+    )
+    return dict(rows.all())
+
+
+async def clear_active_chat(session: AsyncSession, chat_id: UUID, user_ids: list[UUID]) -> None:
+    """A chat that was lost is active nowhere."""
+    await session.exec(
+        update(Session)
+        .where(col(Session.user_id).in_(user_ids), col(Session.active_chat_id) == chat_id)
+        .values(active_chat_id=None)
+    )
+
+
+async def _revoke(session: AsyncSession, rows: list[Session]) -> None:
+    if not rows:
+        return
+    now = await read_clock(session)
+    for row in rows:
+        row.revoked_at = now
+    await session.flush()
+    record(session, SessionsRevoked(session_ids=[row.id for row in rows]), {})
+
+
+def _check_alive(row: Session | None, now: datetime) -> None:
+    if row is None:
+        raise NotAuthenticated
+    if row.revoked_at:
+        raise SessionRevoked
+    if row.expires_at <= now:
+        raise TokenExpired
+
+
+def _hash(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
+
+
+def _refresh_token(session_id: UUID, secret: bytes) -> str:
+    content = session_id.bytes + secret
+    return base64.urlsafe_b64encode(content + _seal(content)).decode()
+
+
+def _seal(content: bytes) -> bytes:
+    return hmac.digest(get_settings().signing_secret, b"refresh token" + content, "sha256")[:16]
+
+
+def _parse(refresh_token: str) -> tuple[UUID, bytes]:
+    """The session and the secret. Sealed: a made-up token must not be able to end somebody's session."""
+    try:
+        token = base64.urlsafe_b64decode(refresh_token)
+    except (binascii.Error, ValueError) as error:
+        raise NotAuthenticated from error
+    content, seal = token[:-16], token[-16:]
+    if len(token) != 64 or not hmac.compare_digest(seal, _seal(content)):
+        raise NotAuthenticated
+    return UUID(bytes=content[:16]), content[16:]

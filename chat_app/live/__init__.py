@@ -1,0 +1,1 @@
+"""Socket.IO: commands come in, committed events go out."""

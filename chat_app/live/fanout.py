@@ -1,0 +1,94 @@
+"""What was committed goes out: encoded once, written to each connection that is meant. The only emitter."""
+
+from collections.abc import Callable, Iterator
+from functools import singledispatchmethod
+from uuid import UUID
+
+from chat_app.events import (
+    ActiveChatSet,
+    Audience,
+    ChatsChanged,
+    Event,
+    MessagesChanged,
+    ReadChanged,
+    Ready,
+    Recorded,
+    SessionEnded,
+    SessionsRevoked,
+)
+from chat_app.live.connections import Connection, Connections
+
+
+def encode(event: ChatsChanged | MessagesChanged | ReadChanged | Ready | SessionEnded) -> str:
+    """The Socket.IO packet of an event."""
+    return f'2["{event.event}",{event.model_dump_json()}]'
+
+
+class Fanout:
+    """Writes events to the connections of this process; `end` closes a connection whose session was revoked."""
+
+    def __init__(self, connections: Connections, end: Callable[[Connection], None]) -> None:
+        self.connections = connections
+        self.end = end
+
+    def deliver(self, events: list[Recorded]) -> int:
+        """Send what one commit released. Returns how many connections were told."""
+        told: set[Connection] = set()
+        for recorded in events:
+            told.update(self._deliver(recorded.event, recorded.audience))
+        return len(told)
+
+    @singledispatchmethod
+    def _deliver(self, event: Event, audience: Audience) -> Iterator[Connection]:
+        raise TypeError(f"no way to deliver {type(event).__name__}")
+
+    @_deliver.register
+    def _chats_changed(self, event: ChatsChanged, audience: Audience) -> Iterator[Connection]:
+        packet = encode(event)
+        lost = {removed.chat_id for removed in event.removed}
+        for user_id in audience:
+            for connection in self.connections.of_user(user_id):
+                if connection.active_chat_id in lost:
+                    connection.active_chat_id = None
+                connection.send(packet)
+                yield connection
+
+    @_deliver.register
+    def _messages_changed(self, event: MessagesChanged, audience: Audience) -> Iterator[Connection]:
+        packets: dict[int, str] = {}
+        first = min((message.seq for message in event.messages), default=0)
+        for connection, visible_from_seq in self._open(event.chat_id, audience):
+            # All who see everything get the same packet.
+            seen_from = visible_from_seq if visible_from_seq > first else 0
+            if seen_from not in packets:
+                packets[seen_from] = encode(event.seen_from(seen_from))
+            connection.send(packets[seen_from])
+            yield connection
+
+    @_deliver.register
+    def _read_changed(self, event: ReadChanged, audience: Audience) -> Iterator[Connection]:
+        packet = encode(event)
+        for connection, _ in self._open(event.chat_id, audience):
+            connection.send(packet)
+            yield connection
+
+    @_deliver.register
+    def _active_chat_set(self, event: ActiveChatSet, audience: Audience) -> Iterator[Connection]:
+        for connection in self.connections.of_session(event.session_id):
+            if not connection.chose_chat:
+                connection.active_chat_id = event.chat_id
+        return iter(())
+
+    @_deliver.register
+    def _sessions_revoked(self, event: SessionsRevoked, audience: Audience) -> Iterator[Connection]:
+        for session_id in event.session_ids:
+            for connection in list(self.connections.of_session(session_id)):
+                self.end(connection)
+                yield connection
+
+    def _open(self, chat_id: UUID, audience: Audience) -> Iterator[tuple[Connection, int]]:
+        """The connections of the audience that have the chat active."""
+        for user_id, visible_from_seq in audience.items():
+            for connection in self.connections.of_user(user_id):
+                if connection.active_chat_id == chat_id:
+                    yield connection, visible_from_seq

@@ -1,0 +1,60 @@
+"""The one place beneath the public interface of python-socketio and python-engineio.
+
+Why: its way out is a task and an encoding for each recipient, its way in lets a client's packet call the handlers of
+`connect` and `disconnect`, and nothing runs between the acceptance of a connection and its first event.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import socketio
+from engineio.packet import MESSAGE
+from engineio.packet import Packet as EnginePacket
+
+from chat_app.live.connections import Connection, Connections
+
+Dispatch = Callable[[Connection, Any], Awaitable[str]]
+
+
+class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is not typed
+    """Hands commands to `dispatch` one after another for each connection, and answers every one."""
+
+    def __init__(self, connections: Connections, **options: Any) -> None:
+        super().__init__(async_mode="asgi", async_handlers=False, namespaces=["/"], **options)
+        self.connections = connections
+        self.dispatch: Dispatch
+        self.connected: Callable[[Connection], None]
+
+    def send(self, connection_id: str, packet: str) -> None:
+        """Put an encoded Socket.IO packet on a connection; one that is gone is nothing."""
+        engine_socket = self.eio.sockets.get(connection_id)
+        if engine_socket is not None and not engine_socket.closed:
+            engine_socket.queue.put_nowait(EnginePacket(MESSAGE, packet))
+
+    def engine_id(self, sid: str) -> str:
+        """The id of the transport below a Socket.IO connection, by which connections are known here."""
+        engine_id: str = self.manager.eio_sid_from_sid(sid, "/")
+        return engine_id
+
+    async def end(self, connection_id: str) -> None:
+        """Disconnect for good: the client does not come back by itself."""
+        sid = self.manager.sid_from_eio_sid(connection_id, "/")
+        if sid is not None:
+            await self.disconnect(sid)
+        await self.eio.disconnect(connection_id)
+
+    async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
+        if self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
+            return  # connecting twice over one transport
+        await super()._handle_connect(eio_sid, namespace, data)
+        connection = self.connections.get(eio_sid)
+        if connection is not None:
+            self.connected(connection)
+
+    async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
+        connection = self.connections.get(eio_sid)
+        if connection is None or namespace not in (None, "/"):
+            return
+        answer = await self.dispatch(connection, data)
+        if id is not None:
+            self.send(eio_sid, f"3{id}[{answer}]")

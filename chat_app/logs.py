@@ -1,0 +1,96 @@
+"""Structured logs: one shape for the service, uvicorn and SQLAlchemy, each line with the request it belongs to.
+
+Never a phone, token, password, message text or picture: log ids, counts, codes and times.
+"""
+
+import logging
+import re
+import sys
+import traceback
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("chat_app")
+
+
+def configure(level: str, style: str | None) -> None:
+    """Send everything to stderr; `style` is console, json or None: console in a terminal, else json."""
+    console = style == "console" or (style is None and sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _plain_values,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    renderer: list[Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # These write what they carry: tokens, texts, statements with their values.
+    for name in ("socketio", "engineio", "sqlalchemy.engine", "asyncio", "websockets", "multipart", "python_multipart"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+
+
+def _plain_values(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    return {key: str(value) if isinstance(value, UUID) else value for key, value in event.items()}
+
+
+def new_request_id(proposed: str | None = None) -> str:
+    """The id that a client proposed if it is harmless, else a new one."""
+    return proposed if proposed and REQUEST_ID.fullmatch(proposed) else uuid4().hex
+
+
+def bind_request(**values: Any) -> None:
+    """Start the log context of a request or command: everything logged from here on carries it."""
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**values)
+
+
+def bind(**values: Any) -> None:
+    """Add to the log context of the request."""
+    structlog.contextvars.bind_contextvars(**values)
+
+
+def request_id() -> str | None:
+    """The id of the request or command that runs here."""
+    found: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return found
+
+
+def log_crash(error: BaseException) -> None:
+    """An error that nobody expected: its type and where it happened, never its text, which may hold what was sent."""
+    frames = traceback.extract_tb(error.__traceback__)
+    log.error(
+        "crashed",
+        error=f"{type(error).__module__}.{type(error).__qualname__}",
+        trace=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-25:]],
+    )

@@ -1,0 +1,93 @@
+"""The composition root: settings become one ASGI app of HTTP and Socket.IO. Imported by nobody but the command line."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import socketio
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
+from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from chat_app.api import attachments, auth, chats, health, media, members, messages, users
+from chat_app.api.body_limit import BodyLimit
+from chat_app.api.problems import handle_errors
+from chat_app.api.requests import RequestLog
+from chat_app.db import Database
+from chat_app.live.server import Live
+from chat_app.media.storage import Storage
+from chat_app.media.worker import close_worker
+from chat_app.settings import LOCAL_ORIGINS, Settings
+from chat_app.web import openapi, pages
+
+PREFIX = "/api/v1"
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """Everything that one process serves."""
+    api = create_api(settings)
+    database = Database(settings.asyncpg_url, pool_size=settings.database_pool)
+    live = Live(database, _origin_check(settings))
+    database.on_commit = live.fanout.deliver
+    api.state.database, api.state.live = database, live
+    api.state.storage = Storage(settings.media_location)
+    app: ASGIApp = socketio.ASGIApp(live.server, other_asgi_app=api)
+    return app
+
+
+def create_api(settings: Settings) -> FastAPI:
+    """The HTTP side alone: enough for its documents."""
+    api = FastAPIOffline(docs_url="/docs/", redoc_url=None, lifespan=_lifespan, **openapi.ABOUT)
+    handle_errors(api)
+    api.include_router(_routes())
+    for router in (media.router, pages.router, health.router):
+        api.include_router(router)
+    Instrumentator(excluded_handlers=["/metrics"]).instrument(api)
+    api.add_middleware(BodyLimit)
+    api.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_origin_regex=LOCAL_ORIGINS if settings.is_development else None,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "Retry-After"],
+    )
+    api.add_middleware(RequestLog)
+    openapi.customize(api)
+    return api
+
+
+def _routes() -> APIRouter:
+    routes = APIRouter(prefix=PREFIX)
+    for module in (auth, users, chats, members, messages, attachments):
+        routes.include_router(module.router)
+    return routes
+
+
+def _origin_check(settings: Settings) -> Any:
+    """Whether a page of this origin may connect: the same rule as for HTTP, and pages of the service itself."""
+
+    def allow(origin: str, environ: dict[str, Any]) -> bool:
+        is_local = settings.is_development and re.fullmatch(LOCAL_ORIGINS, origin)
+        is_own = urlsplit(origin).netloc == environ.get("HTTP_HOST")
+        return bool(origin in settings.cors_origins or is_local or is_own)
+
+    return allow
+
+
+@asynccontextmanager
+async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
+    sweep = asyncio.create_task(api.state.live.sweep())
+    try:
+        yield
+    finally:
+        sweep.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweep
+        await close_worker()
+        await api.state.database.close()

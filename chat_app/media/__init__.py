@@ -1,0 +1,1 @@
+"""Pictures (bytes in, bytes out) and the store that keeps files."""

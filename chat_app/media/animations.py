@@ -1,0 +1,82 @@
+"""GIF and animated WebP without metadata: what draws nothing is dropped, the frames stay as they were encoded."""
+
+from collections.abc import Iterator
+
+from chat_app.errors import BadImage
+
+LOOP = b"\x0bNETSCAPE2.0\x03\x01"
+# Of the flags of a WebP only these two may stay: it moves, it has transparency.
+WEBP_FLAGS = 0x02 | 0x10
+
+
+class _Source:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        taken = self.data[self.at : self.at + size]
+        if len(taken) < size:
+            raise BadImage("The picture is cut off.")
+        self.at += size
+        return taken
+
+    def blocks(self) -> bytes:
+        """The sub-blocks of a GIF from here up to the empty one that ends them."""
+        start = self.at
+        while size := self.take(1)[0]:
+            self.take(size)
+        return self.data[start : self.at]
+
+
+def clean_gif(data: bytes) -> bytes:
+    """Keeps the frames, their timing and the loop; drops comments, applications' data and what follows the end."""
+    source = _Source(data)
+    header = source.take(13)
+    kept = [header, source.take(_table_size(header[10]))]
+    while (kind := source.take(1)) != b";":
+        if kind == b",":
+            frame = source.take(9)
+            kept += [kind, frame, source.take(_table_size(frame[8])), source.take(1), source.blocks()]
+        elif kind == b"!":
+            label, blocks = source.take(1), source.blocks()
+            is_timing = label == b"\xf9" and len(blocks) == 6
+            if is_timing or (label == b"\xff" and blocks.startswith(LOOP) and len(blocks) == 17):
+                kept += [kind, label, blocks]
+        else:
+            raise BadImage
+    return b"".join([*kept, b";"])
+
+
+def _table_size(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def is_animated_webp(data: bytes) -> bool:
+    return data[12:16] == b"VP8X" and bool(data[20] & 0x02)
+
+
+def clean_webp(data: bytes) -> bytes:
+    """Keeps canvas, loop and frames of an animation; drops the rest, and what follows the end."""
+    kept = []
+    for name, content in _chunks(data[12 : 8 + int.from_bytes(data[4:8], "little")]):
+        if name == b"VP8X":
+            kept.append(_chunk(name, bytes([content[0] & WEBP_FLAGS, 0, 0, 0]) + content[4:10]))
+        elif name == b"ANIM":
+            kept.append(_chunk(name, content[:6]))
+        elif name == b"ANMF":
+            parts = [_chunk(*part) for part in _chunks(content[16:]) if part[0] in (b"ALPH", b"VP8 ", b"VP8L")]
+            kept.append(_chunk(name, content[:16] + b"".join(parts)))
+    return _chunk(b"RIFF", b"WEBP" + b"".join(kept))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    source = _Source(data)
+    while source.at < len(data):
+        name, size = source.take(4), int.from_bytes(source.take(4), "little")
+        yield name, source.take(size)
+        source.at += size % 2
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return name + len(content).to_bytes(4, "little") + content + b"\0" * (len(content) % 2)

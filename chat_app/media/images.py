@@ -1,0 +1,177 @@
+"""Pictures: bytes in, clean bytes out. Pure, and for the worker process: a hostile picture may eat memory and time."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import NamedTuple
+
+from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from chat_app.errors import BadImage, ChatError
+from chat_app.media.animations import clean_gif, clean_webp, is_animated_webp
+from chat_app.media.sniff import picture_format
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+# Decoded that is 160 MB, and twice that while it is turned.
+MAX_PIXELS = 40_000_000
+MAX_SIDE = 16_000
+# Some pictures grow a lot when their transparency is kept without loss.
+MAX_BYTES = 40_000_000
+PREVIEW_SIZE = (400, 400)
+
+TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Pictures(NamedTuple):
+    """An avatar in its four sizes; `suffix` names the format of all of them."""
+
+    suffix: str
+    original: bytes
+    large: bytes
+    medium: bytes
+    small: bytes
+
+
+class Picture(NamedTuple):
+    """An attached picture without metadata. `preview` is a JPEG."""
+
+    data: bytes
+    content_type: str
+    width: int
+    height: int
+    preview: bytes
+
+
+def avatars(data: bytes) -> Pictures:
+    """JPEG, or PNG when something shines through. Raises BadImage."""
+    with _opened(data) as image:
+        pixels = _pixels(image)
+        suffix, encode = ("png", _png) if pixels.mode == "RGBA" else ("jpg", _jpeg)
+        # Each is cut from the one before: the full picture is worked through only once.
+        large = ImageOps.fit(pixels, (400, 400))
+        return Pictures(
+            suffix,
+            encode(pixels),
+            encode(large),
+            encode(ImageOps.fit(large, (100, 100))),
+            encode(ImageOps.fit(large, (50, 50))),
+        )
+
+
+def clean(data: bytes) -> Picture | None:
+    """The same picture without metadata, upright, in its own format; None for what is no picture.
+
+    Raises BadImage for a broken picture, UnsupportedMediaType for one in any other format.
+    """
+    kind = picture_format(data)
+    if kind is None:
+        return None
+    if kind == "GIF":
+        data = clean_gif(data)
+    elif kind == "WEBP" and is_animated_webp(data):
+        data = clean_webp(data)
+    else:
+        data = _encoded_again(data, ENCODERS[kind])
+    with _opened(data) as image:
+        return Picture(data, f"image/{kind.lower()}", *image.size, _preview(image))
+
+
+def _encoded_again(data: bytes, encode: Callable[[Image.Image], bytes]) -> bytes:
+    with _opened(data) as image:
+        return encode(_pixels(image))
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Whatever Pillow raises, here or during the work on the picture, means that it can't be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+                    raise BadImage("A picture has at most 40 million pixels, and 16,000 on a side.")
+                yield image
+    except ChatError:
+        raise
+    except Exception as error:
+        raise BadImage from error
+
+
+def _pixels(image: Image.Image) -> Image.Image:
+    """Upright, in sRGB, as RGB or RGBA of eight bits: all that is to be seen and nothing else."""
+    profile, turn = image.info.get("icc_profile"), TURNS.get(_orientation(image))
+    if image.mode.startswith("I"):
+        # Pillow would cut sixteen bits off at 255.
+        image = image.convert("I").point(lambda level: level / 256).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() == (255, 255):
+            image = image.convert("RGB")
+    image = _in_srgb(image, profile) if profile else image
+    if image.mode not in ("RGB", "RGBA"):
+        image = image.convert("RGB")
+    image = image.transpose(turn) if turn is not None else image
+    image.load()
+    image.info = {}
+    return image
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return None  # broken metadata goes; the picture is as good as any other
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    if image.mode == "P":
+        image = image.convert("RGB")
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):
+        return image  # a profile for other colours than these, or a broken one
+    return converted or image
+
+
+def _preview(image: Image.Image) -> bytes:
+    image.draft("RGB", (2 * PREVIEW_SIZE[0], 2 * PREVIEW_SIZE[1]))  # of a JPEG, decode no more than that needs
+    pixels = _pixels(image)
+    pixels.thumbnail(PREVIEW_SIZE)
+    if pixels.mode == "RGBA":
+        paper = Image.new("RGBA", pixels.size, "white")
+        pixels = Image.alpha_composite(paper, pixels).convert("RGB")
+    return _jpeg(pixels)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    return _encoded(image, "JPEG", quality=90)
+
+
+def _png(image: Image.Image) -> bytes:
+    return _encoded(image, "PNG", compress_level=4)
+
+
+def _webp(image: Image.Image) -> bytes:
+    return _encoded(image, "WEBP", quality=90)
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+    out = BytesIO()
+    image.save(out, kind, **options)
+    if out.tell() > MAX_BYTES:
+        raise BadImage("This picture is too large without its metadata.")
+    return out.getvalue()
+
+
+ENCODERS = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp}

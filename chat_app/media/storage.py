@@ -1,0 +1,103 @@
+"""The store of files: a local folder, a bucket or memory behind one API. Knows keys and bytes, not what they mean."""
+
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
+from typing import BinaryIO, NamedTuple
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from chat_app.errors import ChatError, NotFound, Unavailable
+from chat_app.logs import log
+
+# Plain names only: a key can't leave the folder, and means the same in every store.
+KEY = re.compile(r"[a-z0-9]+(?:[/._-][a-z0-9]+)*")
+CHUNK = 256 * 1024
+ONE_TRY = timedelta(seconds=5)
+
+
+class Stored(NamedTuple):
+    """A file: the size of the whole, and the bytes that were asked for."""
+
+    size: int
+    chunks: AsyncIterator[bytes]
+
+
+class Storage:
+    """Raises Unavailable when the store can't be reached or is full."""
+
+    def __init__(self, url: str) -> None:
+        self._store = _open(url)
+
+    async def put(self, key: str, data: bytes | BinaryIO) -> None:
+        """Write a file; it is there whole or not at all."""
+        with _translated(key):
+            await obstore.put_async(self._store, key, data, use_multipart=False)
+
+    async def get(self, key: str, part: tuple[int, int] | None = None) -> Stored:
+        """Read a file, or its bytes from the first number up to, but not with, the second. Raises NotFound."""
+        with _translated(key):
+            options: obstore.GetOptions = {"range": part} if part else {}
+            found = await obstore.get_async(self._store, key, options=options)
+            return Stored(found.meta["size"], aiter(found.stream(min_chunk_size=CHUNK)))
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Remove files; that one is missing already is fine."""
+        for key in keys:
+            with suppress(NotFound), _translated(key):
+                await obstore.delete_async(self._store, key)
+
+    async def check(self) -> None:
+        """Write something small: a full disk and a lost right to write are found only so."""
+        await self.put("check", b"")
+
+    @asynccontextmanager
+    async def stored(self, files: Mapping[str, bytes | BinaryIO]) -> AsyncIterator[None]:
+        """All of these files or none, and they stay only if what is done inside succeeds."""
+        try:
+            for key, data in files.items():
+                await self.put(key, data)
+        except BaseException:
+            await self._drop(files)
+            raise
+        try:
+            yield
+        except Unavailable:
+            raise  # the connection was lost, perhaps during the commit: better a file too many than a row without it
+        except Exception:
+            await self._drop(files)
+            raise
+
+    async def _drop(self, keys: Iterable[str]) -> None:
+        with suppress(Unavailable):
+            await self.delete(keys)
+
+
+def _open(url: str) -> ObjectStore:
+    if url.startswith("file:"):
+        return LocalStore.from_url(url, mkdir=True, automatic_cleanup=True)
+    if url.startswith("memory:"):
+        return from_url(url)
+    return from_url(
+        url,
+        client_options={"connect_timeout": "3s", "read_timeout": "10s", "timeout": "10m"},
+        retry_config={"max_retries": 2, "retry_timeout": ONE_TRY},
+    )
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    try:
+        if not KEY.fullmatch(key):
+            raise NotFound
+        yield
+    except FileNotFoundError as error:
+        raise NotFound from error
+    except ChatError:
+        raise
+    except (BaseError, OSError) as error:
+        log.error("storage failed", reason=str(error).partition("\n")[0][:300])
+        raise Unavailable from error

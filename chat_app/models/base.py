@@ -1,0 +1,66 @@
+"""What all families are made of: the input base, the column types and the checked strings and numbers."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, StringConstraints
+from pydantic_extra_types.phone_numbers import PhoneNumberValidator
+from sqlalchemy import BigInteger, func
+from sqlalchemy import Enum as SAEnum
+from sqlmodel import SQLModel
+from uuid_utils.compat import uuid7
+
+from chat_app.settings import get_settings
+
+BIGGEST = 2**53 - 1  # the greatest integer that a JavaScript client reads back unchanged
+
+# What a client may rely on; told in `ready`.
+LIMITS = {
+    "text_length": 8000,
+    "name_length": 100,
+    "title_length": 100,
+    "page": 100,
+    "members": 256,
+    "members_at_once": 100,
+    "attachment_bytes": 25 * 1024 * 1024,
+    "avatar_bytes": 10 * 1024 * 1024,
+}
+
+# PostgreSQL can't store NUL. Lone surrogates pydantic refuses by itself.
+NO_NUL = r"^[^\x00]*$"
+ONE_LINE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+
+Line = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["name_length"], pattern=ONE_LINE)]
+Body = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["text_length"], pattern=NO_NUL)]
+Opaque = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9._~=-]+$")]
+Seq = Annotated[int, Field(ge=1, le=BIGGEST)]
+Position = Annotated[int, Field(ge=0, le=BIGGEST)]
+Limit = Annotated[int, Field(ge=1, le=100)]
+Phone = Annotated[
+    str,
+    Field(examples=["+79161234567"]),
+    PhoneNumberValidator(number_format="E164", default_region=get_settings().phone_region),
+]
+
+Counter = BigInteger
+# The database's clock, read when the row is written: under the chat's lock it agrees with the order of changes.
+NOW = func.clock_timestamp()
+
+
+class Input(SQLModel):
+    """What clients send: nothing unknown, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[assignment]  # SQLModel narrows the type
+
+
+def new_id() -> UUID:
+    """A UUIDv7, made here so that rows can refer to each other before they are written."""
+    return uuid7()
+
+
+def text_enum(kind: type[StrEnum]) -> Any:
+    """A column type that keeps the values, not the names, of an enum as text."""
+    return SAEnum(
+        kind, native_enum=False, length=20, values_callable=lambda members: [member.value for member in members]
+    )

@@ -1,0 +1,164 @@
+"""Chats and memberships: what all members share stands on the chat, what is personal on the membership."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field as Check
+from sqlalchemy import Index
+from sqlmodel import Field, SQLModel
+
+from chat_app.models.base import Counter, Input, Line, Position, new_id, text_enum
+from chat_app.models.messages import Preview
+from chat_app.models.users import UserBrief
+
+UserIds = Annotated[list[UUID], Check(min_length=1, max_length=100)]
+
+
+class ChatType(StrEnum):
+    PRIVATE = "private"
+    GROUP = "group"
+
+
+class RemovedReason(StrEnum):
+    LEFT = "left"
+    REMOVED = "removed"
+    DELETED = "deleted"
+
+
+class ChatBase(SQLModel):
+    type: ChatType = Field(sa_type=text_enum(ChatType))
+    title: str | None = Field(default=None, description="The group's own title; null in a private chat.")
+    creator_id: UUID | None = Field(default=None, description="null while the chat is private.")
+    member_count: int
+    message_count: int = Field(
+        default=0, sa_type=Counter, description="The seq of the newest message, deleted ones counted."
+    )
+    version: int = Field(default=1, sa_type=Counter, description="The counter of shared changes.")
+    created_at: datetime
+    updated_at: datetime = Field(description="When it was created or the newest message was sent.")
+
+
+class Chat(ChatBase, table=True):
+    __tablename__ = "chat"
+    __table_args__ = (
+        # One private chat for each pair of people; a chat that became a group has given its pair up.
+        Index("chat_pair_key", "low_id", "high_id", unique=True, postgresql_where="low_id IS NOT NULL"),
+        Index("chat_client_id_key", "creator_id", "client_id", unique=True, postgresql_where="client_id IS NOT NULL"),
+    )
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    low_id: UUID | None = None
+    high_id: UUID | None = None
+    client_id: UUID | None = None
+    content_hash: bytes | None = None
+    changed_at: datetime
+    deleted_at: datetime | None = None
+
+
+class Membership(SQLModel, table=True):
+    """A user in a chat. `version` and `joined_version` are the chat's; `mine_version` counts the personal changes."""
+
+    __tablename__ = "membership"
+    __table_args__ = (Index("membership_user_id_idx", "user_id", "chat_id"),)
+
+    chat_id: UUID = Field(primary_key=True, foreign_key="chat.id", ondelete="CASCADE")
+    user_id: UUID = Field(primary_key=True, foreign_key="user.id", ondelete="CASCADE")
+    version: int = Field(sa_type=Counter)
+    joined_version: int = Field(sa_type=Counter)
+    joined_at: datetime
+    removed_at: datetime | None = None
+    removed_reason: RemovedReason | None = Field(default=None, sa_type=text_enum(RemovedReason))
+    changed_at: datetime
+    title: str | None = None
+    pinned_at: datetime | None = None
+    visible_from_seq: int = Field(default=1, sa_type=Counter)
+    last_read_seq: int = Field(default=0, sa_type=Counter)
+    mine_version: int = Field(default=1, sa_type=Counter)
+
+
+class Mine(SQLModel):
+    """What is personal about a chat: nobody else sees it."""
+
+    version: int = Field(description="The counter of personal changes.")
+    title: str | None = Field(description="The own title; null: the chat's title, or the peer's name.")
+    peer: UserBrief | None = Field(description="The other one of a private chat.")
+    pinned_at: datetime | None
+    last_read_seq: int
+    others_read_seq: int = Field(description="The greatest read position of any other member.")
+    visible_from_seq: int = Field(description="The first message that one may see.")
+    unread_count: int
+
+
+class ChatMine(Mine):
+    chat_id: UUID
+
+
+class ChatShared(ChatBase):
+    """The part of a chat that is the same for all its members."""
+
+    id: UUID
+    last_message: Preview | None
+
+
+class ChatRead(ChatShared):
+    mine: Mine
+
+
+class RemovedChat(SQLModel):
+    """A chat that is no longer one's own: whatever is known of it at or below `version` is to be dropped."""
+
+    chat_id: UUID
+    version: int
+    reason: RemovedReason
+
+
+class ChatList(SQLModel):
+    items: list[ChatRead]
+    removed: list[RemovedChat] = Field(description="Chats lost since `changed_since`, on the first page.")
+    users: list[UserBrief]
+    next_cursor: str | None
+    sync: str = Field(description="Keep that of the first page and pass it as `changed_since` after a reconnect.")
+
+
+class MemberRead(SQLModel):
+    user_id: UUID
+    is_creator: bool
+    last_read_seq: int
+    joined_at: datetime
+    removed_at: datetime | None = Field(default=None, description="Set only in changes and events.")
+    version: int
+
+
+class MemberList(SQLModel):
+    items: list[MemberRead]
+    users: list[UserBrief]
+
+
+class PrivateChatOpen(Input):
+    user_id: UUID
+
+
+class GroupCreate(Input):
+    title: Line
+    member_ids: UserIds
+    client_id: UUID | None = Field(default=None, description="Made by the client: the same again is the same group.")
+
+
+class ChatUpdate(Input):
+    title: Line | None = Field(description="One's own title for the chat; null takes it back.")
+
+
+class MembersAdd(Input):
+    user_ids: UserIds
+    share_history: bool = Field(default=False, description="Show them as much of the past as you see.")
+    title: Line | None = Field(default=None, description="The title if this turns a private chat into a group.")
+
+
+class ActiveChat(Input):
+    chat_id: UUID
+
+
+class ReadUpTo(Input):
+    seq: Position

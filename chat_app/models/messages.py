@@ -1,0 +1,182 @@
+"""Messages of every type, likes, and the pages and changes in which they travel."""
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Discriminator, StringConstraints, ValidationError, WrapValidator
+from pydantic import Field as Check
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from sqlalchemy import Index
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+from chat_app.models.attachments import AttachmentRead
+from chat_app.models.base import NO_NUL, NOW, Body, Counter, Input, Line, Seq, text_enum
+from chat_app.models.users import UserBrief
+
+
+class MessageType(StrEnum):
+    TEXT = "text"
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+    VOICE = "voice"
+    FILE = "file"
+    LOCATION = "location"
+    CONTACT = "contact"
+    SYSTEM = "system"
+
+
+class SystemEvent(StrEnum):
+    GROUP_CREATED = "group_created"
+    BECAME_GROUP = "became_group"
+    MEMBERS_ADDED = "members_added"
+    MEMBER_REMOVED = "member_removed"
+    MEMBER_LEFT = "member_left"
+
+
+class MessageBase(SQLModel):
+    chat_id: UUID
+    seq: int = Field(sa_type=Counter, description="The position in the chat: 1, 2, 3 … without gaps.")
+    version: int = Field(sa_type=Counter, description="The chat's version at the last change of this message.")
+    client_id: UUID | None = None
+    type: MessageType = Field(sa_type=text_enum(MessageType))
+    text: str | None = None
+    reply_to: int | None = Field(default=None, sa_type=Counter, description="The seq of the quoted message.")
+    sender_id: UUID
+    like_count: int = 0
+    sent_at: datetime
+    edited_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+
+class Message(MessageBase, table=True):
+    """Keyed by chat first and without foreign keys, so that it can be partitioned by chat."""
+
+    __tablename__ = "message"
+    __table_args__ = (
+        Index("message_client_id_key", "chat_id", "sender_id", "client_id", unique=True),
+        Index("message_version_idx", "chat_id", "version"),
+    )
+
+    chat_id: UUID = Field(primary_key=True)
+    seq: int = Field(primary_key=True, sa_type=Counter, sa_column_kwargs={"autoincrement": False})
+    payload: dict[str, Any] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
+    content_hash: bytes | None = None
+
+
+class Like(SQLModel, table=True):
+    __tablename__ = "like"
+
+    chat_id: UUID = Field(primary_key=True)
+    seq: int = Field(primary_key=True, sa_type=Counter, sa_column_kwargs={"autoincrement": False})
+    user_id: UUID = Field(primary_key=True)
+    created_at: datetime = Field(sa_column_kwargs={"server_default": NOW})
+
+
+class Location(SQLModel):
+    latitude: float
+    longitude: float
+
+
+class Contact(SQLModel):
+    name: str
+    phone: str = Field(description="As it was sent.")
+
+
+class System(SQLModel):
+    """What the service tells in the chat; clients word it."""
+
+    event: SystemEvent
+    user_ids: list[UUID] = Field(description="The others concerned, beside the sender.")
+    title: str | None = None
+
+
+class _Create(Input):
+    client_id: UUID = Field(description="Made by the client: sending the same again is sending once.")
+    reply_to: Seq | None = Field(default=None, description="The seq of the message that this one answers.")
+
+
+class TextCreate(_Create):
+    type: Literal["text"]
+    text: Body
+
+
+class AttachmentCreate(_Create):
+    type: Literal["image", "video", "audio", "voice", "file"]
+    attachment_id: UUID = Field(description="From POST /attachments; each attachment goes with one message.")
+    text: Body | None = Field(default=None, description="A caption.")
+
+
+class LocationCreate(_Create):
+    type: Literal["location"]
+    latitude: Annotated[float, Check(ge=-90, le=90)]
+    longitude: Annotated[float, Check(ge=-180, le=180)]
+    text: Body | None = None
+
+
+class ContactCreate(_Create):
+    type: Literal["contact"]
+    name: Line
+    phone: Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=NO_NUL)]
+
+
+def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Errors say where in the input; pydantic also names the variant, which stands nowhere in it."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        details = [
+            InitErrorDetails(
+                type=PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}),
+                loc=found["loc"][1:] or ("type",) * isinstance(value, dict),
+                input=None,
+            )
+            for found in error.errors(include_url=False, include_input=False)
+        ]
+        raise ValidationError.from_exception_data(error.title, details) from error
+
+
+# For a union of variants that are told apart by `type`.
+BY_TYPE = (Discriminator("type"), WrapValidator(_without_tag))
+
+MessageCreate = Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate, *BY_TYPE]
+
+
+class MessageUpdate(Input):
+    text: Body | None = Field(description="The new text; null takes a caption away.")
+
+
+class Preview(SQLModel):
+    """What a chat list shows of the newest message."""
+
+    seq: int
+    type: MessageType
+    text: str | None = Field(description="The first 200 characters.")
+    payload: System | None = Field(description="Of system messages only.")
+    sender_id: UUID
+    sent_at: datetime
+    deleted_at: datetime | None
+
+
+class MessageShared(MessageBase):
+    """A message as it goes to everybody at once, in events: without `liked`, so keep the one you know."""
+
+    payload: Location | Contact | System | None
+    attachment: AttachmentRead | None
+
+
+class MessageRead(MessageShared):
+    liked: bool = Field(description="Whether you like it.")
+
+
+class MessagePage(SQLModel):
+    items: list[MessageRead] = Field(description="In ascending seq.")
+    has_before: bool
+    has_after: bool
+    version: int
+    users: list[UserBrief]
+    replied: list[MessageRead] = Field(description="Quoted messages that are not among the items.")

@@ -1,0 +1,29 @@
+"""Answers that join several families: what a chat screen needs, and what it missed."""
+
+from sqlmodel import Field, SQLModel
+
+from chat_app.models.chats import ChatRead, MemberRead
+from chat_app.models.messages import MessagePage, MessageRead
+from chat_app.models.users import UserBrief
+
+
+class OpenChat(SQLModel):
+    """All that a screen needs, in one call."""
+
+    chat: ChatRead
+    page: MessagePage
+    members: list[MemberRead]
+    users: list[UserBrief]
+
+
+class Changes(SQLModel):
+    """What changed in a chat after `since`: state, not a log, so that applying it twice is harmless."""
+
+    since: int
+    version: int = Field(description="What to pass as the next `since`.")
+    message_count: int
+    messages: list[MessageRead]
+    members: list[MemberRead]
+    users: list[UserBrief]
+    has_more: bool
+    reset: bool = Field(description="true: drop the window and read the newest page instead.")

@@ -1,0 +1,55 @@
+"""Logins: one session is one device that logged in, with its refresh token, connections and active chat."""
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Index
+from sqlmodel import Field, SQLModel
+
+from chat_app.models.base import Input, Opaque, new_id
+
+
+class Actor(NamedTuple):
+    """Who does something: the user, and the session through which they do it."""
+
+    id: UUID
+    session_id: UUID
+
+
+class SessionBase(SQLModel):
+    user_agent: str | None = None
+    created_at: datetime
+    last_used_at: datetime = Field(description="When it logged in or got new tokens last.")
+    expires_at: datetime = Field(description="Moves on with every new token.")
+
+
+class Session(SessionBase, table=True):
+    __tablename__ = "session"
+    __table_args__ = (
+        Index("session_user_id_idx", "user_id"),
+        Index("session_revoked_at_idx", "revoked_at", postgresql_where="revoked_at IS NOT NULL"),
+    )
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    user_id: UUID = Field(foreign_key="user.id", ondelete="CASCADE")
+    refresh_hash: bytes
+    previous_hash: bytes | None = None
+    revoked_at: datetime | None = None
+    active_chat_id: UUID | None = None
+
+
+class SessionRead(SessionBase):
+    id: UUID
+    is_current: bool = Field(description="The session that asks.")
+
+
+class RefreshRequest(Input):
+    refresh_token: Opaque
+
+
+class Tokens(SQLModel):
+    access_token: str
+    refresh_token: str = Field(description="For /auth/refresh, once.")
+    token_type: str = "bearer"
+    expires_in: int = Field(description="Seconds until the access token expires.")

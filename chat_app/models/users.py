@@ -1,0 +1,125 @@
+"""People: the account, the public profile and what is edited in it."""
+
+from datetime import datetime
+from typing import Annotated, Self
+from uuid import UUID
+
+from pydantic import StringConstraints
+from sqlalchemy import Index, text
+from sqlmodel import Field, SQLModel
+
+from chat_app.models.base import NO_NUL, NOW, Input, Line, Phone, new_id
+from chat_app.settings import get_settings
+
+Password = Annotated[str, StringConstraints(min_length=8, max_length=128, pattern=NO_NUL)]
+Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{2,31}$")]
+Bio = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
+
+DEFAULT_NAME = "New user"
+
+
+class UserBase(SQLModel):
+    name: Line = Field(default=DEFAULT_NAME, description="Shown to everybody.", schema_extra={"examples": ["Anna"]})
+    username: Username | None = Field(default=None, description="Unique, whatever its case.")
+    bio: Bio = Field(default="")
+
+
+class User(UserBase, table=True):
+    __tablename__ = "user"
+    __table_args__ = (Index("user_username_key", text("lower(username)"), unique=True),)
+
+    id: UUID = Field(default_factory=new_id, primary_key=True)
+    phone: str = Field(unique=True)
+    hashed_password: str | None = None
+    avatar_key: str | None = None
+    is_verified: bool = False
+    is_active: bool = True
+    last_seen_at: datetime | None = None
+    created_at: datetime = Field(default=None, sa_column_kwargs={"server_default": NOW})
+
+
+class UserCreate(Input):
+    phone: Phone
+    password: Password
+    name: Line = DEFAULT_NAME
+
+
+class UserUpdate(Input):
+    """Only what is sent is changed."""
+
+    name: Line = DEFAULT_NAME
+    username: Username | None = Field(default=None, description="null gives the username up.")
+    bio: Bio = ""
+
+
+class UserLookup(Input):
+    phone: Phone
+
+
+class Avatar(SQLModel):
+    """Where the four pictures are; a new picture has new addresses, so each can be cached for ever."""
+
+    original: str
+    large: str = Field(description="400x400")
+    medium: str = Field(description="100x100")
+    small: str = Field(description="50x50")
+
+    @classmethod
+    def of(cls, key: str | None) -> Self | None:
+        """The addresses of a stored avatar; None without one."""
+        if key is None:
+            return None
+        folder = f"{get_settings().base_url}/media/avatars/{key}"
+        return cls(
+            original=f"{folder}/original",
+            large=f"{folder}/large",
+            medium=f"{folder}/medium",
+            small=f"{folder}/small",
+        )
+
+
+class AvatarUpload(Input):
+    image: str = Field(description="JPEG, PNG, WebP or GIF, as base64 or as a data URI.")
+
+
+class UserBrief(SQLModel):
+    id: UUID
+    name: str
+    avatar: Avatar | None
+
+
+class UserRead(UserBrief):
+    username: str | None
+    bio: str
+    last_seen_at: datetime | None
+
+
+class UserMe(UserRead):
+    phone: str
+    is_verified: bool
+    created_at: datetime
+
+
+class UserList(SQLModel):
+    items: list[UserRead]
+
+
+class UserPage(UserList):
+    next_cursor: str | None
+
+
+def brief(user_id: UUID, name: str, avatar_key: str | None) -> UserBrief:
+    """What everybody sees of a user beside a message."""
+    return UserBrief(id=user_id, name=name, avatar=Avatar.of(avatar_key))
+
+
+def profile(user: User) -> UserRead:
+    """What everybody may know of a user."""
+    return UserRead(
+        id=user.id,
+        name=user.name,
+        avatar=Avatar.of(user.avatar_key),
+        username=user.username,
+        bio=user.bio,
+        last_seen_at=user.last_seen_at,
+    )

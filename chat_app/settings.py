@@ -1,0 +1,104 @@
+"""Everything that can be set from outside, read once from `CHAT_…` environment variables."""
+
+import os
+import secrets
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="CHAT_", extra="forbid")
+
+    env: Literal["development", "production"] = "development"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    data_dir: Path = Path(".data")
+    database_url: SecretStr | None = None
+    database_pool: int = 10
+    media_url: str | None = None
+    public_url: str | None = None
+    secret: SecretStr | None = None
+    cors_origins: Annotated[list[str], NoDecode] = []
+    phone_region: str = "RU"
+    log_format: Literal["console", "json"] | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def split_origins(cls, value: object) -> object:
+        """Origins are separated by commas."""
+        if not isinstance(value, str):
+            return value
+        return [origin.strip() for origin in value.split(",") if origin.strip()]
+
+    @property
+    def is_development(self) -> bool:
+        return self.env == "development"
+
+    @property
+    def signing_secret(self) -> bytes:
+        """Signs tokens and URLs. In development it is generated once and kept in the data directory."""
+        if self.secret:
+            return self.secret.get_secret_value().encode()
+        if not self.is_development:
+            raise ValueError("CHAT_SECRET is required in production")
+        return _development_secret(self.data_dir.resolve())
+
+    @property
+    def asyncpg_url(self) -> str:
+        """The database address for SQLAlchemy, whatever driver suffix it was written with."""
+        if self.database_url is None:
+            raise ValueError("CHAT_DATABASE_URL is not set and no embedded database was started")
+        scheme, _, rest = self.database_url.get_secret_value().partition("://")
+        if scheme.split("+")[0] not in ("postgresql", "postgres"):
+            raise ValueError("CHAT_DATABASE_URL must begin with postgresql://")
+        return f"postgresql+asyncpg://{rest}"
+
+    @property
+    def media_location(self) -> str:
+        """Where pictures and attachments are kept, as a URL."""
+        return self.media_url or (self.data_dir.resolve() / "media").as_uri()
+
+    @property
+    def base_url(self) -> str:
+        """What URLs in answers begin with; empty in production without `CHAT_PUBLIC_URL`: then they are paths."""
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        if not self.is_development:
+            return ""
+        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{host}:{self.port}"
+
+
+@cache
+def _development_secret(data_dir: Path) -> bytes:
+    path = data_dir / "secret"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes().strip()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path.read_bytes().strip()
+
+
+_settings: Settings | None = None
+
+
+def get_settings() -> Settings:
+    """The settings of this process."""
+    return _settings or use_settings(Settings())
+
+
+def use_settings(settings: Settings) -> Settings:
+    """From here on these are the settings of this process, such as with the address of the embedded database."""
+    global _settings
+    _settings = settings
+    return settings

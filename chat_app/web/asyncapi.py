@@ -1,0 +1,171 @@
+"""The AsyncAPI 3.0 document of the Socket.IO contract, made from the commands and events that the service runs on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlmodel import SQLModel
+
+from chat_app.errors import InvalidInput, TokenExpired, all_errors
+from chat_app.live.catalog import COMMANDS, EVENTS, Command
+from chat_app.live.server import Handshake
+from chat_app.models.problems import Problem
+from chat_app.web import texts
+from chat_app.web.examples import Schema, examples
+from chat_app.web.openapi import REFERENCE, VERSION, problem_example, require_all
+
+
+class ConnectError(SQLModel):
+    """The connection was refused; the client does not try again by itself."""
+
+    message: str
+    data: Problem
+
+
+NOTHING: Schema = {"type": "null"}
+# What comes without being asked for.
+TOLD: dict[str, type[SQLModel]] = {"connect_error": ConnectError, **{event.event: event for event in EVENTS}}
+
+
+def asyncapi() -> dict[str, Any]:
+    """The whole document, the same at each call."""
+    payloads, schemas = _payloads()
+    messages = dict(_messages(payloads, schemas))
+    document = {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Chat events",
+            "version": VERSION,
+            "description": texts.with_errors(texts.EVENTS, all_errors()),
+        },
+        "defaultContentType": "application/json",
+        "servers": {"chat": _server()},
+        "channels": {"chat": _channel(messages)},
+        "operations": dict(_operations()),
+        "components": {
+            "messages": messages,
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+    _simplify(document)
+    return document
+
+
+def _server() -> dict[str, Any]:
+    return {
+        "host": "{host}",
+        "pathname": "/socket.io",
+        "protocol": "socket.io",
+        "protocolVersion": "5",
+        "description": "The same address as HTTP.",
+        "variables": {"host": {"default": "localhost:8000"}},
+        "security": [{"$ref": "#/components/securitySchemes/token"}],
+    }
+
+
+def _channel(messages: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "address": "/",
+        "title": "The default namespace",
+        "servers": [{"$ref": "#/servers/chat"}],
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+    }
+
+
+def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
+    """The schema of every argument, answer and event by the name of its message, and the schemas they refer to."""
+    commands = COMMANDS.values()
+    parts: list[tuple[str, Any, TypeAdapter[Any]]] = [
+        ("connect", "validation", TypeAdapter(Handshake)),
+        *((name, "serialization", TypeAdapter(model)) for name, model in TOLD.items()),
+        *((command.name, "validation", command.input) for command in commands),
+        *((_answer_to(command), "serialization", command.output) for command in commands if command.output),
+    ]
+    found, definitions = TypeAdapter.json_schemas(parts, ref_template=REFERENCE)
+    schemas: dict[str, Schema] = definitions["$defs"]
+    require_all(schemas)
+    return {name: schema for (name, _), schema in found.items()}, schemas
+
+
+def _answer_to(command: Command) -> str:
+    return f"{command.name}_answer"
+
+
+def _messages(payloads: dict[str, Schema], schemas: dict[str, Schema]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in ("connect", *(event.event for event in EVENTS)):
+        yield name, _message(name, payloads[name], examples(payloads[name], schemas))
+    refusal = problem_example(TokenExpired)
+    yield (
+        "connect_error",
+        _message(
+            "connect_error", payloads["connect_error"], {"example": {"message": refusal["detail"], "data": refusal}}
+        ),
+    )
+    for command in COMMANDS.values():
+        name, argument = command.name, payloads[command.name]
+        yield name, _message(name, argument, examples(argument, schemas))
+        name, data = _answer_to(command), payloads.get(_answer_to(command), NOTHING)
+        yield name, _message(name, *_answer(command, data, schemas))
+
+
+def _meaning(model: type[SQLModel]) -> str:
+    return (model.__doc__ or "").strip()
+
+
+def _message(name: str, payload: Schema, samples: dict[str, Any]) -> dict[str, Any]:
+    shown = [{"name": kind, "payload": sample} for kind, sample in samples.items()]
+    return {"name": name, "title": name, "payload": payload, "examples": shown}
+
+
+def _answer(command: Command, data: Schema, schemas: dict[str, Schema]) -> tuple[Schema, dict[str, Any]]:
+    """The acknowledgement, done or refused, with an example of each."""
+    if 204 in command.statuses and command.output:
+        data = {"anyOf": [data, NOTHING]}
+    done = {"ok": {"const": True}, "status": {"enum": list(command.statuses)}, "data": data}
+    refused = {"ok": {"const": False}, "error": {"$ref": REFERENCE.format(model="Problem")}}
+    schema = {
+        "oneOf": [
+            {"title": "done", "type": "object", "properties": done, "required": list(done)},
+            {"title": "refused", "type": "object", "properties": refused, "required": list(refused)},
+        ]
+    }
+    sample = examples(data, schemas)["example"]
+    return schema, {
+        "done": {"ok": True, "status": command.statuses[0], "data": sample},
+        "refused": {"ok": False, "error": problem_example(InvalidInput)},
+    }
+
+
+def _operations() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "connect", _operation("send", "connect", _meaning(Handshake), ["ready", "connect_error"])
+    for command in COMMANDS.values():
+        yield command.name, _operation("send", command.name, command.description, [_answer_to(command)])
+    for name, model in TOLD.items():
+        yield name, _operation("receive", name, _meaning(model), [])
+
+
+def _operation(action: str, name: str, description: str, answers: list[str]) -> dict[str, Any]:
+    def refer(names: list[str]) -> dict[str, Any]:
+        references = [{"$ref": f"#/channels/chat/messages/{name}"} for name in names]
+        return {"channel": {"$ref": "#/channels/chat"}, "messages": references}
+
+    made = {
+        "action": action,
+        "title": name,
+        "description": description,
+        **refer([name]),
+    }
+    return {**made, "reply": refer(answers)} if answers else made
+
+
+def _simplify(node: Any) -> None:
+    """Shorter where AsyncAPI can say it shorter: the field that tells a union's kinds apart, and what may be null."""
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _simplify(child)
+    match node:
+        case {"discriminator": {"propertyName": name}}:
+            node["discriminator"] = name
+        case {"anyOf": [{"type": str(kind), **rest}, {"type": "null"}]}:
+            del node["anyOf"]
+            node |= {**rest, "type": [kind, "null"]}

@@ -1,0 +1,163 @@
+"""An example for every schema of the documents: realistic, always the same, and valid."""
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+# The demo data that `make run` writes: as Anna, most examples can be sent as they are.
+ANNA = "8d4f6300-9ba0-529c-9a64-f04ad0cf7be4"
+BORIS = "e1275bfc-3ccd-5e38-be76-c35300281922"
+CLARA = "9d7dea98-db7f-5f44-84ca-daa5cfdb1277"
+CHAT = "acf522a5-adf0-5a90-a899-aa3d5e3d7fea"
+PHONE, PASSWORD = "+79000000001", "demo-password"
+
+ATTACHMENT = "01930a5e-5b00-7000-8000-000000000201"
+SESSION = "01930a5e-5b00-7000-8000-000000000301"
+EARLIER, NOW = "2026-11-20T17:03:11.204518Z", "2026-11-21T09:15:42.731902Z"
+TOKEN = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiI5YjFkIn0.2fQ1bqCqkYkq0xN4b0m8v3h5Wc7c4mXo1r9e6t2y8uA"
+MEDIA = "http://localhost:8000/media"
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+
+# By the name of a field, or of a model and its field where that says something else.
+VALUES: dict[str, Any] = {
+    "access_token": TOKEN,
+    "active_chat_id": CHAT,
+    "attachment": None,
+    "attachment_id": ATTACHMENT,
+    "bio": "Product, coffee, mountains.",
+    "chat_id": CHAT,
+    "client_id": "5b0d3f4e-2c1a-4c8e-9f57-6f1f3a0d9b11",
+    "code": "482915",
+    "content_type": "image/jpeg",
+    "created_at": EARLIER,
+    "creator_id": ANNA,
+    "current_password": PASSWORD,
+    "expires_at": "2026-12-21T09:15:42.731902Z",
+    "expires_in": 900,
+    "file": "hike.jpg",
+    "has_before": True,
+    "height": 1200,
+    "id": CHAT,
+    "image": DOT,
+    "is_current": True,
+    "is_verified": True,
+    "joined_at": EARLIER,
+    "large": f"{MEDIA}/avatars/01930a5e/large",
+    "last_read_seq": 5,
+    "last_seen_at": NOW,
+    "last_used_at": NOW,
+    "latitude": 43.3499,
+    "like_count": 3,
+    "longitude": 42.4453,
+    "medium": f"{MEDIA}/avatars/01930a5e/medium",
+    "member_count": 4,
+    "member_ids": [BORIS, CLARA],
+    "message_count": 6,
+    "name": "Anna Ivanova",
+    "new_password": "a-longer-password",
+    "next_cursor": None,
+    "original": f"{MEDIA}/avatars/01930a5e/original",
+    "others_read_seq": 6,
+    "password": PASSWORD,
+    "payload": None,
+    "peer": None,
+    "phone": PHONE,
+    "pinned_at": NOW,
+    "preview_url": f"{MEDIA}/attachments/01930a5e/preview?expires=1732183200&signature=8f2c61d0",
+    "refresh_token": "k3Jq0xN4b0m8v3h5Wc7c4mXo1r9e6t2y8uA",
+    "removed": [],
+    "replied": [],
+    "resend_in": 60,
+    "sender_id": ANNA,
+    "sent_at": NOW,
+    "seq": 2,
+    "server_time": NOW,
+    "session_id": SESSION,
+    "since": 8,
+    "size": 482113,
+    "small": f"{MEDIA}/avatars/01930a5e/small",
+    "sync": "MTczMjE3OTM0Mg",
+    "text": "Shall we meet at nine?",
+    "title": "Project Aurora",
+    "token": TOKEN,
+    "unread_count": 1,
+    "updated_at": NOW,
+    "url": f"{MEDIA}/attachments/01930a5e/hike.jpg?expires=1732183200&signature=3b9e7a12",
+    "user_agent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/145.0",
+    "user_id": BORIS,
+    "user_ids": [BORIS, CLARA],
+    "username": "anna",
+    "version": 9,
+    "visible_from_seq": 1,
+    "width": 1600,
+    "AttachmentRead.id": ATTACHMENT,
+    "AttachmentRead.name": "hike.jpg",
+    "Body_login.username": PHONE,
+    "ChatRead.type": "group",
+    "ChatShared.type": "group",
+    "Contact.name": "Clara Smirnova",
+    "ContactCreate.name": "Clara Smirnova",
+    "MessageRead.text": "Welcome! This is where we plan the release.",
+    "MessageShared.text": "Welcome! This is where we plan the release.",
+    "Preview.sender_id": CLARA,
+    "Preview.seq": 6,
+    "Preview.text": "I'll fix the layout.",
+    "Ready.user_id": ANNA,
+    "SessionEnded.code": "session_revoked",
+    "SessionRead.id": SESSION,
+    "UserBrief.id": ANNA,
+    "UserCreate.phone": "+79161234567",
+    "UserLookup.phone": "+79000000002",
+    "UserMe.id": ANNA,
+    "UserRead.id": ANNA,
+}
+
+
+def examples(schema: Schema, schemas: dict[str, Schema]) -> dict[str, Any]:
+    """By name: one for each kind of a union that tells its kinds apart, otherwise a single one."""
+    schema = _resolved(schema, schemas)
+    if "discriminator" not in schema:
+        return {"example": _value(schema, schemas)}
+    field, mapping = schema["discriminator"]["propertyName"], schema["discriminator"]["mapping"]
+    return {kind: {**_value({"$ref": ref}, schemas), field: kind} for kind, ref in mapping.items()}
+
+
+def prefill(form: Schema) -> None:
+    """Swagger fills in a form field by field, from the schema."""
+    for field, value in _fields(form, {}).items():
+        form["properties"][field]["examples"] = [value]
+
+
+def _resolved(schema: Schema, schemas: dict[str, Schema]) -> Schema:
+    return schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+
+
+def _value(schema: Schema, schemas: dict[str, Schema]) -> Any:
+    """Something valid, or None where the table above lacks it: then the test of the documents says so."""
+    schema = _resolved(schema, schemas)
+    for known in ("const", "default"):
+        if known in schema:
+            return schema[known]
+    for several in ("examples", "enum"):
+        if several in schema:
+            return schema[several][0]
+    for choice in ("anyOf", "oneOf"):
+        if choice in schema:
+            return _value(schema[choice][0], schemas)
+    if schema.get("type") == "array":
+        return [_value(schema["items"], schemas)]
+    if "properties" in schema:
+        return _fields(schema, schemas)
+    return {"object": {}, "boolean": False}.get(schema.get("type", ""))
+
+
+def _fields(schema: Schema, schemas: dict[str, Schema]) -> dict[str, Any]:
+    """Optional fields are left out unless the table knows them: bounds of a page exclude each other."""
+    value = {}
+    for name, field in schema["properties"].items():
+        known = [VALUES[key] for key in (f"{schema.get('title')}.{name}", name) if key in VALUES]
+        if "const" not in field and known:
+            value[name] = known[0]
+        elif name in schema.get("required", []):
+            value[name] = _value(field, schemas)
+    return value

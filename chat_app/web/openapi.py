@@ -1,0 +1,172 @@
+"""What `/openapi.json` says beyond what FastAPI derives from the routes: texts, errors, examples and the events."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from chat_app import errors
+from chat_app.errors import ChatError
+from chat_app.live.catalog import EVENTS
+from chat_app.models.problems import Problem
+from chat_app.web import texts
+from chat_app.web.examples import VALUES, Schema, examples, prefill
+
+# Of the contract, not of a release: it moves when clients can see a difference.
+VERSION = "1.0.0"
+FORM = "Body_"  # what FastAPI calls the schema of a form
+PROBLEM = "application/problem+json"
+REFERENCE = "#/components/schemas/{model}"
+REQUEST_ID = "6f1f3a0d9b114c8e9f575b0d3f4e2c1a"
+RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+
+HTTP_ERRORS = [error for error in errors.all_errors() if error is not errors.UnknownCommand]
+TAGS = {
+    "auth": "Register, log in, stay logged in, log out. Everything else needs the access token.",
+    "users": "Profiles: one's own and those of others.",
+    "chats": "The list of chats; opening and creating them; what is personal about each; the active one.",
+    "members": "Who is in a chat: add, remove, leave.",
+    "messages": "Send, read, edit, delete, like; what was read and what was missed.",
+    "attachments": "Files that messages carry: upload first, then send.",
+    "health": "For those who operate the service.",
+}
+
+# Passed to FastAPI whole.
+ABOUT: dict[str, Any] = {
+    "title": "Chat",
+    "summary": "A chat backend: phone registration, private and group chats, live events.",
+    "description": texts.with_errors(texts.HTTP, HTTP_ERRORS),
+    "version": VERSION,
+    "openapi_tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+    "swagger_ui_parameters": {
+        "defaultModelsExpandDepth": 0,
+        "displayRequestDuration": True,
+        "filter": True,
+        "persistAuthorization": True,
+        "tryItOutEnabled": True,
+    },
+    # Short names for generated clients, equal to those of the commands.
+    "generate_unique_id_function": lambda route: route.name,
+}
+
+
+def responses(*refusals: type[ChatError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer these errors, with an example of each."""
+    answers: dict[int | str, dict[str, Any]] = {}
+    for refusal in refusals:
+        answer = answers.setdefault(refusal.status, {"description": "", "content": {PROBLEM: {"examples": {}}}})
+        answer["description"] += f"\n- `{refusal.code}`: {(refusal.__doc__ or '').strip()}"
+        answer["content"][PROBLEM]["schema"] = {"$ref": REFERENCE.format(model=Problem.__name__)}
+        answer["content"][PROBLEM]["examples"][refusal.code] = {"$ref": f"#/components/examples/{refusal.code}"}
+        if refusal.status in (429, 503):
+            answer["headers"] = RETRY_AFTER
+    return answers
+
+
+def problem_example(error: type[ChatError]) -> dict[str, Any]:
+    """The error as a client sees it."""
+    if error is errors.InvalidInput:
+        wrong = ("/text", "string_too_short", "String should have at least 1 character")
+        return errors.InvalidInput.at(*wrong).problem(REQUEST_ID)
+    return error().problem(REQUEST_ID)
+
+
+def customize(api: FastAPI) -> None:
+    """Make `/openapi.json` the document below."""
+    api.openapi = lambda: document(api)  # type: ignore[method-assign]  # the way that FastAPI documents
+
+
+def document(api: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; made once, then kept."""
+    if api.openapi_schema is None:
+        api.openapi_schema = _completed(
+            get_openapi(
+                title=api.title,
+                version=api.version,
+                summary=api.summary,
+                description=api.description,
+                tags=api.openapi_tags,
+                routes=api.routes,
+            )
+        )
+    return api.openapi_schema
+
+
+def require_all(schemas: dict[str, Schema]) -> None:
+    """What the service sends is always there, also where the class has a default."""
+    for name, schema in schemas.items():
+        is_input = schema.get("additionalProperties") is False or name.startswith(FORM)
+        if "properties" in schema and not is_input and name != Problem.__name__:
+            schema["required"] = list(schema["properties"])
+
+
+def _completed(made: dict[str, Any]) -> dict[str, Any]:
+    components = made.setdefault("components", {})
+    components["examples"] = {error.code: {"value": problem_example(error)} for error in errors.all_errors()}
+    schemas: dict[str, Schema] = components.setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    sent: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "serialization") for model in (Problem, *EVENTS)]
+    schemas |= models_json_schema(sent, ref_template=REFERENCE)[1]["$defs"]
+    require_all(schemas)
+    for form in [schema for name, schema in schemas.items() if name.startswith(FORM)]:
+        prefill(form)
+    for operation in _operations(made["paths"]):
+        _add_errors(operation)
+    made["webhooks"] = {event.event: {"post": _webhook(event)} for event in EVENTS}
+    for operation in (*_operations(made["paths"]), *_operations(made["webhooks"])):
+        _add_examples(operation, schemas)
+    return made
+
+
+def _operations(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in paths.values():
+        yield from path.values()
+
+
+def _add_errors(operation: dict[str, Any]) -> None:
+    """What any route can answer, beside what it declares itself."""
+    possible: list[type[ChatError]] = [errors.Internal, errors.Unavailable]
+    if "security" in operation:
+        possible += [errors.NotAuthenticated, errors.TokenExpired, errors.SessionRevoked]
+    if "parameters" in operation or "requestBody" in operation:
+        possible.append(errors.InvalidInput)
+    if "requestBody" in operation:
+        possible.append(errors.TooLarge)
+    declared = operation["responses"]
+    if "application/json" in declared.get("422", {}).get("content", {}):
+        del declared["422"]  # FastAPI's own shape, which this service never answers
+    for status, answer in responses(*possible).items():
+        known = declared.setdefault(str(status), answer)
+        if known is not answer:
+            known["description"] += answer["description"]
+            known["content"][PROBLEM]["examples"] |= answer["content"][PROBLEM]["examples"]
+    operation["responses"] = dict(sorted(declared.items()))
+
+
+def _webhook(event: Any) -> dict[str, Any]:
+    return {
+        "summary": event.event,
+        "operationId": event.event,
+        "description": f"{event.__doc__}\n\nOver Socket.IO, not as a request: see [/docs/events/](/docs/events/).",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model=event.__name__)}}},
+        },
+        "responses": {"200": {"description": "Nothing is to be answered."}},
+    }
+
+
+def _add_examples(operation: dict[str, Any], schemas: dict[str, Schema]) -> None:
+    for part in (operation.get("requestBody", {}), *operation["responses"].values()):
+        for content in part.get("content", {}).values():
+            if "example" not in content and "examples" not in content:
+                made = examples(content["schema"], schemas)
+                content["examples"] = {name: {"value": value} for name, value in made.items()}
+    for parameter in operation.get("parameters", []):
+        # Only these: an example in every filter of a list would find nothing.
+        if parameter["in"] == "path" and parameter["name"] in VALUES:
+            parameter["example"] = VALUES[parameter["name"]]

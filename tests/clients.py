@@ -1,0 +1,177 @@
+"""People who use the service in tests: over real HTTP and real Socket.IO, and through either door alike."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import httpx
+import socketio
+
+DEADLINE = 5.0
+
+Event = tuple[str, dict[str, Any]]
+
+
+class Answer(NamedTuple):
+    """What either door answers: the HTTP status, the data of a success, the code of a failure."""
+
+    status: int
+    data: Any
+    code: str | None
+
+    @property
+    def ok(self) -> bool:
+        return self.code is None
+
+
+class Socket:
+    """One Socket.IO connection that remembers every event in the order of arrival."""
+
+    def __init__(self) -> None:
+        self.client = socketio.AsyncClient(reconnection=False)
+        self.events: list[Event] = []
+        self.arrived = asyncio.Event()
+        self.client.on("*", self._remember)
+
+    def _remember(self, name: str, *arguments: Any) -> None:
+        self.events.append((name, arguments[0] if arguments else {}))
+        self.arrived.set()
+
+    async def connect(self, base: str, auth: Any, **options: Any) -> dict[str, Any]:
+        """Connect and wait for `ready`, which is returned. Raises socketio's ConnectionError when refused."""
+        await self.client.connect(base, auth=auth, transports=["websocket"], wait_timeout=DEADLINE, **options)
+        return await self.wait_for("ready")
+
+    async def call(self, command: str, argument: Any = None) -> Answer:
+        """One command and its ack."""
+        ack = await self.client.call(command, {} if argument is None else argument, timeout=DEADLINE)
+        return answer_of(ack)
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """The payloads of the events of this name so far."""
+        return [payload for event, payload in self.events if event == name]
+
+    async def wait_for(
+        self, name: str, condition: Callable[[dict[str, Any]], bool] = lambda payload: True
+    ) -> dict[str, Any]:
+        """The first such event, which may have come already."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                for payload in self.named(name):
+                    if condition(payload):
+                        return payload
+                self.arrived.clear()
+                await self.arrived.wait()
+
+    async def close(self) -> None:
+        await self.client.disconnect()
+
+
+def answer_of(ack: dict[str, Any]) -> Answer:
+    """An ack as an Answer; anything but the two envelopes is an error of the service."""
+    if ack["ok"]:
+        assert set(ack) == {"ok", "status", "data", "request_id"}
+        return Answer(ack["status"], ack["data"], None)
+    assert set(ack) == {"ok", "error"}
+    return Answer(ack["error"]["status"], None, ack["error"]["code"])
+
+
+class Person:
+    """A registered user with a token, an HTTP client and, once connected, a socket."""
+
+    def __init__(self, base: str, user_id: UUID, session_id: UUID, token: str, name: str) -> None:
+        self.base = base
+        self.id = str(user_id)
+        self.session_id = session_id
+        self.token = token
+        self.name = name
+        self.http = httpx.AsyncClient(base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        self.sockets: list[Socket] = []
+
+    @property
+    def socket(self) -> Socket:
+        """The first connection."""
+        return self.sockets[0]
+
+    async def connect(self, **auth: Any) -> Socket:
+        """One more connection."""
+        socket = Socket()
+        self.sockets.append(socket)
+        await socket.connect(self.base, {"token": self.token, **auth})
+        return socket
+
+    async def settle(self) -> None:
+        """Wait until everything that was committed before has arrived on every connection."""
+        for socket in self.sockets:
+            assert (await socket.call("list_chats", {"limit": 1})).ok
+
+    async def close(self) -> None:
+        for socket in self.sockets:
+            await socket.close()
+        await self.http.aclose()
+
+
+class Door:
+    """One way in: the same operation names and arguments for HTTP and Socket.IO."""
+
+    name: str
+
+    async def call(self, person: Person, operation: str, **arguments: Any) -> Answer:
+        raise NotImplementedError
+
+    async def do(self, person: Person, operation: str, **arguments: Any) -> Any:
+        """The data of a success; a failure fails the test."""
+        answer = await self.call(person, operation, **arguments)
+        assert answer.ok, f"{operation} by {person.name}: {answer}"
+        return answer.data
+
+    async def send(self, person: Person, chat_id: str, text: str = "hello", **fields: Any) -> Any:
+        """Send a text with a new client_id."""
+        content = {"type": "text", "text": text, "client_id": str(uuid4())} | fields
+        return await self.do(person, "send_message", chat_id=chat_id, **content)
+
+
+class SocketDoor(Door):
+    name = "socket"
+
+    async def call(self, person: Person, operation: str, **arguments: Any) -> Answer:
+        if not person.sockets:
+            await person.connect()
+        return await person.socket.call(operation, arguments)
+
+
+class HttpDoor(Door):
+    """Finds each operation by its id in the service's own OpenAPI document."""
+
+    name = "http"
+
+    def __init__(self, openapi: dict[str, Any]) -> None:
+        self.routes: dict[str, tuple[str, str, dict[str, Any]]] = {
+            operation["operationId"]: (method, path, operation)
+            for path, methods in openapi["paths"].items()
+            for method, operation in methods.items()
+        }
+
+    async def call(self, person: Person, operation: str, **arguments: Any) -> Answer:
+        method, path, described = self.routes[operation]
+        for parameter in described.get("parameters", []):
+            if parameter["in"] == "path":
+                path = path.replace(f"{{{parameter['name']}}}", str(arguments.pop(parameter["name"])))
+        in_query = {p["name"] for p in described.get("parameters", []) if p["in"] == "query"}
+        query = {name: arguments.pop(name) for name in list(arguments) if name in in_query}
+        body = {"json": arguments} if "requestBody" in described else {}
+        if arguments and not body:
+            query |= arguments
+        response = await person.http.request(method, path, params=query, **body)
+        return http_answer(response)
+
+
+def http_answer(response: httpx.Response) -> Answer:
+    """An HTTP response as an Answer."""
+    if response.is_success:
+        return Answer(response.status_code, response.json() if response.content else None, None)
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    problem = response.json()
+    assert problem["status"] == response.status_code and problem["request_id"] == response.headers["x-request-id"]
+    return Answer(response.status_code, None, problem["code"])

@@ -1,0 +1,73 @@
+"""Fixtures for all tests: one real PostgreSQL, and users made by factories.
+
+No test empties a table: each makes its own users, so tests can't meet each other.
+"""
+
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from chat_app import migrations
+from chat_app.db import Database
+from chat_app.embedded import embedded_postgres
+from chat_app.models import User
+from chat_app.settings import Settings, use_settings
+from tests.factories import UserFactory
+
+pytest_plugins = ["tests.service"]
+
+# The data of a test run is thrown away, so nothing has to reach the disk.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="chat-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(data_dir: Path) -> Iterator[str]:
+    """A real server with the newest schema."""
+    with embedded_postgres(data_dir / "postgres", settings=FAST) as url:
+        migrations.upgrade(url.replace("postgresql://", "postgresql+asyncpg://"))
+        yield url
+
+
+@pytest.fixture(scope="session")
+def service_settings(postgres_url: str, data_dir: Path) -> Settings:
+    """The settings of this run, for the service under test and for whatever asks for them."""
+    settings = Settings(database_url=SecretStr(postgres_url), data_dir=data_dir, port=free_port())
+    use_settings(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+async def database(service_settings: Settings) -> AsyncIterator[Database]:
+    """A database of its own, beside that of the running service: its commits reach no connection."""
+    opened = Database(service_settings.asyncpg_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def make_user(database: Database) -> Callable[..., Awaitable[User]]:
+    """`await make_user(name="Anna")`: a user straight in the database, without a password."""
+
+    async def make(**values: object) -> User:
+        async with database.transaction() as session:
+            return await session.run_sync(lambda sync: UserFactory.make(sync, **values))
+
+    return make

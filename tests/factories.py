@@ -1,0 +1,28 @@
+"""Rows that tests begin with."""
+
+from typing import Any
+
+import factory
+from factory.alchemy import SQLAlchemyModelFactory
+from sqlalchemy.orm import Session
+
+from chat_app.models import User
+
+
+class UserFactory(SQLAlchemyModelFactory):
+    """A user with a phone number of their own."""
+
+    class Meta:
+        model = User
+
+    phone = factory.Sequence(lambda number: f"+7916{number:07d}")
+    name = factory.Faker("name")
+
+    @classmethod
+    def make(cls, session: Session, **values: Any) -> User:
+        """One user, written to this session."""
+        cls._meta.sqlalchemy_session = session
+        cls._meta.sqlalchemy_session_persistence = "flush"
+        user = cls.create(**values)
+        session.refresh(user)
+        return user

@@ -1,0 +1,209 @@
+"""The worker processes: whatever a job does to them, the service gets an answer and goes on."""
+
+import asyncio
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from chat_app.errors import BadImage, ChatError, InvalidInput, Unavailable, all_errors
+from chat_app.media import images, worker
+from chat_app.media.worker import close_worker, in_worker
+from tests.media.pictures import corners, encoded
+
+
+@pytest.fixture(autouse=True)
+async def closed() -> AsyncIterator[None]:
+    yield
+    await close_worker()
+    assert children() == []
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "chat_app.media" in " ".join(child.cmdline())]
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def own_pid() -> int:
+    return os.getpid()
+
+
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang() -> None:
+    while True:
+        pass
+
+
+def doze(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def refuse() -> None:
+    raise InvalidInput.at("/file", "wrong", "So it is.")
+
+
+def fail() -> None:
+    raise RuntimeError("a mistake of ours")
+
+
+def eat(size: int) -> int:
+    return len(bytearray(size))
+
+
+def chatter() -> str:
+    print("between the answers")  # noqa: T201
+    os.write(1, b"between the answers")
+    return "answer"
+
+
+async def test_a_job_runs_elsewhere_at_low_priority() -> None:
+    assert await in_worker(double, 21) == 42
+    process, *others = children()
+    assert process.pid == await in_worker(own_pid) != os.getpid()
+    assert process.nice() == 10
+    assert others == []
+
+
+async def test_pictures_come_through() -> None:
+    assert (await in_worker(images.avatars, encoded(corners(), "PNG"))).suffix == "jpg"
+
+
+async def test_an_error_comes_whole() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await in_worker(refuse)
+    assert refused.value.problem(None) == InvalidInput.at("/file", "wrong", "So it is.").problem(None)
+    with pytest.raises(BadImage):
+        await in_worker(images.avatars, b"rubbish")
+    assert len(children()) == 1, "an error is no reason to start anew"
+
+
+@pytest.mark.parametrize("error", all_errors())
+def test_every_error_can_cross(error: type[ChatError]) -> None:
+    thrown = error("Why.")
+    thrown.retry_after = 7
+    assert pickle.loads(pickle.dumps(thrown)).problem("id") == thrown.problem("id")
+
+
+@pytest.mark.parametrize("broken", [crash, fail])
+async def test_after_a_crash_the_next_job_runs(broken: object) -> None:
+    before = await in_worker(own_pid)
+    with pytest.raises(BadImage):
+        await in_worker(broken)  # type: ignore[arg-type]  # either of the two
+    assert await in_worker(own_pid) != before
+    assert len(children()) == 1
+
+
+async def test_a_job_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    await in_worker(own_pid)
+    monkeypatch.setattr(worker, "JOB_SECONDS", 0.3)
+    with pytest.raises(BadImage):
+        await in_worker(hang)
+    assert children() == []
+
+
+async def test_memory_has_an_end() -> None:
+    assert await in_worker(eat, 200_000_000) == 200_000_000
+    with pytest.raises(BadImage):
+        await in_worker(eat, 2_000_000_000)
+    assert await in_worker(double, 1) == 2
+
+
+async def test_the_service_itself_stays_small_when_a_picture_is_a_bomb() -> None:
+    bomb = encoded(corners((6300, 6300), "P"), "PNG")
+    before = psutil.Process().memory_info().rss
+    made = await in_worker(images.avatars, bomb)
+    assert psutil.Process().memory_info().rss - before < 30_000_000 + len(made.original)
+    assert psutil.Process(await in_worker(own_pid)).memory_info().rss < 1 << 30
+
+
+async def test_what_is_printed_does_not_disturb() -> None:
+    assert [await in_worker(chatter) for _ in range(3)] == ["answer"] * 3
+
+
+async def test_answers_are_not_mixed_up_when_somebody_gives_up() -> None:
+    async with asyncio.TaskGroup() as group:
+        jobs = [group.create_task(in_worker(double, number)) for number in range(20)]
+        slow = asyncio.create_task(in_worker(doze, 0.5))
+        await asyncio.sleep(0.2)
+        slow.cancel()
+    assert [job.result() for job in jobs] == [2 * number for number in range(20)]
+    assert await in_worker(double, 30) == 60
+
+
+async def test_no_more_wait_than_can_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MAX_WAITING", 3)
+    jobs = [asyncio.create_task(in_worker(doze, 0.2)) for _ in range(worker.PROCESSES + 3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable) as refused:
+        await in_worker(double, 1)
+    assert refused.value.retry_after
+    await asyncio.gather(*jobs)
+    assert await in_worker(double, 1) == 2
+    monkeypatch.setattr(worker, "MAX_WAITING_BYTES", 1000)
+    with pytest.raises(Unavailable):
+        await in_worker(len, b"0" * 1000)
+
+
+async def test_closing_ends_a_busy_worker_at_once() -> None:
+    busy = asyncio.create_task(in_worker(hang))
+    async with asyncio.timeout(5):
+        while not children():  # noqa: ASYNC110  # nobody tells when a process has started
+            await asyncio.sleep(0.02)
+    await close_worker()
+    assert children() == []
+    with pytest.raises(BadImage):
+        await busy
+
+
+PARENT = """
+import asyncio, os, sys
+from contextlib import suppress
+from chat_app.media.worker import in_worker
+from tests.media.test_worker import doze, own_pid
+
+async def main():
+    print(await in_worker(own_pid), flush=True)
+    await in_worker(doze, float(sys.argv[1]))
+    print("idle", flush=True)
+    await asyncio.sleep(60)
+
+with suppress(KeyboardInterrupt):
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("state", ["busy", "idle"])
+def test_a_worker_does_not_outlive_its_parent(end: signal.Signals, state: str) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, "1" if state == "busy" else "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), *sys.path]))},
+    )
+    assert parent.stdout
+    assert parent.stderr
+    child = psutil.Process(int(parent.stdout.readline()))
+    if state == "idle":
+        assert parent.stdout.readline() == "idle\n"
+    os.killpg(parent.pid, end)
+    parent.wait(timeout=5)
+    child.wait(timeout=5)
+    assert parent.stderr.read() == ""
+    parent.stdout.close()
+    parent.stderr.close()

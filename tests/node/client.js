@@ -1,0 +1,136 @@
+// A person with an official Socket.IO client: every answer and event is checked against the contract as it comes.
+import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { io } from "socket.io-client";
+import { answers, events, problem } from "./contract.js";
+
+const PATIENCE = 10_000;
+let phones = Math.floor(Math.random() * 1e6) * 10;
+
+// What the tests went through: compared with the published document at the end.
+export const exercised = { commands: new Set(), events: new Set() };
+
+export class Person {
+  received = [];
+  #faults = [];
+
+  static async register(service, name) {
+    const person = new Person();
+    person.service = service;
+    person.name = name;
+    person.phone = `+7916${String(phones++).padStart(7, "0")}`;
+    const account = { phone: person.phone, password: "correct horse", name };
+    const { status, data } = await service.request("POST", "/api/v1/auth/register", { json: account });
+    assert.equal(status, 201, JSON.stringify(data));
+    person.id = data.id;
+    await person.logIn();
+    return person;
+  }
+
+  /** The same person on another device. */
+  async another() {
+    const device = new Person();
+    Object.assign(device, { service: this.service, name: this.name, phone: this.phone, id: this.id });
+    await device.logIn();
+    return device;
+  }
+
+  async logIn() {
+    const form = new URLSearchParams({ username: this.phone, password: "correct horse" });
+    const { status, data } = await this.service.request("POST", "/api/v1/auth/login", { form });
+    assert.equal(status, 200, JSON.stringify(data));
+    this.token = data.access_token;
+  }
+
+  request(method, address, options = {}) {
+    return this.service.request(method, `/api/v1${address}`, { token: this.token, ...options });
+  }
+
+  /** Connects, and gives what `ready` said. */
+  async connect(auth = {}) {
+    this.socket = dial(this.service, { token: this.token, ...auth });
+    this.socket.onAny((name, ...payload) => this.#take(name, payload));
+    return this.next("ready");
+  }
+
+  #take(name, payload) {
+    exercised.events.add(name);
+    this.received.push({ name, payload: payload[0] });
+    try {
+      assert.equal(payload.length, 1, `${name} has ${payload.length} arguments`);
+      assert.ok(events[name], `${name} is not in the contract`);
+      events[name](payload[0], name);
+    } catch (error) {
+      this.#faults.push(error);
+    }
+  }
+
+  /** The problem-free answer to a command. */
+  async ask(command, ...argument) {
+    const answer = await this.#answer(command, argument);
+    assert.equal(answer.ok, true, `${command}: ${JSON.stringify(answer)}`);
+    assert.deepEqual(Object.keys(answer).sort(), ["data", "ok", "status"], command);
+    assert.ok(answers[command], `${command} is not in the contract`);
+    answers[command](answer.data, command);
+    assert.equal(answer.status === 204, answer.data === null, `${command} answers ${answer.status}`);
+    exercised.commands.add(command);
+    return answer;
+  }
+
+  /** The problem with which a command is refused. */
+  async refused(command, ...argument) {
+    const answer = await this.#answer(command, argument);
+    assert.equal(answer.ok, false, `${command}: ${JSON.stringify(answer)}`);
+    assert.deepEqual(Object.keys(answer).sort(), ["error", "ok"], command);
+    problem(answer.error, command);
+    return answer.error;
+  }
+
+  async #answer(command, argument) {
+    const answer = await this.socket.timeout(PATIENCE).emitWithAck(command, ...argument);
+    if (this.#faults.length) throw this.#faults[0];
+    return answer;
+  }
+
+  /** The payload of the first event of that name, already received or still to come, that meets the condition. */
+  async next(name, condition = () => true) {
+    for (const deadline = Date.now() + PATIENCE; Date.now() < deadline; await sleep(10)) {
+      if (this.#faults.length) throw this.#faults[0];
+      const found = this.received.find((event) => event.name === name && condition(event.payload));
+      if (found) return found.payload;
+    }
+    throw new Error(`${this.name} got no such ${name}, only ${JSON.stringify(this.received, null, 1)}`);
+  }
+
+  forget() {
+    this.received = [];
+  }
+
+  /** What came since `forget`; everything sent before this call has arrived when it returns. */
+  async heard() {
+    await this.ask("list_chats", { limit: 1 });
+    return this.received.map((event) => event.name);
+  }
+
+  close() {
+    this.socket?.disconnect();
+    if (this.#faults.length) throw this.#faults[0];
+  }
+}
+
+export function dial(service, auth) {
+  const quickly = { reconnectionDelay: 100, reconnectionDelayMax: 500 };
+  return io(service.url, { auth, forceNew: true, ...quickly });
+}
+
+/** The error with which a connection is refused; the client must not try again by itself. */
+export async function refusal(service, auth) {
+  const socket = dial(service, auth);
+  const error = await new Promise((resolve, reject) => {
+    setTimeout(reject, PATIENCE, new Error("neither refused nor connected")).unref();
+    socket.once("connect", () => reject(new Error("connected")));
+    socket.once("connect_error", resolve);
+  }).finally(() => socket.disconnect());
+  exercised.events.add("connect_error");
+  return error;
+}

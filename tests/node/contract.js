@@ -1,0 +1,201 @@
+// The shapes of DESIGN §§7–8, written down a second time: what the service sends has exactly these fields.
+import assert from "node:assert/strict";
+
+const is = (name, test) => (value, path) => assert.ok(test(value), `${path} is not ${name}: ${JSON.stringify(value)}`);
+
+const uuid = is("a UUID", (value) => /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/.test(value));
+const time = is("a UTC time", (value) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$/.test(value));
+const text = is("a string", (value) => typeof value === "string");
+const flag = is("true or false", (value) => typeof value === "boolean");
+const count = is("a whole number", (value) => Number.isSafeInteger(value) && value >= 0);
+const number = is("a number", (value) => typeof value === "number");
+const counts = is("an object of numbers", (value) => Object.values(value).every(Number.isSafeInteger));
+const one = (...choices) => is(`one of ${choices}`, (value) => choices.includes(value));
+const nothing = is("null", (value) => value === null);
+const orNull = (shape) => (value, path) => value === null || shape(value, path);
+const list = (shape) => (value, path) => {
+  assert.ok(Array.isArray(value), `${path} is not an array: ${JSON.stringify(value)}`);
+  value.forEach((item, index) => shape(item, `${path}[${index}]`));
+};
+const fields = (required, optional = {}) => (value, path) => {
+  assert.ok(value !== null && typeof value === "object", `${path} is not an object: ${JSON.stringify(value)}`);
+  const absent = Object.keys(required).filter((name) => !(name in value));
+  const unknown = Object.keys(value).filter((name) => !(name in required) && !(name in optional));
+  assert.deepEqual({ absent, unknown }, { absent: [], unknown: [] }, path);
+  for (const [name, item] of Object.entries(value)) (required[name] ?? optional[name])(item, `${path}.${name}`);
+};
+
+const avatar = fields({ original: text, large: text, medium: text, small: text });
+const userBrief = { id: uuid, name: text, avatar: orNull(avatar) };
+const userRead = { ...userBrief, username: orNull(text), bio: text, last_seen_at: orNull(time) };
+const users = list(fields(userBrief));
+const system = fields({
+  event: one("group_created", "became_group", "members_added", "member_removed", "member_left"),
+  user_ids: list(uuid),
+  title: orNull(text),
+});
+const types = one("text", "image", "video", "audio", "voice", "file", "location", "contact", "system");
+const preview = fields({
+  seq: count,
+  type: types,
+  text: orNull(text),
+  payload: orNull(system),
+  sender_id: uuid,
+  sent_at: time,
+  deleted_at: orNull(time),
+});
+const mine = {
+  version: count,
+  title: orNull(text),
+  peer: orNull(fields(userBrief)),
+  pinned_at: orNull(time),
+  last_read_seq: count,
+  others_read_seq: count,
+  visible_from_seq: count,
+  unread_count: count,
+};
+const chatShared = {
+  id: uuid,
+  type: one("private", "group"),
+  title: orNull(text),
+  creator_id: orNull(uuid),
+  member_count: count,
+  message_count: count,
+  last_message: orNull(preview),
+  version: count,
+  created_at: time,
+  updated_at: time,
+};
+const chatRead = fields({ ...chatShared, mine: fields(mine) });
+const removedChat = fields({ chat_id: uuid, version: count, reason: one("left", "removed", "deleted") });
+const members = list(
+  fields({
+    user_id: uuid,
+    is_creator: flag,
+    last_read_seq: count,
+    joined_at: time,
+    removed_at: orNull(time),
+    version: count,
+  }),
+);
+const attachment = fields({
+  id: uuid,
+  name: text,
+  content_type: text,
+  size: count,
+  width: orNull(count),
+  height: orNull(count),
+  duration: orNull(number),
+  url: text,
+  preview_url: orNull(text),
+});
+const payloads = {
+  location: fields({ latitude: number, longitude: number }),
+  contact: fields({ name: text, phone: text }),
+  system,
+};
+const messageShared = {
+  chat_id: uuid,
+  seq: count,
+  version: count,
+  client_id: orNull(uuid),
+  type: types,
+  text: orNull(text),
+  attachment: orNull(attachment),
+  reply_to: orNull(count),
+  sender_id: uuid,
+  like_count: count,
+  sent_at: time,
+  edited_at: orNull(time),
+  deleted_at: orNull(time),
+};
+const message = (required, optional) => (value, path) =>
+  fields({ ...messageShared, ...required, payload: orNull(payloads[value?.type] ?? nothing) }, optional)(value, path);
+const messageRead = message({ liked: flag }, {});
+const messagePage = fields({
+  items: list(messageRead),
+  has_before: flag,
+  has_after: flag,
+  version: count,
+  users,
+  replied: list(messageRead),
+});
+const openChat = fields({ chat: chatRead, page: messagePage, members, users });
+
+const userPage = fields({ items: list(fields(userRead)), next_cursor: orNull(text) });
+
+export const problem = fields(
+  { type: text, title: text, status: count, detail: text, code: text, request_id: text },
+  { errors: list(fields({ pointer: text, code: text, detail: text })), retry_after: count },
+);
+
+// By command: what `data` of a successful answer is.
+export const answers = {
+  list_chats: fields({
+    items: list(chatRead),
+    removed: list(removedChat),
+    users,
+    next_cursor: orNull(text),
+    sync: text,
+  }),
+  create_group: chatRead,
+  open_private_chat: chatRead,
+  activate_chat: orNull(openChat),
+  list_messages: messagePage,
+  send_message: messageRead,
+  get_chat: chatRead,
+  rename_chat: chatRead,
+  pin_chat: chatRead,
+  unpin_chat: chatRead,
+  delete_chat: nothing,
+  leave_chat: nothing,
+  list_members: fields({ items: members, users }),
+  add_members: chatRead,
+  remove_member: nothing,
+  edit_message: messageRead,
+  delete_message: nothing,
+  get_message: messageRead,
+  like_message: messageRead,
+  unlike_message: messageRead,
+  list_likes: userPage,
+  mark_read: chatRead,
+  list_changes: fields({
+    since: count,
+    version: count,
+    message_count: count,
+    messages: list(messageRead),
+    members,
+    users,
+    has_more: flag,
+    reset: flag,
+  }),
+};
+
+// By event: its payload.
+export const events = {
+  ready: fields({
+    user_id: uuid,
+    session_id: uuid,
+    active_chat_id: orNull(uuid),
+    sync: text,
+    limits: counts,
+    server_time: time,
+  }),
+  chats_changed: fields({
+    chats: list(fields(chatShared)),
+    mine: list(fields({ chat_id: uuid, ...mine })),
+    removed: list(removedChat),
+    users,
+  }),
+  messages_changed: fields({
+    chat_id: uuid,
+    since: count,
+    version: count,
+    message_count: count,
+    messages: list(message({}, { liked: flag })),
+    members,
+    users,
+  }),
+  read_changed: fields({ chat_id: uuid, user_id: uuid, last_read_seq: count }),
+  session_revoked: fields({ code: text }),
+};

@@ -1,0 +1,105 @@
+"""Fixtures for tests through the doors: one real server on a free port, and people who use it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from chat_app.auth import SessionStrategy
+from chat_app.crud.sessions import open_session
+from chat_app.db import Database
+from chat_app.live.server import Live
+from chat_app.main import create_app
+from chat_app.settings import Settings
+from tests.clients import Door, HttpDoor, Person, SocketDoor
+
+MakePerson = Callable[..., Awaitable[Person]]
+
+
+class Service:
+    """The running server, and its inside for tests that break something on purpose."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self.base = f"http://{settings.host}:{settings.port}"
+        self.server = uvicorn.Server(
+            uvicorn.Config(
+                self.app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=3,
+            )
+        )
+
+    @property
+    def api(self) -> FastAPI:
+        api: FastAPI = self.app.other_asgi_app  # type: ignore[attr-defined]  # socketio's wrapper is not typed
+        return api
+
+    @property
+    def live(self) -> Live:
+        live: Live = self.api.state.live
+        return live
+
+    @property
+    def database(self) -> Database:
+        database: Database = self.api.state.database
+        return database
+
+    async def __aenter__(self) -> "Service":
+        self.task = asyncio.create_task(self.server.serve())
+        async with asyncio.timeout(10):
+            while not self.server.started:
+                assert not self.task.done(), "the server did not start"
+                await asyncio.sleep(0.02)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        await self.task
+
+
+@pytest.fixture(scope="session")
+async def service(service_settings: Settings) -> AsyncIterator[Service]:
+    async with Service(service_settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def make_person(service: Service, make_user: Callable[..., Awaitable[object]]) -> AsyncIterator[MakePerson]:
+    """`await make_person("Anna")`: a user with a token; `connected=True` opens a socket too."""
+    people: list[Person] = []
+
+    async def make(name: str = "Somebody", *, connected: bool = False) -> Person:
+        user = await make_user(name=name)
+        async with service.database.transaction() as session:
+            opened = await open_session(session, user.id, "tests")  # type: ignore[attr-defined]
+        token = SessionStrategy().tokens(opened).access_token
+        person = Person(service.base, opened.actor.id, opened.actor.session_id, token, name)
+        people.append(person)
+        if connected:
+            await person.connect()
+        return person
+
+    yield make
+    for person in people:
+        await person.close()
+
+
+@pytest.fixture(scope="session")
+async def openapi(service: Service) -> dict[str, object]:
+    async with httpx.AsyncClient(base_url=service.base) as client:
+        document: dict[str, object] = (await client.get("/openapi.json")).json()
+    return document
+
+
+@pytest.fixture(params=["http", "socket"])
+def door(request: pytest.FixtureRequest, openapi: dict[str, object]) -> Door:
+    """Both doors, one after the other: a test that takes this runs twice."""
+    return HttpDoor(openapi) if request.param == "http" else SocketDoor()

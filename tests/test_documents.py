@@ -1,0 +1,262 @@
+"""The published documents: complete, valid, and true to the code that they are made from."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from sqlmodel import SQLModel
+
+from chat_app import errors, events, seed
+from chat_app.live.catalog import COMMANDS, EVENTS
+from chat_app.main import create_api
+from chat_app.models.problems import Problem
+from chat_app.settings import get_settings
+from chat_app.web import examples
+from chat_app.web.asyncapi import asyncapi
+from chat_app.web.openapi import FORM, TAGS, document
+
+Node = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def api() -> FastAPI:
+    return create_api(get_settings())
+
+
+@pytest.fixture(scope="module")
+def http(api: FastAPI) -> Node:
+    return document(api)
+
+
+@pytest.fixture(scope="module")
+def live() -> Node:
+    return asyncapi()
+
+
+@pytest.fixture(params=["http", "live"])
+def either(request: pytest.FixtureRequest) -> Node:
+    """Both documents, one after the other."""
+    found: Node = request.getfixturevalue(request.param)
+    return found
+
+
+def nodes(node: Any) -> Iterator[Node]:
+    """Every object of a document."""
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from nodes(child)
+
+
+def operations(http: Node) -> dict[str, Node]:
+    """By name: routes, and events as webhooks."""
+    return {
+        f"{method} {path}": operation
+        for paths in (http["paths"], http["webhooks"])
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+    }
+
+
+def bodies(operation: Node) -> Iterator[tuple[str, Node]]:
+    """Every request and response body with what it is."""
+    parts = {"request": operation.get("requestBody", {}), **operation["responses"]}
+    for status, part in parts.items():
+        for content in part.get("content", {}).values():
+            yield status, content
+
+
+def shown(content: Node, root: Node) -> list[Any]:
+    """The examples of a body."""
+    found = [resolve(example, root) for example in content.get("examples", {}).values()]
+    return [example["value"] for example in found] + [content[key] for key in ("example",) if key in content]
+
+
+def resolve(node: Node, root: Node) -> Any:
+    """What a reference points to. Raises KeyError if it points to nothing."""
+    target: Any = root
+    for step in node["$ref"].removeprefix("#/").split("/") if "$ref" in node else ():
+        target = target[step.replace("~1", "/").replace("~0", "~")]
+    return target if "$ref" in node else node
+
+
+def check(value: Any, schema: Node, root: Node) -> None:
+    """Raise if the value isn't valid, formats included."""
+    whole = {**schema, "components": root["components"]}
+    Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
+
+
+class TestOpenAPI:
+    def test_it_is_valid(self, http: Node) -> None:
+        assert http["openapi"].startswith("3.1.")
+        OpenAPIV31SpecValidator(http).validate()
+
+    def test_every_route_and_event_has_a_description(self, http: Node) -> None:
+        assert [name for name, operation in operations(http).items() if not operation.get("description")] == []
+
+    def test_every_body_has_a_valid_example(self, http: Node) -> None:
+        for name, operation in operations(http).items():
+            for status, content in bodies(operation):
+                assert shown(content, http), f"{name} {status} has no example"
+                for value in shown(content, http):
+                    check(value, content["schema"], http)
+
+    def test_every_answer_but_204_has_a_body(self, http: Node) -> None:
+        for name, operation in operations(http | {"webhooks": {}}).items():
+            for status, answer in operation["responses"].items():
+                assert (status == "204") != ("content" in answer), f"{name} {status}"
+
+    def test_every_path_can_be_tried_as_it_stands(self, http: Node) -> None:
+        for name, operation in operations(http).items():
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "path":
+                    check(parameter["example"], parameter["schema"], http)
+                else:
+                    assert not parameter["required"] or name.endswith("/changes")
+
+    def test_operation_ids_are_unique_names(self, http: Node) -> None:
+        ids = [operation["operationId"] for operation in operations(http).values()]
+        assert len(ids) == len(set(ids))
+        assert all(re.fullmatch("[a-z_]+", operation_id) for operation_id in ids)
+
+    def test_tags_come_in_the_order_of_reading(self, http: Node) -> None:
+        assert [tag["name"] for tag in http["tags"]] == list(TAGS)
+        routes = operations(http | {"webhooks": {}}).values()
+        assert {tag for operation in routes for tag in operation["tags"]} == set(TAGS)
+
+    def test_protected_routes_can_answer_401_and_all_500_and_503(self, http: Node) -> None:
+        protected = 0
+        for operation in operations(http | {"webhooks": {}}).values():
+            protected += "security" in operation
+            assert {"500", "503"} | ({"401"} if "security" in operation else set()) <= set(operation["responses"])
+        assert protected > 20
+
+    def test_every_event_is_a_webhook(self, http: Node) -> None:
+        assert set(http["webhooks"]) == {event.event for event in EVENTS}
+
+    def test_nothing_is_left_of_the_frameworks_own_errors(self, http: Node) -> None:
+        assert "HTTPValidationError" not in str(http)
+
+    def test_every_refusal_is_a_problem(self, http: Node) -> None:
+        for operation in operations(http).values():
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    assert list(answer["content"]) == ["application/problem+json"]
+
+    def test_inputs_and_answers_share_no_schema(self, http: Node) -> None:
+        assert [name for name in http["components"]["schemas"] if name.endswith(("-Input", "-Output"))] == []
+
+
+class TestAsyncAPI:
+    def test_it_has_every_command_and_every_event(self, live: Node) -> None:
+        by_action: dict[str, set[str]] = {"send": set(), "receive": set()}
+        for name, operation in live["operations"].items():
+            by_action[operation["action"]].add(name)
+        assert by_action["send"] == {"connect", *COMMANDS}
+        assert by_action["receive"] == {"connect_error", *(event.event for event in EVENTS)}
+
+    def test_every_event_class_is_in_the_catalog(self) -> None:
+        classes = [made for _, made in inspect.getmembers(events, inspect.isclass) if issubclass(made, SQLModel)]
+        told = {made for made in classes if hasattr(made, "event")}
+        assert told == set(EVENTS)
+
+    def test_every_command_and_event_has_a_description(self, live: Node) -> None:
+        assert [name for name, operation in live["operations"].items() if not operation["description"]] == []
+
+    def test_every_message_has_valid_examples(self, live: Node) -> None:
+        for name, message in live["components"]["messages"].items():
+            assert message["examples"], f"{name} has no example"
+            for example in message["examples"]:
+                check(example["payload"], message["payload"], live)
+
+    def test_every_command_has_its_answer(self, live: Node) -> None:
+        for name, command in COMMANDS.items():
+            (reply,) = live["operations"][name]["reply"]["messages"]
+            done, refused = resolve(resolve(reply, live), live)["payload"]["oneOf"]
+            assert done["required"] == ["ok", "status", "data"]
+            assert refused["required"] == ["ok", "error"]
+            assert done["properties"]["status"]["enum"] == list(command.statuses)
+
+
+class TestBoth:
+    def test_every_reference_leads_somewhere(self, either: Node) -> None:
+        references = [node for node in nodes(either) if isinstance(node.get("$ref"), str)]
+        assert references
+        for node in references:
+            resolve(node, either)
+
+    def test_no_table_is_a_schema(self, either: Node) -> None:
+        tables = {mapper.class_.__name__ for mapper in SQLModel._sa_registry.mappers}
+        assert tables >= {"User", "Message"}
+        assert tables & set(either["components"]["schemas"]) == set()
+
+    def test_whatever_is_sent_is_always_there(self, either: Node) -> None:
+        for name, schema in either["components"]["schemas"].items():
+            is_input = schema.get("additionalProperties") is False or name.startswith(FORM)
+            if "properties" in schema and not is_input and name != Problem.__name__:
+                assert schema["required"] == list(schema["properties"]), name
+
+    def test_same_names_are_same_schemas(self, http: Node, live: Node) -> None:
+        shared = set(http["components"]["schemas"]) & set(live["components"]["schemas"])
+        assert "ChatRead" in shared
+        for name in shared:
+            in_http, in_live = (made["components"]["schemas"][name] for made in (http, live))
+            assert list(in_http.get("properties", [])) == list(in_live.get("properties", [])), name
+
+
+@pytest.mark.parametrize("error", errors.all_errors(), ids=lambda error: error.code)
+class TestErrors:
+    def test_it_is_told_in_both_documents(self, error: type[errors.ChatError], http: Node, live: Node) -> None:
+        assert f"`{error.code}`" in live["info"]["description"]
+        assert f"`{error.code}`" in http["info"]["description"] or error is errors.UnknownCommand
+
+    def test_its_problem_is_what_the_documents_say(self, error: type[errors.ChatError], http: Node) -> None:
+        check(http["components"]["examples"][error.code]["value"], http["components"]["schemas"]["Problem"], http)
+
+
+def test_examples_are_of_the_demo_data() -> None:
+    ids = [examples.ANNA, examples.BORIS, examples.CLARA, examples.CHAT]
+    assert ids == [str(seed.demo_id(name)) for name in ("anna", "boris", "clara", "Project Aurora")]
+    assert (seed.DEMO_USERS[0].phone, seed.DEMO_PASSWORD) == (examples.PHONE, examples.PASSWORD)
+
+
+def test_the_first_hour_names_the_demo_users(http: Node) -> None:
+    for fact in (seed.DEMO_USERS[0].phone, seed.DEMO_USERS[-1].phone, seed.DEMO_PASSWORD, "/docs/events/"):
+        assert fact in http["info"]["description"]
+
+
+class TestPages:
+    @pytest.fixture
+    async def client(self, api: FastAPI) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://chat")
+
+    @pytest.mark.parametrize("page", ["/docs/", "/docs/events/"])
+    async def test_they_load_nothing_from_elsewhere(self, client: httpx.AsyncClient, page: str) -> None:
+        answer = await client.get(page)
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        loaded = re.findall(r"""(?:src|href|url)\s*[=:(]\s*["']([^"']+)["']""", answer.text)
+        assert len(loaded) >= 3
+        for address in loaded:
+            assert "//" not in address
+            assert (await client.get(str(httpx.URL(f"http://chat{page}").join(address)))).status_code == 200, address
+
+    async def test_they_lead_to_each_other(self, client: httpx.AsyncClient, http: Node) -> None:
+        assert 'href="../"' in (await client.get("/docs/events/")).text
+        assert "(/docs/events/)" in http["info"]["description"]
+
+    @pytest.mark.parametrize(
+        ("address", "page"), [("/", "/docs/"), ("/docs", "/docs/"), ("/docs/events", "/docs/events/")]
+    )
+    async def test_short_addresses_lead_to_them(self, client: httpx.AsyncClient, address: str, page: str) -> None:
+        answer = await client.get(address, follow_redirects=True)
+        assert (answer.status_code, answer.url.path) == (200, page)
+
+    async def test_the_documents_are_what_is_served(self, client: httpx.AsyncClient, http: Node, live: Node) -> None:
+        assert (await client.get("/openapi.json")).json() == http
+        assert (await client.get("/asyncapi.json")).json() == live

@@ -1,0 +1,115 @@
+"""The migrations make exactly the tables that the models declare, and can be undone."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlmodel import SQLModel
+
+from chat_app import migrations
+from chat_app.db import Database
+
+# Alembic does not compare the conditions of indexes, nor what the database makes of defaults and keys.
+CATALOG = """
+    SELECT table_name, column_name, udt_name::text, character_maximum_length::text, is_nullable, column_default
+    FROM information_schema.columns WHERE table_schema = 'public' AND table_name != 'alembic_version'
+    UNION ALL
+    SELECT tablename, indexname, indexdef, '', '', ''
+    FROM pg_indexes WHERE schemaname = 'public' AND tablename != 'alembic_version'
+    UNION ALL
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), '', '', ''
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text != 'alembic_version'
+"""
+
+WAITING_FOR_ITS_TURN = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+@pytest.fixture
+async def empty_url(database: Database) -> AsyncIterator[str]:
+    """The address of a new database on the server of the tests."""
+    name = f"empty_{uuid4().hex}"
+    server = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with server.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {name}"))
+    yield database.engine.url.set(database=name).render_as_string(hide_password=False)
+    async with server.connect() as connection:
+        await connection.execute(text(f"DROP DATABASE {name}"))
+
+
+@pytest.fixture
+async def engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
+    made = create_async_engine(empty_url, poolclass=NullPool)
+    yield made
+    await made.dispose()
+
+
+async def test_upgrading_an_empty_database_gives_what_the_models_declare(empty_url: str, engine: AsyncEngine) -> None:
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(_differences) == []
+        migrated = await _catalog(connection)
+        await connection.run_sync(_recreate_from_models)
+        assert migrated == await _catalog(connection)
+        assert any("lower(" in row[2] for row in migrated if row[2]), "the catalog query sees no functional index"
+
+
+async def test_downgrading_leaves_nothing_and_upgrading_again_works(empty_url: str, engine: AsyncEngine) -> None:
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    await asyncio.to_thread(command.downgrade, migrations.config(empty_url), "base")
+    async with engine.connect() as connection:
+        assert await _catalog(connection) == set()
+
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(_differences) == []
+
+
+async def test_two_processes_may_migrate_at_once(empty_url: str, engine: AsyncEngine) -> None:
+    upgrade = "from chat_app.migrations import upgrade; import sys; upgrade(sys.argv[1])"
+    async with engine.connect() as connection:
+        # Whichever comes first stops at this table, so that both are under way together.
+        await connection.execute(text('CREATE TABLE "user" ()'))
+        both = [await asyncio.create_subprocess_exec(sys.executable, "-c", upgrade, empty_url) for _ in range(2)]
+        async with asyncio.timeout(20), engine.connect() as observer:
+            while not (await observer.scalar(text(WAITING_FOR_ITS_TURN))):
+                await asyncio.sleep(0.02)
+
+    assert [await process.wait() for process in both] == [0, 0]
+    async with engine.connect() as connection:
+        assert await connection.run_sync(_differences) == []
+
+
+async def test_a_database_is_current_only_with_all_migrations(empty_url: str) -> None:
+    database = Database(empty_url)
+    assert not await migrations.is_current(database)
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    assert await migrations.is_current(database)
+
+    # A newer version of this service has migrated already: both run side by side during a deploy.
+    async with database.engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = 'from the future'"))
+    assert await migrations.is_current(database)
+    await database.close()
+
+
+async def _catalog(connection: AsyncConnection) -> set[tuple[str | None, ...]]:
+    return {tuple(row) for row in await connection.execute(text(CATALOG))}
+
+
+def _differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+    return list(compare_metadata(context, SQLModel.metadata))
+
+
+def _recreate_from_models(connection: Connection) -> None:
+    SQLModel.metadata.drop_all(connection)
+    SQLModel.metadata.create_all(connection)
