@@ -9,7 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import event, func
+from sqlalchemy import event as database_events
+from sqlalchemy import func
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -17,7 +18,7 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.errors import ChatError, Unavailable
-from chat_app.events import Recorded, recorded
+from chat_app.events import ChatsChanged, MessagesChanged, Recorded, recorded
 from chat_app.logs import log
 
 SLOW_QUERY_SECONDS = 0.2
@@ -59,8 +60,8 @@ class Database:
         self.on_removal: Remover = _keep
         self._removals: set[asyncio.Task[None]] = set()
         self._turns: dict[UUID, asyncio.Future[None]] = {}
-        event.listen(self.engine.sync_engine, "before_cursor_execute", _start_clock)
-        event.listen(self.engine.sync_engine, "after_cursor_execute", _log_slow_query)
+        database_events.listen(self.engine.sync_engine, "before_cursor_execute", _start_clock)
+        database_events.listen(self.engine.sync_engine, "after_cursor_execute", _log_slow_query)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -149,9 +150,15 @@ async def read_clock(session: AsyncSession) -> datetime:
 
 
 def _versions(events: list[Recorded]) -> dict[str, int]:
-    return {
-        str(chat.id): chat.version for recorded_ in events for chat in getattr(recorded_.event, "chats", None) or []
-    }
+    """The chats that got a new version, for the log."""
+    versions: dict[str, int] = {}
+    for event, _ in events:
+        if isinstance(event, MessagesChanged):
+            versions[str(event.chat_id)] = event.version
+        elif isinstance(event, ChatsChanged):
+            versions |= {str(chat.id): chat.version for chat in event.chats}
+            versions |= {str(chat.chat_id): chat.version for chat in event.removed}
+    return versions
 
 
 def _is_passing(error: DBAPIError) -> bool:

@@ -34,7 +34,7 @@ class Storage:
 
     async def put(self, key: str, data: bytes | BinaryIO) -> None:
         """Write a file; it is there whole or not at all."""
-        with _translated(key):
+        with _translated(key, missing=Unavailable):
             await obstore.put_async(self._store, key, data, use_multipart=False)
 
     async def get(self, key: str, part: tuple[int, int] | None = None) -> Stored:
@@ -83,21 +83,20 @@ def _open(url: str) -> ObjectStore:
         return from_url(url)
     return from_url(
         url,
-        client_options={"connect_timeout": "3s", "read_timeout": "10s", "timeout": "10m"},
+        # Buckets of one's own, such as MinIO's, are often reached over plain HTTP; the address says which.
+        client_options={"allow_http": True, "connect_timeout": "3s", "read_timeout": "10s", "timeout": "10m"},
         retry_config={"max_retries": 2, "retry_timeout": ONE_TRY},
     )
 
 
 @contextmanager
-def _translated(key: str) -> Iterator[None]:
+def _translated(key: str, missing: type[ChatError] = NotFound) -> Iterator[None]:
     try:
         if not KEY.fullmatch(key):
             raise NotFound
         yield
-    except FileNotFoundError as error:
-        raise NotFound from error
-    except ChatError:
-        raise
     except (BaseError, OSError) as error:
+        if isinstance(error, FileNotFoundError) and missing is NotFound:
+            raise NotFound from error
         log.error("storage failed", reason=str(error).partition("\n")[0][:300])
         raise Unavailable from error
