@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 YAML := $(wildcard .github manifests compose.yaml)
-YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start: disable, truthy: {check-keys: false}}}
+YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start: disable, \
+	truthy: {check-keys: false}, comments: {min-spaces-from-content: 1}}}
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format migrate seed requirements clean
+.PHONY: help run test test-node lint format migrate seed requirements clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +20,11 @@ run: $(READY) ## Start the server, with a database of its own unless CHAT_DATABA
 
 test: $(READY) ## Run the tests; ARGS go to pytest
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-node: $(READY) ## Go through the Socket.IO contract with the official JavaScript client
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node 20 or newer is needed, with npm" >&2; exit 1; }
+	@npm ci --silent --prefix tests/node
+	@cd tests/node && exec node --test
 
 lint: $(READY) ## Check style, types, the floors of the imports and the YAML files
 	@$(BIN)/ruff check --quiet .

@@ -1,4 +1,4 @@
-"""Runs revisions against the database of the settings, or the URL or connection that the caller put into the attributes."""
+"""Runs revisions on the database of the settings, or on the URL or connection in the configuration's attributes."""
 
 import asyncio
 

@@ -3,34 +3,20 @@
 What reads the settings when it is imported is imported inside the commands, when the settings are known to be good.
 """
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import asyncpg
 import typer
-from pydantic import SecretStr, ValidationError
-from rich.console import Console
+from pydantic import ValidationError
 
-from chat_app import logs, server
-from chat_app.embedded import EmbeddedPostgresError, embedded_postgres
+from chat_app import logs, server, startup
+from chat_app.embedded import EmbeddedPostgresError
 from chat_app.settings import Settings, get_settings, use_settings
+from chat_app.startup import Refusal
 
-if TYPE_CHECKING:
-    from chat_app.db import Database
-
-Result = TypeVar("Result")
-
-# Progress goes to stderr: stdout is for what a command prints.
-console = Console(stderr=True)
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-class Refusal(Exception):
-    """What was asked can't be done here; the text says why and what to do."""
 
 
 @cli.callback()
@@ -48,29 +34,31 @@ def prepare(context: typer.Context) -> None:
 @cli.command()
 def run(
     host: Annotated[str | None, typer.Option(help="Where to listen, instead of CHAT_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Where to listen, instead of CHAT_PORT.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Where to listen, instead of CHAT_PORT.")] = None,
     seed: Annotated[bool, typer.Option(help="Write demo data, in development.")] = True,
 ) -> None:
     """Start the server; without CHAT_DATABASE_URL with a PostgreSQL of its own."""
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     settings = use_settings(get_settings().model_copy(update=given))
-    with server.listener(settings) as listening, _database(settings) as settings:
+    with server.listener(settings) as listening, startup.database(settings) as settings:
+        has_demo = seed and settings.is_development
         if settings.is_development:
-            _upgrade()
+            startup.upgrade()
         else:
-            _check_is_current(settings)
-        if seed and settings.is_development:
-            _seed(settings)
+            startup.check_is_current(settings)
+        if has_demo:
+            startup.add_demo_data(settings)
         from chat_app.main import create_app
 
-        server.serve(create_app(settings), listening, lambda: _announce(settings, seed))
+        server.serve(create_app(settings), listening, lambda: _announce(settings, has_demo))
 
 
 @cli.command()
 def migrate() -> None:
     """Bring the database's tables to the newest revision."""
-    with _database(get_settings()):
-        _upgrade()
+    with startup.database(get_settings()):
+        startup.upgrade()
+    typer.echo("The tables are up to date.")
 
 
 @cli.command()
@@ -78,9 +66,10 @@ def seed() -> None:
     """Write the demo data, after the migrations; a second time nothing happens."""
     if not get_settings().is_development:
         raise Refusal("Everybody knows the demo users' password: they are for development only")
-    with _database(get_settings()) as settings:
-        _upgrade()
-        _seed(settings)
+    with startup.database(get_settings()) as settings:
+        startup.upgrade()
+        startup.add_demo_data(settings)
+    typer.echo("The demo data are there.")
 
 
 @cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -90,7 +79,7 @@ def alembic(context: typer.Context) -> None:
 
     from chat_app.migrations import CONFIG_FILE
 
-    with _database(get_settings()):
+    with startup.database(get_settings()):
         run_alembic(["-c", str(CONFIG_FILE), *context.args], prog="alembic")
 
 
@@ -114,61 +103,15 @@ def _print_json(document: dict[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-@contextmanager
-def _database(settings: Settings) -> Iterator[Settings]:
-    """The settings with a database: the one that they name, else one that is started here."""
-    if settings.database_url:
-        yield settings
-        return
-    if not settings.is_development:
-        raise Refusal("CHAT_DATABASE_URL is required in production")
-    with console.status("Starting PostgreSQL …") as status, embedded_postgres(settings.data_dir / "postgres") as url:
-        status.stop()
-        yield use_settings(settings.model_copy(update={"database_url": SecretStr(url)}))
-
-
-def _upgrade() -> None:
-    from chat_app import migrations
-
-    with console.status("Bringing the tables up to date …"):
-        migrations.upgrade()
-
-
-def _check_is_current(settings: Settings) -> None:
-    from chat_app.migrations import is_current
-
-    if not _with_database(settings, is_current):
-        raise Refusal("The database lacks migrations: run `python -m chat_app migrate` first")
-
-
-def _seed(settings: Settings) -> None:
-    from chat_app.seed import seed
-
-    with console.status("Writing demo data …"):
-        _with_database(settings, seed)
-
-
-def _with_database(settings: Settings, use: "Callable[[Database], Awaitable[Result]]") -> Result:
-    from chat_app.db import Database
-
-    async def call() -> Result:
-        database = Database(settings.asyncpg_url)
-        try:
-            return await use(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(call())
-
-
 def _announce(settings: Settings, has_demo: bool) -> None:
     from chat_app.seed import DEMO_PASSWORD, DEMO_USERS
 
     typer.echo(server.addresses(settings))
-    if has_demo and settings.is_development:
-        typer.echo(f"  Demo users, password {DEMO_PASSWORD}")
+    if has_demo:
+        typer.echo(f"  Demo users  password {DEMO_PASSWORD}")
         for user in DEMO_USERS:
-            typer.echo(f"    {user.phone}  {user.name}")
+            typer.echo(f"              {user.phone}  {user.name}")
+    typer.echo("Ready; Ctrl-C ends it.")
 
 
 def main() -> None:

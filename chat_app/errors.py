@@ -45,6 +45,12 @@ class ChatError(Exception):
         return problem
 
 
+class BadCode(ChatError):
+    """The code is wrong, used, or too old; ask for another."""
+
+    status, code, commits = 400, "bad_code", True
+
+
 class NotAuthenticated(ChatError):
     """This needs a valid access token."""
 
@@ -85,6 +91,12 @@ class NotAuthor(ChatError):
     """Only the author of the message may do this."""
 
     status, code = 403, "not_author"
+
+
+class PhoneNotVerified(ChatError):
+    """This phone number has to be verified first: ask for a code with the purpose `verify`."""
+
+    status, code = 403, "phone_not_verified"
 
 
 class NotFound(ChatError):
@@ -230,6 +242,15 @@ class BadImage(ChatError):
     """This is not a picture that can be read: JPEG, PNG, WebP or GIF, as base64 or a data URI."""
 
     status, code = 422, "bad_image"
+
+
+class RateLimited(ChatError):
+    """That was too often; wait for `retry_after` seconds."""
+
+    status, code = 429, "rate_limited"
+
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(detail, retry_after=retry_after)
 
 
 class Internal(ChatError):

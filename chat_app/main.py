@@ -5,7 +5,6 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import socketio
 from fastapi import APIRouter, FastAPI
@@ -14,7 +13,7 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from chat_app.api import attachments, auth, chats, health, media, members, messages, users
+from chat_app.api import attachments, auth, avatars, chats, health, media, members, messages, users
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import RequestLog
@@ -36,6 +35,7 @@ def create_app(settings: Settings) -> ASGIApp:
     database.on_commit = live.fanout.deliver
     api.state.database, api.state.live = database, live
     api.state.storage = Storage(settings.media_location)
+    database.on_removal = api.state.storage.delete
     app: ASGIApp = socketio.ASGIApp(live.server, other_asgi_app=api)
     return app
 
@@ -64,7 +64,7 @@ def create_api(settings: Settings) -> FastAPI:
 
 def _routes() -> APIRouter:
     routes = APIRouter(prefix=PREFIX)
-    for module in (auth, users, chats, members, messages, attachments):
+    for module in (auth, users, avatars, chats, members, messages, attachments):
         routes.include_router(module.router)
     return routes
 
@@ -72,9 +72,11 @@ def _routes() -> APIRouter:
 def _origin_check(settings: Settings) -> Any:
     """Whether a page of this origin may connect: the same rule as for HTTP, and pages of the service itself."""
 
-    def allow(origin: str, environ: dict[str, Any]) -> bool:
+    def allow(origin: str | None, environ: dict[str, Any]) -> bool:
+        if origin is None:  # asked for the headers of the answer too; whoever sends no Origin is no page
+            return False
         is_local = settings.is_development and re.fullmatch(LOCAL_ORIGINS, origin)
-        is_own = urlsplit(origin).netloc == environ.get("HTTP_HOST")
+        is_own = origin.partition("://")[2] == environ.get("HTTP_HOST")
         return bool(origin in settings.cors_origins or is_local or is_own)
 
     return allow

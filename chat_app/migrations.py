@@ -27,7 +27,7 @@ def upgrade(url: str | None = None) -> None:
 
 
 async def is_current(database: Database) -> bool:
-    """Whether no migration is missing. A newer one than this code knows is fine: in a deploy old and new run together."""
+    """Whether no migration is missing; newer ones than this code knows are fine: deploys run old and new at once."""
     async with database.engine.connect() as connection:
         applied = await connection.run_sync(_applied)
     newest, known = _revisions()

@@ -84,13 +84,10 @@ def addresses(settings: Settings) -> str:
     # Neither the password nor the query, which may hold one too.
     database = make_url(settings.asyncpg_url)
     place = f"{database.host}/{database.database}" if database.host else database.query.get("host")
-    return "\n".join(
-        (
-            "The chat backend is ready.",
-            f"  API         {base}/api/v1",
-            f"  Documents   {base}/docs/",
-            f"  Events      {base}/docs/events/",
-            f"  Database    {place}",
-            f"  Files       {settings.media_location}",
-        )
+    return (
+        f"  API         {base}/api/v1\n"
+        f"  Documents   {base}/docs/\n"
+        f"  Events      {base}/docs/events/\n"
+        f"  Database    {place}\n"
+        f"  Files       {settings.media_location}"
     )

@@ -1,12 +1,13 @@
 """Everything that can be set from outside, read once from `CHAT_…` environment variables."""
 
 import os
+import re
 import secrets
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -17,7 +18,7 @@ class Settings(BaseSettings):
 
     env: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int = Field(default=8000, ge=1, le=65535)
     data_dir: Path = Path(".data")
     database_url: SecretStr | None = None
     database_pool: int = 10
@@ -37,6 +38,14 @@ class Settings(BaseSettings):
             return value
         return [origin.strip() for origin in value.split(",") if origin.strip()]
 
+    @field_validator("database_url")
+    @classmethod
+    def check_database(cls, value: SecretStr | None) -> SecretStr | None:
+        """There is no other database than PostgreSQL."""
+        if value and not re.match(r"postgres(ql)?(\+\w+)?://", value.get_secret_value()):
+            raise ValueError("must begin with postgresql://")
+        return value
+
     @property
     def is_development(self) -> bool:
         return self.env == "development"
@@ -55,10 +64,7 @@ class Settings(BaseSettings):
         """The database address for SQLAlchemy, whatever driver suffix it was written with."""
         if self.database_url is None:
             raise ValueError("CHAT_DATABASE_URL is not set and no embedded database was started")
-        scheme, _, rest = self.database_url.get_secret_value().partition("://")
-        if scheme.split("+")[0] not in ("postgresql", "postgres"):
-            raise ValueError("CHAT_DATABASE_URL must begin with postgresql://")
-        return f"postgresql+asyncpg://{rest}"
+        return f"postgresql+asyncpg://{self.database_url.get_secret_value().partition('://')[2]}"
 
     @property
     def media_location(self) -> str:

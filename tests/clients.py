@@ -86,7 +86,10 @@ class Person:
         self.session_id = session_id
         self.token = token
         self.name = name
-        self.http = httpx.AsyncClient(base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        # Plain HTTP: to load the certificates would take longer than most tests.
+        self.http = httpx.AsyncClient(
+            base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=30, verify=False
+        )
         self.sockets: list[Socket] = []
 
     @property
@@ -105,6 +108,17 @@ class Person:
         """Wait until everything that was committed before has arrived on every connection."""
         for socket in self.sockets:
             assert (await socket.call("list_chats", {"limit": 1})).ok
+
+    async def forget(self) -> None:
+        """Settle, and forget every event so far."""
+        await self.settle()
+        for socket in self.sockets:
+            socket.events.clear()
+
+    async def heard(self, name: str) -> list[dict[str, Any]]:
+        """The payloads of all such events on the first connection, once everything has arrived."""
+        await self.settle()
+        return self.socket.named(name)
 
     async def close(self) -> None:
         for socket in self.sockets:
@@ -126,6 +140,23 @@ class Door:
         assert answer.ok, f"{operation} by {person.name}: {answer}"
         return answer.data
 
+    async def call_at_once(self, person: Person, times: int, operation: str, **arguments: Any) -> list[Answer]:
+        """The same several times in parallel, as from so many devices."""
+        return await asyncio.gather(*(self.call(person, operation, **arguments) for _ in range(times)))
+
+    async def open_private_chat(self, person: Person, peer: Person) -> Any:
+        """The private chat of two."""
+        return await self.do(person, "open_private_chat", user_id=peer.id)
+
+    async def create_group(self, creator: Person, *members: Person, title: str = "Trip", **fields: Any) -> Any:
+        """A new group."""
+        member_ids = [member.id for member in members]
+        return await self.do(creator, "create_group", title=title, member_ids=member_ids, **fields)
+
+    async def history(self, person: Person, chat_id: str, **bounds: int) -> Any:
+        """The messages of a page."""
+        return (await self.do(person, "list_messages", chat_id=chat_id, **bounds))["items"]
+
     async def send(self, person: Person, chat_id: str, text: str = "hello", **fields: Any) -> Any:
         """Send a text with a new client_id."""
         content = {"type": "text", "text": text, "client_id": str(uuid4())} | fields
@@ -139,6 +170,11 @@ class SocketDoor(Door):
         if not person.sockets:
             await person.connect()
         return await person.socket.call(operation, arguments)
+
+    async def call_at_once(self, person: Person, times: int, operation: str, **arguments: Any) -> list[Answer]:
+        # Commands of one connection run one after another.
+        sockets = [await person.connect() for _ in range(times)]
+        return await asyncio.gather(*(socket.call(operation, arguments) for socket in sockets))
 
 
 class HttpDoor(Door):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import UUID
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from chat_app.crud.sessions import open_session
 from chat_app.db import Database
 from chat_app.live.server import Live
 from chat_app.main import create_app
+from chat_app.models import User
 from chat_app.settings import Settings
 from tests.clients import Door, HttpDoor, Person, SocketDoor
 
@@ -72,14 +74,16 @@ async def service(service_settings: Settings) -> AsyncIterator[Service]:
 
 
 @pytest.fixture
-async def make_person(service: Service, make_user: Callable[..., Awaitable[object]]) -> AsyncIterator[MakePerson]:
-    """`await make_person("Anna")`: a user with a token; `connected=True` opens a socket too."""
+async def make_person(service: Service, make_user: Callable[..., Awaitable[User]]) -> AsyncIterator[MakePerson]:
+    """`await make_person("Anna")`: a user with a token; `connected=True` opens a socket too; `again=anna`: one more
+    session of hers.
+    """
     people: list[Person] = []
 
-    async def make(name: str = "Somebody", *, connected: bool = False) -> Person:
-        user = await make_user(name=name)
+    async def make(name: str = "Somebody", *, connected: bool = False, again: Person | None = None) -> Person:
+        user_id = UUID(again.id) if again else (await make_user(name=name)).id
         async with service.database.transaction() as session:
-            opened = await open_session(session, user.id, "tests")  # type: ignore[attr-defined]
+            opened = await open_session(session, user_id, "tests")
         token = SessionStrategy().tokens(opened).access_token
         person = Person(service.base, opened.actor.id, opened.actor.session_id, token, name)
         people.append(person)

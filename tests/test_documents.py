@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -111,6 +112,12 @@ class TestOpenAPI:
         for name, operation in operations(http | {"webhooks": {}}).items():
             for status, answer in operation["responses"].items():
                 assert (status == "204") != ("content" in answer), f"{name} {status}"
+
+    def test_authorize_leads_to_the_login(self, http: Node) -> None:
+        (scheme,) = http["components"]["securitySchemes"].values()
+        address = scheme["flows"]["password"]["tokenUrl"]
+        # Relative to the page, and not to the service, is how Swagger reads a relative one.
+        assert urljoin("/docs/", address) in http["paths"]
 
     def test_every_path_can_be_tried_as_it_stands(self, http: Node) -> None:
         for name, operation in operations(http).items():

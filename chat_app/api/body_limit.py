@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_app.api.problems import problem_response
@@ -26,50 +27,70 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body = _Body(LIMITS.get((scope["method"], scope["path"]), OTHER), receive, send)
+        body = _Body(scope, receive, send)
         try:
-            body.count(int(Headers(scope=scope).get("content-length", 0)))
-            body.received = 0
+            body.check(body.announced)
             await self.app(scope, body.receive, body.send)
         except ChatError as error:
             if error is not body.refusal:
                 raise
         if body.refusal and not body.is_answered:
-            # What is left of the body is not read, so the connection can't go on.
-            response = problem_response(body.refusal, {"Connection": "close"})
-            await response(scope, receive, send)
+            await problem_response(body.refusal)(scope, receive, body.answer)
 
 
 class _Body:
-    def __init__(self, limit: int, receive: Receive, send: Send) -> None:
-        self.limit, self._receive, self._send = limit, receive, send
-        self.received = 0
-        self.started = time.monotonic()
-        self.is_complete = self.is_answered = False
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        self.limit = LIMITS.get((scope["method"], scope["path"]), OTHER)
+        self.announced = int(headers.get("content-length", 0))
+        self.is_complete = not self.announced and "transfer-encoding" not in headers
+        self.is_answered = False
         self.refusal: ChatError | None = None
+        self._received = 0
+        self._started = time.monotonic()
+        self._receive, self._send = receive, send
 
-    def count(self, size: int) -> None:
-        self.received += size
-        if self.received > self.limit:
+    def check(self, size: int) -> None:
+        if size > self.limit:
             self.refusal = TooLarge()
             raise self.refusal
 
     async def receive(self) -> Message:
         if self.is_complete:
             return await self._receive()
-        deadline = self.started + PATIENCE_SECONDS + self.received / SLOWEST
+        deadline = self._started + PATIENCE_SECONDS + self._received / SLOWEST
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                message = await self._receive()
+                message = await self._next()
         except TimeoutError:
             self.refusal = Unavailable("The body stopped arriving.")
             raise self.refusal from None
-        self.count(len(message.get("body", b"")))
+        self.check(self._received)
+        return message
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
         self.is_complete = not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
         # Whatever the program makes of a body that broke off, the refusal is the answer.
         if self.refusal is None:
-            self.is_answered = True
-            await self._send(message)
+            await self.answer(message)
+
+    async def answer(self, message: Message) -> None:
+        """An answer may come before the end of the body. Closed at once, the connection would take it back from
+        a client that still sends; so the rest is read and dropped, but not for ever.
+        """
+        self.is_answered = True
+        if not self.is_complete and message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["Connection"] = "close"
+        elif not self.is_complete and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    while not self.is_complete:
+                        await self._next()
+            message = {"type": "http.response.body"}
+        await self._send(message)

@@ -48,7 +48,7 @@ async def get_user_manager(session: SessionDep) -> UserManager:
 UserManagerDep = Annotated[UserManager, Depends(get_user_manager)]
 
 _backend = AuthenticationBackend(  # type: ignore[type-var]  # a User has a phone for an email
-    "jwt", BearerTransport(LOGIN_PATH.lstrip("/")), SessionStrategy
+    "jwt", BearerTransport(LOGIN_PATH), SessionStrategy
 )
 _users = FastAPIUsers(get_user_manager, [_backend])  # type: ignore[type-var]  # as above
 

@@ -71,7 +71,7 @@ async def edit_message(
 
 @router.delete("/messages/{seq}", status_code=204, responses=responses(ChatNotFound, MessageNotFound, NotAuthor))
 async def delete_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> None:
-    """Delete your own message, or anyone's in your group. A tombstone stays; the active chat gets `messages_changed`."""
+    """Delete your own message, or anyone's in your group: a tombstone stays. It comes as `messages_changed`."""
     await messages.delete_message(session, actor, chat_id, seq)
 
 

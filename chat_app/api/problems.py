@@ -33,6 +33,9 @@ _BY_STATUS: dict[int, type[ChatError]] = {
 }
 
 
+UNREADABLE = InvalidInput.at("", "unreadable", "The body can't be read.")
+
+
 def problem_response(error: ChatError, headers: Mapping[str, str] | None = None) -> Response:
     """The error as `application/problem+json`."""
     sent = dict(headers or {})
@@ -54,12 +57,15 @@ def handle_errors(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def validation_error(_request: Request, error: RequestValidationError) -> Response:
-        return problem_response(InvalidInput.found(error.errors(), skip=1))
+        # What is no JSON has a position, but no part that could be named.
+        is_json = error.errors()[0]["type"] != "json_invalid"
+        return problem_response(InvalidInput.found(error.errors(), skip=1 if is_json else 2))
 
     @api.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> Response:
         kind = _BY_STATUS.get(error.status_code, Internal)
-        return problem_response(kind(), {"Allow": allow} if (allow := (error.headers or {}).get("Allow")) else None)
+        problem = UNREADABLE if kind is InvalidInput else kind()
+        return problem_response(problem, {"Allow": allow} if (allow := (error.headers or {}).get("Allow")) else None)
 
     @api.exception_handler(Exception)
     async def crash(_request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from chat_app.auth import LOGIN_PATH, authenticate_connection
 from chat_app.errors import NotAuthenticated
 from chat_app.models.sessions import Actor
 
-_bearer = BearerTransport(LOGIN_PATH.lstrip("/")).scheme
+_bearer = BearerTransport(LOGIN_PATH).scheme
 
 
 class UploadRoute(APIRoute):

@@ -250,7 +250,7 @@ async def edit_message(session: AsyncSession, connection: Connection, data: Edit
 
 @command(MessageArgument, statuses=(204,))
 async def delete_message(session: AsyncSession, connection: Connection, data: MessageArgument) -> None:
-    """Delete your own message, or anyone's in your group. A tombstone stays; the active chat gets `messages_changed`."""
+    """Delete your own message, or anyone's in your group: a tombstone stays. It comes as `messages_changed`."""
     await messages.delete_message(session, connection.actor, data.chat_id, data.seq)
 
 

@@ -17,6 +17,7 @@ from chat_app.events import (
     SessionsRevoked,
 )
 from chat_app.live.connections import Connection, Connections
+from chat_app.logs import log_crash
 
 
 def encode(event: ChatsChanged | MessagesChanged | ReadChanged | Ready | SessionEnded) -> str:
@@ -34,8 +35,11 @@ class Fanout:
     def deliver(self, events: list[Recorded]) -> int:
         """Send what one commit released. Returns how many connections were told."""
         told: set[Connection] = set()
-        for recorded in events:
-            told.update(self._deliver(recorded.event, recorded.audience))
+        for event, audience in events:
+            try:
+                told.update(self._deliver(event, audience))
+            except Exception as error:
+                log_crash(error)  # the change is committed: its sender must not hear of a failure
         return len(told)
 
     @singledispatchmethod

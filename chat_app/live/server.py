@@ -43,7 +43,7 @@ class Handshake(Input):
 class Live:
     """All that lives behind the Socket.IO path of one process."""
 
-    def __init__(self, database: Database, allow_origin: Callable[[str, dict[str, Any]], bool]) -> None:
+    def __init__(self, database: Database, allow_origin: Callable[[str | None, dict[str, Any]], bool]) -> None:
         self.database = database
         self.connections = Connections()
         self.fanout = Fanout(self.connections, self._end)
@@ -129,10 +129,12 @@ class Live:
         log.info("answered", status=status, code=code, ms=round((time.perf_counter() - started) * 1000, 1))
         return answer
 
-    async def _run(self, connection: Connection, name: str, packet: Any) -> tuple[int, str]:
-        command = COMMANDS.get(name)
-        if command is None:
+    async def _run(self, connection: Connection, name: str | None, packet: Any) -> tuple[int, str]:
+        if not isinstance(packet, list):
+            raise InvalidInput.at("", "not_a_list", "An event is a list of a name and one object, as JSON.")
+        if name is None:
             raise UnknownCommand
+        command = COMMANDS[name]
         try:
             data = command.input.validate_python(_argument(packet))
         except ValidationError as error:
@@ -217,8 +219,10 @@ async def _ready(session: AsyncSession, connection: Connection) -> str:
     )
 
 
-def _name(packet: Any) -> str:
-    return packet[0][:50] if isinstance(packet, list) and packet and isinstance(packet[0], str) else ""
+def _name(packet: Any) -> str | None:
+    """The command that is meant; None if there is no such one, as what else was sent is not for the log."""
+    is_named = isinstance(packet, list) and packet and isinstance(packet[0], str)
+    return packet[0] if is_named and packet[0] in COMMANDS else None
 
 
 def _argument(packet: list[Any]) -> Any:

@@ -8,19 +8,49 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import socketio
+from engineio.async_drivers.asgi import WebSocket
 from engineio.packet import MESSAGE
 from engineio.packet import Packet as EnginePacket
+from socketio.packet import BINARY_EVENT, Packet
 
 from chat_app.live.connections import Connection, Connections
 
 Dispatch = Callable[[Connection, Any], Awaitable[str]]
 
 
+# The types of Engine.IO packets that a client may send.
+ENGINE_TYPES = frozenset("0123456")
+
+
+class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
+    """A WebSocket that ends with the first frame that is no packet: the library would forget to close what it is for."""
+
+    async def wait(self) -> str | bytes:
+        frame: str | bytes = await super().wait()
+        if isinstance(frame, str) and frame[:1] not in ENGINE_TYPES:
+            raise OSError
+        return frame
+
+
+class _Packet(Packet):  # type: ignore[misc]  # as above
+    """A packet that is answered, if it says to which number, also when its content can't be read."""
+
+    def decode(self, encoded_packet: Any) -> int | None:
+        try:
+            attachment_count: int | None = super().decode(encoded_packet)
+        except (ValueError, RecursionError):
+            if self.id is None:
+                raise
+            attachment_count = self.data = None
+        return attachment_count
+
+
 class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is not typed
     """Hands commands to `dispatch` one after another for each connection, and answers every one."""
 
     def __init__(self, connections: Connections, **options: Any) -> None:
-        super().__init__(async_mode="asgi", async_handlers=False, namespaces=["/"], **options)
+        super().__init__(async_mode="asgi", async_handlers=False, namespaces=["/"], serializer=_Packet, **options)
+        self.eio._async = self.eio._async | {"websocket": _Transport}
         self.connections = connections
         self.dispatch: Dispatch
         self.connected: Callable[[Connection], None]
@@ -50,6 +80,15 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         connection = self.connections.get(eio_sid)
         if connection is not None:
             self.connected(connection)
+
+    async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
+        if isinstance(data, bytes):
+            return
+        await super()._handle_eio_message(eio_sid, data)
+        # No command takes binary data, so what is announced is not waited for: there could be no end to it.
+        announced = self._binary_packet.pop(eio_sid, None)
+        if announced is not None and announced.packet_type == BINARY_EVENT:
+            await self._handle_event(eio_sid, announced.namespace, announced.id, announced.data)
 
     async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
         connection = self.connections.get(eio_sid)

@@ -53,7 +53,7 @@ def _table_size(flags: int) -> int:
 
 
 def is_animated_webp(data: bytes) -> bool:
-    return data[12:16] == b"VP8X" and bool(data[20] & 0x02)
+    return data[12:16] == b"VP8X" and bool(int.from_bytes(data[20:21]) & 0x02)
 
 
 def clean_webp(data: bytes) -> bytes:
@@ -61,7 +61,8 @@ def clean_webp(data: bytes) -> bytes:
     kept = []
     for name, content in _chunks(data[12 : 8 + int.from_bytes(data[4:8], "little")]):
         if name == b"VP8X":
-            kept.append(_chunk(name, bytes([content[0] & WEBP_FLAGS, 0, 0, 0]) + content[4:10]))
+            flags = int.from_bytes(content[:1]) & WEBP_FLAGS
+            kept.append(_chunk(name, flags.to_bytes(4, "little") + content[4:10]))
         elif name == b"ANIM":
             kept.append(_chunk(name, content[:6]))
         elif name == b"ANMF":

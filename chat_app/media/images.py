@@ -1,17 +1,22 @@
 """Pictures: bytes in, clean bytes out. Pure, and for the worker process: a hostile picture may eat memory and time."""
 
+import binascii
+import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
-from chat_app.errors import BadImage, ChatError
+from chat_app.errors import BadImage, ChatError, TooLarge
 from chat_app.media.animations import clean_gif, clean_webp, is_animated_webp
 from chat_app.media.sniff import picture_format
 
+DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
+MAX_AVATAR_BYTES = 10 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 # Decoded that is 160 MB, and twice that while it is turned.
 MAX_PIXELS = 40_000_000
@@ -20,20 +25,11 @@ MAX_SIDE = 16_000
 MAX_BYTES = 40_000_000
 PREVIEW_SIZE = (400, 400)
 
-TURNS: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 class Pictures(NamedTuple):
-    """An avatar in its four sizes; `suffix` names the format of all of them."""
+    """An avatar in its four sizes; `digest` is that of what came in, `suffix` names the format of all four."""
 
+    digest: bytes
     suffix: str
     original: bytes
     large: bytes
@@ -51,6 +47,19 @@ class Picture(NamedTuple):
     preview: bytes
 
 
+def avatars_of_text(image: str) -> Pictures:
+    """From base64, with or without the head of a data URI. Raises BadImage, TooLarge."""
+    try:
+        text = image.encode("ascii").translate(None, b" \t\r\n")
+        found = DATA_URI.match(text)
+        data = binascii.a2b_base64(text[found.end() :] if found else text, strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise BadImage("This is not base64.") from error
+    if len(data) > MAX_AVATAR_BYTES:
+        raise TooLarge("A picture has at most 10 MB.")
+    return avatars(data)
+
+
 def avatars(data: bytes) -> Pictures:
     """JPEG, or PNG when something shines through. Raises BadImage."""
     with _opened(data) as image:
@@ -59,6 +68,7 @@ def avatars(data: bytes) -> Pictures:
         # Each is cut from the one before: the full picture is worked through only once.
         large = ImageOps.fit(pixels, (400, 400))
         return Pictures(
+            hashlib.sha256(data).digest(),
             suffix,
             encode(pixels),
             encode(large),
@@ -108,7 +118,10 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 def _pixels(image: Image.Image) -> Image.Image:
     """Upright, in sRGB, as RGB or RGBA of eight bits: all that is to be seen and nothing else."""
-    profile, turn = image.info.get("icc_profile"), TURNS.get(_orientation(image))
+    profile = image.info.get("icc_profile")
+    image.load()
+    with suppress(Exception):  # broken metadata goes; the picture is as good as any other
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         # Pillow would cut sixteen bits off at 255.
         image = image.convert("I").point(lambda level: level / 256).convert("L")
@@ -119,17 +132,8 @@ def _pixels(image: Image.Image) -> Image.Image:
     image = _in_srgb(image, profile) if profile else image
     if image.mode not in ("RGB", "RGBA"):
         image = image.convert("RGB")
-    image = image.transpose(turn) if turn is not None else image
-    image.load()
     image.info = {}
     return image
-
-
-def _orientation(image: Image.Image) -> object:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:
-        return None  # broken metadata goes; the picture is as good as any other
 
 
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:

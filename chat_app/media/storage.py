@@ -1,5 +1,6 @@
 """The store of files: a local folder, a bucket or memory behind one API. Knows keys and bytes, not what they mean."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -53,6 +54,10 @@ class Storage:
     async def check(self) -> None:
         """Write something small: a full disk and a lost right to write are found only so."""
         await self.put("check", b"")
+
+    async def close(self) -> None:
+        """Let the store's threads come to rest: one that still holds a Python object at the end aborts the process."""
+        await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def stored(self, files: Mapping[str, bytes | BinaryIO]) -> AsyncIterator[None]:

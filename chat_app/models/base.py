@@ -34,9 +34,10 @@ ONE_LINE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 Line = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["name_length"], pattern=ONE_LINE)]
 Body = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["text_length"], pattern=NO_NUL)]
 Opaque = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9._~=-]+$")]
-Seq = Annotated[int, Field(ge=1, le=BIGGEST)]
-Position = Annotated[int, Field(ge=0, le=BIGGEST)]
-Limit = Annotated[int, Field(ge=1, le=100)]
+# Strict: true is no number, and neither is "1".
+Seq = Annotated[int, Field(ge=1, le=BIGGEST, strict=True)]
+Position = Annotated[int, Field(ge=0, le=BIGGEST, strict=True)]
+Limit = Annotated[int, Field(ge=1, le=100, strict=True)]
 Phone = Annotated[
     str,
     Field(examples=["+79161234567"]),

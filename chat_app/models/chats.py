@@ -6,6 +6,7 @@ from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field as Check
+from pydantic import StrictBool
 from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
@@ -152,7 +153,7 @@ class ChatUpdate(Input):
 
 class MembersAdd(Input):
     user_ids: UserIds
-    share_history: bool = Field(default=False, description="Show them as much of the past as you see.")
+    share_history: StrictBool = Field(default=False, description="Show them as much of the past as you see.")
     title: Line | None = Field(default=None, description="The title if this turns a private chat into a group.")
 
 

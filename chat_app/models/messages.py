@@ -113,8 +113,8 @@ class AttachmentCreate(_Create):
 
 class LocationCreate(_Create):
     type: Literal["location"]
-    latitude: Annotated[float, Check(ge=-90, le=90)]
-    longitude: Annotated[float, Check(ge=-180, le=180)]
+    latitude: Annotated[float, Check(ge=-90, le=90, strict=True)]
+    longitude: Annotated[float, Check(ge=-180, le=180, strict=True)]
     text: Body | None = None
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from chat_app.models.base import LIMITS
+
 Schema = dict[str, Any]
 
 # The demo data that `make run` writes: as Anna, most examples can be sent as they are.
@@ -48,6 +50,7 @@ VALUES: dict[str, Any] = {
     "last_used_at": NOW,
     "latitude": 43.3499,
     "like_count": 3,
+    "limits": LIMITS,
     "longitude": 42.4453,
     "medium": f"{MEDIA}/avatars/01930a5e/medium",
     "member_count": 4,
@@ -76,10 +79,11 @@ VALUES: dict[str, Any] = {
     "since": 8,
     "size": 482113,
     "small": f"{MEDIA}/avatars/01930a5e/small",
-    "sync": "MTczMjE3OTM0Mg",
+    "sync": "1795301218008999.46",
     "text": "Shall we meet at nine?",
     "title": "Project Aurora",
     "token": TOKEN,
+    "token_type": "bearer",
     "unread_count": 1,
     "updated_at": NOW,
     "url": f"{MEDIA}/attachments/01930a5e/hike.jpg?expires=1732183200&signature=3b9e7a12",
@@ -92,13 +96,17 @@ VALUES: dict[str, Any] = {
     "width": 1600,
     "AttachmentRead.id": ATTACHMENT,
     "AttachmentRead.name": "hike.jpg",
+    "Body_create_attachment.duration": 0,
+    "Body_login.client_id": "",
     "Body_login.username": PHONE,
+    "ChatMine.title": None,
     "ChatRead.type": "group",
     "ChatShared.type": "group",
     "Contact.name": "Clara Smirnova",
     "ContactCreate.name": "Clara Smirnova",
     "MessageRead.text": "Welcome! This is where we plan the release.",
     "MessageShared.text": "Welcome! This is where we plan the release.",
+    "Mine.title": None,
     "Preview.sender_id": CLARA,
     "Preview.seq": 6,
     "Preview.text": "I'll fix the layout.",
@@ -135,9 +143,8 @@ def _resolved(schema: Schema, schemas: dict[str, Schema]) -> Schema:
 def _value(schema: Schema, schemas: dict[str, Schema]) -> Any:
     """Something valid, or None where the table above lacks it: then the test of the documents says so."""
     schema = _resolved(schema, schemas)
-    for known in ("const", "default"):
-        if known in schema:
-            return schema[known]
+    if "const" in schema:
+        return schema["const"]
     for several in ("examples", "enum"):
         if several in schema:
             return schema[several][0]

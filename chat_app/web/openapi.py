@@ -101,6 +101,8 @@ def require_all(schemas: dict[str, Schema]) -> None:
         is_input = schema.get("additionalProperties") is False or name.startswith(FORM)
         if "properties" in schema and not is_input and name != Problem.__name__:
             schema["required"] = list(schema["properties"])
+            for field in schema["properties"].values():
+                field.pop("default", None)
 
 
 def _completed(made: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,12 @@ export class Person {
   async connect(auth = {}) {
     this.socket = dial(this.service, { token: this.token, ...auth });
     this.socket.onAny((name, ...payload) => this.#take(name, payload));
-    return this.next("ready");
+    const failed = (error) => this.#faults.push(error);
+    this.socket.on("connect_error", failed);
+    const ready = await this.next("ready");
+    // Later ones belong to reconnecting.
+    this.socket.off("connect_error", failed);
+    return ready;
   }
 
   #take(name, payload) {
@@ -65,7 +70,7 @@ export class Person {
     }
   }
 
-  /** The problem-free answer to a command. */
+  /** The answer to a command that is done. */
   async ask(command, ...argument) {
     const answer = await this.#answer(command, argument);
     assert.equal(answer.ok, true, `${command}: ${JSON.stringify(answer)}`);
@@ -129,7 +134,7 @@ export async function refusal(service, auth) {
   const error = await new Promise((resolve, reject) => {
     setTimeout(reject, PATIENCE, new Error("neither refused nor connected")).unref();
     socket.once("connect", () => reject(new Error("connected")));
-    socket.once("connect_error", resolve);
+    socket.once("connect_error", (error) => (error.data ? resolve(error) : reject(error)));
   }).finally(() => socket.disconnect());
   exercised.events.add("connect_error");
   return error;

@@ -1,0 +1,76 @@
+"""One-time codes: asking for one, and using it. A number that nobody has is treated as any other."""
+
+import hmac
+import secrets
+from datetime import timedelta
+from typing import NamedTuple
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.db import read_clock
+from chat_app.errors import BadCode, RateLimited
+from chat_app.models import Code, User
+from chat_app.models.codes import CodeRequest, Purpose
+from chat_app.settings import get_settings
+
+LIFETIME = timedelta(minutes=5)
+RESEND_AFTER = timedelta(minutes=1)
+MOST_ATTEMPTS = 5
+
+
+class NewCode(NamedTuple):
+    """A code that was just made; `is_wanted` is false when nobody has the number and a code is of no use to it."""
+
+    digits: str
+    is_wanted: bool
+
+
+async def request_code(session: AsyncSession, data: CodeRequest) -> NewCode:
+    """Make a code, in the place of any before. Raises RateLimited when the last one was asked for just now."""
+    now = await read_clock(session)
+    digits = f"{secrets.randbelow(10**6):06}"
+    values = {
+        "hash": _hash(data.phone, data.purpose, digits),
+        "attempts": 0,
+        "expires_at": now + LIFETIME,
+        "sent_at": now,
+    }
+    written = await session.exec(
+        insert(Code)
+        .values(phone=data.phone, purpose=data.purpose, **values)
+        .on_conflict_do_update(
+            index_elements=["phone", "purpose"], set_=values, where=col(Code.sent_at) <= now - RESEND_AFTER
+        )
+        .returning(col(Code.sent_at))
+    )
+    if written.first() is None:
+        sent_at = (
+            await session.exec(select(Code.sent_at).where(Code.phone == data.phone, Code.purpose == data.purpose))
+        ).one()
+        raise RateLimited(retry_after=max(1, (sent_at + RESEND_AFTER - now).seconds))
+    is_known = (await session.exec(select(User.id).where(User.phone == data.phone))).first() is not None
+    return NewCode(digits, is_known or data.purpose is Purpose.LOGIN)
+
+
+async def use_code(session: AsyncSession, phone: str, purpose: Purpose, digits: str) -> None:
+    """Use a code up. Raises BadCode for a wrong one, and each is a try: after five the code is void."""
+    code = await session.get(Code, (phone, purpose), with_for_update=True, populate_existing=True)
+    now = await read_clock(session)
+    given = _hash(phone, purpose, digits)
+    if code is None or code.expires_at <= now or code.attempts >= MOST_ATTEMPTS:
+        raise BadCode
+    if not hmac.compare_digest(code.hash, given):
+        code.attempts += 1
+        await session.flush()
+        raise BadCode
+    # Void, but not gone: it still says when another may be asked for.
+    code.attempts = MOST_ATTEMPTS
+    await session.flush()
+
+
+def _hash(phone: str, purpose: Purpose, digits: str) -> bytes:
+    """With the secret: a million codes are tried in no time by whoever has only the table."""
+    content = f"code|{phone}|{purpose.value}|{digits}".encode()
+    return hmac.digest(get_settings().signing_secret, content, "sha256")

@@ -1,0 +1,59 @@
+"""One-time codes: sent to a phone, kept as a hash, good for one use."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import StringConstraints
+from sqlmodel import Field, SQLModel
+
+from chat_app.models.base import Input, Phone, text_enum
+from chat_app.models.users import Password
+
+
+class Purpose(StrEnum):
+    LOGIN = "login"
+    VERIFY = "verify"
+    RESET = "reset"
+
+
+Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]{6}$")]
+
+
+class Code(SQLModel, table=True):
+    """The newest code of a number for a purpose; numbers that nobody has are treated alike."""
+
+    __tablename__ = "code"
+
+    phone: str = Field(primary_key=True)
+    purpose: Purpose = Field(primary_key=True, sa_type=text_enum(Purpose))
+    hash: bytes
+    attempts: int = 0
+    expires_at: datetime
+    sent_at: datetime
+
+
+class CodeRequest(Input):
+    phone: Phone
+    purpose: Purpose
+
+
+class CodeSent(SQLModel):
+    """The same for every number, whether somebody has it or not."""
+
+    expires_in: int = Field(description="Seconds for which the code is good.")
+    resend_in: int = Field(description="Seconds until another can be asked for.")
+
+
+class CodeUse(Input):
+    phone: Phone
+    code: Digits
+
+
+class PasswordReset(CodeUse):
+    new_password: Password
+
+
+class PasswordChange(Input):
+    current_password: str | None = Field(default=None, max_length=128, description="Needed unless none is set.")
+    new_password: Password

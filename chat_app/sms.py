@@ -1,0 +1,57 @@
+"""What carries a code to a phone: an HTTP gateway, or in development the log."""
+
+import asyncio
+
+import httpx
+
+from chat_app.errors import Unavailable
+from chat_app.logs import log
+from chat_app.settings import Settings
+
+TRIES = 3
+TIMEOUT_SECONDS = 5.0
+
+
+class CodeSender:
+    """Sends in the background, so that the answer takes as long for a number that nobody has."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.sms_url and settings.sms_url.get_secret_value()
+        self._to_log = self._url is None and settings.is_development
+        self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS)
+        self._sending: set[asyncio.Task[None]] = set()
+
+    def check(self) -> None:
+        """Raises Unavailable where codes can't be sent: without a gateway they must not stand in a production log."""
+        if self._url is None and not self._to_log:
+            raise Unavailable("No way to send codes is set up.", retry_after=3600)
+
+    def send(self, phone: str, digits: str) -> None:
+        """Send a code; what goes wrong is logged, without the number and the code."""
+        if self._to_log:
+            log.warning("one-time code", phone=phone, code=digits)
+            return
+        task = asyncio.create_task(self._send(phone, digits))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send(self, phone: str, digits: str) -> None:
+        assert self._url is not None
+        for attempt in range(1, TRIES + 1):
+            try:
+                response = await self._client.post(
+                    self._url, json={"phone": phone, "code": digits, "text": f"Your code: {digits}"}
+                )
+                response.raise_for_status()
+            except httpx.HTTPError as error:
+                log.warning("code not sent", attempt=attempt, error=type(error).__name__)
+                await asyncio.sleep(attempt)
+            else:
+                log.info("code sent", attempt=attempt)
+                return
+        log.error("code given up")
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        await asyncio.gather(*self._sending)
+        await self._client.aclose()

@@ -1,0 +1,93 @@
+"""What has to be there before a command can do its work: a database, the tables in it, in development demo data.
+
+What reads the settings when it is imported is imported inside the functions, when the settings are known to be good.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import SecretStr
+from rich.console import Console
+
+from chat_app.embedded import embedded_postgres
+from chat_app.settings import Settings, use_settings
+
+if TYPE_CHECKING:
+    from chat_app.db import Database
+
+Result = TypeVar("Result")
+
+# stdout is for what a command prints.
+console = Console(stderr=True)
+
+
+class Refusal(Exception):
+    """What was asked can't be done here; the text says why and what to do."""
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[Settings]:
+    """The settings with a database: the one that they name, else one that is started here."""
+    if settings.database_url:
+        yield settings
+        return
+    if not settings.is_development:
+        raise Refusal("CHAT_DATABASE_URL is required in production")
+    with ExitStack() as stack:
+        with _progress("Starting PostgreSQL …"):
+            url = stack.enter_context(embedded_postgres(settings.data_dir / "postgres"))
+        yield use_settings(settings.model_copy(update={"database_url": SecretStr(url)}))
+
+
+def upgrade() -> None:
+    """Bring the tables of the settings' database to the newest revision."""
+    from chat_app import migrations
+
+    with _progress("Bringing the tables up to date …"):
+        migrations.upgrade()
+
+
+def check_is_current(settings: Settings) -> None:
+    """Refuse a database that lacks migrations."""
+    from chat_app.migrations import is_current
+
+    if not _with_database(settings, is_current):
+        raise Refusal("The database lacks migrations: run `python -m chat_app migrate` first")
+
+
+def add_demo_data(settings: Settings) -> None:
+    """Write the demo data, unless they are there."""
+    from chat_app.seed import seed
+
+    with _progress("Writing demo data …"):
+        _with_database(settings, seed)
+
+
+def _with_database(settings: Settings, use: "Callable[[Database], Awaitable[Result]]") -> Result:
+    from chat_app.db import Database
+
+    async def call() -> Result:
+        opened = Database(settings.asyncpg_url)
+        try:
+            return await use(opened)
+        finally:
+            await opened.close()
+
+    return asyncio.run(call())
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """In a terminal a spinner, which log lines would tear; elsewhere the log says enough."""
+    if not console.is_terminal:
+        yield
+        return
+    logging.disable(logging.INFO)
+    try:
+        with console.status(text):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,126 @@
+"""Bodies that are too large, or hardly arrive, are refused without being kept."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from chat_app.api import body_limit
+from tests.clients import Person, http_answer
+from tests.service import MakePerson, Service
+
+REGISTER = "/api/v1/auth/register"
+ATTACHMENTS = "/api/v1/attachments"
+MEGABYTE = 2**20
+JSON, FORM = "application/json", "multipart/form-data; boundary=x"
+HEADS = {JSON: b'{"image": "', FORM: b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'}
+
+
+@pytest.fixture
+async def anna(make_person: MakePerson) -> Person:
+    return await make_person("Anna")
+
+
+async def pieces(head: bytes, size: int) -> AsyncIterator[bytes]:
+    yield head
+    for _ in range(size // 65536):
+        yield b"x" * 65536
+
+
+@asynccontextmanager
+async def sending(service: Service, head: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection on which the first line of a request was sent; what is done with it has to be quick."""
+    url = urlsplit(service.base)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(f"{head} HTTP/1.1\r\nHost: chat\r\n".encode())
+    async with asyncio.timeout(3):
+        yield reader, writer
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize(
+    ("method", "path", "limit"),
+    [("POST", REGISTER, 1), ("POST", ATTACHMENTS, 30), ("PUT", "/api/v1/users/me/avatar", 16), ("POST", "/nowhere", 1)],
+)
+async def test_more_than_allowed_is_too_large(
+    anna: Person, method: str, path: str, limit: int, is_chunked: bool
+) -> None:
+    size = (limit + 1) * MEGABYTE
+    if path == "/nowhere" and is_chunked:
+        pytest.skip("nobody reads this body, so nobody counts it")
+    kind = FORM if path == ATTACHMENTS else JSON
+    content = pieces(HEADS[kind], size) if is_chunked else b"x" * size
+    response = await anna.http.request(method, path, content=content, headers={"Content-Type": kind})
+    assert http_answer(response).code == "too_large"
+    assert response.headers["connection"] == "close"
+    assert (await anna.http.get("/api/v1/users/me")).status_code == 200
+
+
+async def test_a_body_within_the_limit_comes_through(anna: Person) -> None:
+    body = json.dumps({"title": "x", "member_ids": [], "padding": "x" * (MEGABYTE - 100)})
+    response = await anna.http.post("/api/v1/chats/groups", content=body, headers={"Content-Type": JSON})
+    assert http_answer(response).code == "invalid_input"
+
+
+async def test_what_is_announced_as_too_large_is_refused_before_it_comes(service: Service) -> None:
+    async with sending(service, f"POST {REGISTER}") as (reader, writer):
+        writer.write(b"Content-Length: 99999999999\r\n\r\n")
+        assert b" 413 " in await reader.readline()
+
+
+async def test_an_endless_body_is_not_kept(anna: Person) -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    response = await anna.http.post(
+        REGISTER, content=pieces(HEADS[JSON], 200 * MEGABYTE), headers={"Content-Type": JSON}
+    )
+    assert response.status_code == 413
+    assert process.memory_info().rss - before < 30 * MEGABYTE
+
+
+async def test_a_body_that_stops_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.3)
+    async with sending(service, f"POST {REGISTER}") as (reader, writer):
+        writer.write(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
+        answer = await reader.read()
+    assert b" 503 " in answer.splitlines()[0]
+    assert b'"code":"unavailable"' in answer
+
+
+async def test_a_body_that_dribbles_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.5)
+
+    async def dribble(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b" ")
+            await asyncio.sleep(0.05)
+
+    async with sending(service, f"POST {REGISTER}") as (reader, writer):
+        writer.write(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+        dribbling = asyncio.create_task(dribble(writer))
+        assert b" 503 " in await reader.readline()
+        dribbling.cancel()
+
+
+async def test_a_slow_answer_is_no_slow_body(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0)
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"{anna.base}/healthz")).status_code == 200
+    assert (await anna.http.get("/api/v1/users/me")).status_code == 200
+
+
+async def test_after_an_early_answer_the_connection_does_not_wait_for_ever(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.3)
+    async with sending(service, "PUT /api/v1/users/me/avatar") as (reader, writer):
+        writer.write(b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{")
+        assert b" 401 " in (await reader.read()).splitlines()[0]

@@ -1,0 +1,172 @@
+"""The people and chats that every kind of change is tried on, and those who watch."""
+
+import asyncio
+from copy import deepcopy
+from typing import Any
+from uuid import UUID, uuid4
+
+from pydantic import TypeAdapter
+from sqlalchemy import text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app.crud import chats, members
+from chat_app.crud.attachments import create_attachment
+from chat_app.crud.messages import Draft, one, send_messages
+from chat_app.db import Database
+from chat_app.models import Attachment
+from chat_app.models.base import new_id
+from chat_app.models.chats import GroupCreate, MembersAdd
+from chat_app.models.messages import MessageCreate
+from chat_app.models.sessions import Actor
+from tests.client_model import ClientModel, Json
+from tests.clients import Person, SocketDoor
+from tests.media import pictures
+from tests.observers import Observer, check_equal, read_anew
+
+Call = tuple[str, str, dict[str, Any]]
+
+MESSAGE_CREATE: TypeAdapter[MessageCreate] = TypeAdapter(MessageCreate)
+PDF = "application/pdf"
+
+# The seqs of messages of the group.
+ANNAS_OLDEST, BORIS_OLDER, WITH_CAPTION, ANNAS_LATER, NEWEST = 2, 3, 4, 7, 8
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    """The arguments of a message that is new."""
+    return {"client_id": str(uuid4()), **fields}
+
+
+async def _send(session: AsyncSession, actor: Actor, chat_id: UUID, **fields: Any) -> None:
+    data = MESSAGE_CREATE.validate_python(message(type="text", text="hello") | fields)
+    one(await send_messages(session, [Draft(actor, chat_id, data)]))
+
+
+class Cast:
+    """Who plays in each case, and the two chats that exist before it.
+
+    In the group Anna is the creator. Boris, with the chat open, and Vera, without, are members from the beginning;
+    Egor was one and was removed; Gleb came late, has it open and can't see what was before. Dina isn't in it.
+    """
+
+    def __init__(self, people: dict[str, Person]) -> None:
+        self.people = people
+        self.chats: dict[str | None, str | None] = {None: None}
+        self.observers: list[Observer] = []
+
+    async def prepare(self, database: Database) -> None:
+        """Make the chats, with messages at the seqs that the cases name."""
+        anna, boris = self.actor("Anna"), self.actor("Boris")
+        vera_id, gleb_id, egor_id = (self.actor(name).id for name in ("Vera", "Gleb", "Egor"))
+        async with database.transaction() as session:
+            private, _ = await chats.open_private_chat(session, anna, boris.id)
+            await _send(session, boris, private.id)
+            founders = GroupCreate(title="All", member_ids=[boris.id, vera_id, egor_id])
+            group, _ = await chats.create_group(session, anna, founders)
+            await _send(session, anna, group.id)
+            await _send(session, boris, group.id)
+            file = Attachment(id=new_id(), owner_id=anna.id, name="file", content_type=PDF, size=9, key="none")
+            await create_attachment(session, file)
+            await _send(session, anna, group.id, type="file", attachment_id=file.id, text="look")
+            await members.remove_member(session, anna, group.id, egor_id)
+            await members.add_members(session, anna, group.id, MembersAdd(user_ids=[gleb_id]))
+            await _send(session, anna, group.id)
+            await _send(session, boris, group.id)
+            assert (await chats.get_chat(session, anna, group.id)).message_count == NEWEST
+        self.chats |= {"group": str(group.id), "private": str(private.id)}
+
+    def actor(self, name: str) -> Actor:
+        return Actor(UUID(self.people[name].id), self.people[name].session_id)
+
+    async def call(self, person: str, operation: str, **arguments: Any) -> Any:
+        """An operation that succeeds, through the socket. Returns its data."""
+        return await SocketDoor().do(self.people[person], operation, **await self.arguments(person, arguments))
+
+    async def arguments(self, person: str, values: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a case as they go to a door."""
+        found = {}
+        for name, value in values.items():
+            if name == "attachment_id":
+                found[name] = await self._upload(self.people[person], value)
+            elif name.endswith("_ids"):
+                found[name] = [self.people[each].id for each in value]
+            else:
+                found[name] = self.people[value].id if name == "user_id" else value
+        return found
+
+    async def _upload(self, person: Person, content_type: str) -> str:
+        content = pictures.encoded(pictures.corners(), "PNG") if content_type == "image/png" else b"something"
+        file = {"file": ("a file", content, content_type)}
+        response = await person.http.post("/api/v1/attachments", files=file)
+        assert response.status_code == 201, response.text
+        attachment_id: str = response.json()["id"]
+        return attachment_id
+
+    async def look(self, database: Database, chat_id: str | None) -> None:
+        """Everybody reads their snapshot, long after all that happened before; members have the chat open or not."""
+        await make_older(database, [chat_id for chat_id in self.chats.values() if chat_id])
+        await asyncio.gather(
+            self._look("Anna", chat_id, connections=2),
+            self._look("Boris", chat_id),
+            self._look("Vera", None),
+            self._look("Gleb", chat_id),
+            self._look("Dina", None),
+            self._look("Egor", None),
+        )
+        await self.settle()
+
+    async def _look(self, name: str, chat_id: str | None, *, connections: int = 1) -> None:
+        person = self.people[name]
+        for number in range(connections):
+            socket = person.sockets[number] if number < len(person.sockets) else await person.connect()
+            observer = Observer(person, socket)
+            self.observers.append(await observer.start())
+            if chat_id is not None and chat_id in observer.model.entries:
+                await observer.open(chat_id)
+
+    def twins(self) -> dict[str, ClientModel]:
+        """What everybody's first connection knows, to be kept while it is away."""
+        return {name: deepcopy(self.observers_of(person)[0].model) for name, person in self.people.items()}
+
+    def observers_of(self, person: Person) -> list[Observer]:
+        return [observer for observer in self.observers if observer.person is person]
+
+    async def settle(self) -> list[list[str]]:
+        """Let all events arrive. Returns what each observer was told."""
+        return await asyncio.gather(*(observer.settle() for observer in self.observers))
+
+    async def check(self) -> None:
+        """Compare what everybody was told with what is read anew."""
+        await asyncio.gather(*(self._check(self.observers_of(person)) for person in self.people.values()))
+
+    async def _check(self, observers: list[Observer]) -> None:
+        first = observers[0]
+        fresh = await read_anew(first.socket, first.person.id, first.chat_id)
+        for observer in observers:
+            check_equal(observer.name, observer.model, fresh)
+            is_open = observer.model.window is not None
+            assert is_open == (observer.chat_id in fresh.entries), f"{observer.name}: open or not"
+
+    async def come_back(self, twins: dict[str, ClientModel], *, limit: int) -> list[list[Json]]:
+        """Let those who were away come back, and compare what they then know with what is read anew.
+
+        Returns the pages of changes that each of them read.
+        """
+        return await asyncio.gather(*(self._come_back(self.people[name], twins[name], limit) for name in twins))
+
+    async def _come_back(self, person: Person, twin: ClientModel, limit: int) -> list[Json]:
+        socket = await person.connect(active_chat_id=twin.window and twin.window.chat_id)
+        pages = await Observer(person, socket).come_back(twin, limit)
+        fresh = await read_anew(socket, person.id, twin.window and twin.window.chat_id)
+        check_equal(f"{person.name}, who was away", twin, fresh)
+        assert twin.sync == socket.named("ready")[0]["sync"]
+        return pages
+
+
+async def make_older(database: Database, chat_ids: list[str]) -> None:
+    """Move all changes of these chats an hour into the past, as catching up always looks back a minute."""
+    async with database.transaction() as session:
+        connection = await session.connection()
+        for table, column in (("chat", "id"), ("membership", "chat_id")):
+            older = f"UPDATE {table} SET changed_at = changed_at - interval '1 hour' WHERE {column} = ANY(:ids)"
+            await connection.execute(text(older), {"ids": chat_ids})

@@ -1,0 +1,268 @@
+"""A reference client: it follows the rules of DESIGN §5 "Catching up" and knows nothing else of the service.
+
+It is given answers and the events of one connection in their order, and holds a list of chats, one open window and a
+directory of people. It opens no connection and asks for nothing.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+Json = dict[str, Any]
+
+PAGE = 50
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+# What a snapshot doesn't have: said before the first answer, or passing.
+PASSING = {"ready", "presence_changed", "typing_changed"}
+
+
+@dataclass
+class Entry:
+    """A chat of the list: what all its members share, and what is one's own."""
+
+    shared: Json
+    mine: Json | None = None
+
+    def keep_mine(self, mine: Json) -> None:
+        """Take what is personal unless it is older."""
+        if self.mine is None or mine["version"] >= self.mine["version"]:
+            self.mine = dict(mine)
+
+    def read_own_message(self, user_id: str) -> None:
+        """A message that one caused oneself has been read, which nothing but the message tells."""
+        newest = self.shared["last_message"]
+        if self.mine and newest and newest["sender_id"] == user_id and newest["seq"] > self.mine["last_read_seq"]:
+            self.mine |= {"last_read_seq": newest["seq"], "version": self.mine["version"] + 1}
+
+    def others_read(self, seq: int) -> None:
+        if self.mine:
+            self.mine["others_read_seq"] = max(self.mine["others_read_seq"], seq)
+
+    def state(self) -> Json:
+        """The entry as it is compared. `unread_count` is a sum that clients do themselves."""
+        shared = {name: value for name, value in self.shared.items() if name != "version"}
+        if self.mine is None:
+            return shared | {"mine": None}
+        mine = {name: value for name, value in self.mine.items() if name != "others_read_seq"}
+        return shared | {"mine": mine | {"unread_count": shared["message_count"] - mine["last_read_seq"]}}
+
+    def place(self) -> tuple[float, float, str]:
+        """Where it stands in the list: pinned ones first, then the latest updated, then by id."""
+        pinned_at = (self.mine or {}).get("pinned_at")
+        pinned = datetime.fromisoformat(pinned_at) if pinned_at else NEVER
+        updated = datetime.fromisoformat(self.shared["updated_at"])
+        return -pinned.timestamp(), -updated.timestamp(), self.shared["id"]
+
+
+@dataclass
+class Window:
+    """An open chat. Only `messages_changed` and `changes` move its version; everything else merges rows."""
+
+    chat_id: str
+    version: int
+    message_count: int
+    messages: dict[int, Json] = field(default_factory=dict)
+    members: dict[str, Json] = field(default_factory=dict)
+    # An event was skipped: `changes` has to be called.
+    has_gap: bool = False
+
+    def merge_message(self, message: Json) -> None:
+        """The greater row version wins; a winner without `liked` keeps the one that is known."""
+        known = self.messages.get(message["seq"]) or {"version": 0, "liked": False}
+        if message["version"] > known["version"] or (message["version"] == known["version"] and "liked" in message):
+            self.messages[message["seq"]] = {"liked": known["liked"]} | message
+
+    def merge_member(self, member: Json) -> None:
+        """The greater row version wins; between a joining and the next a read position only grows."""
+        known = self.members.get(member["user_id"])
+        if known and member["version"] < known["version"]:
+            return
+        self.members[member["user_id"]] = dict(member)
+        if known and known["joined_at"] == member["joined_at"]:
+            self.has_read(member["user_id"], known["last_read_seq"])
+
+    def has_read(self, user_id: str, seq: int) -> None:
+        member = self.members.get(user_id)
+        if member:
+            member["last_read_seq"] = max(member["last_read_seq"], seq)
+
+    def change(self, event: Json) -> None:
+        """Apply a `messages_changed`: older ones are nothing, and one that does not follow is a gap."""
+        if event["since"] > self.version:
+            self.has_gap = True
+        if self.has_gap or event["version"] <= self.version:
+            return
+        for message in event["messages"]:
+            self.merge_message(message)
+            sender = self.members.get(message["sender_id"])
+            # A row that is newer than the event tells of a later joining, whose read position starts anew.
+            if message["seq"] > self.message_count and sender and sender["version"] <= event["version"]:
+                self.has_read(message["sender_id"], message["seq"])
+        for member in event["members"]:
+            self.merge_member(member)
+        self.version, self.message_count = event["version"], event["message_count"]
+
+    def people(self) -> set[str]:
+        """Whom the window shows."""
+        people = set(self.members)
+        for message in self.messages.values():
+            people.add(message["sender_id"])
+            if message["type"] == "system":
+                people.update(message["payload"]["user_ids"])
+        return people
+
+    def state(self) -> Json:
+        """The window as it is compared: its newest page and those who are in the chat."""
+        return {
+            "chat_id": self.chat_id,
+            "version": self.version,
+            "message_count": self.message_count,
+            "messages": [_unsigned(self.messages[seq]) for seq in sorted(self.messages)[-PAGE:]],
+            "members": {user_id: member for user_id, member in self.members.items() if not member["removed_at"]},
+        }
+
+
+class ClientModel:
+    """All that one connection of a user knows."""
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        self.sync = ""
+        self.entries: dict[str, Entry] = {}
+        # The versions of removals: whatever comes at or below them is ignored.
+        self.removals: dict[str, int] = {}
+        self.window: Window | None = None
+        self.people: dict[str, Json] = {}
+
+    def read_list(self, pages: list[Json]) -> None:
+        """All pages of a `list_chats`, whole or `changed_since`."""
+        self.sync = pages[0]["sync"]
+        for page in pages:
+            self._meet(page["users"])
+            for removal in page["removed"]:
+                self._remove(removal)
+            for chat in page["items"]:
+                self.read_chat(chat)
+
+    def read_chat(self, chat: Json) -> None:
+        """Any ChatRead."""
+        shared = {name: value for name, value in chat.items() if name != "mine"}
+        assert chat["mine"]["unread_count"] == chat["message_count"] - chat["mine"]["last_read_seq"]
+        if self._keep_shared(shared):
+            self._keep_mine(chat["id"], chat["mine"])
+
+    def open(self, screen: Json) -> None:
+        """An OpenChat: the answer of `activate_chat`."""
+        chat = screen["chat"]
+        self.read_chat(chat)
+        self._meet(screen["users"])
+        if screen["page"]["version"] > self.removals.get(chat["id"], 0):
+            self.read_newest_page(chat["id"], screen["page"])
+            self.read_members({"items": screen["members"], "users": []})
+
+    def read_newest_page(self, chat_id: str, page: Json) -> None:
+        """A newest page makes the window anew; its members are to be read with it."""
+        self._meet(page["users"])
+        self.window = Window(chat_id, page["version"], page["items"][-1]["seq"] if page["items"] else 0)
+        for message in [*page["items"], *page["replied"]]:
+            self.window.merge_message(message)
+
+    def read_message(self, message: Json) -> None:
+        """The MessageRead of an ack."""
+        if self.window and self.window.chat_id == message["chat_id"]:
+            self.window.merge_message(message)
+
+    def read_changes(self, changes: Json) -> None:
+        """A page of `list_changes` for the open chat that isn't a `reset`."""
+        assert self.window and not changes["reset"]
+        self._meet(changes["users"])
+        self.window.has_gap = False
+        self.window.change(changes)
+
+    def read_members(self, answer: Json) -> None:
+        """`list_members` of the open chat: those who aren't in it are gone, and read positions are those of now."""
+        assert self.window
+        self._meet(answer["users"])
+        self.window.members = {member["user_id"]: dict(member) for member in answer["items"]}
+
+    def receive(self, name: str, event: Json) -> None:
+        """One event. `resync_required` and `session_revoked` are for whoever owns the connection."""
+        if name not in PASSING:
+            getattr(self, f"_{name}")(event)
+
+    def _chats_changed(self, event: Json) -> None:
+        self._meet(event["users"])
+        for removal in event["removed"]:
+            self._remove(removal)
+        with_mine = {mine["chat_id"] for mine in event["mine"]}
+        for shared in event["chats"]:
+            if self._keep_shared(shared) and shared["id"] not in with_mine:
+                self.entries[shared["id"]].read_own_message(self.user_id)
+        for mine in event["mine"]:
+            self._keep_mine(mine["chat_id"], {name: value for name, value in mine.items() if name != "chat_id"})
+
+    def _messages_changed(self, event: Json) -> None:
+        self._meet(event["users"])
+        if self.window and self.window.chat_id == event["chat_id"]:
+            self.window.change(event)
+            for message in event["messages"]:
+                if message["sender_id"] != self.user_id:
+                    self._others_read(event["chat_id"], message["seq"])
+
+    def _read_changed(self, event: Json) -> None:
+        if self.window and self.window.chat_id == event["chat_id"]:
+            self.window.has_read(event["user_id"], event["last_read_seq"])
+            if event["user_id"] != self.user_id:
+                self._others_read(event["chat_id"], event["last_read_seq"])
+
+    def _users_changed(self, event: Json) -> None:
+        self._meet(event["users"])
+
+    def _keep_shared(self, shared: Json) -> bool:
+        """Take what members share unless it is older; false for a chat that one isn't in any more."""
+        if shared["version"] <= self.removals.get(shared["id"], 0):
+            return False
+        entry = self.entries.setdefault(shared["id"], Entry(shared))
+        if shared["version"] >= entry.shared["version"]:
+            entry.shared = shared
+        return True
+
+    def _keep_mine(self, chat_id: str, mine: Json) -> None:
+        if chat_id in self.entries:
+            self.entries[chat_id].keep_mine(mine)
+            self._meet([mine["peer"]] if mine["peer"] else [])
+
+    def _others_read(self, chat_id: str, seq: int) -> None:
+        if chat_id in self.entries:
+            self.entries[chat_id].others_read(seq)
+
+    def _remove(self, removal: Json) -> None:
+        chat_id, version = removal["chat_id"], removal["version"]
+        self.removals[chat_id] = max(version, self.removals.get(chat_id, 0))
+        if chat_id in self.entries and self.entries[chat_id].shared["version"] <= version:
+            del self.entries[chat_id]
+        if self.window and self.window.chat_id == chat_id and self.window.version <= version:
+            self.window = None
+
+    def _meet(self, users: list[Json]) -> None:
+        self.people |= {user["id"]: user for user in users}
+
+    def list_state(self) -> Json:
+        """The list as it is compared, in its order."""
+        ordered = sorted(self.entries.values(), key=Entry.place)
+        return {entry.shared["id"]: entry.state() for entry in ordered}
+
+    def window_state(self) -> Json | None:
+        return self.window.state() if self.window else None
+
+    def strangers(self) -> set[str]:
+        """Whom the window shows without anything having told who they are."""
+        return self.window.people() - set(self.people) if self.window else set()
+
+
+def _unsigned(message: Json) -> Json:
+    """Addresses of files are signed anew in each answer."""
+    if message["attachment"] is None:
+        return message
+    preview = bool(message["attachment"]["preview_url"])
+    return message | {"attachment": message["attachment"] | {"url": None, "preview_url": preview}}

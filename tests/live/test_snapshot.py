@@ -1,0 +1,270 @@
+"""Promise P14: a snapshot and the events after it equal a fresh snapshot, for every kind of change and for everybody.
+
+So do, for whoever was away, the snapshot and what catching up tells.
+"""
+
+import asyncio
+from typing import Any, Literal, NamedTuple
+from uuid import uuid4
+
+import pytest
+
+from chat_app.db import Database
+from chat_app.live.catalog import COMMANDS
+from tests.cast import ANNAS_LATER, ANNAS_OLDEST, BORIS_OLDER, NEWEST, WITH_CAPTION, Call, Cast, message
+from tests.clients import Answer, Door, HttpDoor, SocketDoor
+from tests.observers import Observer, check_equal, read_anew
+from tests.service import MakePerson
+
+# What changes nothing that a snapshot has; any other command needs a case.
+READING = {
+    "get_chat",
+    "get_message",
+    "list_changes",
+    "list_chats",
+    "list_likes",
+    "list_members",
+    "list_messages",
+    "set_typing",
+}
+# Not one of the cases, as it opens a window instead of changing what is in one; it has tests of its own below.
+OPENING = {"activate_chat"}
+
+# shared: the chat takes a version. mine: it doesn't, but the actor's own counter does. new, gone: it comes, it goes.
+Change = Literal["shared", "mine", "new", "gone"]
+
+
+class Case(NamedTuple):
+    """One change: in a chat of the cast, unless `chat` is None, an actor calls an operation.
+
+    In arguments a name of the cast stands for that person's id, and a type of content for a file that was uploaded.
+    `before`: calls (actor, operation, arguments) in the same chat, before anybody looks.
+    """
+
+    operation: str
+    arguments: dict[str, Any]
+    actor: str = "Anna"
+    chat: str | None = "group"
+    changes: Change = "shared"
+    before: tuple[Call, ...] = ()
+
+
+def sent(**fields: Any) -> Case:
+    return Case("send_message", message(**fields))
+
+
+BORIS_OLDER_LIKED: tuple[Call, ...] = (
+    ("Vera", "like_message", {"seq": BORIS_OLDER}),
+    ("Boris", "like_message", {"seq": BORIS_OLDER}),
+)
+
+CASES = {
+    "a text": sent(type="text", text="hello"),
+    "a text that is longer than its preview": sent(type="text", text="long " * 100),
+    "a reply": sent(type="text", text="quite so", reply_to=ANNAS_OLDEST),
+    "a reply to a message that newcomers can't see": sent(type="text", text="quite so", reply_to=BORIS_OLDER),
+    "an image": sent(type="image", attachment_id="image/png"),
+    "a video": sent(type="video", attachment_id="video/mp4", text="with a caption"),
+    "an audio": sent(type="audio", attachment_id="audio/mpeg"),
+    "a voice message": sent(type="voice", attachment_id="audio/ogg"),
+    "a file": sent(type="file", attachment_id="application/pdf"),
+    "a location": sent(type="location", latitude=55.75, longitude=37.62),
+    "a contact": sent(type="contact", name="Zoya", phone="8 916 000 00 00"),
+    "a text in a private chat": sent(type="text", text="hello")._replace(chat="private"),
+    "the newest message edited": Case("edit_message", {"seq": NEWEST, "text": "better"}, actor="Boris"),
+    "an older message edited": Case("edit_message", {"seq": ANNAS_LATER, "text": "better"}),
+    "a message that newcomers can't see edited": Case("edit_message", {"seq": ANNAS_OLDEST, "text": "better"}),
+    "a caption edited": Case("edit_message", {"seq": WITH_CAPTION, "text": "better"}),
+    "a caption taken away": Case("edit_message", {"seq": WITH_CAPTION, "text": None}),
+    "a message liked": Case("like_message", {"seq": NEWEST}),
+    "a message liked that others like": Case("like_message", {"seq": BORIS_OLDER}, before=BORIS_OLDER_LIKED),
+    "a message unliked": Case("unlike_message", {"seq": NEWEST}, before=(("Anna", "like_message", {"seq": NEWEST}),)),
+    "a message unliked that others like": Case(
+        "unlike_message", {"seq": BORIS_OLDER}, actor="Boris", before=BORIS_OLDER_LIKED
+    ),
+    "a liked message edited": Case(
+        "edit_message", {"seq": BORIS_OLDER, "text": "better"}, actor="Boris", before=BORIS_OLDER_LIKED
+    ),
+    "the newest message deleted": Case("delete_message", {"seq": NEWEST}, actor="Boris"),
+    "somebody else's newest message deleted": Case("delete_message", {"seq": NEWEST}),
+    "an older message deleted": Case("delete_message", {"seq": ANNAS_LATER}),
+    "a message with a file deleted": Case("delete_message", {"seq": WITH_CAPTION}),
+    "a liked message deleted": Case("delete_message", {"seq": BORIS_OLDER}, before=BORIS_OLDER_LIKED),
+    "a chat pinned": Case("pin_chat", {}, changes="mine"),
+    "a chat unpinned": Case("unpin_chat", {}, changes="mine", before=(("Anna", "pin_chat", {}),)),
+    "a chat renamed": Case("rename_chat", {"title": "Mine"}, changes="mine"),
+    "a private chat renamed": Case("rename_chat", {"title": "Mine"}, chat="private", changes="mine"),
+    "an own title taken back": Case(
+        "rename_chat", {"title": None}, changes="mine", before=(("Anna", "rename_chat", {"title": "Mine"}),)
+    ),
+    "read up to the newest": Case("mark_read", {"seq": NEWEST}, changes="mine"),
+    "read past the newest": Case("mark_read", {"seq": 1000}, changes="mine"),
+    "read in a private chat": Case("mark_read", {"seq": 1}, chat="private", changes="mine"),
+    "a private chat opened": Case("open_private_chat", {"user_id": "Vera"}, chat=None, changes="new"),
+    "a group created": Case(
+        "create_group",
+        {"title": "New", "member_ids": ["Boris", "Dina"], "client_id": str(uuid4())},
+        chat=None,
+        changes="new",
+    ),
+    "somebody added": Case("add_members", {"user_ids": ["Dina"]}),
+    "somebody added by a member who is no creator": Case("add_members", {"user_ids": ["Dina"]}, actor="Boris"),
+    "somebody added who sees the history": Case("add_members", {"user_ids": ["Dina"], "share_history": True}),
+    "somebody added by a newcomer who shares what they see": Case(
+        "add_members", {"user_ids": ["Dina"], "share_history": True}, actor="Gleb"
+    ),
+    "somebody back": Case("add_members", {"user_ids": ["Egor"]}),
+    "somebody back who sees the history": Case("add_members", {"user_ids": ["Egor", "Dina"], "share_history": True}),
+    "somebody back who had pinned and renamed it": Case(
+        "add_members",
+        {"user_ids": ["Gleb"]},
+        before=(
+            ("Gleb", "pin_chat", {}),
+            ("Gleb", "rename_chat", {"title": "Mine"}),
+            ("Anna", "remove_member", {"user_id": "Gleb"}),
+        ),
+    ),
+    "a private chat turned into a group": Case(
+        "add_members",
+        {"user_ids": ["Dina", "Vera"]},
+        chat="private",
+        before=(("Anna", "rename_chat", {"title": "Mine"}), ("Boris", "rename_chat", {"title": "Mine too"})),
+    ),
+    "a private chat turned into a group that shares its history": Case(
+        "add_members", {"user_ids": ["Dina"], "share_history": True, "title": "All"}, actor="Boris", chat="private"
+    ),
+    "a member removed": Case("remove_member", {"user_id": "Boris"}),
+    "a newcomer removed": Case("remove_member", {"user_id": "Gleb"}),
+    "a member gone": Case("leave_chat", {}, actor="Boris"),
+    "a newcomer gone": Case("leave_chat", {}, actor="Gleb"),
+    "a group deleted": Case("delete_chat", {}, changes="gone"),
+}
+
+
+@pytest.fixture
+async def cast(make_person: MakePerson, database: Database) -> Cast:
+    """Everybody with one connection each, in their chats."""
+    names = ("Anna", "Boris", "Vera", "Gleb", "Dina", "Egor")
+    cast = Cast({name: await make_person(name) for name in names})
+    await cast.prepare(database)
+    await asyncio.gather(*(person.connect(active_chat_id=None) for person in cast.people.values()))
+    return cast
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_what_is_told_equals_what_is_read(name: str, door: Door, cast: Cast, database: Database) -> None:
+    case = CASES[name]
+    chat_id = cast.chats[case.chat]
+    where = {"chat_id": chat_id} if chat_id else {}
+    for actor, operation, arguments in case.before:
+        await cast.call(actor, operation, **arguments, **where)
+    await cast.look(database, chat_id)
+    twins, before = cast.twins(), await counters(cast)
+    arguments = await cast.arguments(case.actor, case.arguments) | where
+
+    await door.do(cast.people[case.actor], case.operation, **arguments)
+
+    told = await cast.settle()
+    assert any(told), "nobody was told"
+    check_changed(case.changes, chat_id, before, await counters(cast))
+    await cast.check()
+    if door.name == "socket":  # to whoever was away the door makes no difference
+        await cast.come_back(twins, limit=1)
+    again = await door.call(cast.people[case.actor], case.operation, **arguments)
+    assert again.status in (200, 204, 404), "a repetition is accepted, or too late"
+    assert not any(await cast.settle()), "somebody was told of a repetition that changed nothing"
+
+
+async def counters(cast: Cast) -> dict[str, tuple[int, int]]:
+    """The version and `mine.version` of each of Anna's chats."""
+    chats = (await cast.call("Anna", "list_chats"))["items"]
+    return {chat["id"]: (chat["version"], chat["mine"]["version"]) for chat in chats}
+
+
+def check_changed(
+    changes: Change, chat_id: str | None, before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
+) -> None:
+    """The change did happen, once, and nowhere else."""
+    if chat_id is None or changes == "new":
+        assert len(after) == len(before) + 1 and before.items() <= after.items()
+        return
+    others = {other: of_other for other, of_other in before.items() if other != chat_id}
+    assert others == {other: of_other for other, of_other in after.items() if other != chat_id}
+    version, mine_version = before[chat_id]
+    if changes == "gone":
+        assert chat_id not in after
+    elif changes == "mine":
+        assert after[chat_id] == (version, mine_version + 1)
+    else:
+        assert after[chat_id][0] == version + 1
+
+
+async def test_whoever_has_the_chat_open_sees_how_far_others_have_read(
+    door: Door, cast: Cast, database: Database
+) -> None:
+    group_id = cast.chats["group"]
+    await cast.look(database, group_id)
+
+    await door.do(cast.people["Anna"], "mark_read", chat_id=group_id, seq=NEWEST)
+
+    await cast.settle()
+    (boris,) = cast.observers_of(cast.people["Boris"])
+    chat = await cast.call("Boris", "get_chat", chat_id=group_id)
+    assert chat["mine"]["others_read_seq"] == NEWEST
+    assert boris.model.entries[group_id].mine == chat["mine"]
+
+
+async def test_a_chat_activated_over_http_opens_on_connections_that_follow(cast: Cast, openapi: dict[str, Any]) -> None:
+    anna, group_id = cast.people["Anna"], cast.chats["group"]
+    chooser = await Observer(anna, anna.socket).start()
+    follower = await Observer(anna, await anna.connect()).start()
+
+    follower.model.open(await HttpDoor(openapi).do(anna, "activate_chat", chat_id=group_id))
+    await cast.call("Boris", "send_message", chat_id=group_id, **message(type="text", text="hello"))
+    await cast.call("Vera", "like_message", chat_id=group_id, seq=NEWEST)
+
+    assert (await follower.settle()).count("messages_changed") == 2
+    assert "messages_changed" not in await chooser.settle()
+    check_equal("the follower", follower.model, await read_anew(follower.socket, anna.id, group_id))
+
+
+async def test_an_activated_chat_takes_the_place_of_the_one_before(cast: Cast) -> None:
+    anna = cast.people["Anna"]
+    observer = await Observer(anna, anna.socket).start(cast.chats["group"])
+
+    await observer.open(cast.chats["private"])
+    for chat_id in (cast.chats["group"], cast.chats["private"]):
+        await cast.call("Boris", "send_message", chat_id=chat_id, **message(type="text", text="hello"))
+
+    assert (await observer.settle()).count("messages_changed") == 1
+    check_equal("Anna", observer.model, await read_anew(anna.socket, anna.id, cast.chats["private"]))
+
+
+@pytest.mark.parametrize("limit", [1, 3, 50])
+async def test_whoever_was_away_for_every_kind_of_change_catches_up(limit: int, cast: Cast, database: Database) -> None:
+    group_id = cast.chats["group"]
+    await cast.look(database, group_id)
+    twins = cast.twins()
+    answers = [await call_case(cast, case) for case in CASES.values() if case.changes != "gone"]
+    assert sum(answer.ok for answer in answers) > len(answers) * 0.8
+    await cast.call("Anna", "add_members", chat_id=group_id, user_ids=["Boris"])
+
+    pages = dict(zip(twins, await cast.come_back(twins, limit=limit), strict=True))
+
+    assert [page["reset"] for page in pages["Boris"]] == [True], "Boris had to come back for this test to mean anything"
+    assert all(page["has_more"] for page in pages["Anna"][:-1])
+    assert len(pages["Anna"]) > 20 // limit
+    for page in pages["Anna"]:
+        versions = [row["version"] for row in (*page["messages"], *page["members"])]
+        assert all(page["since"] < version <= page["version"] for version in versions)
+        assert [row["version"] for row in page["messages"]] == sorted(row["version"] for row in page["messages"])
+
+
+async def call_case(cast: Cast, case: Case) -> Answer:
+    where = {"chat_id": cast.chats[case.chat]} if case.chat else {}
+    arguments = await cast.arguments(case.actor, case.arguments)
+    return await SocketDoor().call(cast.people[case.actor], case.operation, **arguments, **where)
+
+
+def test_every_command_that_changes_something_has_a_case() -> None:
+    assert set(COMMANDS) - READING - OPENING == {case.operation for case in CASES.values()}

@@ -1,0 +1,218 @@
+"""Every operation behind both doors, found in the service's own documents, and arguments that are valid for each."""
+
+from decimal import Decimal
+from functools import reduce
+from operator import getitem
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import httpx
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+from chat_app.db import Database
+from chat_app.live.catalog import COMMANDS
+from chat_app.main import create_api
+from chat_app.settings import get_settings
+from chat_app.web.openapi import document
+from tests.clients import Door, Person
+
+Json = dict[str, Any]
+
+API = create_api(get_settings())
+DOCUMENT = document(API)
+
+
+class Route(NamedTuple):
+    """An HTTP operation."""
+
+    method: str
+    path: str
+    described: Json
+
+    @property
+    def is_public(self) -> bool:
+        return "security" not in self.described
+
+    @property
+    def content_type(self) -> str | None:
+        """What kind of body it takes, if any."""
+        return next(iter(self.described.get("requestBody", {}).get("content", {})), None)
+
+    def parameters(self, where: str) -> dict[str, Json]:
+        """The schemas of the parameters in the path or in the query."""
+        declared = self.described.get("parameters", [])
+        return {parameter["name"]: parameter["schema"] for parameter in declared if parameter["in"] == where}
+
+    def body_schema(self) -> Json:
+        """With all that it refers to."""
+        schema: Json = self.described["requestBody"]["content"][self.content_type]["schema"]
+        return schema | {"components": DOCUMENT["components"]}
+
+    def body(self, arguments: Json) -> Json:
+        """What of these arguments goes into the body."""
+        elsewhere = self.parameters("path") | self.parameters("query")
+        return {name: value for name, value in arguments.items() if name not in elsewhere}
+
+    def url(self, arguments: Json) -> str:
+        """The address, with what of these arguments goes into the path and the query."""
+        path = self.path
+        for name in self.parameters("path"):
+            path = path.replace(f"{{{name}}}", str(arguments.get(name, uuid4())))
+        query = {name: arguments[name] for name in self.parameters("query") if name in arguments}
+        return f"{path}?{httpx.QueryParams(query)}" if query else path
+
+    def fields(self) -> set[str]:
+        """The names of all its arguments."""
+        in_body = fields_of(self.body_schema()) if self.content_type else set()
+        return {*self.parameters("path"), *self.parameters("query"), *in_body}
+
+
+ROUTES = {
+    described["operationId"]: Route(method, path, described)
+    for path, methods in DOCUMENT["paths"].items()
+    for method, described in methods.items()
+}
+
+
+class Scene(NamedTuple):
+    """A group of two, and what can be named in it."""
+
+    creator: Person
+    member: Person
+    guest: Person  # not in the group
+    chat_id: str
+    seq: int  # a text of the creator's
+
+
+async def make_scene(door: Door, creator: Person, member: Person, guest: Person) -> Scene:
+    """A group with a message."""
+    group = await door.create_group(creator, member)
+    message = await door.send(creator, group["id"], "hello")
+    return Scene(creator, member, guest, group["id"], message["seq"])
+
+
+def valid_arguments(scene: Scene) -> dict[str, Json]:
+    """By operation id: with these the creator of the scene's group succeeds, or, where the creator can't, the member."""
+    chat = {"chat_id": scene.chat_id}
+    message = chat | {"seq": scene.seq}
+    new_text = {"type": "text", "text": "Hello again", "client_id": str(uuid4()), "reply_to": scene.seq}
+    page = {"limit": 20}
+    return {
+        "activate_chat": chat,
+        "add_members": chat | {"user_ids": [scene.guest.id], "share_history": True},
+        "clear_active_chat": {},
+        "create_attachment": {"duration": 1.5},
+        "create_group": {"title": "Ours", "member_ids": [scene.member.id], "client_id": str(uuid4())},
+        "delete_avatar": {},
+        "delete_chat": chat,
+        "delete_message": message,
+        "edit_message": message | {"text": "Better"},
+        "get_active_chat": {},
+        "get_attachment": {"attachment_id": str(uuid4())},
+        "get_chat": chat,
+        "get_me": {},
+        "get_message": message,
+        "get_user": {"user_id": scene.member.id},
+        "healthz": {},
+        "leave_chat": chat,
+        "like_message": message,
+        "list_active_messages": page,
+        "list_changes": chat | {"since": 0} | page,
+        "list_chats": page,
+        "list_likes": message | page,
+        "list_members": chat,
+        "list_messages": chat | page,
+        "list_sessions": {},
+        "login": {"username": "+79160000000", "password": "long enough"},
+        "logout": {},
+        "lookup_user": {"phone": "+79160000000"},
+        "mark_read": chat | {"seq": scene.seq},
+        "metrics": {},
+        "open_private_chat": {"user_id": scene.guest.id},
+        "pin_chat": chat,
+        "readyz": {},
+        "refresh": {"refresh_token": "a.b-c_d"},
+        "register": {"phone": "+79160000000", "password": "long enough", "name": "Anna"},
+        "remove_member": chat | {"user_id": scene.member.id},
+        "rename_chat": chat | {"title": "Mine"},
+        "revoke_session": {"session_id": str(uuid4())},
+        "search_users": {"query": "Anna"} | page,
+        "send_active_message": new_text,
+        "send_message": chat | new_text,
+        "set_avatar": {"image": "AAAA"},
+        "unlike_message": message,
+        "unpin_chat": chat,
+        "update_me": {"name": "Anna", "username": None, "bio": "Here"},
+    }
+
+
+def other_contents(name: str) -> list[Json]:
+    """More valid arguments of an operation that sends: one of each other kind, to the active chat."""
+    if name != "send_message":
+        return []
+    file = {"attachment_id": str(uuid4()), "text": "Look"}
+    contents: list[Json] = [
+        {"type": "image", **file},
+        {"type": "location", "latitude": 43.5, "longitude": 39.7, "text": "Here"},
+        {"type": "contact", "name": "Anna", "phone": "+7 916 000-00-00"},
+    ]
+    return [{"client_id": str(uuid4()), **content} for content in contents]
+
+
+def kind(problem: Json) -> tuple[int | None, str | None]:
+    """Status and code of a refusal; of a success nothing."""
+    return problem.get("status"), problem.get("code")
+
+
+def named_by(door: Door, field: str) -> set[str]:
+    """The operations of this door that take such an argument."""
+    if door.name == "socket":
+        return {name for name, command in COMMANDS.items() if field in fields_of(command.input.json_schema())}
+    return {name for name, route in ROUTES.items() if field in route.fields()}
+
+
+def fields_of(schema: Json, root: Json | None = None) -> set[str]:
+    """The fields of an object, or of all the kinds that it can be of."""
+    root = root or schema
+    if "$ref" in schema:
+        schema = reduce(getitem, schema["$ref"].removeprefix("#/").split("/"), root)
+    return set(schema.get("properties", ())).union(*(fields_of(kind, root) for kind in schema.get("oneOf", ())))
+
+
+async def request(person: Person, name: str, arguments: Json) -> httpx.Response:
+    """One request by operation id, with a body where it takes one."""
+    route = ROUTES[name]
+    if route.content_type is None:
+        return await person.http.request(route.method, route.url(arguments))
+    body = route.body(arguments)
+    match route.content_type:
+        case "application/json":
+            return await person.http.request(route.method, route.url(arguments), json=body)
+        case "multipart/form-data":
+            file = {"file": ("notes.txt", b"Notes", "text/plain")}
+            return await person.http.request(route.method, route.url(arguments), data=body, files=file)
+    return await person.http.request(route.method, route.url(arguments), data=body)
+
+
+async def refusal(door: Door, person: Person, name: str, arguments: Json) -> Json:
+    """The whole problem that is answered, but for its request id."""
+    if door.name == "socket":
+        ack = await person.socket.client.call(name, arguments)
+        problem = ack.get("error", ack)
+    else:
+        response = await request(person, name, arguments)
+        problem = {"answered": response.status_code} if response.is_success else response.json()
+    return {key: value for key, value in problem.items() if key != "request_id"}
+
+
+async def fingerprint(database: Database) -> dict[str, tuple[int, Decimal | None]]:
+    """What stands in each table: equal as long as nothing is written."""
+    async with database.engine.connect() as connection:
+        return {
+            table.name: tuple((await connection.execute(text(_FINGERPRINT.format(table=table.name)))).one())
+            for table in SQLModel.metadata.sorted_tables
+        }
+
+
+_FINGERPRINT = 'SELECT count(*), sum(hashtextextended(row::text, 0)::numeric) FROM "{table}" AS row'

@@ -1,0 +1,343 @@
+"""P25: whatever comes in, by HTTP or as a packet, it is refused with what is wrong where, and nothing is written.
+
+Made from the schemas that the service publishes, so a new operation or field is tried as well.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from itertools import product
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+
+from chat_app.db import Database
+from chat_app.live.catalog import COMMANDS
+from tests.clients import DEADLINE, Door, SocketDoor
+from tests.operations import (
+    ROUTES,
+    Json,
+    Scene,
+    fields_of,
+    fingerprint,
+    kind,
+    make_scene,
+    named_by,
+    other_contents,
+    refusal,
+    request,
+    valid_arguments,
+)
+from tests.raw import RawSocket
+from tests.service import MakePerson, Service
+
+INVALID = (422, "invalid_input")
+# A picture is not looked at by its schema.
+REFUSALS = {"/image": {INVALID, (422, "bad_image")}}
+LONGEST_ANSWER = 1500
+
+WITH_QUERY = [name for name, route in ROUTES.items() if route.parameters("query")]
+WITH_PATH = [name for name, route in ROUTES.items() if route.parameters("path")]
+WITH_JSON = [name for name, route in ROUTES.items() if route.content_type == "application/json"]
+
+
+class Written(str):
+    """JSON text that Python's encoder would not write."""
+
+    __slots__ = ()
+
+
+NESTED = Written("[" * 10_000 + "]" * 10_000)
+# Good for nothing, wherever they stand.
+HOSTILE = ("nul \x00", "lone surrogate \ud800", *map(Written, ("NaN", "-Infinity", "1e400", "9" * 5000)), NESTED)
+# Good for something, but not where the schema says otherwise.
+ORDINARY = (
+    *(None, True, 0, -1, 1.5, 2**53, 2**64, "", " ", "1", "words", "x" * 20_000),
+    *([], [None], ["x"] * 101, {}),
+)
+# What a schema lets pass.
+UNFIT = {
+    "phone": ("", "anna", "+7", "+7916", "1" * 50),
+    "cursor": ("x", "eHx4", "fHw=", "MXwxfDE=", "OTk5OTk5OTk5OTk5OTk5OTk5OTl8MXwx", "-", "=", "...."),
+    "changed_since": ("x", ".", "-", "9" * 300, "-62135596800000000.0", "1" * 30),
+}
+NOT_JSON = (
+    *(b"{", b'{"a":', b"{'a': 1}", b"nul", b"{}}", b"\xff\xfe", b'{"a": "\xff"}', b"\x00", b"}", b'"', b"{,}"),
+    *(NESTED.encode(), b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
+)
+NO_OBJECT = (b"null", b"[]", b'"text"', b"1", b"true", b"[{}]", b"NaN", b"1e400")
+NOT_IN_A_PATH = (
+    *("%00", "x", "0", "-1", "1.5", "1e400", "NaN", "null", "9" * 30, "%ED%A0%80", "%FF", "%F0%9F%98%80", "%D9%A3"),
+    *("..%2f..", "%0d%0aX-Injected:1", "'--", "{}", "[]", "a" * 5000, " ", "%20"),
+)
+STRANGE = (
+    *("/%00", "/api/v1", "/api/v1/%2e%2e/", "/docs/..%2f", "/" + "a" * 5000, "/media/avatars/x/y", "/%ED%A0%80"),
+    *("/media/attachments/%00?expires=9&signature=", "/media/attachments/x?expires=%D9%A3&signature=%ED%A0%80"),
+)
+NOT_A_NUMBER = ("", "x", "-1", "1.5", "true", 2**53, 2**64, "1e400", "NaN", "\x00", "9" * 5000)
+MULTIPART = "multipart/form-data; boundary=b"
+NOT_A_TEXT = ("", "\x00", "nul \x00", "x" * 501)
+
+
+def written(value: Any) -> str:
+    """As JSON, hostile values included."""
+    if isinstance(value, Written):
+        return value
+    if isinstance(value, dict):
+        return "{%s}" % ",".join(f"{json.dumps(name)}:{written(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "[%s]" % ",".join(map(written, value))
+    return json.dumps(value)
+
+
+def faults(schema: Json, valid: Json) -> Iterator[tuple[str, Json]]:
+    """Arguments with one thing wrong, and the JSON pointer to it."""
+    check = Draft202012Validator(schema, format_checker=FormatChecker())
+    check.validate(valid)
+    for name in valid:
+        rest = {other: value for other, value in valid.items() if other != name}
+        if not check.is_valid(rest):
+            yield f"/{name}", rest
+    for name in sorted(fields_of(schema)):
+        wrong = [value for value in ORDINARY if not check.is_valid(valid | {name: value})]
+        # The phone of a contact is sent as it was written.
+        unfit = () if "type" in valid else UNFIT.get(name, ())
+        for value in (*wrong, *unfit, *HOSTILE):
+            yield f"/{name}", valid | {name: value}
+    yield "/surprise", valid | {"surprise": 1}
+    yield "/__proto__", valid | {"__proto__": {}}
+    yield "/a~1b~0c", valid | {"a/b~c": None}
+    yield "", valid | {"x" * 1000: 1, "\x00": 1, "\ud800": 1} | {str(number): number for number in range(1000)}
+
+
+def complaint(what: Any, answer: Json, pointer: str) -> str | None:
+    """What is wrong with the refusal of an input that is wrong at this place; None if nothing is."""
+    shown = written(what)[:200]
+    if kind(answer) not in REFUSALS.get(pointer, {INVALID}):
+        return f"{shown}: {kind(answer)}"
+    if len(json.dumps(answer)) > LONGEST_ANSWER * max(1, len(answer.get("errors", []))):
+        return f"{shown}: a long answer"
+    pointers = [error["pointer"] for error in answer.get("errors", [])]
+    # What is nested too deeply or has too many digits is not JSON to the parser, so there is no field to name.
+    if kind(answer) == INVALID and not any(f"{found}/".startswith(f"{pointer}/") for found in pointers):
+        return None if pointers == [""] else f"{shown}: {pointers}"
+    return None
+
+
+@pytest.fixture
+async def scene(make_person: MakePerson) -> Scene:
+    people = [await make_person(name) for name in ("Creator", "Member", "Guest")]
+    made = await make_scene(SocketDoor(), *people)
+    await SocketDoor().do(made.creator, "activate_chat", chat_id=made.chat_id)
+    return made
+
+
+@pytest.fixture(autouse=True)
+async def nothing_changes(scene: Scene, database: Database, service: Service) -> AsyncIterator[None]:
+    """Around each test: no row is written, nobody is told anything, and no transaction stays open."""
+    await scene.creator.forget()
+    before = await fingerprint(database)
+    yield
+    assert await fingerprint(database) == before
+    await scene.creator.settle()
+    assert scene.creator.socket.events == []
+    # A connection that its request forgot would never come back to the pool.
+    async with asyncio.timeout(DEADLINE):
+        while service.database.engine.pool.checkedout():  # type: ignore[attr-defined]  # of the kind of pool in use
+            await asyncio.sleep(0)
+
+
+class TestRoutes:
+    async def send(self, scene: Scene, name: str, content: bytes, **headers: str) -> Json:
+        """A request with this body, whatever it is."""
+        route = ROUTES[name]
+        sent = {"Content-Type": "application/json"} | headers
+        url = route.url(valid_arguments(scene)[name])
+        response = await scene.creator.http.request(route.method, url, content=content, headers=sent)
+        answer: Json = response.json()
+        return answer
+
+    @pytest.mark.parametrize("name", WITH_JSON)
+    async def test_refuse_a_body_with_anything_wrong_in_it(self, name: str, scene: Scene) -> None:
+        route = ROUTES[name]
+        for valid in (valid_arguments(scene)[name], *other_contents(name)):
+            complaints = [
+                complaint(broken, await self.send(scene, name, written(broken).encode()), pointer)
+                for pointer, broken in faults(route.body_schema(), route.body(valid))
+            ]
+            assert [found for found in complaints if found] == []
+            assert len(complaints) > 20
+
+    async def test_refuse_a_body_that_is_no_object_or_no_json(self, scene: Scene) -> None:
+        answers = {
+            (name, content[:20]): await self.send(scene, name, content)
+            for name in WITH_JSON
+            for content in (*NO_OBJECT, *NOT_JSON, b"")
+        }
+        assert {case: kind(answer) for case, answer in answers.items()} == dict.fromkeys(answers, INVALID)
+        assert max(len(json.dumps(answer)) for answer in answers.values()) < LONGEST_ANSWER
+
+    async def test_refuse_a_body_of_another_type(self, scene: Scene) -> None:
+        answers = {}
+        for name in WITH_JSON:
+            valid = written(ROUTES[name].body(valid_arguments(scene)[name])).encode()
+            for content_type in ("text/plain", "application/xml", "multipart/form-data", "", "x/y; z"):
+                answers[name, content_type] = kind(
+                    await self.send(scene, name, valid, **{"Content-Type": content_type})
+                )
+        assert answers == dict.fromkeys(answers, INVALID)
+
+    @pytest.mark.parametrize("name", WITH_QUERY)
+    async def test_refuse_a_query_with_anything_wrong_in_it(self, name: str, scene: Scene) -> None:
+        valid = valid_arguments(scene)[name]
+        complaints = []
+        for parameter, schema in ROUTES[name].parameters("query").items():
+            for value in self.unfit(parameter, schema):
+                answer = await request(scene.creator, name, valid | {parameter: value})
+                complaints.append(complaint({parameter: value}, answer.json(), f"/{parameter}"))
+        assert [found for found in complaints if found] == []
+        assert complaints
+
+    def unfit(self, name: str, schema: Json) -> Iterator[Any]:
+        [shape, *_] = schema.get("anyOf", [schema])
+        match shape["type"]:
+            case "integer":
+                yield from NOT_A_NUMBER
+            case "array":
+                yield from ("x", "", "\x00", ["x", "y"], [str(uuid4()) for _ in range(101)])
+            case "string":
+                yield from (*NOT_A_TEXT, *UNFIT.get(name, ()))
+
+    async def test_refuse_a_path_with_anything_wrong_in_it(self, scene: Scene) -> None:
+        answers = {}
+        for name in WITH_PATH:
+            route, valid = ROUTES[name], valid_arguments(scene)[name]
+            for parameter, value in product(route.parameters("path"), NOT_IN_A_PATH):
+                url = route.url(valid | {parameter: value})
+                response = await scene.creator.http.request(route.method, url, json=route.body(valid))
+                answers[name, parameter, value] = kind(response.json())
+        refused = {INVALID, (404, "not_found"), (405, "method_not_allowed")}
+        assert {case: answer for case, answer in answers.items() if answer not in refused} == {}
+
+    async def test_answer_404_to_a_strange_address(self, scene: Scene) -> None:
+        answers = {path[:50]: kind((await scene.creator.http.get(path)).json()) for path in STRANGE}
+        assert answers == dict.fromkeys(answers, (404, "not_found"))
+
+    async def test_answer_405_to_a_strange_method(self, scene: Scene) -> None:
+        methods = ("TRACE", "CONNECT", "PROPFIND")
+        answers = {method: (await scene.creator.http.request(method, "/api/v1/users/me")).json() for method in methods}
+        assert {kind(answer) for answer in answers.values()} == {(405, "method_not_allowed")}
+
+
+class TestForms:
+    async def test_of_a_login_need_both_fields(self, scene: Scene) -> None:
+        for fields in ({}, {"username": "+79160000000"}, {"password": "long enough"}, {"username": "", "password": ""}):
+            answer = await scene.creator.http.post("/api/v1/auth/login", data=fields)
+            assert kind(answer.json()) == INVALID
+
+    async def test_of_a_login_with_a_strange_phone_are_wrong_credentials(self, scene: Scene) -> None:
+        for phone in ("\x00", "anna", "+7", "x" * 20_000, "١٢٣", b"\xed\xa0\x80", "' OR 1=1"):
+            fields = {"username": phone, "password": "\x00long"}
+            answer = await scene.creator.http.post("/api/v1/auth/login", data=fields)
+            assert kind(answer.json()) == (401, "bad_credentials")
+
+    async def test_of_an_upload_need_a_fitting_duration(self, scene: Scene) -> None:
+        for duration in ("x", "-1", "NaN", "Infinity", "1e400", "\x00", "9" * 5000, "86401"):
+            answer = (await request(scene.creator, "create_attachment", {"duration": duration})).json()
+            assert complaint(duration, answer, "/duration") is None
+
+    @pytest.mark.parametrize(
+        ("content_type", "content"),
+        [
+            ("application/json", b"{}"),
+            ("application/x-www-form-urlencoded", b"file=x"),
+            ("multipart/form-data", b"no boundary"),
+            (MULTIPART, b""),
+            (MULTIPART, b"garbage"),
+            (MULTIPART, b"--b\r\n\r\nno name\r\n--b--\r\n"),
+            (MULTIPART, b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nno file\r\n--b--\r\n'),
+            (MULTIPART, b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n' * 2000 + b"--b--\r\n"),
+            (MULTIPART, b"--b\r\n" + b"X: y\r\n" * 20_000 + b"\r\n\r\n--b--\r\n"),
+        ],
+        ids=["json", "form", "no boundary", "empty", "garbage", "no name", "no file", "many fields", "many headers"],
+    )
+    async def test_of_an_upload_need_a_file(self, content_type: str, content: bytes, scene: Scene) -> None:
+        sent = {"content": content, "headers": {"Content-Type": content_type}}
+        answer = await scene.creator.http.post("/api/v1/attachments", **sent)
+        assert kind(answer.json()) == INVALID
+
+
+class TestCommands:
+    @pytest.fixture
+    async def raw(self, service: Service, scene: Scene) -> AsyncIterator[RawSocket]:
+        """A connection of the creator's; it must last through all that it is made to say."""
+        opened = await RawSocket.connected(service.base, scene.creator.token)
+        yield opened
+        assert (await opened.call("list_chats"))["ok"]
+        assert opened.heard == []
+        await opened.close()
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    async def test_refuse_an_argument_with_anything_wrong_in_it(self, name: str, raw: RawSocket, scene: Scene) -> None:
+        schema = COMMANDS[name].input.json_schema()
+        for valid in (valid_arguments(scene)[name], *other_contents(name)):
+            complaints = [
+                complaint(broken, (await raw.call(name, written(broken))).get("error", {}), pointer)
+                for pointer, broken in faults(schema, valid)
+            ]
+            assert [found for found in complaints if found] == []
+            assert len(complaints) > 20
+
+    async def test_refuse_an_argument_that_is_no_object_or_no_json(self, raw: RawSocket) -> None:
+        texts = [content.decode() for content in (*NO_OBJECT, *NOT_JSON) if content.isascii()]
+        answers = {
+            (name, argument[:20]): (await raw.call(name, argument)).get("error", {})
+            for name in COMMANDS
+            for argument in (*texts, "{},{}", "{},null")
+        }
+        assert {case: kind(answer) for case, answer in answers.items()} == dict.fromkeys(answers, INVALID)
+        assert max(len(json.dumps(answer)) for answer in answers.values()) < LONGEST_ANSWER
+
+    async def test_that_do_not_exist_are_answered(self, raw: RawSocket) -> None:
+        contents = (
+            '["list"]',
+            '["__class__",{}]',
+            '["connect",{}]',
+            '["disconnect"]',
+            '[""]',
+            '["\\ud800"]',
+            "[]",
+            "[1]",
+        )
+        answers = {content: kind((await raw.ack(content))["error"]) for content in contents}
+        assert answers == dict.fromkeys(contents, (404, "unknown_command"))
+
+
+class TestUnknownIds:
+    NOT_FOUND = {
+        "attachment_id": "attachment_not_found",
+        "chat_id": "chat_not_found",
+        "member_ids": "user_not_found",
+        "reply_to": "message_not_found",
+        "seq": "message_not_found",
+        "session_id": "session_not_found",
+        "user_id": "user_not_found",
+        "user_ids": "user_not_found",
+    }
+    ELSEWHERE = {("remove_member", "user_id"): "member_not_found", ("mark_read", "seq"): None}
+
+    @pytest.mark.parametrize("field", NOT_FOUND)
+    async def test_are_told_apart_by_what_is_missing(self, door: Door, field: str, scene: Scene) -> None:
+        unknown = {"seq": 10**6, "reply_to": 10**6, "user_ids": [str(uuid4())], "member_ids": [str(uuid4())]}
+        found, expected = {}, {}
+        for name in named_by(door, field):
+            code = self.ELSEWHERE.get((name, field), self.NOT_FOUND[field])
+            if code is None:
+                continue
+            kind_of_message = {"type": "file"} if field == "attachment_id" and name.startswith("send") else {}
+            arguments = valid_arguments(scene)[name] | kind_of_message | {field: unknown.get(field, str(uuid4()))}
+            found[name] = kind(await refusal(door, scene.creator, name, arguments))
+            expected[name] = (404, code)
+        assert found == expected

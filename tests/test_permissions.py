@@ -1,0 +1,343 @@
+"""Who is let in and who sees what, for every operation that the documents and the catalog name: a new one needs a rule here.
+
+P15: a chat one is not in answers like one that doesn't exist, on every route and command, and nothing happens.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import jwt
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from chat_app.auth import AUDIENCE
+from chat_app.crud.sessions import revoke_sessions
+from chat_app.db import Database
+from chat_app.live.catalog import COMMANDS
+from chat_app.settings import get_settings
+from tests.clients import Door, Person
+from tests.operations import (
+    API,
+    ROUTES,
+    Json,
+    Scene,
+    fingerprint,
+    kind,
+    make_scene,
+    named_by,
+    refusal,
+    request,
+    valid_arguments,
+)
+from tests.raw import RawSocket
+from tests.service import MakePerson, Service
+
+PUBLIC = {"register", "login", "refresh", "healthz", "readyz", "metrics"}
+# Documents, and files whose addresses are secret or signed.
+UNDOCUMENTED = {
+    "/",
+    "/asyncapi.json",
+    "/docs",
+    "/docs/",
+    "/docs/events",
+    "/docs/events/",
+    "/docs/events/asyncapi-viewer.js",
+    "/docs/oauth2-redirect",
+    "/media/attachments/{attachment_id}",
+    "/media/avatars/{key}/{size}",
+    "/openapi.json",
+    "/static-offline-docs",
+}
+# Only members can do it: the creator can't leave, and a position is no message.
+BY_MEMBER = {"leave_chat"}
+NAMES_NO_MESSAGE = {"mark_read"}
+
+NOT_AUTHENTICATED = (401, "not_authenticated")
+CHAT_NOT_FOUND = (404, "chat_not_found")
+MESSAGE_NOT_FOUND = (404, "message_not_found")
+ATTACHMENT_NOT_FOUND = (404, "attachment_not_found")
+
+
+@pytest.fixture
+async def scene(door: Door, make_person: MakePerson) -> Scene:
+    people = [await make_person(name, connected=True) for name in ("Creator", "Member", "Guest")]
+    return await make_scene(door, *people)
+
+
+class TestTheRules:
+    def test_every_operation_of_both_doors_has_one(self) -> None:
+        nobody = Person("http://nowhere", uuid4(), uuid4(), "", "Nobody")
+        table = valid_arguments(Scene(nobody, nobody, nobody, str(uuid4()), 1))
+        assert set(table) == ROUTES.keys() | COMMANDS.keys()
+
+    def test_only_these_routes_ask_for_no_token(self) -> None:
+        assert {name for name, route in ROUTES.items() if route.is_public} == PUBLIC
+        hidden = [route for route in iter_route_contexts(API.routes) if not getattr(route, "include_in_schema", False)]
+        assert {route.path for route in hidden if route.path} == UNDOCUMENTED
+
+    async def test_whoever_is_in_the_chat_may_do_what_others_may_not(self, door: Door, make_person: MakePerson) -> None:
+        """Without this the tests of refusals could pass because of bad arguments."""
+        answers = {}
+        for name in sorted(named_by(door, "chat_id")):
+            people = [await make_person() for _ in range(3)]
+            scene = await make_scene(door, *people)
+            person = scene.member if name in BY_MEMBER else scene.creator
+            answers[name] = (await door.call(person, name, **valid_arguments(scene)[name])).code
+        assert answers == dict.fromkeys(answers)
+        assert len(answers) > 15
+
+
+class TestTheAnonymous:
+    @pytest.mark.parametrize("header", [None, "Bearer garbage", "Basic Og==", "garbage"])
+    async def test_are_refused_by_every_route_that_is_not_public(
+        self, header: str | None, make_person: MakePerson, database: Database
+    ) -> None:
+        people = [await make_person() for _ in range(3)]
+        table = valid_arguments(Scene(*people, str(uuid4()), 1))
+        before = await fingerprint(database)
+        anonymous = people[0]
+        anonymous.http.headers.pop("Authorization")
+        if header is not None:
+            anonymous.http.headers["Authorization"] = header
+        protected = ROUTES.keys() - PUBLIC
+        answers = {name: await request(anonymous, name, table[name]) for name in protected}
+        assert {name: kind(answer.json()) for name, answer in answers.items()} == dict.fromkeys(
+            protected, NOT_AUTHENTICATED
+        )
+        assert {answer.headers["www-authenticate"] for answer in answers.values()} == {"Bearer"}
+        assert await fingerprint(database) == before
+
+    async def test_get_no_answer_to_any_command(
+        self, service: Service, make_person: MakePerson, database: Database
+    ) -> None:
+        people = [await make_person() for _ in range(3)]
+        table = valid_arguments(Scene(*people, str(uuid4()), 1))
+        before = await fingerprint(database)
+        raw = await RawSocket.open(service.base)
+        commands = [f"42{number}{json.dumps([name, table[name]])}" for number, name in enumerate(COMMANDS)]
+        await raw.say(*commands)
+        refused = await raw.join({"token": "garbage"})
+        assert refused.startswith("44{")
+        await raw.say(*commands)
+        # All is answered in order, so there was no answer to any command.
+        assert (await raw.join({"token": people[0].token})).startswith("40{")
+        assert (await raw.hear()).startswith('42["ready"')
+        assert await fingerprint(database) == before
+        await raw.close()
+
+
+Forge = Callable[[Person], Awaitable[str]]
+
+
+def signed(person: Person, *, key: str | None = None, algorithm: str = "HS256", **changes: Any) -> str:
+    """A token as the service makes them, with changes; None leaves a claim out."""
+    now = datetime.now(UTC)
+    claims = {
+        "sub": person.id,
+        "sid": str(person.session_id),
+        "aud": AUDIENCE,
+        "iat": now,
+        "exp": now + timedelta(minutes=5),
+    }
+    kept = {name: value for name, value in (claims | changes).items() if value is not None}
+    return jwt.encode(kept, get_settings().signing_secret.decode() if key is None else key, algorithm=algorithm)
+
+
+FORGED: dict[str, tuple[dict[str, Any], str]] = {
+    "of another secret": ({"key": "another secret that is long enough"}, "not_authenticated"),
+    "without a signature": ({"key": "", "algorithm": "none"}, "not_authenticated"),
+    "of another algorithm": ({"algorithm": "HS512"}, "not_authenticated"),
+    "for something else": ({"aud": "another"}, "not_authenticated"),
+    "that never expires": ({"exp": None}, "not_authenticated"),
+    "without a session": ({"sid": None}, "not_authenticated"),
+    "of a session that is no id": ({"sid": "1"}, "not_authenticated"),
+    "of a user that is a number": ({"sub": None, "iss": "1"}, "not_authenticated"),
+    "that expired": ({"exp": datetime(2020, 1, 1, tzinfo=UTC)}, "token_expired"),
+    "of a session that never was": ({"sid": str(uuid4())}, "session_revoked"),
+    "of somebody else's session": ({"sub": str(uuid4())}, "session_revoked"),
+}
+
+
+class TestATokenThatIsNotGood:
+    async def test_is_good_without_changes(self, make_person: MakePerson) -> None:
+        person = await make_person()
+        assert await _refusals(person, signed(person)) == {None}
+
+    @pytest.mark.parametrize("fault", FORGED)
+    async def test_opens_neither_door(self, fault: str, make_person: MakePerson) -> None:
+        person = await make_person()
+        changes, code = FORGED[fault]
+        assert await _refusals(person, signed(person, **changes)) == {code}
+
+    async def test_of_a_revoked_session_opens_neither_door(self, make_person: MakePerson, database: Database) -> None:
+        person = await make_person()
+        async with database.transaction() as session:
+            await revoke_sessions(session, UUID(person.id))
+        assert await _refusals(person, person.token) == {"session_revoked"}
+
+    @pytest.mark.parametrize("auth", [None, {}, {"token": ""}, {"token": None}, {"Token": "x"}, "garbage", [], 5])
+    async def test_may_not_be_missing(self, auth: Any, service: Service) -> None:
+        raw = await RawSocket.open(service.base)
+        refused = await raw.join(auth)
+        assert json.loads(refused.removeprefix("44"))["data"]["code"] == "not_authenticated"
+        await raw.close()
+
+
+async def _refusals(person: Person, token: str) -> set[str | None]:
+    """With which codes the two doors refuse a token; None for letting it in."""
+    async with httpx.AsyncClient(base_url=person.base, verify=False) as http:
+        answer = await http.get("/api/v1/users/me", headers={"Authorization": f"Bearer {token}"})
+    raw = await RawSocket.open(person.base)
+    packet = await raw.join({"token": token})
+    await raw.close()
+    refused = packet.startswith("44")
+    return {
+        None if answer.is_success else answer.json()["code"],
+        json.loads(packet[2:])["data"]["code"] if refused else None,
+    }
+
+
+class TestAChatOneIsNotIn:
+    @pytest.fixture(params=["never was in it", "was removed from it", "left it", "knows one of the pair"])
+    async def outsider(self, request: pytest.FixtureRequest, door: Door, scene: Scene) -> tuple[Scene, Person]:
+        """Somebody outside, and the chat, with everything that is there to be seen."""
+        if request.param == "knows one of the pair":
+            await door.open_private_chat(scene.creator, scene.guest)
+            pair = await door.open_private_chat(scene.creator, scene.member)
+            message = await door.send(scene.creator, pair["id"])
+            return scene._replace(chat_id=pair["id"], seq=message["seq"]), scene.guest
+        if request.param != "never was in it":
+            await door.do(scene.creator, "add_members", chat_id=scene.chat_id, user_ids=[scene.guest.id])
+            await door.do(scene.guest, "activate_chat", chat_id=scene.chat_id)
+            await door.send(scene.guest, scene.chat_id, "I was here")
+        if request.param == "was removed from it":
+            await door.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.guest.id)
+        if request.param == "left it":
+            await door.do(scene.guest, "leave_chat", chat_id=scene.chat_id)
+        return scene, scene.guest
+
+    async def test_answers_like_one_that_does_not_exist_and_nothing_happens(
+        self, door: Door, outsider: tuple[Scene, Person], database: Database
+    ) -> None:
+        scene, person = outsider
+        for member in (scene.creator, scene.member):
+            await door.do(member, "activate_chat", chat_id=scene.chat_id)
+        table, nowhere = valid_arguments(scene), str(uuid4())
+        for somebody in (scene.creator, scene.member, person):
+            await somebody.forget()
+        before = await fingerprint(database)
+
+        operations = named_by(door, "chat_id")
+        answers = {name: await refusal(door, person, name, table[name]) for name in operations}
+        assert answers == {
+            name: await refusal(door, person, name, table[name] | {"chat_id": nowhere}) for name in operations
+        }
+        assert {name: kind(answer) for name, answer in answers.items()} == dict.fromkeys(operations, CHAT_NOT_FOUND)
+
+        assert await fingerprint(database) == before
+        await door.send(scene.creator, scene.chat_id, "the only one who is told is the member")
+        for somebody in (scene.creator, scene.member, person):
+            await somebody.settle()
+        assert person.socket.events == []
+        assert len(scene.member.socket.events) == 2
+
+    async def test_is_not_active_on_a_connection_that_asks_for_it(
+        self, door: Door, outsider: tuple[Scene, Person]
+    ) -> None:
+        scene, person = outsider
+        socket = await person.connect(active_chat_id=scene.chat_id)
+        assert socket.named("ready")[0]["active_chat_id"] is None
+        assert not (await socket.call("list_messages")).ok
+        await door.send(scene.creator, scene.chat_id)
+        await person.settle()
+        assert [name for name, _ in socket.events] == ["ready"]
+
+    async def test_that_was_deleted_is_gone_for_everybody(self, door: Door, scene: Scene, database: Database) -> None:
+        await door.do(scene.creator, "delete_chat", chat_id=scene.chat_id)
+        table, nowhere = valid_arguments(scene), str(uuid4())
+        before = await fingerprint(database)
+        operations = named_by(door, "chat_id")
+        for person in (scene.creator, scene.member):
+            for name in operations:
+                answer = await refusal(door, person, name, table[name])
+                assert kind(answer) == CHAT_NOT_FOUND
+                assert answer == await refusal(door, person, name, table[name] | {"chat_id": nowhere})
+        assert await fingerprint(database) == before
+
+
+class TestAMessageFromBeforeOnesTime:
+    async def test_answers_like_one_that_does_not_exist_and_nothing_happens(
+        self, door: Door, scene: Scene, database: Database
+    ) -> None:
+        add = {"chat_id": scene.chat_id, "user_ids": [scene.guest.id]}
+        await door.do(scene.creator, "add_members", **add)
+        # One's own is no exception for somebody who comes back.
+        own = await door.send(scene.guest, scene.chat_id, "Mine")
+        await door.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.guest.id)
+        await door.do(scene.creator, "add_members", **add)
+        operations = named_by(door, "seq") - NAMES_NO_MESSAGE | {"send_message"}
+        before = await fingerprint(database)
+        for seq in (scene.seq, own["seq"]):
+            table = valid_arguments(scene._replace(seq=seq))
+            nowhere = valid_arguments(scene._replace(seq=10_000))
+            answers = {name: await refusal(door, scene.guest, name, table[name]) for name in operations}
+            assert answers == {name: await refusal(door, scene.guest, name, nowhere[name]) for name in operations}
+            assert {name: kind(answer) for name, answer in answers.items()} == dict.fromkeys(
+                operations, MESSAGE_NOT_FOUND
+            )
+        assert await fingerprint(database) == before
+
+
+class TestAnAttachment:
+    async def upload(self, person: Person) -> str:
+        uploaded = await request(person, "create_attachment", {})
+        attachment_id: str = uploaded.json()["id"]
+        return attachment_id
+
+    async def test_is_its_owners_until_it_is_sent_and_then_for_whoever_sees_the_message(
+        self, door: Door, scene: Scene
+    ) -> None:
+        attachment_id = await self.upload(scene.creator)
+        assert await self.who_sees(attachment_id, scene) == ["Creator"]
+
+        file = {"type": "file", "attachment_id": attachment_id}
+        await door.do(scene.creator, "send_message", chat_id=scene.chat_id, client_id=str(uuid4()), **file)
+        await door.do(scene.creator, "add_members", chat_id=scene.chat_id, user_ids=[scene.guest.id])
+        assert await self.who_sees(attachment_id, scene) == ["Creator", "Member"]
+
+        await door.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.member.id)
+        assert await self.who_sees(attachment_id, scene) == ["Creator"]
+
+    async def who_sees(self, attachment_id: str, scene: Scene) -> list[str]:
+        seen_by = []
+        for person in (scene.creator, scene.member, scene.guest):
+            answer = await request(person, "get_attachment", {"attachment_id": attachment_id})
+            if answer.is_success:
+                seen_by.append(person.name)
+            else:
+                nothing = await request(person, "get_attachment", {"attachment_id": str(uuid4())})
+                assert kind(answer.json()) == ATTACHMENT_NOT_FOUND
+                assert answer.json() | {"request_id": None} == nothing.json() | {"request_id": None}
+        return seen_by
+
+    async def test_of_somebody_else_can_not_be_sent(self, door: Door, scene: Scene, database: Database) -> None:
+        theirs = await self.upload(scene.creator)
+        before = await fingerprint(database)
+        message = {"chat_id": scene.chat_id, "type": "file", "client_id": str(uuid4())}
+        refused = await refusal(door, scene.member, "send_message", message | {"attachment_id": theirs})
+        assert kind(refused) == ATTACHMENT_NOT_FOUND
+        assert refused == await refusal(door, scene.member, "send_message", message | {"attachment_id": str(uuid4())})
+        assert await fingerprint(database) == before
+
+
+async def test_a_session_of_somebody_else_is_not_found_and_stands(make_person: MakePerson) -> None:
+    anna, boris = await make_person(), await make_person()
+    refused = await request(anna, "revoke_session", {"session_id": str(boris.session_id)})
+    nothing = await request(anna, "revoke_session", {"session_id": str(uuid4())})
+    assert kind(refused.json()) == (404, "session_not_found")
+    assert refused.json() | {"request_id": None} == nothing.json() | {"request_id": None}
+    assert (await request(boris, "get_me", {})).is_success
