@@ -3,6 +3,7 @@
 What reads the settings when it is imported is imported inside the commands, when the settings are known to be good.
 """
 
+import asyncio
 import json
 import sys
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 @cli.callback()
-def prepare(context: typer.Context) -> None:
+def prepare() -> None:
     """A chat backend. All its settings are environment variables that begin with CHAT_."""
     try:
         settings = get_settings()
@@ -28,7 +29,6 @@ def prepare(context: typer.Context) -> None:
         wrong = [f"CHAT_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}" for problem in error.errors()]
         raise Refusal("\n".join(wrong)) from error
     logs.configure(settings.log_level, settings.log_format)
-    server.end_on_signals(0 if context.invoked_subcommand == "run" else 1)
 
 
 @cli.command()
@@ -40,6 +40,8 @@ def run(
     """Start the server; without CHAT_DATABASE_URL with a PostgreSQL of its own."""
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     settings = use_settings(get_settings().model_copy(update=given))
+    if unsafe := settings.unsafe():
+        raise Refusal("\n".join(unsafe))
     with server.listener(settings) as listening, startup.database(settings) as settings:
         has_demo = seed and settings.is_development
         if settings.is_development:
@@ -116,8 +118,13 @@ def _announce(settings: Settings, has_demo: bool) -> None:
 
 def main() -> None:
     """Run a command; what is wrong with the surroundings is told in a line, not with a traceback."""
+    # The server is meant to be ended by a signal; anything else was cut short.
+    status_on_signal = 0 if "run" in sys.argv[1:2] else 1
+    server.end_on_signals(status_on_signal)
     try:
         cli()
+    except asyncio.CancelledError:
+        sys.exit(status_on_signal)
     except (Refusal, EmbeddedPostgresError, OSError, asyncpg.PostgresError) as error:
         sys.exit(str(error) or repr(error))
 

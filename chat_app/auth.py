@@ -13,7 +13,6 @@ from fastapi.security import OAuth2PasswordRequestForm
 from fastapi_users import BaseUserManager, UUIDIDMixin
 from fastapi_users.authentication import JWTStrategy
 from fastapi_users.db import BaseUserDatabase
-from fastapi_users.exceptions import UserNotExists
 from fastapi_users.password import PasswordHelper
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
@@ -22,14 +21,24 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.crud import sessions
+from chat_app.crud import codes, sessions
 from chat_app.crud.sessions import OpenedSession
-from chat_app.errors import BadCredentials, ChatError, NotAuthenticated, PhoneTaken, TokenExpired, Unavailable
+from chat_app.errors import (
+    BadCode,
+    BadCredentials,
+    ChatError,
+    NotAuthenticated,
+    PhoneNotVerified,
+    PhoneTaken,
+    TokenExpired,
+    Unavailable,
+)
 from chat_app.logs import bind, log
 from chat_app.models import User
 from chat_app.models.base import Phone
+from chat_app.models.codes import CodeUse, PasswordChange, PasswordReset, Purpose
 from chat_app.models.sessions import Actor, Tokens
-from chat_app.models.users import UserCreate
+from chat_app.models.users import DEFAULT_NAME, UserCreate
 from chat_app.settings import get_settings
 
 Result = TypeVar("Result")
@@ -117,10 +126,8 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         return await self.user_db.update(user, {"hashed_password": rehashed}) if rehashed else user
 
     async def _find(self, phone: str) -> User | None:
-        try:
-            return await self.get_by_email(_phone.validate_python(phone))
-        except (ValidationError, UserNotExists):
-            return None
+        plain = plain_phone(phone)
+        return await self.user_db.get_by_email(plain) if plain else None
 
 
 class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as above
@@ -177,14 +184,75 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
         )
 
 
+def plain_phone(phone: str) -> str | None:
+    """The number in E.164, however it was written; None if it is none."""
+    try:
+        return _phone.validate_python(phone)
+    except ValidationError:
+        return None
+
+
 async def log_in(manager: UserManager, phone: str, password: str, user_agent: str | None) -> Tokens:
     """Open a session with phone and password. Raises BadCredentials."""
     user = await manager.authenticate(OAuth2PasswordRequestForm(username=phone, password=password))
     if user is None or not user.is_active:
         raise BadCredentials
+    if get_settings().phone_verification == "required" and not user.is_verified:
+        raise PhoneNotVerified
     opened = await sessions.open_session(manager.user_db.session, user.id, user_agent)
     bind(user=user.id, session=opened.actor.session_id)
     return SessionStrategy().tokens(opened)
+
+
+async def log_in_with_code(manager: UserManager, data: CodeUse, user_agent: str | None) -> Tokens:
+    """Open a session with a code; a number that is new becomes a user. Raises BadCode."""
+    session = manager.user_db.session
+    await codes.use_code(session, data.phone, Purpose.LOGIN, data.code)
+    user = await manager.user_db.get_by_email(data.phone)
+    if user is None:
+        user = await manager.user_db.create({"phone": data.phone, "name": DEFAULT_NAME})
+    if not user.is_active:
+        raise BadCode
+    await manager.user_db.update(user, {"is_verified": True})
+    opened = await sessions.open_session(session, user.id, user_agent)
+    bind(user=user.id, session=opened.actor.session_id)
+    return SessionStrategy().tokens(opened)
+
+
+async def verify_phone(manager: UserManager, data: CodeUse) -> User:
+    """Remember that this number is its user's. Raises BadCode."""
+    await codes.use_code(manager.user_db.session, data.phone, Purpose.VERIFY, data.code)
+    user = await manager.user_db.get_by_email(data.phone)
+    if user is None:
+        raise BadCode
+    return await manager.user_db.update(user, {"is_verified": True})
+
+
+async def reset_password(manager: UserManager, data: PasswordReset) -> None:
+    """Set a password with a code; all sessions of the user end. Raises BadCode."""
+    hashed = await hash_password(data.new_password)
+    session = manager.user_db.session
+    await codes.use_code(session, data.phone, Purpose.RESET, data.code)
+    user = await manager.user_db.get_by_email(data.phone)
+    if user is None:
+        raise BadCode
+    await manager.user_db.update(user, {"hashed_password": hashed, "is_verified": True})
+    await sessions.revoke_sessions(session, user.id)
+
+
+async def change_password(manager: UserManager, actor: Actor, data: PasswordChange) -> None:
+    """Set a new password; the user's other sessions end. Raises BadCredentials."""
+    session = manager.user_db.session
+    user = await session.get(User, actor.id, with_for_update=True, populate_existing=True)
+    if user is None:
+        raise BadCredentials
+    if user.hashed_password is not None:
+        given = data.current_password or ""
+        is_right, _ = await _off_loop(_passwords.verify_and_update, given, user.hashed_password)
+        if not is_right:
+            raise BadCredentials
+    await manager.user_db.update(user, {"hashed_password": await hash_password(data.new_password)})
+    await sessions.revoke_sessions(session, actor.id, keep=actor.session_id)
 
 
 async def authenticate_connection(session: AsyncSession, token: str) -> Actor:

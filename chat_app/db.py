@@ -35,6 +35,7 @@ SERVER_SETTINGS = {
 }
 
 Listener = Callable[[list[Recorded]], int]
+Doubter = Callable[[list[Recorded]], None]
 Remover = Callable[[list[str]], Awaitable[None]]
 
 
@@ -44,6 +45,7 @@ async def _keep(_keys: list[str]) -> None:
 
 class Database:
     """One engine. `on_commit` gets the recorded events of every commit and returns how many connections were told;
+    `on_doubt` gets those of a commit whose outcome is unknown;
     `on_removal` gets the keys of files that are no longer needed after one.
     """
 
@@ -57,6 +59,7 @@ class Database:
             connect_args={"timeout": 3, "server_settings": SERVER_SETTINGS},
         )
         self.on_commit: Listener = lambda events: 0
+        self.on_doubt: Doubter = lambda events: None
         self.on_removal: Remover = _keep
         self._removals: set[asyncio.Task[None]] = set()
         self._turns: dict[UUID, asyncio.Future[None]] = {}
@@ -90,7 +93,13 @@ class Database:
             self._end_turns(session)
 
     async def _commit(self, session: AsyncSession) -> None:
-        await session.commit()
+        try:
+            await session.commit()
+        except BaseException:
+            # Whether it was committed nobody knows: the answer may have been lost on its way.
+            if events := recorded(session):
+                self.on_doubt(events)
+            raise
         if keys := session.info.get("removed_files"):
             removal = asyncio.create_task(self._remove(keys))
             self._removals.add(removal)

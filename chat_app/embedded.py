@@ -116,7 +116,10 @@ def _initialise(installed: Path, directory: Path, user: dict[str, Any], *, sync:
     # Nobody else can enter the folder of the socket, so whoever can is trusted.
     initdb = installed / "bin" / "initdb"
     options = ["-D", str(draft), "--username=postgres", "--auth=trust", *LOCALE, *([] if sync else ["--no-sync"])]
-    done = subprocess.run([initdb, *options], cwd=draft, capture_output=True, text=True, check=False, **user)
+    try:
+        done = subprocess.run([initdb, *options], cwd=draft, capture_output=True, text=True, check=False, **user)
+    finally:
+        _stop(draft)
     if done.returncode:
         raise EmbeddedPostgresError(f"PostgreSQL could not make its files: {done.stderr.strip()}")
     draft.rename(directory)
@@ -133,12 +136,16 @@ def _running(installed: Path, directory: Path, options: Mapping[str, str], user:
     ]
     # In a session of its own: Ctrl-C is for us, and the server must outlast our last transaction.
     context: dict[str, Any] = {"cwd": directory, "stdin": subprocess.DEVNULL, "start_new_session": True, **user}
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, **context) as server:
-        try:
-            _wait_until_ready(server, directory, log)
-            yield
-        finally:
-            _stop(directory)
+    server = None
+    try:
+        with log.open("wb") as output:
+            server = subprocess.Popen(command, stdout=output, stderr=output, **context)
+        _wait_until_ready(server, directory, log)
+        yield
+    finally:
+        _stop(directory)
+        if server:
+            server.wait()
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], directory: Path, log: Path) -> None:

@@ -56,6 +56,42 @@ class ReadChanged(SQLModel):
     last_read_seq: int
 
 
+class TypingChanged(SQLModel):
+    """A member of the active chat types, or stopped: repeated every 3 seconds, to be forgotten after 6."""
+
+    event: ClassVar[str] = "typing_changed"
+
+    chat_id: UUID
+    user_id: UUID
+    typing: bool
+
+
+class PresenceChanged(SQLModel):
+    """Somebody of a private chat, or of the active chat, came or went."""
+
+    event: ClassVar[str] = "presence_changed"
+
+    user_id: UUID
+    online: bool
+    last_seen_at: datetime | None = Field(description="null while online.")
+
+
+class UsersChanged(SQLModel):
+    """Somebody of a private chat, or of the active chat, has another name or picture."""
+
+    event: ClassVar[str] = "users_changed"
+
+    users: list[UserBrief]
+
+
+class ResyncRequired(SQLModel):
+    """Something may have been missed: list the chats with `changed_since`, and for the open chat its changes."""
+
+    event: ClassVar[str] = "resync_required"
+
+    reason: str
+
+
 class SessionsRevoked(SQLModel):
     """Sessions ended: their connections are told `session_revoked` and closed."""
 
@@ -90,7 +126,18 @@ class SessionEnded(SQLModel):
     code: str
 
 
-Event = ChatsChanged | MessagesChanged | ReadChanged | SessionsRevoked | ActiveChatSet
+Event = ChatsChanged | MessagesChanged | ReadChanged | TypingChanged | UsersChanged | SessionsRevoked | ActiveChatSet
+WireEvent = (
+    ChatsChanged
+    | MessagesChanged
+    | ReadChanged
+    | TypingChanged
+    | PresenceChanged
+    | UsersChanged
+    | ResyncRequired
+    | Ready
+    | SessionEnded
+)
 
 
 class Recorded(NamedTuple):

@@ -37,11 +37,19 @@ PER_ADDRESS = {
     "refresh": Rate(120, 60),
     "connect": Rate(600, 60),
     "request_code": Rate(20, 60),
-    "use_code": Rate(30, 60),
+    "login_with_code": Rate(30, 60),
+    "verify_phone": Rate(30, 60),
+    "reset_password": Rate(30, 60),
 }
 
 # Of one phone number, whoever asks.
-PER_PHONE = {"login": Rate(20, 60), "request_code": Rate(10, 3600), "use_code": Rate(20, 3600)}
+PER_PHONE = {
+    "login": Rate(20, 60),
+    "request_code": Rate(10, 3600),
+    "login_with_code": Rate(20, 3600),
+    "verify_phone": Rate(20, 3600),
+    "reset_password": Rate(20, 3600),
+}
 
 # Of all together: what costs money.
 IN_ALL = {"request_code": Rate(600, 60)}

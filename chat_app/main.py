@@ -12,16 +12,19 @@ from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from chat_app.api import attachments, auth, avatars, chats, health, media, members, messages, users
+from chat_app.api import attachments, auth, avatars, chats, codes, health, media, members, messages, users
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import RequestLog
 from chat_app.db import Database
+from chat_app.limits import Limits
 from chat_app.live.server import Live
 from chat_app.media.storage import Storage
 from chat_app.media.worker import close_worker
 from chat_app.settings import LOCAL_ORIGINS, Settings
+from chat_app.sms import CodeSender
 from chat_app.web import openapi, pages
 
 PREFIX = "/api/v1"
@@ -31,13 +34,18 @@ def create_app(settings: Settings) -> ASGIApp:
     """Everything that one process serves."""
     api = create_api(settings)
     database = Database(settings.asyncpg_url, pool_size=settings.database_pool)
-    live = Live(database, _origin_check(settings))
-    database.on_commit = live.fanout.deliver
+    limits = Limits(enabled=settings.rate_limits == "on")
+    live = Live(database, limits, _origin_check(settings))
+    database.on_commit, database.on_doubt = live.fanout.deliver, live.fanout.doubt
+    api.state.limits, api.state.codes = limits, CodeSender(settings)
     api.state.database, api.state.live = database, live
     api.state.storage = Storage(settings.media_location)
     database.on_removal = api.state.storage.delete
-    app: ASGIApp = socketio.ASGIApp(live.server, other_asgi_app=api)
-    return app
+    app: Any = socketio.ASGIApp(live.server, other_asgi_app=api)
+    if settings.trusted_proxies:
+        app = ProxyHeadersMiddleware(app, trusted_hosts=settings.trusted_proxies)
+    served: ASGIApp = app
+    return served
 
 
 def create_api(settings: Settings) -> FastAPI:
@@ -64,7 +72,7 @@ def create_api(settings: Settings) -> FastAPI:
 
 def _routes() -> APIRouter:
     routes = APIRouter(prefix=PREFIX)
-    for module in (auth, users, avatars, chats, members, messages, attachments):
+    for module in (auth, codes, users, avatars, chats, members, messages, attachments):
         routes.include_router(module.router)
     return routes
 
@@ -91,5 +99,7 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
         sweep.cancel()
         with suppress(asyncio.CancelledError):
             await sweep
+        await api.state.live.presence.close()
+        await api.state.codes.close()
         await close_worker()
         await api.state.database.close()

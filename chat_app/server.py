@@ -1,5 +1,6 @@
 """The process that serves: the port, the signals that end it, uvicorn, and what it prints when it is ready."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -64,12 +65,18 @@ def listener(settings: Settings) -> Iterator[socket.socket]:
 
 
 def end_on_signals(status: int) -> None:
-    """Let the first signal end the process in order, with this exit status, and nothing disturb that."""
+    """Let the first signal end the process in order, by SystemExit or CancelledError, and nothing disturb that."""
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        raise SystemExit(status)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise SystemExit(status) from None
+        # What is raised here would come up wherever the loop is, and native code there does not survive that.
+        for task in asyncio.all_tasks(loop):
+            loop.call_soon_threadsafe(task.cancel)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)

@@ -27,16 +27,20 @@ class Settings(BaseSettings):
     secret: SecretStr | None = None
     cors_origins: Annotated[list[str], NoDecode] = []
     phone_region: str = "RU"
+    sms_url: SecretStr | None = None
+    phone_verification: Literal["optional", "required"] = "optional"
+    rate_limits: Literal["on", "off"] = "on"
+    trusted_proxies: Annotated[list[str], NoDecode] = []
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "trusted_proxies", mode="before")
     @classmethod
-    def split_origins(cls, value: object) -> object:
-        """Origins are separated by commas."""
+    def split(cls, value: object) -> object:
+        """Several are separated by commas."""
         if not isinstance(value, str):
             return value
-        return [origin.strip() for origin in value.split(",") if origin.strip()]
+        return [part.strip() for part in value.split(",") if part.strip()]
 
     @field_validator("database_url")
     @classmethod
@@ -45,6 +49,21 @@ class Settings(BaseSettings):
         if value and not re.match(r"postgres(ql)?(\+\w+)?://", value.get_secret_value()):
             raise ValueError("must begin with postgresql://")
         return value
+
+    def unsafe(self) -> list[str]:
+        """What must not be so in production, in words for whoever set it."""
+        if self.is_development:
+            return []
+        secret = self.secret.get_secret_value() if self.secret else ""
+        found = {
+            "CHAT_SECRET must be set to 32 bytes or more": len(secret.encode()) < 32,
+            "CHAT_SECRET must be random": len(set(secret)) < 10,
+            "CHAT_CORS_ORIGINS must name the origins of your pages, not *": "*" in self.cors_origins,
+            "CHAT_LOG_LEVEL must not be DEBUG": self.log_level == "DEBUG",
+            "CHAT_DATABASE_URL must be set": self.database_url is None,
+            "CHAT_RATE_LIMITS may be off for load tests only": self.rate_limits == "off",
+        }
+        return [text for text, is_so in found.items() if is_so]
 
     @property
     def is_development(self) -> bool:

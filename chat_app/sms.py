@@ -16,7 +16,7 @@ class CodeSender:
     """Sends in the background, so that the answer takes as long for a number that nobody has."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.sms_url and settings.sms_url.get_secret_value()
+        self._url = settings.sms_url.get_secret_value() if settings.sms_url else None
         self._to_log = self._url is None and settings.is_development
         self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS)
         self._sending: set[asyncio.Task[None]] = set()

@@ -49,7 +49,7 @@ def postgres_url(data_dir: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def service_settings(postgres_url: str, data_dir: Path) -> Settings:
     """The settings of this run, for the service under test and for whatever asks for them."""
-    settings = Settings(database_url=SecretStr(postgres_url), data_dir=data_dir, port=free_port())
+    settings = Settings(rate_limits="off", database_url=SecretStr(postgres_url), data_dir=data_dir, port=free_port())
     use_settings(settings)
     return settings
 

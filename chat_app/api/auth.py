@@ -3,14 +3,23 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import OAuth2PasswordRequestForm
 
-from chat_app.api.deps import CurrentActor, SessionDep, UserManagerDep
+from chat_app import auth
+from chat_app.api.deps import Address, CurrentActor, SessionDep, UserManagerDep, count
 from chat_app.api.problems import responses
-from chat_app.auth import SessionStrategy, log_in
 from chat_app.crud import sessions, users
-from chat_app.errors import BadCredentials, NotAuthenticated, PhoneTaken, RefreshReused, SessionNotFound, SessionRevoked
+from chat_app.errors import (
+    BadCredentials,
+    NotAuthenticated,
+    PhoneNotVerified,
+    PhoneTaken,
+    RefreshReused,
+    SessionNotFound,
+    SessionRevoked,
+)
+from chat_app.models.codes import PasswordChange
 from chat_app.models.sessions import Actor, RefreshRequest, SessionRead, Tokens
 from chat_app.models.users import UserCreate, UserMe
 
@@ -18,29 +27,36 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 
 @router.post("/register", status_code=201, responses=responses(PhoneTaken))
-async def register(session: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
+async def register(
+    request: Request, session: SessionDep, manager: UserManagerDep, address: Address, data: UserCreate
+) -> UserMe:
     """Register by phone number, however it is written. Then log in with the same phone and password."""
+    count(request, address=address)
     user = await manager.create(data)
     return await users.get_me(session, Actor(user.id, user.id))
 
 
-@router.post("/login", responses=responses(BadCredentials))
+@router.post("/login", responses=responses(BadCredentials, PhoneNotVerified))
 async def login(
+    request: Request,
+    address: Address,
     manager: UserManagerDep,
     form: Annotated[OAuth2PasswordRequestForm, Depends()],
     user_agent: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Tokens:
     """Log in: `username` is the phone. Each login is a session of its own, with its own connections."""
-    return await log_in(manager, form.username, form.password, user_agent)
+    count(request, address=address, phone=auth.plain_phone(form.username))
+    return await auth.log_in(manager, form.username, form.password, user_agent)
 
 
 @router.post("/refresh", responses=responses(NotAuthenticated, SessionRevoked, RefreshReused))
-async def refresh(session: SessionDep, data: RefreshRequest) -> Tokens:
+async def refresh(request: Request, session: SessionDep, address: Address, data: RefreshRequest) -> Tokens:
     """Get new tokens for the same session; the refresh token changes with each use.
 
     Repeating the last one within 30 seconds gives the same answer; using an older one ends the session.
     """
-    return SessionStrategy().tokens(await sessions.refresh_session(session, data.refresh_token))
+    count(request, address=address)
+    return auth.SessionStrategy().tokens(await sessions.refresh_session(session, data.refresh_token))
 
 
 @router.post("/logout", status_code=204)
@@ -59,3 +75,9 @@ async def list_sessions(session: SessionDep, actor: CurrentActor) -> list[Sessio
 async def revoke_session(session: SessionDep, actor: CurrentActor, session_id: UUID) -> None:
     """End one of your sessions. Its connections get `session_revoked` and are closed."""
     await sessions.revoke_session(session, actor, session_id)
+
+
+@router.post("/password", status_code=204, responses=responses(BadCredentials))
+async def change_password(actor: CurrentActor, manager: UserManagerDep, data: PasswordChange) -> None:
+    """Set a new password. Your other sessions end."""
+    await auth.change_password(manager, actor, data)

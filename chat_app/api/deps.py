@@ -12,10 +12,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager
 from chat_app.db import Database
 from chat_app.errors import NotAuthenticated
+from chat_app.limits import Limits
 from chat_app.media.storage import Storage
 from chat_app.models import User
 from chat_app.models.base import BIGGEST, Opaque
 from chat_app.models.sessions import Actor
+from chat_app.sms import CodeSender
 
 
 def get_database(request: Request) -> Database:
@@ -38,6 +40,12 @@ def get_storage(request: Request) -> Storage:
     return storage
 
 
+def get_code_sender(request: Request) -> CodeSender:
+    sender: CodeSender = request.app.state.codes
+    return sender
+
+
+CodeSenderDep = Annotated[CodeSender, Depends(get_code_sender)]
 StorageDep = Annotated[Storage, Depends(get_storage)]
 
 
@@ -53,12 +61,27 @@ _backend = AuthenticationBackend(  # type: ignore[type-var]  # a User has a phon
 _users = FastAPIUsers(get_user_manager, [_backend])  # type: ignore[type-var]  # as above
 
 
+def count(request: Request, **who: object) -> None:
+    """Count this request, under the name of its route, of whoever is named. Raises RateLimited."""
+    limits: Limits = request.app.state.limits
+    limits.check(request.scope["route"].name, **who)
+
+
+def get_address(request: Request) -> str | None:
+    return request.client.host if request.client else None
+
+
+Address = Annotated[str | None, Depends(get_address)]
+
+
 async def get_actor(
+    request: Request,
     user: Annotated[User, Depends(_users.current_user(active=True))],
     strategy: Annotated[SessionStrategy, Depends(_backend.get_strategy)],
 ) -> Actor:
     if strategy.actor is None or strategy.actor.id != user.id:
         raise NotAuthenticated
+    count(request, user=user.id)
     return strategy.actor
 
 

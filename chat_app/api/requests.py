@@ -12,9 +12,20 @@ from chat_app.api.problems import problem_response
 from chat_app.errors import Internal
 from chat_app.logs import log
 
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
 
 class RequestLog:
-    """Plain ASGI middleware: `X-Request-ID` comes in or is made, is in every log line, and goes out."""
+    """Plain ASGI middleware: `X-Request-ID` comes in or is made, is in every log line, and goes out.
+
+    Answers that say nothing else are not kept, not framed and not guessed at.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -31,7 +42,10 @@ class RequestLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer.update(message)
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         log.info("received", path=scope["path"])

@@ -7,6 +7,7 @@ from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from fastapi_users.authentication import BearerTransport
 
+from chat_app.api.deps import count
 from chat_app.auth import LOGIN_PATH, authenticate_connection
 from chat_app.errors import NotAuthenticated
 from chat_app.models.sessions import Actor
@@ -26,6 +27,7 @@ class UploadRoute(APIRoute):
                 raise NotAuthenticated
             async with request.app.state.database.transaction() as session:
                 request.state.uploader = await authenticate_connection(session, token)
+            count(request, user=request.state.uploader.id)
             return await handle(request)
 
         return authenticated

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from chat_app.crud.users import record_user
 from chat_app.db import remove_files
 from chat_app.errors import UserNotFound
 from chat_app.media import images
@@ -69,8 +70,10 @@ async def _lock_user(session: AsyncSession, actor: Actor) -> User:
 async def _replace(session: AsyncSession, user: User, key: str | None) -> None:
     if user.avatar_key is not None:
         remove_files(session, avatar_paths(user.avatar_key))
-    user.avatar_key = key
-    await session.flush()
+    if user.avatar_key != key:
+        user.avatar_key = key
+        await session.flush()
+        record_user(session, user)
 
 
 def _fingerprint(actor: Actor, digest: bytes) -> str:

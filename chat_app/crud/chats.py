@@ -17,7 +17,7 @@ from chat_app.crud.members import MOST_MEMBERS, current_members, end_memberships
 from chat_app.crud.users import check_users_exist, list_briefs
 from chat_app.db import database_of, read_clock
 from chat_app.errors import ClientIdReused, GroupFull, InvalidInput, NoActiveChat
-from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, record
+from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, TypingChanged, record
 from chat_app.models import Chat, Membership, Session
 from chat_app.models.base import NOW, new_id
 from chat_app.models.chats import ChatRead, ChatType, GroupCreate, RemovedReason
@@ -38,6 +38,7 @@ __all__ = [
     "open_private_chat",
     "pin_chat",
     "rename_chat",
+    "set_typing",
     "unpin_chat",
 ]
 
@@ -206,6 +207,14 @@ async def _change_mine(
     chat = await read_chat(session, actor.id, chat_id)
     record(session, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
     return True
+
+
+async def set_typing(session: AsyncSession, actor: Actor, chat_id: UUID, typing: bool) -> None:
+    """Tell the other members that the actor types, or stopped. Raises ChatNotFound."""
+    await access.view_chat(session, actor, chat_id)
+    others = dict(await access.audience_of(session, chat_id))
+    others.pop(actor.id, None)
+    record(session, TypingChanged(chat_id=chat_id, user_id=actor.id, typing=typing), others)
 
 
 async def active_chat(session: AsyncSession, actor: Actor) -> UUID:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import union_all
+from sqlalchemy import CompoundSelect, union_all
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -45,7 +46,7 @@ async def write_last_seen(session: AsyncSession, user_id: UUID) -> datetime:
 
 
 async def _private_peers(session: AsyncSession, user_id: UUID) -> set[UUID]:
-    pairs = union_all(
+    pairs: CompoundSelect[Any] = union_all(
         select(Chat.high_id).where(Chat.low_id == user_id), select(Chat.low_id).where(Chat.high_id == user_id)
     )
     rows = await (await session.connection()).execute(pairs)

@@ -9,6 +9,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.errors import UsernameTaken, UserNotFound
+from chat_app.events import UsersChanged, record
 from chat_app.models import User
 from chat_app.models.sessions import Actor
 from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserUpdate, brief, profile
@@ -22,12 +23,20 @@ async def get_me(session: AsyncSession, actor: Actor) -> UserMe:
 async def update_me(session: AsyncSession, actor: Actor, data: UserUpdate) -> UserMe:
     """Change what was sent. Raises UsernameTaken."""
     user = await _access_user(session, actor.id)
+    former_name = user.name
     user.sqlmodel_update(data.model_dump(exclude_unset=True))
     try:
         await session.flush()
     except IntegrityError as error:
         raise UsernameTaken from error
+    if user.name != former_name:
+        record_user(session, user)
     return _me(user)
+
+
+def record_user(session: AsyncSession, user: User) -> None:
+    """What others see beside a message has changed; who watches the user is found when it is told."""
+    record(session, UsersChanged(users=[brief(user.id, user.name, user.avatar_key)]), {})
 
 
 async def get_user(session: AsyncSession, user_id: UUID) -> UserRead:
@@ -46,20 +55,20 @@ async def lookup_user(session: AsyncSession, data: UserLookup) -> UserRead:
 async def search_users(
     session: AsyncSession, *, query: str | None, ids: Sequence[UUID] | None, limit: int
 ) -> list[UserRead]:
-    """Users by the beginning of a name or username, or by ids; never by phone."""
-    statement = select(User).order_by(func.lower(User.name), col(User.id)).limit(limit)
+    """Users whose name or username begins so or is alike, or by ids; never by phone."""
+    statement = select(User)
     if ids is not None:
-        statement = statement.where(col(User.id).in_(ids)).limit(len(ids))
+        statement = statement.where(col(User.id).in_(ids))
+        limit = len(ids)
     if query is not None:
-        prefix = query.lower()
-        statement = statement.where(
-            or_(
-                func.lower(User.name).startswith(prefix, autoescape=True),
-                func.lower(User.name).contains(f" {prefix}", autoescape=True),
-                func.lower(User.username).startswith(prefix, autoescape=True),
-            )
-        )
-    return [profile(user) for user in await session.exec(statement)]
+        name, username, wanted = func.lower(User.name), func.lower(User.username), query.lower()
+        begins = or_(name.startswith(wanted, autoescape=True), username.startswith(wanted, autoescape=True))
+        alike = or_(name.op("%")(wanted), username.op("%")(wanted))
+        statement = statement.where(or_(begins, name.contains(f" {wanted}", autoescape=True), alike))
+        closeness = func.greatest(func.similarity(name, wanted), func.similarity(username, wanted))
+        statement = statement.order_by(begins.desc(), closeness.desc())
+    users = await session.exec(statement.order_by(func.lower(User.name), col(User.id)).limit(limit))
+    return [profile(user) for user in users]
 
 
 async def list_briefs(session: AsyncSession, user_ids: Iterable[UUID]) -> list[UserBrief]:

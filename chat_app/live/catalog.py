@@ -6,10 +6,31 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from chat_app.events import ChatsChanged, MessagesChanged, ReadChanged, Ready, SessionEnded
+from chat_app.events import (
+    ChatsChanged,
+    MessagesChanged,
+    PresenceChanged,
+    ReadChanged,
+    Ready,
+    ResyncRequired,
+    SessionEnded,
+    TypingChanged,
+    UsersChanged,
+    WireEvent,
+)
 
 # In the order of the documents. Each class carries its name in `event` and its meaning in its docstring.
-EVENTS = (Ready, ChatsChanged, MessagesChanged, ReadChanged, SessionEnded)
+EVENTS: tuple[type[WireEvent], ...] = (
+    Ready,
+    ChatsChanged,
+    MessagesChanged,
+    ReadChanged,
+    TypingChanged,
+    PresenceChanged,
+    UsersChanged,
+    ResyncRequired,
+    SessionEnded,
+)
 
 
 @dataclass(frozen=True, slots=True)

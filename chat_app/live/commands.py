@@ -109,6 +109,10 @@ class MarkRead(ChatArgument):
     seq: Position
 
 
+class SetTyping(OpenChatArgument):
+    typing: bool
+
+
 class ListChanges(ChatArgument):
     since: Position
     limit: Limit = 100
@@ -290,3 +294,9 @@ async def mark_read(session: AsyncSession, connection: Connection, data: MarkRea
 async def list_changes(session: AsyncSession, connection: Connection, data: ListChanges) -> Changes:
     """Every message and member that changed after a version: what an open chat missed while it was disconnected."""
     return await history.list_changes(session, connection.actor, data.chat_id, since=data.since, limit=data.limit)
+
+
+@command(SetTyping, statuses=(204,))
+async def set_typing(session: AsyncSession, connection: Connection, data: SetTyping) -> None:
+    """Say that you type: repeat it every 3 seconds. Others who have the chat active get `typing_changed`."""
+    await chats.set_typing(session, connection.actor, _chat_id(connection, data), data.typing)

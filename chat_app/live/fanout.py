@@ -11,26 +11,38 @@ from chat_app.events import (
     Event,
     MessagesChanged,
     ReadChanged,
-    Ready,
     Recorded,
-    SessionEnded,
+    ResyncRequired,
     SessionsRevoked,
+    TypingChanged,
+    UsersChanged,
+    WireEvent,
 )
 from chat_app.live.connections import Connection, Connections
 from chat_app.logs import log_crash
 
 
-def encode(event: ChatsChanged | MessagesChanged | ReadChanged | Ready | SessionEnded) -> str:
+def encode(event: WireEvent) -> str:
     """The Socket.IO packet of an event."""
     return f'2["{event.event}",{event.model_dump_json()}]'
 
 
 class Fanout:
-    """Writes events to the connections of this process; `end` closes a connection whose session was revoked."""
+    """Writes events to the connections of this process.
 
-    def __init__(self, connections: Connections, end: Callable[[Connection], None]) -> None:
+    `end` closes a connection whose session was revoked; `tell` finds those who watch a person.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        end: Callable[[Connection], None],
+        tell: Callable[[UsersChanged, UUID], None],
+    ) -> None:
         self.connections = connections
         self.end = end
+        self.tell = tell
 
     def deliver(self, events: list[Recorded]) -> int:
         """Send what one commit released. Returns how many connections were told."""
@@ -39,8 +51,17 @@ class Fanout:
             try:
                 told.update(self._deliver(event, audience))
             except Exception as error:
-                log_crash(error)  # the change is committed: its sender must not hear of a failure
+                # The change is committed, so its sender must not hear of a failure; who may have missed it does.
+                log_crash(error)
+                self.doubt([Recorded(event, audience)])
         return len(told)
+
+    def doubt(self, events: list[Recorded]) -> None:
+        """Tell whoever should have got these events that they may have happened."""
+        packet = encode(ResyncRequired(reason="undelivered"))
+        for user_id in {user_id for _, audience in events for user_id in audience}:
+            for connection in self.connections.of_user(user_id):
+                connection.send(packet)
 
     @singledispatchmethod
     def _deliver(self, event: Event, audience: Audience) -> Iterator[Connection]:
@@ -69,12 +90,18 @@ class Fanout:
             connection.send(packets[seen_from])
             yield connection
 
-    @_deliver.register
-    def _read_changed(self, event: ReadChanged, audience: Audience) -> Iterator[Connection]:
+    @_deliver.register(ReadChanged | TypingChanged)
+    def _to_open(self, event: ReadChanged | TypingChanged, audience: Audience) -> Iterator[Connection]:
         packet = encode(event)
         for connection, _ in self._open(event.chat_id, audience):
             connection.send(packet)
             yield connection
+
+    @_deliver.register
+    def _users_changed(self, event: UsersChanged, audience: Audience) -> Iterator[Connection]:
+        for user in event.users:
+            self.tell(event, user.id)
+        return iter(())
 
     @_deliver.register
     def _active_chat_set(self, event: ActiveChatSet, audience: Audience) -> Iterator[Connection]:

@@ -1,6 +1,7 @@
 """Who is online, and who is told what of a person: their private chats, and whoever has a chat with them open."""
 
 import asyncio
+from collections.abc import Coroutine
 from uuid import UUID
 
 from chat_app.crud.presence import list_peers, list_watchers, write_last_seen
@@ -84,13 +85,13 @@ class Presence:
         """A chat was opened: its members who are online are told."""
         self._start(self._greet(connection))
 
-    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(_forgiving(work))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
 
-async def _forgiving(work: "asyncio._CoroutineLike[None]") -> None:
+async def _forgiving(work: Coroutine[None, None, None]) -> None:
     try:
         await work
     except ChatError:

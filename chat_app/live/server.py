@@ -19,10 +19,12 @@ from chat_app.crud.entries import read_sync
 from chat_app.db import Database
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
+from chat_app.limits import Limits
 from chat_app.live.catalog import COMMANDS
 from chat_app.live.commands import Answer
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.fanout import Fanout, encode
+from chat_app.live.presence import Presence
 from chat_app.live.wire import ChatServer
 from chat_app.logs import log
 from chat_app.models.base import LIMITS, Input
@@ -43,10 +45,14 @@ class Handshake(Input):
 class Live:
     """All that lives behind the Socket.IO path of one process."""
 
-    def __init__(self, database: Database, allow_origin: Callable[[str | None, dict[str, Any]], bool]) -> None:
+    def __init__(
+        self, database: Database, limits: Limits, allow_origin: Callable[[str | None, dict[str, Any]], bool]
+    ) -> None:
         self.database = database
+        self.limits = limits
         self.connections = Connections()
-        self.fanout = Fanout(self.connections, self._end)
+        self.presence = Presence(self.connections, database)
+        self.fanout = Fanout(self.connections, end=self._end, tell=self.presence.tell)
         self.server = ChatServer(
             self.connections,
             cors_allowed_origins=allow_origin,
@@ -64,6 +70,7 @@ class Live:
         logs.bind_request(request_id=logs.new_request_id(environ.get("HTTP_X_REQUEST_ID")), command="connect")
         log.info("received")
         try:
+            self.limits.check("connect", address=(environ["asgi.scope"].get("client") or [None])[0])
             await self._admit(self.server.engine_id(sid), auth)
         except ChatError as error:
             log.info("refused", code=error.code)
@@ -92,12 +99,14 @@ class Live:
         ready = self._ready.pop(connection.id, None)
         if ready is not None:
             connection.start(ready)
+            self.presence.came(connection)
             log.info("connected", connections=len(self.connections))
 
     async def _disconnect(self, sid: str, reason: str) -> None:
         connection = self.connections.get(self.server.engine_id(sid))
         if connection is not None:
             self._forget(connection.id)
+            self.presence.went(connection.actor.id)
             logs.bind_request(user=connection.actor.id, session=connection.actor.session_id)
             log.info("disconnected", reason=reason, connections=len(self.connections))
 
@@ -135,14 +144,18 @@ class Live:
         if name is None:
             raise UnknownCommand
         command = COMMANDS[name]
+        self.limits.check(name, user=connection.actor.id)
         try:
             data = command.input.validate_python(_argument(packet))
         except ValidationError as error:
             raise InvalidInput.found(error.errors(include_input=False)) from error
         chat_id = getattr(data, "chat_id", None)
         logs.bind(chat=chat_id or connection.active_chat_id)
+        former_chat_id = connection.active_chat_id
         async with self.database.transaction() as session:
             result = await command.handler(session, connection, data)
+        if connection.active_chat_id not in (None, former_chat_id):
+            self.presence.opened(connection)
         if result is None or command.output is None:
             return 204, "null"
         answer = result if isinstance(result, Answer) else Answer(200, result)
@@ -151,6 +164,7 @@ class Live:
     def _end(self, connection: Connection) -> None:
         """Tell a connection that its session is over, and close it."""
         self._forget(connection.id)
+        self.presence.went(connection.actor.id)
         connection.send(encode(SessionEnded(code="session_revoked")))
         task = asyncio.get_running_loop().create_task(self.server.end(connection.id))
         self._ending.add(task)

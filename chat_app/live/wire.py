@@ -23,7 +23,7 @@ ENGINE_TYPES = frozenset("0123456")
 
 
 class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
-    """A WebSocket that ends with the first frame that is no packet: the library would forget to close what it is for."""
+    """A WebSocket that ends with the first frame that is no packet; the library would forget to close it."""
 
     async def wait(self) -> str | bytes:
         frame: str | bytes = await super().wait()

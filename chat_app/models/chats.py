@@ -46,6 +46,7 @@ class Chat(ChatBase, table=True):
     __table_args__ = (
         # One private chat for each pair of people; a chat that became a group has given its pair up.
         Index("chat_pair_key", "low_id", "high_id", unique=True, postgresql_where="low_id IS NOT NULL"),
+        Index("chat_high_id_idx", "high_id", postgresql_where="high_id IS NOT NULL"),
         Index("chat_client_id_key", "creator_id", "client_id", unique=True, postgresql_where="client_id IS NOT NULL"),
     )
 

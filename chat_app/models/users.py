@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from uuid import UUID
 
 from pydantic import StringConstraints
-from sqlalchemy import Index, text
+from sqlalchemy import Index, literal_column, text
 from sqlmodel import Field, SQLModel
 
 from chat_app.models.base import NO_NUL, NOW, Input, Line, Phone, new_id
@@ -26,7 +26,19 @@ class UserBase(SQLModel):
 
 class User(UserBase, table=True):
     __tablename__ = "user"
-    __table_args__ = (Index("user_username_key", text("lower(username)"), unique=True),)
+    __table_args__ = (
+        Index("user_username_key", text("lower(username)"), unique=True),
+        # For the search: they serve LIKE and similarity.
+        *(
+            Index(
+                f"user_{column}_idx",
+                literal_column(f"lower({column})").label("words"),
+                postgresql_using="gin",
+                postgresql_ops={"words": "gin_trgm_ops"},
+            )
+            for column in ("name", "username")
+        ),
+    )
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
     phone: str = Field(unique=True)

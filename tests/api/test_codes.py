@@ -1,0 +1,244 @@
+"""One-time codes: what is asked for, what is sent, and what becomes of guesses."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlmodel import select
+
+from chat_app.crud import codes
+from chat_app.db import Database
+from chat_app.models import Code
+from chat_app.settings import Settings
+from chat_app.sms import CodeSender
+from tests.clients import Answer, http_answer
+from tests.service import Service
+
+
+class Gateway:
+    """A real HTTP server that takes codes as a gateway does; `fails` lets the next so many requests fail."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, str]] = []
+        self.fails = 0
+        self.arrived = asyncio.Event()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(re.search(rb"content-length: (\d+)", head.lower())[1])  # type: ignore[index]
+        body = json.loads(await reader.readexactly(length))
+        if self.fails:
+            self.fails -= 1
+            writer.write(b"HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        else:
+            self.sent.append(body)
+            self.arrived.set()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def code_for(self, phone: str) -> str:
+        """The newest code that was sent to this number."""
+        async with asyncio.timeout(5):
+            while not any(sent["phone"] == phone for sent in self.sent):
+                self.arrived.clear()
+                await self.arrived.wait()
+        return [sent["code"] for sent in self.sent if sent["phone"] == phone][-1]
+
+
+@pytest.fixture
+async def gateway(service: Service, service_settings: Settings) -> AsyncIterator[Gateway]:
+    gateway = Gateway()
+    server = await asyncio.start_server(gateway.answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    former = service.api.state.codes
+    settings = service_settings.model_copy(update={"sms_url": _secret(f"http://127.0.0.1:{port}/send")})
+    service.api.state.codes = CodeSender(settings)
+    yield gateway
+    await service.api.state.codes.close()
+    service.api.state.codes = former
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.fixture
+async def http(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"{service.base}/api/v1", timeout=20) as client:
+        yield client
+
+
+def _secret(value: str) -> object:
+    from pydantic import SecretStr
+
+    return SecretStr(value)
+
+
+def new_phone() -> str:
+    return f"+7926{uuid4().int % 10**7:07d}"
+
+
+async def ask(http: httpx.AsyncClient, phone: str, purpose: str) -> httpx.Response:
+    return await http.post("/auth/codes", json={"phone": phone, "purpose": purpose})
+
+
+async def use(http: httpx.AsyncClient, what: str, phone: str, code: str, **more: str) -> Answer:
+    return http_answer(await http.post(f"/auth/codes/{what}", json={"phone": phone, "code": code, **more}))
+
+
+async def register(http: httpx.AsyncClient, phone: str) -> None:
+    answer = await http.post("/auth/register", json={"phone": phone, "password": "first password"})
+    assert answer.status_code == 201
+
+
+async def log_in(http: httpx.AsyncClient, phone: str, password: str) -> Answer:
+    return http_answer(await http.post("/auth/login", data={"username": phone, "password": password}))
+
+
+async def test_a_new_number_becomes_a_verified_user_by_logging_in_with_a_code(
+    http: httpx.AsyncClient, gateway: Gateway
+) -> None:
+    phone = new_phone()
+    asked = await ask(http, phone, "login")
+    assert (asked.status_code, asked.json()) == (202, {"expires_in": 300, "resend_in": 60})
+    code = await gateway.code_for(phone)
+    assert re.fullmatch(r"\d{6}", code)
+
+    tokens = await use(http, "login", phone, code)
+    me = await http.get("/users/me", headers={"Authorization": f"Bearer {tokens.data['access_token']}"})
+    assert (me.json()["phone"], me.json()["is_verified"]) == (phone, True)
+    assert (await use(http, "login", phone, code)).code == "bad_code", "a code is good for one use"
+
+
+async def test_two_uses_of_one_code_at_once_make_one_session(http: httpx.AsyncClient, gateway: Gateway) -> None:
+    phone = new_phone()
+    await ask(http, phone, "login")
+    code = await gateway.code_for(phone)
+    answers = await asyncio.gather(*(use(http, "login", phone, code) for _ in range(8)))
+    assert sorted(answer.status for answer in answers) == [200] + [400] * 7
+
+
+async def test_known_and_unknown_numbers_are_answered_alike_and_only_the_known_gets_a_code(
+    http: httpx.AsyncClient, gateway: Gateway
+) -> None:
+    known, unknown = new_phone(), new_phone()
+    await register(http, known)
+    for purpose in ("verify", "reset"):
+        answers = [await ask(http, phone, purpose) for phone in (unknown, known)]
+        assert [(a.status_code, a.content) for a in answers][0] == [(a.status_code, a.content) for a in answers][1]
+        again = [await ask(http, phone, purpose) for phone in (unknown, known)]
+        assert [answer.status_code for answer in again] == [429, 429]
+        assert all(1 <= answer.json()["retry_after"] <= 60 for answer in again)
+        wrong = [await use(http, "verify", phone, "000000") for phone in (unknown, known)]
+        assert wrong[0] == wrong[1] == Answer(400, None, "bad_code")
+    await gateway.code_for(known)
+    assert {sent["phone"] for sent in gateway.sent} == {known}
+
+
+async def test_five_wrong_tries_void_a_code(http: httpx.AsyncClient, gateway: Gateway) -> None:
+    phone = new_phone()
+    await ask(http, phone, "login")
+    code = await gateway.code_for(phone)
+    wrong = f"{(int(code) + 1) % 10**6:06}"
+    answers = await asyncio.gather(*(use(http, "login", phone, wrong) for _ in range(5)))
+    assert {answer.code for answer in answers} == {"bad_code"}
+    assert (await use(http, "login", phone, code)).code == "bad_code", "the right code comes too late"
+
+
+async def test_a_code_is_void_after_five_minutes_and_for_another_purpose(
+    http: httpx.AsyncClient, gateway: Gateway, database: Database
+) -> None:
+    phone = new_phone()
+    await register(http, phone)
+    await ask(http, phone, "verify")
+    code = await gateway.code_for(phone)
+    assert (await use(http, "login", phone, code)).code == "bad_code"
+    async with database.transaction() as session:
+        row = (await session.exec(select(Code).where(Code.phone == phone, Code.purpose == "verify"))).one()
+        assert code.encode() not in row.hash
+        row.expires_at -= codes.LIFETIME + timedelta(seconds=1)
+    assert (await use(http, "verify", phone, code)).code == "bad_code"
+
+
+async def test_verifying_tells_the_account_and_counts(http: httpx.AsyncClient, gateway: Gateway) -> None:
+    phone = new_phone()
+    await register(http, phone)
+    await ask(http, phone, "verify")
+    verified = await use(http, "verify", phone, await gateway.code_for(phone))
+    assert (verified.status, verified.data["is_verified"]) == (200, True)
+
+
+async def test_a_reset_password_replaces_the_old_one_and_ends_all_sessions(
+    http: httpx.AsyncClient, gateway: Gateway
+) -> None:
+    phone = new_phone()
+    await register(http, phone)
+    session = (await log_in(http, phone, "first password")).data
+    await ask(http, phone, "reset")
+    code = await gateway.code_for(phone)
+    assert (await use(http, "reset", phone, code, new_password="second password")).status == 204
+    assert (await log_in(http, phone, "first password")).code == "bad_credentials"
+    assert (await log_in(http, phone, "second password")).ok
+    me = await http.get("/users/me", headers={"Authorization": f"Bearer {session['access_token']}"})
+    assert http_answer(me).code == "session_revoked"
+
+
+async def test_changing_the_password_needs_the_old_one_and_ends_the_other_sessions(http: httpx.AsyncClient) -> None:
+    phone = new_phone()
+    await register(http, phone)
+    this, other = [(await log_in(http, phone, "first password")).data["access_token"] for _ in range(2)]
+
+    async def change(token: str, **body: str) -> Answer:
+        headers = {"Authorization": f"Bearer {token}"}
+        return http_answer(await http.post("/auth/password", json=body, headers=headers))
+
+    assert (await change(this, new_password="second password")).code == "bad_credentials"
+    wrong = await change(this, current_password="something else", new_password="second password")
+    assert wrong.code == "bad_credentials"
+    assert (await change(this, current_password="first password", new_password="second password")).status == 204
+    assert (await change(other, current_password="second password", new_password="x" * 8)).code == "session_revoked"
+    assert (await change(this, current_password="second password", new_password="third password")).status == 204
+
+
+async def test_somebody_without_a_password_sets_their_first(http: httpx.AsyncClient, gateway: Gateway) -> None:
+    phone = new_phone()
+    await ask(http, phone, "login")
+    tokens = (await use(http, "login", phone, await gateway.code_for(phone))).data
+    assert (await log_in(http, phone, "first password")).code == "bad_credentials"
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    answer = await http.post("/auth/password", json={"new_password": "first password"}, headers=headers)
+    assert answer.status_code == 204
+    assert (await log_in(http, phone, "first password")).ok
+
+
+async def test_the_gateway_is_asked_again_when_it_fails(http: httpx.AsyncClient, gateway: Gateway) -> None:
+    gateway.fails = 1
+    phone = new_phone()
+    await ask(http, phone, "login")
+    assert await gateway.code_for(phone)
+    assert gateway.fails == 0 and len(gateway.sent) == 1
+
+
+async def test_unverified_numbers_are_refused_where_verification_is_required(
+    http: httpx.AsyncClient, gateway: Gateway, service_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_settings, "phone_verification", "required")
+    phone = new_phone()
+    await register(http, phone)
+    assert (await log_in(http, phone, "first password")).code == "phone_not_verified"
+    await ask(http, phone, "verify")
+    await use(http, "verify", phone, await gateway.code_for(phone))
+    assert (await log_in(http, phone, "first password")).ok
+
+
+async def test_in_production_codes_never_go_to_the_log(service_settings: Settings) -> None:
+    sender = CodeSender(service_settings.model_copy(update={"env": "production"}))
+    from chat_app.errors import Unavailable
+
+    with pytest.raises(Unavailable):
+        sender.check()
+    await sender.close()
