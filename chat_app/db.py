@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -56,13 +56,13 @@ class Database:
             max_overflow=0,
             hide_parameters=True,
             pool_timeout=3,
-            connect_args={"timeout": 3, "server_settings": SERVER_SETTINGS},
+            connect_args={"timeout": 3, "command_timeout": 12, "server_settings": SERVER_SETTINGS},
         )
         self.on_commit: Listener = lambda events: 0
         self.on_doubt: Doubter = lambda events: None
         self.on_removal: Remover = _keep
         self._removals: set[asyncio.Task[None]] = set()
-        self._turns: dict[UUID, asyncio.Future[None]] = {}
+        self._turns: dict[Hashable, asyncio.Future[None]] = {}
         database_events.listen(self.engine.sync_engine, "before_cursor_execute", _start_clock)
         database_events.listen(self.engine.sync_engine, "after_cursor_execute", _log_slow_query)
 
@@ -119,21 +119,22 @@ class Database:
             log.error("files not removed", files=keys, error=type(error).__name__)
 
     def _end_turns(self, session: AsyncSession) -> None:
-        for chat_id, _, turn in session.info.get("turns", []):
+        for row, _, turn in session.info.get("turns", []):
             turn.set_result(None)
-            if self._turns.get(chat_id) is turn:
-                del self._turns[chat_id]
+            if self._turns.get(row) is turn:
+                del self._turns[row]
 
-    def take_turn(self, session: AsyncSession, chat_id: UUID) -> None:
-        """Call when a chat's row lock is held: its events leave after those of whoever held the lock before.
+    def take_turn(self, session: AsyncSession, row: Hashable) -> None:
+        """Call when the lock of a row is held, a chat's or a membership's: its events leave after those of whoever
+        held the lock before.
 
         The database answers two commits of one chat in their order, but on two sockets that may be read in any.
         """
         turns = session.info.setdefault("turns", [])
-        if all(taken != chat_id for taken, _, _ in turns):
+        if all(taken != row for taken, _, _ in turns):
             turn = asyncio.get_running_loop().create_future()
-            turns.append((chat_id, self._turns.get(chat_id), turn))
-            self._turns[chat_id] = turn
+            turns.append((row, self._turns.get(row), turn))
+            self._turns[row] = turn
 
     async def close(self) -> None:
         """Finish removing files, then close every connection."""

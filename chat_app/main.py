@@ -103,3 +103,4 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
         await api.state.codes.close()
         await close_worker()
         await api.state.database.close()
+        await api.state.storage.close()

@@ -110,7 +110,9 @@ class Person:
             assert (await socket.call("list_chats", {"limit": 1})).ok
 
     async def forget(self) -> None:
-        """Settle, and forget every event so far."""
+        """Listen from here on: be connected, settle, and forget every event so far."""
+        if not self.sockets:
+            await self.connect()
         await self.settle()
         for socket in self.sockets:
             socket.events.clear()
@@ -119,6 +121,11 @@ class Person:
         """The payloads of all such events on the first connection, once everything has arrived."""
         await self.settle()
         return self.socket.named(name)
+
+    async def news(self) -> list[Event]:
+        """All events on the first connection, once everything has arrived; but not who comes and goes."""
+        await self.settle()
+        return [event for event in self.socket.events if event[0] != "presence_changed"]
 
     async def close(self) -> None:
         for socket in self.sockets:

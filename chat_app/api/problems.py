@@ -1,12 +1,13 @@
 """Errors as answers: one handler for the tree of errors, one for each error that the libraries raise."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from chat_app.errors import (
     ChatError,
@@ -56,17 +57,34 @@ def handle_errors(api: FastAPI) -> None:
         return problem_response(error)
 
     @api.exception_handler(RequestValidationError)
-    async def validation_error(_request: Request, error: RequestValidationError) -> Response:
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        allowed = _allowed(request)
+        if allowed and request.method not in allowed:
+            return _method_not_allowed(allowed)
         # What is no JSON has a position, but no part that could be named.
         is_json = error.errors()[0]["type"] != "json_invalid"
         return problem_response(InvalidInput.found(error.errors(), skip=1 if is_json else 2))
 
     @api.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         kind = _BY_STATUS.get(error.status_code, Internal)
-        problem = UNREADABLE if kind is InvalidInput else kind()
-        return problem_response(problem, {"Allow": allow} if (allow := (error.headers or {}).get("Allow")) else None)
+        if kind is MethodNotAllowed:
+            return _method_not_allowed(_allowed(request))
+        return problem_response(UNREADABLE if kind is InvalidInput else kind())
 
     @api.exception_handler(Exception)
     async def crash(_request: Request, error: Exception) -> Response:
         return problem_response(Internal())
+
+
+def _method_not_allowed(allowed: Iterable[str]) -> Response:
+    return problem_response(MethodNotAllowed(), {"Allow": ", ".join(sorted(allowed))})
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of an address. The router knows those of one route only, and takes /chats/active for some chat."""
+    paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
+    for path in sorted(paths, key=lambda path: path.count("{")):
+        if compile_path(path)[0].match(request.scope["path"]):
+            return {method.upper() for method in paths[path]}
+    return set()

@@ -11,7 +11,7 @@ from chat_app.crud.access import audience_of
 from chat_app.crud.entries import mentioned, mine_of, preview, read_for_members, shared_part
 from chat_app.crud.history import read_members, read_messages, shared_message
 from chat_app.crud.users import list_briefs
-from chat_app.db import read_clock
+from chat_app.db import database_of, read_clock
 from chat_app.events import ChatsChanged, MessagesChanged, record
 from chat_app.models import Chat, Membership, Message
 from chat_app.models.messages import MessageShared, MessageType, System, SystemEvent
@@ -59,6 +59,8 @@ async def move_own_read_position(session: AsyncSession, chat: Chat, user_id: UUI
         .values(last_read_seq=seq, mine_version=Membership.mine_version + 1, changed_at=chat.changed_at)
         .execution_options(synchronize_session=False)
     )
+    # The message tells its sender of it without naming the version: not before what was the version before.
+    database_of(session).take_turn(session, (chat.id, user_id))
 
 
 async def record_message(session: AsyncSession, chat: Chat, message: Message) -> None:

@@ -204,6 +204,7 @@ async def _change_mine(
     )
     if changed.first() is None:
         return False
+    database_of(session).take_turn(session, (chat_id, actor.id))
     chat = await read_chat(session, actor.id, chat_id)
     record(session, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
     return True

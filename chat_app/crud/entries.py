@@ -68,15 +68,21 @@ async def read_for_members(session: AsyncSession, chat_id: UUID, user_ids: Itera
 async def list_chats(
     session: AsyncSession, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None
 ) -> ChatList:
-    """A page of one's chats, pinned ones first, then the latest updated. Raises InvalidInput for a foreign cursor."""
+    """A page of one's chats, pinned ones first, then the latest updated. Raises InvalidInput for a foreign cursor.
+
+    With `changed_since` by id: a chat that moved up between two pages would be on neither, and what was missed of it
+    would never be told.
+    """
     sync = await read_sync(session, actor.id)
     since = _parse_sync(changed_since) if changed_since else None
     conditions = [col(Membership.user_id) == actor.id]
     if since:
         conditions.append(or_(col(Chat.changed_at) > since, col(Membership.changed_at) > since))
     if cursor:
-        conditions.append(_after(Cursor.parse(cursor)))
-    rows = list(await session.exec(_statement(*conditions).order_by(*_ORDER).limit(limit + 1)))
+        last = Cursor.parse(cursor)
+        conditions.append(col(Chat.id) > last.chat_id if since else _after(last))
+    order = (col(Chat.id),) if since else _ORDER
+    rows = list(await session.exec(_statement(*conditions).order_by(*order).limit(limit + 1)))
     items = [_chat_read(row) for row in rows[:limit]]
     return ChatList(
         items=items,

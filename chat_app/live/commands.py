@@ -3,7 +3,7 @@
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import chats, history, likes, members, messages
@@ -110,7 +110,7 @@ class MarkRead(ChatArgument):
 
 
 class SetTyping(OpenChatArgument):
-    typing: bool
+    typing: StrictBool
 
 
 class ListChanges(ChatArgument):

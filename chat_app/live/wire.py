@@ -7,6 +7,7 @@ Why: its way out is a task and an encoding for each recipient, its way in lets a
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import engineio
 import socketio
 from engineio.async_drivers.asgi import WebSocket
 from engineio.packet import MESSAGE
@@ -32,6 +33,15 @@ class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
         return frame
 
 
+class _Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
+    """The layer below, which closes without waiting: a client that does not poll would hold its own request for ever."""
+
+    async def disconnect(self, sid: str | None = None) -> None:
+        socket = self.sockets.pop(sid, None)
+        if socket is not None:
+            await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
+
+
 class _Packet(Packet):  # type: ignore[misc]  # as above
     """A packet that is answered, if it says to which number, also when its content can't be read."""
 
@@ -54,6 +64,9 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         self.connections = connections
         self.dispatch: Dispatch
         self.connected: Callable[[Connection], None]
+
+    def _engineio_server_class(self) -> type[_Engine]:
+        return _Engine
 
     def send(self, connection_id: str, packet: str) -> None:
         """Put an encoded Socket.IO packet on a connection; one that is gone is nothing."""

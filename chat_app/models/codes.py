@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.base import Input, Phone, text_enum
+from chat_app.models.base import NO_NUL, Input, Phone, text_enum
 from chat_app.models.users import Password
 
 
@@ -17,6 +17,7 @@ class Purpose(StrEnum):
     RESET = "reset"
 
 
+FormerPassword = Annotated[str, StringConstraints(max_length=128, pattern=NO_NUL)]
 Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]{6}$")]
 
 
@@ -55,5 +56,5 @@ class PasswordReset(CodeUse):
 
 
 class PasswordChange(Input):
-    current_password: str | None = Field(default=None, max_length=128, description="Needed unless none is set.")
+    current_password: FormerPassword | None = Field(default=None, description="Needed unless none is set.")
     new_password: Password

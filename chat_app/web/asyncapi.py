@@ -96,12 +96,8 @@ def _messages(payloads: dict[str, Schema], schemas: dict[str, Schema]) -> Iterat
     for name in ("connect", *(event.event for event in EVENTS)):
         yield name, _message(name, payloads[name], examples(payloads[name], schemas))
     refusal = problem_example(TokenExpired)
-    yield (
-        "connect_error",
-        _message(
-            "connect_error", payloads["connect_error"], {"example": {"message": refusal["detail"], "data": refusal}}
-        ),
-    )
+    refused = {"example": {"message": refusal["detail"], "data": refusal}}
+    yield "connect_error", _message("connect_error", payloads["connect_error"], refused)
     for command in COMMANDS.values():
         name, argument = command.name, payloads[command.name]
         yield name, _message(name, argument, examples(argument, schemas))

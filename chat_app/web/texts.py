@@ -67,7 +67,8 @@ const { ok, status, data, error } = await socket.emitWithAck("list_chats", {});
   where that is 204; `error` is the problem object. No argument is the same as `{}`.
 - The answer comes after the change is stored for good. Use a time limit, `socket.timeout(10000).emitWithAck(…)`, and
   send a message whose answer got lost again with the same `client_id`: it is sent once.
-- The active chat belongs to the connection. Without `chat_id`, `list_messages` and `send_message` mean that chat.
+- The active chat belongs to the connection. Without `chat_id`, `list_messages`, `send_message` and `set_typing` mean
+  that chat.
 
 ### Versions: how to miss nothing
 Every shared change of a chat takes the next `version` of that chat, what is personal takes the next `mine.version`.
@@ -79,8 +80,9 @@ Every shared change of a chat takes the next `version` of that chat, what is per
   `liked` you know.
 - **The list.** Anything of an equal or greater `version` replaces the shared part of an entry, of an equal or greater
   `mine.version` its `mine`. Remember the version of a removal, and ignore whatever is at or below it.
-- **After every `ready` but the first**: if `ready.sync` differs from the `sync` of your last list, call
-  `list_chats {changed_since: sync}`, all pages; for the open chat call `list_changes` and `list_members`.
+- **After every `ready` but the first, and on `resync_required`**: call `list_chats {changed_since}`, all pages, with
+  the `sync` of your last list, its first page (equal to `ready.sync`: nothing was missed); for the open chat call
+  `list_changes` and `list_members`.
 
 ### Errors
 Branch on `code`; `request_id` finds the command in the service's logs.

@@ -48,6 +48,7 @@ afterEach(() => {
   const leaving = people;
   people = [];
   leaving.forEach((person) => person.close());
+  leaving.forEach((person) => person.check());
 });
 
 after(() => service.remove());
@@ -261,6 +262,33 @@ describe("a private chat", () => {
     assert.equal((await anna.ask("get_chat", { chat_id: chat.id })).data.mine.others_read_seq, 2);
   });
 
+  it("shows who types, to the other one", async () => {
+    const { anna, boris, chat } = await pair();
+    boris.forget();
+    await boris.ask("set_typing", { typing: true });
+    assert.deepEqual(await anna.next("typing_changed"), { chat_id: chat.id, user_id: boris.id, typing: true });
+    await boris.ask("set_typing", { chat_id: chat.id, typing: false });
+    await anna.next("typing_changed", ({ typing }) => !typing);
+    assert.deepEqual(await boris.heard(), []);
+  });
+
+  it("shows who is there, and who went", async () => {
+    const { anna, boris } = await pair();
+    const about = ({ user_id }) => user_id === boris.id;
+    assert.deepEqual(await anna.next("presence_changed", about), { user_id: boris.id, online: true, last_seen_at: null });
+    boris.close();
+    // Whoever comes back within ten seconds was never away.
+    const left = await anna.next("presence_changed", (event) => about(event) && !event.online, 20_000);
+    assert.notEqual(left.last_seen_at, null);
+  });
+
+  it("shows a new name of the other one", async () => {
+    const { anna, boris } = await pair();
+    assert.equal((await boris.request("PATCH", "/users/me", { json: { name: "Borya" } })).status, 200);
+    const { users } = await anna.next("users_changed");
+    assert.deepEqual(users.map(({ id, name }) => [id, name]), [[boris.id, "Borya"]]);
+  });
+
   it("tells what changed since a version", async () => {
     const { anna, boris, chat } = await pair();
     await anna.ask("send_message", say("One"));
@@ -419,7 +447,8 @@ describe("this test", () => {
     const { data: document } = await service.request("GET", "/asyncapi.json");
     const named = (action) => Object.entries(document.operations).filter(([, operation]) => operation.action === action);
     const commands = named("send").map(([name]) => name).filter((name) => name !== "connect");
-    const events = named("receive").map(([name]) => name);
+    // It tells of a failure inside, which no client can bring about.
+    const events = named("receive").map(([name]) => name).filter((name) => name !== "resync_required");
     assert.deepEqual([...exercised.commands].sort(), commands.sort());
     assert.deepEqual([...exercised.events].sort(), events.sort());
   });

@@ -93,14 +93,14 @@ export class Person {
 
   async #answer(command, argument) {
     const answer = await this.socket.timeout(PATIENCE).emitWithAck(command, ...argument);
-    if (this.#faults.length) throw this.#faults[0];
+    this.check();
     return answer;
   }
 
   /** The payload of the first event of that name, already received or still to come, that meets the condition. */
-  async next(name, condition = () => true) {
-    for (const deadline = Date.now() + PATIENCE; Date.now() < deadline; await sleep(10)) {
-      if (this.#faults.length) throw this.#faults[0];
+  async next(name, condition = () => true, patience = PATIENCE) {
+    for (const deadline = Date.now() + patience; Date.now() < deadline; await sleep(10)) {
+      this.check();
       const found = this.received.find((event) => event.name === name && condition(event.payload));
       if (found) return found.payload;
     }
@@ -111,14 +111,19 @@ export class Person {
     this.received = [];
   }
 
-  /** What came since `forget`; everything sent before this call has arrived when it returns. */
+  /** What came since `forget`; all that was committed before this call has arrived when it returns. */
   async heard() {
     await this.ask("list_chats", { limit: 1 });
-    return this.received.map((event) => event.name);
+    // Who is online is told at its own pace, and is not about the chat.
+    return this.received.map((event) => event.name).filter((name) => name !== "presence_changed");
   }
 
   close() {
     this.socket?.disconnect();
+  }
+
+  /** Fails if anything that came was not as the contract says. */
+  check() {
     if (this.#faults.length) throw this.#faults[0];
   }
 }

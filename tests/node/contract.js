@@ -159,6 +159,7 @@ export const answers = {
   unlike_message: messageRead,
   list_likes: userPage,
   mark_read: chatRead,
+  set_typing: nothing,
   list_changes: fields({
     since: count,
     version: count,
@@ -197,5 +198,9 @@ export const events = {
     users,
   }),
   read_changed: fields({ chat_id: uuid, user_id: uuid, last_read_seq: count }),
+  typing_changed: fields({ chat_id: uuid, user_id: uuid, typing: flag }),
+  presence_changed: fields({ user_id: uuid, online: flag, last_seen_at: orNull(time) }),
+  users_changed: fields({ users }),
+  resync_required: fields({ reason: text }),
   session_revoked: fields({ code: text }),
 };

@@ -58,8 +58,7 @@ export class Service {
   }
 
   async stop() {
-    const { exitCode, pid } = this.#process;
-    if (!pid || exitCode !== null) return;
+    if (!this.#process?.pid || this.#process.exitCode !== null) return;
     const ended = once(this.#process, "exit");
     this.#process.kill("SIGTERM");
     const late = setTimeout(() => this.#process.kill("SIGKILL"), 20_000);

@@ -1,0 +1,41 @@
+# One image for every way to run the service. All settings are environment variables: see README.md.
+
+FROM python:3.13-slim AS build
+RUN python -m venv --without-pip /venv
+COPY requirements.txt /tmp/
+# Wheels only: nothing is compiled, and nothing that a package would do while it is built is done.
+RUN python -m pip --python /venv/bin/python install --no-cache-dir --only-binary :all: \
+        --require-hashes --requirement /tmp/requirements.txt
+WORKDIR /app
+COPY alembic.ini ./
+COPY alembic ./alembic/
+COPY chat_app ./chat_app/
+RUN python -m compileall -q chat_app
+
+FROM python:3.13-slim
+COPY --from=build /venv /venv
+COPY --from=build /app /app
+# The only folder besides /tmp that has to be writable. Numbers, as Kubernetes can't tell whether a name is root.
+RUN install --directory --owner 10001 --group 10001 /data
+USER 10001:10001
+VOLUME /data
+WORKDIR /app
+ENV PATH=/venv/bin:$PATH \
+    HOME=/data \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    CHAT_ENV=production \
+    CHAT_HOST=0.0.0.0 \
+    CHAT_PORT=8000 \
+    CHAT_DATA_DIR=/data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["python", "-c", \
+    "import http.client, os, sys; \
+    server = http.client.HTTPConnection('127.0.0.1', int(os.environ['CHAT_PORT']), timeout=2); \
+    server.request('GET', '/healthz'); \
+    sys.exit(server.getresponse().status != 200)"]
+CMD ["python", "-m", "chat_app", "run"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="chat-app" \
+    org.opencontainers.image.description="A chat backend: phone registration, private and group chats, live events" \
+    org.opencontainers.image.revision=$REVISION

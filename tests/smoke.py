@@ -1,0 +1,71 @@
+"""Chats through a running service with its demo users, with nothing but Python: python tests/smoke.py [ADDRESS]"""
+
+import json
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode, urljoin
+from urllib.request import Request, urlopen
+from uuid import uuid4
+
+PASSWORD = "demo-password"
+ANNA, BORIS = "+79000000001", "+79000000002"
+PAGES = ("docs/", "docs/events/", "openapi.json", "asyncapi.json", "static-offline-docs/swagger-ui-bundle.js")
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+
+
+class Person:
+    def __init__(self, address: str, phone: str) -> None:
+        self.api = urljoin(address, "api/v1/")
+        self.headers: dict[str, str] = {}
+        form = urlencode({"username": phone, "password": PASSWORD}).encode()
+        self.headers["Authorization"] = f"Bearer {self._answer(Request(self.api + 'auth/login', form))['access_token']}"
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        headers = self.headers | {"Content-Type": "application/json"}
+        return self._answer(Request(self.api + path, json.dumps(body).encode(), headers, method=method))
+
+    def _answer(self, request: Request) -> Any:
+        return json.loads(fetch(request) or "null")
+
+
+def fetch(what: str | Request) -> bytes:
+    """The body of an answer; urllib raises for any status that is an error."""
+    with urlopen(what, timeout=10) as answer:
+        body: bytes = answer.read()
+    return body
+
+
+def wait_until_ready(address: str, seconds: int = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(URLError):
+            fetch(urljoin(address, "readyz"))
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"{address} does not get ready")
+
+
+def main(address: str) -> None:
+    wait_until_ready(address)
+    for page in PAGES:
+        assert fetch(urljoin(address, page)), page
+    assert fetch(urljoin(address, "socket.io/?EIO=4&transport=polling")).startswith(b"0{"), "no Socket.IO"
+
+    anna, boris = Person(address, ANNA), Person(address, BORIS)
+    chat = anna.ask("POST", "chats/private", {"user_id": boris.ask("GET", "users/me")["id"]})["id"]
+    message = {"client_id": str(uuid4()), "type": "text", "text": f"Smoke {uuid4()}"}
+    sent = anna.ask("POST", f"chats/{chat}/messages", message)
+    assert boris.ask("GET", f"chats/{chat}/messages/{sent['seq']}")["text"] == message["text"]
+
+    # A picture goes through the worker process and the store of files.
+    avatar = anna.ask("PUT", "users/me/avatar", {"image": DOT})
+    assert fetch(urljoin(address, avatar["small"])).startswith((b"\xff\xd8", b"\x89PNG"))
+    anna.ask("DELETE", "users/me/avatar")
+    sys.stdout.write(f"{address}: the pages, a message and a picture came through\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "http://localhost:8000/")

@@ -1,0 +1,232 @@
+"""P25: what no client library would send. The process survives, other connections don't notice, and nothing is left.
+
+Over a plain WebSocket and by polling, at both layers: Engine.IO, which carries packets, and Socket.IO in them.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from websockets import ConnectionClosed
+from websockets.asyncio.client import connect
+
+from tests.clients import DEADLINE, Person
+from tests.operations import kind, told
+from tests.raw import RawSocket
+from tests.service import MakePerson, Service
+
+# More than a packet may have.
+TOO_LONG = 300_000
+POLLING = "/socket.io/?EIO=4&transport=polling"
+
+UNREADABLE = {
+    "no JSON": ["427["],
+    "half of it": ['427["list_chats"'],
+    "two of them": ['427["list_chats",{}]["list_chats",{}]'],
+    "an object": ['427{"0":"list_chats"}'],
+    "a text": ['427"list_chats"'],
+    "a number": ["427 1"],
+    "nothing": ["427"],
+    "a raw NUL": ['427["list_chats",{"cursor":"\x00"}]'],
+    "nesting": ['427["list_chats",' + "[" * 10_000 + "]" * 10_000 + "]"],
+    "nesting of objects": ['427["list_chats",' + '{"a":' * 10_000 + "1" + "}" * 10_000 + "]"],
+    "digits": ['427["list_chats",{"limit":' + "9" * 5000 + "}]"],
+    "a placeholder": ['451-7["get_chat",{"chat_id":{"_placeholder":true,"num":0}}]', b"abc"],
+    "a placeholder for what was not sent": ['451-7["get_chat",{"chat_id":{"_placeholder":true,"num":5}}]', b"abc"],
+    "a placeholder for what never comes": ['451-7["get_chat",{"chat_id":{"_placeholder":true,"num":0}}]'],
+    "a placeholder that is no number": ['451-7["get_chat",{"chat_id":{"_placeholder":true,"num":"0"}}]', b"abc"],
+    "millions of attachments": ['459999999-7["get_chat",{}]', b"a", b"b"],
+}
+IGNORED = {
+    "an empty message": ["4"],
+    "a message that is an object": ['4{"a":1}'],
+    "a message that is a list": ["4[1]"],
+    "a message that is null": ["4null"],
+    "an unknown type": ["47[]", "49", "4x"],
+    "a command without a number": ['42["unheard_of",{}]'],
+    "a number of digits that are none": ['42²["list_chats",{}]'],
+    "a command for another namespace": ['42/admin,7["list_chats",{}]'],
+    "a disconnect from another namespace": ["41/admin,"],
+    "acks of nothing": ['437["x"]', '43["x"]', '437{"a":1}', "43"],
+    "an ack with attachments": ['461-7[{"_placeholder":true,"num":0}]', b"abc"],
+    "an error": ['44{"message":"x"}'],
+    "too many attachments": ['4599999999999-7["list_chats",{}]'],
+    "binary data that was not announced": [b"abc", b"\x04\xff", b""],
+    "a second connect": ['40{"token":"x"}', "40", "40[]"],
+    "a connect that is no JSON": ["40{"],
+    "a pong, a probe and a noop": ["3", "3probe", "2probe", "6"],
+}
+ENDING = {
+    "an unknown type of packet": ["9"],
+    "no packet": ["hello"],
+    "an empty frame": [""],
+    "base64": ["bYWJj"],
+    "broken base64": ["b!!!"],
+    "a long packet": ['427["list_chats",{"cursor":"' + "x" * TOO_LONG + '"}]'],
+    "a long binary frame": [b"x" * TOO_LONG],
+}
+
+
+@pytest.fixture
+async def bystander(service: Service, make_person: MakePerson) -> AsyncIterator[Person]:
+    """Somebody connected, to whom nothing must happen; in the end they are the only one who is still known."""
+    person = await make_person("Bystander", connected=True)
+    await person.forget()
+    yield person
+    assert (await person.http.get("/healthz")).is_success
+    assert told(person) == []
+    async with asyncio.timeout(DEADLINE):
+        while len(service.live.connections) > 1:
+            await person.settle()
+
+
+@pytest.fixture
+async def raw(service: Service, make_person: MakePerson, bystander: Person) -> AsyncIterator[RawSocket]:
+    """A connection with a user that may say anything."""
+    person = await make_person("Attacker")
+    opened = await RawSocket.connected(service.base, person.token)
+    yield opened
+    await opened.close()
+
+
+class TestAConnection:
+    @pytest.mark.parametrize("case", UNREADABLE)
+    async def test_is_told_that_a_command_is_unreadable_and_goes_on(self, case: str, raw: RawSocket) -> None:
+        await raw.say(*UNREADABLE[case])
+        assert kind((await raw.answer_to(7))["error"]) == (422, "invalid_input")
+        assert (await raw.call("list_chats"))["ok"]
+
+    @pytest.mark.parametrize("case", IGNORED)
+    async def test_gets_no_answer_to_what_asks_for_none_and_goes_on(self, case: str, raw: RawSocket) -> None:
+        await raw.say(*IGNORED[case])
+        assert (await raw.call("list_chats"))["ok"]
+        assert raw.heard == []
+
+    @pytest.mark.parametrize("case", ENDING)
+    async def test_ends_with_what_is_no_packet(self, case: str, raw: RawSocket) -> None:
+        await raw.say(*ENDING[case])
+        with pytest.raises(ConnectionClosed):
+            await raw.hear()
+
+    async def test_may_have_numbers_of_a_hundred_digits(self, raw: RawSocket) -> None:
+        number = 10**100 - 1
+        await raw.say(f'42{number}["list_chats",{{}}]', f'42{number}9["list_chats",{{}}]')
+        assert (await raw.answer_to(number))["ok"]
+        assert (await raw.call("list_chats"))["ok"]
+
+    async def test_is_refused_other_namespaces_and_keeps_its_own(self, raw: RawSocket) -> None:
+        await raw.say('40/admin,{"token":"x"}', "40/" + "x" * 10_000 + ",")
+        assert (await raw.call("list_chats"))["ok"]
+        assert all(packet.startswith("44/") for packet in raw.heard)
+
+    async def test_ends_with_text_that_is_not_utf8(self, raw: RawSocket) -> None:
+        await raw.socket.send(b"42\xff\xfe", text=True)
+        with pytest.raises(ConnectionClosed):
+            await raw.hear()
+
+    async def test_that_disconnected_is_not_answered_but_may_connect_again(
+        self, service: Service, raw: RawSocket, make_person: MakePerson
+    ) -> None:
+        await raw.say("41", '427["list_chats",{}]')
+        person = await make_person()
+        assert (await raw.join({"token": person.token})).startswith("40{")
+        assert (await raw.hear()).startswith('42["ready"')
+        assert (await raw.call("list_chats"))["ok"]
+
+    async def test_that_was_closed_is_not_answered_and_forgotten(self, service: Service, raw: RawSocket) -> None:
+        await raw.say("1", '427["list_chats",{}]')
+        # The bystander sees in the end that it is forgotten.
+        await raw.socket.close()
+        assert raw.heard == []
+
+    async def test_that_floods_is_answered_in_order(self, raw: RawSocket) -> None:
+        numbers = range(1000, 1200)
+        await raw.say(*(f'42{number}["list_chats",{{"limit":0}}]' for number in numbers))
+        assert [kind((await raw.answer_to(number))["error"]) for number in numbers] == [(422, "invalid_input")] * 200
+        assert raw.heard == []
+
+
+class TestATransport:
+    """The way that packets take, before anybody has said who they are."""
+
+    async def test_may_be_left_half_open(self, service: Service, bystander: Person) -> None:
+        opened = [await RawSocket.open(service.base) for _ in range(30)]
+        await opened[0].say("41", "42", '427["list_chats",{}]', b"x", "451-[1]", '451-7["x"]', "430[]", "2probe")
+        await bystander.settle()
+        for transport in opened:
+            await transport.close()
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "",
+            "EIO=3&transport=polling",
+            "EIO=4&transport=pigeon",
+            "EIO=4&transport=websocket",
+            "EIO=4&transport=polling&sid=unknown",
+            "EIO=4&transport=polling&sid=%00",
+            "EIO=4&transport=polling&j=x",
+            "EIO=4&EIO=5&transport=polling&transport=websocket&sid=a&sid=b",
+            "x" * 5000,
+            "%ED%A0%80=%FF",
+        ],
+    )
+    async def test_is_not_opened_by_a_wrong_address(self, query: str, bystander: Person) -> None:
+        for method in ("GET", "POST"):
+            answer = await bystander.http.request(method, f"/socket.io/?{query}")
+            assert 400 <= answer.status_code < 500
+        assert (await bystander.http.request("PUT", f"/socket.io/?{query}")).status_code < 500
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *(
+                b"",
+                b"x",
+                b"9",
+                b"4",
+                b"4x",
+                b"b!!!",
+                b"\xff\xfe",
+                b"d=",
+                b"d",
+                b"42[",
+                b'427["list_chats",{}]',
+                b"\x1e",
+            ),
+            *(b"\x1e".join([b"4"] * 100), b'40{"token":"x"}', b"5", b"2probe", b"4" * TOO_LONG),
+        ],
+        ids=lambda content: repr(content[:20]),
+    )
+    async def test_by_polling_survives_whatever_is_posted(self, content: bytes, bystander: Person) -> None:
+        async with polling(bystander) as url:
+            answer = await bystander.http.post(url, content=content, headers={"Content-Type": "text/plain"})
+            assert answer.status_code < 500
+
+    async def test_by_polling_may_break_off_while_it_is_upgraded(self, service: Service, bystander: Person) -> None:
+        for said in (["2probe"], ["2probe", "garbage"], ["garbage"], [""], [b"x"], []):
+            async with polling(bystander) as url:
+                address = (service.base + url).replace("http", "ws", 1).replace("polling", "websocket")
+                socket = await connect(address, compression=None, proxy=None)
+                with suppress(ConnectionClosed):
+                    for packet in said:
+                        await socket.send(packet)
+                await socket.close()
+
+    async def test_by_polling_works_and_may_be_forgotten(self, bystander: Person, make_person: MakePerson) -> None:
+        person = await make_person()
+        async with polling(bystander) as url:
+            posted = await bystander.http.post(url, content=f'40{{"token":"{person.token}"}}')
+            assert posted.is_success
+            assert (await bystander.http.get(url)).text.startswith("40{")
+
+
+@asynccontextmanager
+async def polling(person: Person) -> AsyncIterator[str]:
+    """The address of a transport by polling, which is ended in the end."""
+    handshake = json.loads((await person.http.get(POLLING)).text[1:])
+    url = f"{POLLING}&sid={handshake['sid']}"
+    yield url
+    await person.http.post(url, content="1")
