@@ -10,7 +10,7 @@ YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-node lint format migrate seed requirements clean
+.PHONY: help run test test-root test-node test-image lint lint-manifests format migrate seed requirements clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,12 +26,33 @@ test-node: $(READY) ## Go through the Socket.IO contract with the official JavaS
 	@npm ci --silent --prefix tests/node
 	@cd tests/node && exec node --test
 
-lint: $(READY) ## Check style, types, the floors of the imports and the YAML files
+test-root: $(READY) ## Run the tests that only root can
+	@exec $(BIN)/python -m pytest -m root $(ARGS)
+
+test-image: $(READY) ## Build the image without a container engine, and chat with it; needs Linux and root
+	@[ "$$(id -u)" = 0 ] || { echo "This needs root; with a container engine try: docker compose up --build" >&2; exit 1; }
+	@exec unshare --mount --propagation private $(BIN)/python -m tests.image
+
+lint: $(READY) ## Check style, types, the floors of the imports, YAML, Dockerfile and workflows
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo "Not formatted: run make format" >&2; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/yamllint --strict -d '$(YAML_RULES)' $(YAML)
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(BIN)/actionlint .github/workflows/*.yml
+	@$(BIN)/zizmor --offline --quiet .github
+	@$(BIN)/hadolint Dockerfile
+
+lint-manifests: $(READY) ## Check what Kubernetes would get; needs kubectl
+	@command -v kubectl >/dev/null || { echo "kubectl is needed: it builds the manifests" >&2; exit 1; }
+	@for folder in manifests/overlays/* manifests/components/*; do \
+		built=$$(kubectl kustomize $$folder) || exit 1; \
+		found=$$(echo "$$built" | $(BIN)/kubernetes-validate --strict --quiet - 2>&1 | grep -v 'kind HTTPRoute'); \
+		[ -z "$$found" ] || { echo "$$folder: $$found" >&2; exit 1; }; \
+	done
+	@$(BIN)/kubernetes-validate --strict --quiet manifests/namespace.yaml
 
 format: $(READY) ## Put the code into shape
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

@@ -104,6 +104,12 @@ class Person:
         await socket.connect(self.base, {"token": self.token, **auth})
         return socket
 
+    async def open(self, chat_id: str) -> None:
+        """Have a chat active on the first connection."""
+        if not self.sockets:
+            await self.connect()
+        assert (await self.socket.call("activate_chat", {"chat_id": chat_id})).ok
+
     async def settle(self) -> None:
         """Wait until everything that was committed before has arrived on every connection."""
         for socket in self.sockets:

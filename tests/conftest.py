@@ -18,7 +18,7 @@ from chat_app.models import User
 from chat_app.settings import Settings, use_settings
 from tests.factories import UserFactory
 
-pytest_plugins = ["tests.service"]
+pytest_plugins = ["tests.service", "tests.process"]
 
 # The data of a test run is thrown away, so nothing has to reach the disk.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

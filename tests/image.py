@@ -111,7 +111,8 @@ def run_as(image: Stage, services: dict[str, Any], port: int, database_port: int
     text = json.dumps(app["environment"]).replace("@postgres/", f"@127.0.0.1:{database_port}/")
     while "${" in text:
         text = re.sub(r"\$\{\w+:-([^${}]*)\}", r"\1", text)
-    env = json.loads(text.replace("localhost:8000", f"127.0.0.1:{port}")) | {"CHAT_PORT": str(port)}
+    env = json.loads(text.replace("localhost:8000", f"127.0.0.1:{port}"))
+    env |= {"CHAT_PORT": str(port), "CHAT_LOG_LEVEL": "WARNING"}
 
     assert migrate["environment"] == app["environment"]
     run(*image.command(migrate["command"], env))

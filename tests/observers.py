@@ -6,8 +6,10 @@ from typing import Any, Self
 from tests.client_model import ClientModel, Json
 from tests.clients import Person, Socket
 
-# What changes nothing that a snapshot has.
+# What tells nothing that a snapshot has.
 PASSING = {"presence_changed", "typing_changed"}
+# What must not come as long as nothing breaks.
+FAILURES = {"resync_required", "session_revoked"}
 
 
 class Observer:
@@ -55,6 +57,7 @@ class Observer:
         while self.applied < len(self.socket.events):
             name, event = self.socket.events[self.applied]
             self.applied += 1
+            assert name not in FAILURES, f"{self.name}: {name} {event}"
             self.model.receive(name, event)
             assert not (self.model.window and self.model.window.has_gap), f"{self.name}: a gap before {event}"
 

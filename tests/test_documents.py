@@ -186,7 +186,7 @@ class TestAsyncAPI:
         for name, command in COMMANDS.items():
             (reply,) = live["operations"][name]["reply"]["messages"]
             done, refused = resolve(resolve(reply, live), live)["payload"]["oneOf"]
-            assert done["required"] == ["ok", "status", "data"]
+            assert done["required"] == ["ok", "status", "data", "request_id"]
             assert refused["required"] == ["ok", "error"]
             assert done["properties"]["status"]["enum"] == list(command.statuses)
 

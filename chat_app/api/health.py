@@ -5,6 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlmodel import SQLModel, select
+from starlette.responses import PlainTextResponse
 
 from chat_app.api.deps import DatabaseDep, SessionDep
 from chat_app.api.problems import responses
@@ -12,6 +13,9 @@ from chat_app.errors import Unavailable
 from chat_app.migrations import is_current
 
 router = APIRouter(tags=["health"])
+
+
+FIGURES = {"content": {"text/plain": {"example": "process_resident_memory_bytes 8.1e+07\n"}}}
 
 
 class Health(SQLModel):
@@ -33,7 +37,7 @@ async def readyz(session: SessionDep, database: DatabaseDep) -> Health:
     return Health()
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse, responses={200: FIGURES})
 async def metrics() -> Response:
     """Figures for Prometheus."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -34,7 +34,7 @@ class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
 
 
 class _Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
-    """The layer below, which closes without waiting: a client that does not poll would hold its own request for ever."""
+    """The layer below, which closes without waiting: who does not poll would hold their own request for ever."""
 
     async def disconnect(self, sid: str | None = None) -> None:
         socket = self.sockets.pop(sid, None)

@@ -12,7 +12,7 @@ from chat_app.live.server import Handshake
 from chat_app.models.problems import Problem
 from chat_app.web import texts
 from chat_app.web.examples import Schema, examples
-from chat_app.web.openapi import REFERENCE, VERSION, problem_example, require_all
+from chat_app.web.openapi import REFERENCE, REQUEST_ID, VERSION, problem_example, require_all
 
 
 class ConnectError(SQLModel):
@@ -118,7 +118,12 @@ def _answer(command: Command, data: Schema, schemas: dict[str, Schema]) -> tuple
     """The acknowledgement, done or refused, with an example of each."""
     if 204 in command.statuses and command.output:
         data = {"anyOf": [data, NOTHING]}
-    done = {"ok": {"const": True}, "status": {"enum": list(command.statuses)}, "data": data}
+    done = {
+        "ok": {"const": True},
+        "status": {"enum": list(command.statuses)},
+        "data": data,
+        "request_id": {"type": "string"},
+    }
     refused = {"ok": {"const": False}, "error": {"$ref": REFERENCE.format(model="Problem")}}
     schema = {
         "oneOf": [
@@ -128,7 +133,7 @@ def _answer(command: Command, data: Schema, schemas: dict[str, Schema]) -> tuple
     }
     sample = examples(data, schemas)["example"]
     return schema, {
-        "done": {"ok": True, "status": command.statuses[0], "data": sample},
+        "done": {"ok": True, "status": command.statuses[0], "data": sample, "request_id": REQUEST_ID},
         "refused": {"ok": False, "error": problem_example(InvalidInput)},
     }
 

@@ -45,17 +45,21 @@ async def sending(service: Service, head: str) -> AsyncIterator[tuple[asyncio.St
         await writer.wait_closed()
 
 
-@pytest.mark.parametrize("is_chunked", [False, True])
+LIMITED = [("POST", REGISTER, 1), ("POST", ATTACHMENTS, 30), ("PUT", "/api/v1/users/me/avatar", 16)]
+
+
 @pytest.mark.parametrize(
-    ("method", "path", "limit"),
-    [("POST", REGISTER, 1), ("POST", ATTACHMENTS, 30), ("PUT", "/api/v1/users/me/avatar", 16), ("POST", "/nowhere", 1)],
+    ("method", "path", "limit", "is_chunked"),
+    [
+        *((*limited, is_chunked) for limited in LIMITED for is_chunked in (False, True)),
+        # Nobody reads a body that is sent nowhere, so only what is announced is counted.
+        ("POST", "/nowhere", 1, False),
+    ],
 )
 async def test_more_than_allowed_is_too_large(
     anna: Person, method: str, path: str, limit: int, is_chunked: bool
 ) -> None:
     size = (limit + 1) * MEGABYTE
-    if path == "/nowhere" and is_chunked:
-        pytest.skip("nobody reads this body, so nobody counts it")
     kind = FORM if path == ATTACHMENTS else JSON
     content = pieces(HEADS[kind], size) if is_chunked else b"x" * size
     response = await anna.http.request(method, path, content=content, headers={"Content-Type": kind})

@@ -260,6 +260,23 @@ async def test_whoever_was_away_for_every_kind_of_change_catches_up(limit: int, 
         assert [row["version"] for row in page["messages"]] == sorted(row["version"] for row in page["messages"])
 
 
+async def test_a_chat_that_moves_up_between_two_pages_of_catching_up_is_not_lost(
+    cast: Cast, database: Database
+) -> None:
+    await cast.look(database, None)
+    sync = cast.observers_of(cast.people["Anna"])[0].model.sync
+    for chat_id in cast.chats.values():
+        if chat_id:
+            await cast.call("Boris", "send_message", chat_id=chat_id, **message(type="text", text="hello"))
+
+    first = await cast.call("Anna", "list_chats", changed_since=sync, limit=1)
+    (last_id,) = {chat_id for chat_id in cast.chats.values() if chat_id} - {chat["id"] for chat in first["items"]}
+    await cast.call("Boris", "send_message", chat_id=last_id, **message(type="text", text="again"))
+    second = await cast.call("Anna", "list_chats", changed_since=sync, limit=1, cursor=first["next_cursor"])
+
+    assert [chat["id"] for chat in second["items"]] == [last_id]
+
+
 async def call_case(cast: Cast, case: Case) -> Answer:
     where = {"chat_id": cast.chats[case.chat]} if case.chat else {}
     arguments = await cast.arguments(case.actor, case.arguments)

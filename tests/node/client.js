@@ -74,7 +74,7 @@ export class Person {
   async ask(command, ...argument) {
     const answer = await this.#answer(command, argument);
     assert.equal(answer.ok, true, `${command}: ${JSON.stringify(answer)}`);
-    assert.deepEqual(Object.keys(answer).sort(), ["data", "ok", "status"], command);
+    assert.deepEqual(Object.keys(answer).sort(), ["data", "ok", "request_id", "status"], command);
     assert.ok(answers[command], `${command} is not in the contract`);
     answers[command](answer.data, command);
     assert.equal(answer.status === 204, answer.data === null, `${command} answers ${answer.status}`);

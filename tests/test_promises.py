@@ -1,0 +1,504 @@
+"""What PROMISES.md says of identity, order and commits (P2 to P10): each test would find one counter-example."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chat_app.db import Database
+from chat_app.settings import Settings
+from tests.clients import DEADLINE, Answer, Door, HttpDoor, Person, Socket, SocketDoor
+from tests.conftest import free_port
+from tests.operations import Json, told
+from tests.process import Process
+from tests.service import MakePerson, Service
+
+At = Callable[[str, Person], Person]
+Way = tuple[Door, Person]
+Everywhere = Callable[[Person], Awaitable[list[Way]]]
+
+HTTP_ERRORS = (httpx.TransportError,)
+
+
+@pytest.fixture
+def doors(openapi: Json) -> list[Door]:
+    """Both at once."""
+    return [SocketDoor(), HttpDoor(openapi)]
+
+
+@pytest.fixture(scope="module")
+async def second(service_settings: Settings) -> AsyncIterator[Service]:
+    """Another node on the same database, without a bus."""
+    async with Service(service_settings.model_copy(update={"port": free_port()})) as running:
+        yield running
+
+
+@pytest.fixture
+async def everywhere(second: Service, at: At, doors: list[Door]) -> Everywhere:
+    """The four ways in which a person reaches the service: by either door of either node."""
+
+    async def ways(person: Person) -> list[Way]:
+        people = (person, at(second.base, person))
+        for who in people:
+            await who.connect()
+        return [(door, who) for who in people for door in doors]
+
+    return ways
+
+
+class Gate:
+    """Lets no message with this text be committed until it is opened, and never one with that."""
+
+    HELD, REFUSED = "held at its commit", "refused at its commit"
+    KEY = 20_261_121
+    SET_UP = (
+        f"""CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.text = '{HELD}' THEN PERFORM pg_advisory_xact_lock_shared({KEY}); END IF;
+            IF NEW.text = '{REFUSED}' THEN RAISE EXCEPTION 'refused'; END IF;
+            RETURN NULL;
+        END $$""",
+        """CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON message DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION at_commit()""",
+        f"SELECT pg_advisory_lock({KEY})",
+    )
+    TAKE_DOWN = ("DROP TRIGGER at_commit ON message", "DROP FUNCTION at_commit")
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.connection = connection
+
+    async def run(self, *statements: str) -> Any:
+        for statement in statements:
+            result = await self.connection.execute(text(statement))
+        return result
+
+    async def has_somebody_waiting(self) -> None:
+        """Wait until a commit is held."""
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        async with asyncio.timeout(DEADLINE):
+            while not (await self.run(waiting)).scalar_one():
+                pass
+
+    async def open(self) -> None:
+        await self.run(f"SELECT pg_advisory_unlock({self.KEY})")
+
+
+@pytest.fixture
+async def gate(database: Database) -> AsyncIterator[Gate]:
+    """A trigger that runs within COMMIT, so that what comes before the commit can be told from what comes after."""
+    async with database.engine.connect() as connection:
+        made = Gate(await connection.execution_options(isolation_level="AUTOCOMMIT"))
+        await made.run(*Gate.SET_UP)
+        yield made
+        await made.run("SELECT pg_advisory_unlock_all()", *Gate.TAKE_DOWN)
+
+
+def content(words: str = "hello", client_id: str | None = None) -> Json:
+    return {"type": "text", "text": words, "client_id": client_id or str(uuid4())}
+
+
+async def rows(database: Database, condition: str, **values: Any) -> list[Any]:
+    """Messages straight from the table."""
+    async with database.engine.connect() as connection:
+        statement = text(f"SELECT seq, sender_id::text, text FROM message WHERE {condition} ORDER BY seq")
+        return list(await connection.execute(statement, values))
+
+
+async def whole_history(door: Door, person: Person, chat_id: str) -> list[Json]:
+    """All pages that a member can read, from the newest back."""
+    items: list[Json] = []
+    page = await door.do(person, "list_messages", chat_id=chat_id, limit=100)
+    items = page["items"]
+    while page["has_before"]:
+        page = await door.do(person, "list_messages", chat_id=chat_id, limit=100, before=items[0]["seq"])
+        items = page["items"] + items
+    return items
+
+
+class TestP2:
+    """The ack is sent after COMMIT returned, and nobody sees an event of a change before its commit."""
+
+    async def test_nobody_hears_of_a_message_before_its_commit(
+        self, door: Door, make_person: MakePerson, gate: Gate
+    ) -> None:
+        anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
+        chat = await door.open_private_chat(anna, boris)
+        for person in (anna, boris):
+            await door.do(person, "activate_chat", chat_id=chat["id"])
+            await person.forget()
+        connections = [await anna.connect(active_chat_id=chat["id"]), boris.socket]
+
+        sending = asyncio.create_task(door.send(anna, chat["id"], Gate.HELD))
+        await gate.has_somebody_waiting()
+        await boris.settle()
+        await connections[0].call("list_chats")
+        assert [name for socket in connections for name, _ in socket.events if name.endswith("s_changed")] == []
+        assert not sending.done()
+        assert await door.history(boris, chat["id"]) == []
+
+        await gate.open()
+        message = await sending
+        for socket in connections:
+            told_of = await socket.wait_for("messages_changed")
+            assert [told["seq"] for told in told_of["messages"]] == [message["seq"]]
+
+    async def test_a_commit_that_fails_is_not_acked_and_never_happened(
+        self, door: Door, make_person: MakePerson, gate: Gate
+    ) -> None:
+        anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
+        chat = await door.open_private_chat(anna, boris)
+        for person in (anna, boris):
+            await door.do(person, "activate_chat", chat_id=chat["id"])
+            await person.forget()
+        answer = await door.call(anna, "send_message", chat_id=chat["id"], **content(Gate.REFUSED))
+        assert not answer.ok
+        for person in (anna, boris):
+            await person.settle()
+            # They may be asked to look again, and find nothing.
+            assert set(told(person)) <= {"resync_required"}
+            assert await door.history(person, chat["id"]) == []
+        assert (await door.send(anna, chat["id"]))["seq"] == 1
+
+    async def test_a_crash_between_commit_and_ack_loses_nothing_and_doubles_nothing(
+        self, service_settings: Settings, doors: list[Door], make_person: MakePerson, gate: Gate, at: At
+    ) -> None:
+        """P1, P3 and P4 too: what was acked before the crash is there, and every retry after it finds its message."""
+        node = Process(service_settings)
+        await node.start()
+        anna, boris = at(node.base, await make_person("Anna")), at(node.base, await make_person("Boris"))
+        socket, http = doors
+        chat_id = (await http.open_private_chat(anna, boris))["id"]
+        group = {"title": "Ours", "member_ids": [boris.id], "client_id": str(uuid4())}
+        group_id = (await http.do(anna, "create_group", **group))["id"]
+        acked, held = content("acked"), content(Gate.HELD)
+        before = await http.do(anna, "send_message", chat_id=chat_id, **acked)
+        sync = (await http.do(boris, "list_chats"))["sync"]
+        sending = asyncio.create_task(http.do(anna, "send_message", chat_id=chat_id, **held))
+        await gate.has_somebody_waiting()
+        await node.kill()
+        with pytest.raises(httpx.TransportError):
+            await sending
+
+        await gate.open()
+        await node.start()
+        try:
+            listed = await http.do(boris, "list_chats", changed_since=sync)
+            assert [chat["last_message"]["text"] for chat in listed["items"] if chat["id"] == chat_id] == [Gate.HELD]
+            changes = await http.do(boris, "list_changes", chat_id=chat_id, since=before["version"])
+            assert [message["text"] for message in changes["messages"]] == [Gate.HELD]
+            for door in doors:
+                again = [await door.call(anna, "send_message", chat_id=chat_id, **sent) for sent in (acked, held)]
+                assert [(answer.status, answer.data["seq"]) for answer in again] == [(200, 1), (200, 2)]
+                founded = await door.call(anna, "create_group", **group)
+                assert (founded.status, founded.data["id"]) == (200, group_id)
+            assert [message["seq"] for message in await socket.history(boris, chat_id)] == [1, 2]
+        finally:
+            await anna.close()
+            await boris.close()
+            await node.stop()
+
+
+class TestP3:
+    """Sends with the same chat, sender and client_id make one message; other content is 409 and not written."""
+
+    @pytest.mark.parametrize("texts", [["the same"], ["one", "another", "a third"]], ids=["same", "different"])
+    async def test_at_once_over_both_doors_and_two_nodes_make_one_message(
+        self, texts: list[str], make_person: MakePerson, everywhere: Everywhere, database: Database
+    ) -> None:
+        anna, boris = await make_person("Anna"), await make_person("Boris", connected=True)
+        chat_id = (await SocketDoor().open_private_chat(anna, boris))["id"]
+        client_id = str(uuid4())
+        ways = [(words, way) for words in texts for way in await everywhere(anna)]
+        answers: list[list[Answer]] = await asyncio.gather(
+            *(
+                door.call_at_once(who, 36 // len(ways), "send_message", chat_id=chat_id, **content(words, client_id))
+                for words, (door, who) in ways
+            )
+        )
+        written = await rows(database, "chat_id = :chat_id", chat_id=UUID(chat_id))
+        assert len(written) == 1
+        won = written[0].text
+        for (words, _), some in zip(ways, answers, strict=True):
+            assert {(answer.status, answer.code) for answer in some} <= (
+                {(201, None), (200, None)} if words == won else {(409, "client_id_reused")}
+            )
+        every = [answer for some in answers for answer in some]
+        assert Counter(answer.status for answer in every)[201] == 1
+        assert {answer.data["seq"] for answer in every if answer.ok} == {1}
+        assert len(every) == 36
+
+    async def test_later_find_the_message_as_it_is_by_then(self, door: Door, make_person: MakePerson) -> None:
+        anna, boris = await make_person("Anna"), await make_person("Boris")
+        chat_id = (await door.open_private_chat(anna, boris))["id"]
+        first, other = content("first"), content("other")
+        where = {"chat_id": chat_id, "seq": (await door.do(anna, "send_message", chat_id=chat_id, **first))["seq"]}
+
+        async def again(**changes: str) -> tuple[int, Any]:
+            answer = await door.call(anna, "send_message", chat_id=chat_id, **first | changes)
+            return answer.status, answer.data and (answer.data["seq"], answer.data["text"])
+
+        await door.do(anna, "edit_message", **where, text="edited")
+        assert await again() == (200, (1, "edited"))
+        assert await again(text="edited") == (409, None)
+        await door.do(anna, "delete_message", **where)
+        assert await again() == (200, (1, None))
+        assert await again(text="other") == (409, None)
+        # Of somebody else, and in another chat, the same client_id is another message.
+        assert (await door.do(boris, "send_message", chat_id=chat_id, **first))["seq"] == 2
+        group = await door.create_group(anna, boris)
+        assert (await door.do(anna, "send_message", chat_id=group["id"], **first))["seq"] == 2
+        assert (await door.do(anna, "send_message", chat_id=chat_id, **other))["seq"] == 3
+
+
+class TestP4:
+    """A send that was answered with a definite error never appears."""
+
+    async def test_nothing_refused_is_ever_seen(self, door: Door, make_person: MakePerson, database: Database) -> None:
+        anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
+        stranger = await make_person("Stranger", connected=True)
+        chat_id = (await door.open_private_chat(anna, boris))["id"]
+        for person in (anna, boris):
+            await door.do(person, "activate_chat", chat_id=chat_id)
+        used = content("kept")
+        await door.do(anna, "send_message", chat_id=chat_id, **used)
+        refused = [
+            (anna, {"reply_to": 99}),
+            (anna, {"client_id": used["client_id"]}),
+            (anna, {"surprise": True}),
+            (anna, {"type": "image", "attachment_id": str(uuid4())}),
+            (anna, {"type": "system"}),
+            (anna, {"chat_id": str(uuid4())}),
+            (anna, {"text": "never" * 2000}),
+            (stranger, {}),
+        ]
+        for person, changes in refused:
+            answer = await door.call(person, "send_message", **{"chat_id": chat_id, **content("never"), **changes})
+            assert 400 <= answer.status < 500
+        await door.send(anna, chat_id, "kept too")
+        assert [row.seq for row in await rows(database, "chat_id = :chat_id", chat_id=UUID(chat_id))] == [1, 2]
+        assert await rows(database, "text LIKE 'never%'") == []
+        for person in (anna, boris, stranger):
+            await person.settle()
+            assert "never" not in json.dumps(person.socket.events)
+            assert "never" not in json.dumps(await door.do(person, "list_chats"))
+
+
+class TestP5:
+    """A like is a set, and like_count equals the rows."""
+
+    @pytest.mark.parametrize("people", [1, 5])
+    async def test_concurrent_likes_and_unlikes_leave_what_the_count_says(
+        self, people: int, make_person: MakePerson, everywhere: Everywhere, doors: list[Door], database: Database
+    ) -> None:
+        creator, *others = [await make_person(f"Person {number}") for number in range(5)]
+        chat_id = (await doors[1].create_group(creator, *others))["id"]
+        message = await doors[1].send(creator, chat_id)
+        where = {"chat_id": chat_id, "seq": message["seq"]}
+        ways = [way for person in [creator, *others][:people] for way in await everywhere(person)]
+        toggles = itertools.islice(itertools.product(range(40), ways), 40)
+        answers = await asyncio.gather(
+            *(
+                door.call(person, "like_message" if (number + turn) % 2 else "unlike_message", **where)
+                for number, (turn, (door, person)) in enumerate(toggles)
+            )
+        )
+        assert Counter(answer.status for answer in answers) == {200: 40}
+        after = await doors[1].do(creator, "get_message", **where)
+        likers = {user["id"] for user in (await doors[1].do(creator, "list_likes", **where))["items"]}
+        async with database.engine.connect() as connection:
+            statement = text('SELECT user_id::text FROM "like" WHERE chat_id = :chat_id AND seq = :seq')
+            written = [row.user_id for row in await connection.execute(statement, where)]
+        assert sorted(written) == sorted(likers)
+        assert after["like_count"] == len(written)
+        for person in (creator, *others):
+            assert (await doors[1].do(person, "get_message", **where))["liked"] == (person.id in likers)
+
+
+class TestP6:
+    """Concurrent private-chat creations by the same pair, from both sides, give one chat."""
+
+    async def test_a_hundred_openings_from_both_sides_open_one_chat(
+        self, make_person: MakePerson, everywhere: Everywhere
+    ) -> None:
+        anna, boris = await make_person("Anna"), await make_person("Boris")
+        pairs = [(way, peer) for person, peer in ((anna, boris), (boris, anna)) for way in await everywhere(person)]
+        asked = [
+            door.call_at_once(who, 20 if door.name == "http" else 5, "open_private_chat", user_id=peer.id)
+            for (door, who), peer in pairs
+        ]
+        answers = [answer for some in await asyncio.gather(*asked) for answer in some]
+        assert Counter(answer.status for answer in answers) == {201: 1, 200: 99}
+        assert len({answer.data["id"] for answer in answers}) == 1
+        for person in (anna, boris):
+            assert len((await SocketDoor().do(person, "list_chats"))["items"]) == 1
+
+
+class TestP7:
+    """In a chat seq is 1..n without gap or repeat, and every member's history is the same from their visible start."""
+
+    async def test_ten_senders_at_once_make_one_history_for_everybody(
+        self, make_person: MakePerson, everywhere: Everywhere, doors: list[Door]
+    ) -> None:
+        people = [await make_person(f"Person {number}") for number in range(10)]
+        newcomer = await make_person("Newcomer")
+        http = doors[1]
+        chat_id = (await http.create_group(*people))["id"]
+
+        async def talk(person: Person, way: Way) -> list[int]:
+            door, who = way
+            seqs = []
+            for number in range(30):
+                sent = await door.send(who, chat_id, f"{person.name} {number}")
+                seqs.append(sent["seq"])
+                if number % 10 == 4:
+                    await door.do(who, "edit_message", chat_id=chat_id, seq=seqs[-3], text="edited")
+                if number % 10 == 9:
+                    await door.do(who, "delete_message", chat_id=chat_id, seq=seqs[-5])
+            return seqs
+
+        talking = [talk(person, (await everywhere(person))[number % 4]) for number, person in enumerate(people)]
+        *spoken, _ = await asyncio.gather(
+            *talking, http.do(people[0], "add_members", chat_id=chat_id, user_ids=[newcomer.id])
+        )
+        histories = [await whole_history(http, person, chat_id) for person in (*people, newcomer)]
+        assert [message["seq"] for message in histories[0]] == list(range(1, 303))
+        assert all(history == histories[0] for history in histories[1:10])
+        start = (await http.do(newcomer, "get_chat", chat_id=chat_id))["mine"]["visible_from_seq"]
+        assert start > 1
+        assert histories[10] == histories[0][start - 1 :]
+        for person, seqs in zip(people, spoken, strict=True):
+            assert seqs == sorted(set(seqs))
+            mine = [message["seq"] for message in histories[0] if message["sender_id"] == person.id]
+            assert [seq for seq in mine if seq in seqs] == seqs
+
+
+class TestP8:
+    """What one connection sends one after another without waiting for acks gets increasing seqs."""
+
+    async def test_commands_that_are_not_waited_for_keep_their_order(self, make_person: MakePerson) -> None:
+        anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
+        chat_id = (await SocketDoor().open_private_chat(anna, boris))["id"]
+
+        async def pour(person: Person) -> list[Json]:
+            acks: list[asyncio.Future[Json]] = []
+            for number in range(60):
+                acks.append(asyncio.get_running_loop().create_future())
+                # Those that are refused are no reason to get out of step.
+                sent = {"chat_id": chat_id, **content(str(number))} if number % 7 else {}
+                await person.socket.client.emit("send_message", sent, callback=acks[-1].set_result)
+            return await asyncio.wait_for(asyncio.gather(*acks), DEADLINE)
+
+        for acks in await asyncio.gather(pour(anna), pour(boris)):
+            messages = [ack["data"] for ack in acks if ack["ok"]]
+            assert [int(message["text"]) for message in messages] == [number for number in range(60) if number % 7]
+            seqs = [message["seq"] for message in messages]
+            assert seqs == sorted(set(seqs))
+
+
+class TestP9:
+    """If an ack, or a receipt, came before another send began, its seq is lower."""
+
+    async def test_what_is_sent_later_anywhere_has_a_higher_seq(
+        self, make_person: MakePerson, everywhere: Everywhere, doors: list[Door]
+    ) -> None:
+        people = [await make_person("Anna"), await make_person("Boris")]
+        chat_id = (await doors[1].open_private_chat(*people))["id"]
+        ways = [way for person in people for way in await everywhere(person)]
+        order = random.Random(9).choices(ways, k=40)
+        assert [(await door.send(who, chat_id))["seq"] for door, who in order] == list(range(1, 41))
+
+    async def test_an_answer_to_what_was_received_has_a_higher_seq(self, door: Door, make_person: MakePerson) -> None:
+        people = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Clara")]
+        chat_id = (await door.create_group(*people))["id"]
+        for person in people:
+            await door.do(person, "activate_chat", chat_id=chat_id)
+
+        def has(words: str) -> Callable[[Json], bool]:
+            return lambda event: any(message["text"] == words for message in event["messages"])
+
+        async def converse(opener: Person, answerer: Person) -> None:
+            for number in range(10):
+                words = f"{opener.name} asks {number}"
+                sending = asyncio.create_task(door.send(opener, chat_id, words))
+                received = await answerer.socket.wait_for("messages_changed", has(words))
+                answer = await door.send(answerer, chat_id, f"answer to {words}")
+                assert answer["seq"] > received["messages"][-1]["seq"]
+                await sending
+
+        await asyncio.gather(*(converse(*pair) for pair in itertools.permutations(people, 2)))
+
+
+class TestP10:
+    """A connection gets the changes of a chat in increasing version; a skipped one is visible and fetchable."""
+
+    async def test_everybody_gets_every_change_in_the_order_of_the_versions(
+        self, make_person: MakePerson, doors: list[Door]
+    ) -> None:
+        people = [await make_person(f"Person {number}", connected=True) for number in range(8)]
+        chat_id = (await doors[0].create_group(*people))["id"]
+        opened = [await doors[0].do(person, "activate_chat", chat_id=chat_id) for person in people]
+        for person in people:
+            await person.connect(active_chat_id=None)  # so that both doors are used at once
+
+        async def act(person: Person, seed: int) -> None:
+            chance = random.Random(seed)
+            own: list[int] = [(await doors[seed % 2].send(person, chat_id))["seq"]]
+            for _ in range(12):
+                door, where = chance.choice(doors), {"chat_id": chat_id, "seq": chance.choice(own)}
+                match chance.choice(["send", "send", "like", "unlike", "edit"]):
+                    case "send":
+                        own.append((await door.send(person, chat_id))["seq"])
+                    case "edit":
+                        await door.do(person, "edit_message", **where, text=str(chance.random()))
+                    case liking:
+                        await door.do(person, f"{liking}_message", **where | {"seq": chance.randint(1, 9)})
+
+        await asyncio.gather(*(act(person, seed) for seed, person in enumerate(people)))
+        version = (await doors[1].do(people[0], "get_chat", chat_id=chat_id))["version"]
+        assert version > 60
+        for person, answer in zip(people, opened, strict=True):
+            await person.settle()
+            changes = person.socket.named("messages_changed")
+            assert list(steps(changes)) == list(range(answer["page"]["version"], version + 1))
+            for socket in person.sockets:
+                assert_only_up(socket, chat_id)
+
+    async def test_what_another_node_did_shows_as_a_gap_and_can_be_fetched(
+        self, make_person: MakePerson, second: Service, at: At, doors: list[Door]
+    ) -> None:
+        socket, http = doors
+        anna, boris = await make_person("Anna", connected=True), await make_person("Boris")
+        chat_id = (await socket.open_private_chat(anna, boris))["id"]
+        window = (await socket.do(anna, "activate_chat", chat_id=chat_id))["page"]["version"]
+        for words in ("one", "two"):
+            await http.send(at(second.base, boris), chat_id, words)
+        await http.send(boris, chat_id, "three")
+        event = await anna.socket.wait_for("messages_changed")
+        assert (window, event["since"], event["version"]) == (1, 3, 4)
+        changes = await socket.do(anna, "list_changes", chat_id=chat_id, since=window)
+        assert [message["text"] for message in changes["messages"]] == ["one", "two", "three"]
+        assert changes["version"] == event["version"]
+
+
+def steps(changes: list[Json]) -> Iterator[int]:
+    """The versions that a window goes through: all in between only if each change begins where the last one ended."""
+    yield changes[0]["since"]
+    for change in changes:
+        yield change["version"]
+
+
+def assert_only_up(socket: Socket, chat_id: str) -> None:
+    """A chat's versions only go up on a connection, and so do those of what is personal."""
+    told_of = socket.named("chats_changed")
+    shared = [chat["version"] for event in told_of for chat in event["chats"] if chat["id"] == chat_id]
+    mine = [part["version"] for event in told_of for part in event["mine"] if part["chat_id"] == chat_id]
+    assert shared == sorted(set(shared)) and mine == sorted(mine)
+    assert shared

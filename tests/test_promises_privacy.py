@@ -1,0 +1,314 @@
+"""What PROMISES.md says of who sees what (P16, P17, P18, P20), also while others write as fast as they can."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from chat_app.db import Database
+from tests.clients import Answer, Door, HttpDoor, Person, SocketDoor
+from tests.operations import Json, request
+from tests.process import Process
+from tests.service import MakePerson
+
+At = Callable[[str, Person], Person]
+
+
+@pytest.fixture
+def doors(openapi: Json) -> list[Door]:
+    """Both at once."""
+    return [SocketDoor(), HttpDoor(openapi)]
+
+
+class Hammer:
+    """People who do the same thing again and again, each through one door, until they are told to stop or refused."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.is_over = False
+        self._more = asyncio.Event()
+
+    async def swing(self, do: Callable[[], Awaitable[Answer]]) -> None:
+        while not self.is_over:
+            self.answers.append(await do())
+            self._more.set()
+
+    async def has_done(self, times: int) -> None:
+        """Wait until so many more answers have come."""
+        wanted = len(self.answers) + times
+        while len(self.answers) < wanted:
+            self._more.clear()
+            await asyncio.wait_for(self._more.wait(), 10)
+
+
+@asynccontextmanager
+async def hammering(*actions: Callable[[], Awaitable[Answer]]) -> AsyncIterator[Hammer]:
+    hammer = Hammer()
+    running = [asyncio.create_task(hammer.swing(action)) for action in actions]
+    try:
+        yield hammer
+    finally:
+        hammer.is_over = True
+        await asyncio.gather(*running)
+
+
+def sending(door: Door, person: Person, chat_id: str) -> Callable[[], Awaitable[Answer]]:
+    """An action that sends one more message."""
+    return lambda: door.call(
+        person, "send_message", chat_id=chat_id, type="text", text="secret of later", client_id=str(uuid4())
+    )
+
+
+def versions_told(events: list[tuple[str, Json]], chat_id: str) -> list[int]:
+    """The versions of a chat in these events."""
+    changes = [event["version"] for name, event in events if name == "messages_changed"]
+    return changes + [
+        chat["version"] for _, event in events for chat in event.get("chats", []) if chat["id"] == chat_id
+    ]
+
+
+class Past:
+    """A group with a history of every kind, some people who know it, and two who don't."""
+
+    SECRET = "secret"
+    changes = 7
+
+    def __init__(self, door: Door, people: dict[str, Person]) -> None:
+        self.door = door
+        self.creator, self.member, self.former = (people[name] for name in ("Creator", "Member", "Former"))
+        self.stranger, self.newcomer = people["Stranger"], people["Newcomer"]
+        self.seqs: list[int] = []
+
+    @classmethod
+    async def happen(cls, door: Door, make_person: MakePerson) -> Self:
+        names = ("Creator", "Member", "Former", "Stranger", "Newcomer")
+        past = cls(door, {name: await make_person(name, connected=True) for name in names})
+        await past._happen()
+        return past
+
+    async def _happen(self) -> None:
+        self.chat_id = (await self.door.create_group(self.creator, self.member, self.former))["id"]
+        first = await self._say(self.creator, type="text", text="secret text")
+        await self._say(self.former, type="text", text="secret answer", reply_to=first)
+        uploaded = await request(self.creator, "create_attachment", {})
+        self.attachment_id = uploaded.json()["id"]
+        await self._say(self.creator, type="file", attachment_id=self.attachment_id, text="secret caption")
+        await self._say(self.member, type="contact", name="secret friend", phone="secret phone")
+        await self.door.do(self.former, "like_message", chat_id=self.chat_id, seq=first)
+        await self.door.do(self.former, "leave_chat", chat_id=self.chat_id)
+        self.newest = (await self.door.do(self.creator, "get_chat", chat_id=self.chat_id))["message_count"]
+        self.secrets = [self.SECRET, self.attachment_id, self.former.id]
+
+    async def _say(self, person: Person, **content: Any) -> int:
+        sent = await self.door.do(person, "send_message", chat_id=self.chat_id, client_id=str(uuid4()), **content)
+        self.seqs.append(sent["seq"])
+        seq: int = sent["seq"]
+        return seq
+
+    async def change_everything(self) -> None:
+        """What is before the newcomer's time is edited, liked, unliked, quoted and deleted."""
+        first, _, file, contact, *_ = self.seqs
+        chat = {"chat_id": self.chat_id}
+        await self.door.do(self.creator, "edit_message", **chat, seq=first, text="secret, edited")
+        await self.door.do(self.creator, "edit_message", **chat, seq=file, text="secret caption, edited")
+        for seq in (first, contact):
+            await self.door.do(self.member, "like_message", **chat, seq=seq)
+        await self.door.do(self.member, "unlike_message", **chat, seq=contact)
+        await self.door.send(self.member, self.chat_id, "public", reply_to=first)
+        await self.door.do(self.creator, "delete_message", **chat, seq=file)
+        await self.door.do(self.member, "delete_message", **chat, seq=contact)
+        await self.door.send(self.creator, self.chat_id, "public", reply_to=first)
+
+    async def everything_seen_by(self, person: Person) -> str:
+        """All answers to whatever a member can ask, and all events, as text."""
+        chat = {"chat_id": self.chat_id}
+        asked: list[tuple[str, Json]] = [
+            ("list_chats", {}),
+            ("activate_chat", chat),
+            ("list_chats", {"changed_since": "0.0"}),
+        ]
+        asked += [(name, chat) for name in ("get_chat", "list_members", "list_messages")]
+        asked += [
+            ("list_messages", chat | {bound: seq}) for bound in ("before", "after", "around") for seq in range(12)
+        ]
+        asked += [("list_changes", chat | {"since": since}) for since in range(40)]
+        for seq in (0, 1, *self.seqs):
+            where = chat | {"seq": max(1, seq)}
+            asked += [(name, where) for name in ("get_message", "list_likes", "like_message", "unlike_message")]
+        answers = [(await self.door.call(person, name, **arguments)).data for name, arguments in asked]
+        attachment = await request(person, "get_attachment", {"attachment_id": self.attachment_id})
+        await person.settle()
+        return json.dumps([answers, attachment.json() if attachment.is_success else None, person.socket.events])
+
+
+class TestP16:
+    """After a removal, leave or deletion was acked nothing newer reaches the removed user by any path."""
+
+    @pytest.mark.parametrize("way", ["remove_member", "leave_chat", "delete_chat"])
+    async def test_who_is_out_gets_nothing_more_while_the_others_go_on(
+        self, door: Door, way: str, make_person: MakePerson, doors: list[Door]
+    ) -> None:
+        creator, leaver, *others = [
+            await make_person(name, connected=True) for name in ("Creator", "Leaver", "Anna", "Boris", "Clara")
+        ]
+        chat_id = (await doors[1].create_group(creator, leaver, *others))["id"]
+        for person in (creator, leaver, *others):
+            await doors[0].do(person, "activate_chat", chat_id=chat_id)
+        # One connection has it active, one follows the session, one has another chat open.
+        await leaver.connect()
+        await leaver.connect(active_chat_id=None)
+        is_acked = False
+        late: list[Answer] = []
+
+        async def read() -> Answer:
+            began_late = is_acked
+            answer = await doors[1].call(leaver, "list_messages", chat_id=chat_id)
+            late.extend([answer] if began_late else [])
+            return answer
+
+        senders = [sending(doors[number % 2], person, chat_id) for number, person in enumerate((creator, *others))]
+        async with hammering(*senders) as sent, hammering(read) as reads:
+            await sent.has_done(20)
+            await reads.has_done(3)
+            if way == "leave_chat":
+                await door.do(leaver, way, chat_id=chat_id)
+            else:
+                named = {"user_id": leaver.id} if way == "remove_member" else {}
+                await door.do(creator, way, chat_id=chat_id, **named)
+            is_acked = True
+            await sent.has_done(20)
+            await reads.has_done(3)
+
+        await leaver.settle()
+        for socket in leaver.sockets:
+            [told] = [number for number, (_, event) in enumerate(socket.events) if event.get("removed")]
+            [removed] = socket.events[told][1]["removed"]
+            assert removed["chat_id"] == chat_id
+            # Neither anything newer, nor anything at all of this chat after it was told.
+            before = versions_told(socket.events[:told], chat_id)
+            assert before
+            assert max(before) < removed["version"]
+            assert chat_id not in json.dumps(socket.events[told + 1 :])
+        assert {answer.code for answer in late} == {"chat_not_found"}
+        assert {answer.code for answer in reads.answers} == {None, "chat_not_found"}
+        seen = [message for answer in reads.answers if answer.ok for message in answer.data["items"]]
+        assert max(message["version"] for message in seen) < removed["version"]
+        assert all(not answer.ok for answer in sent.answers[-1:]) == (way == "delete_chat")
+        for other in doors:
+            assert (await other.do(leaver, "list_chats"))["items"] == []
+            assert (await other.call(leaver, "get_chat", chat_id=chat_id)).code == "chat_not_found"
+        assert (await request(leaver, "get_active_chat", {})).json()["code"] == "no_active_chat"
+
+    async def test_who_is_removed_while_opening_the_chat_does_not_stay_subscribed(
+        self, make_person: MakePerson, doors: list[Door]
+    ) -> None:
+        socket, http = doors
+        creator = await make_person("Creator")
+        for _ in range(10):
+            leaver = await make_person("Leaver", connected=True)
+            chat_id = (await http.create_group(creator, leaver))["id"]
+            await leaver.forget()
+            opening = [socket.call(leaver, "activate_chat", chat_id=chat_id), leaver.connect(active_chat_id=chat_id)]
+            removing = http.do(creator, "remove_member", chat_id=chat_id, user_id=leaver.id)
+            await asyncio.gather(*opening, removing)
+            await leaver.settle()
+            counts = [len(other.events) for other in leaver.sockets]
+            await http.send(creator, chat_id, "secret of later")
+            await leaver.settle()
+            assert [len(other.events) for other in leaver.sockets] == counts
+
+
+class TestP17:
+    """A message is accepted only if its sender is a member at its commit."""
+
+    async def test_what_the_removed_one_sends_meanwhile_comes_before_the_removal_or_not_at_all(
+        self, door: Door, make_person: MakePerson, doors: list[Door], process: Process, at: At, database: Database
+    ) -> None:
+        creator, leaver = await make_person("Creator"), await make_person("Leaver")
+        chat_id = (await doors[1].create_group(creator, leaver))["id"]
+        elsewhere = at(process.base, leaver)
+        ways = [(each, who) for each in doors for who in (leaver, elsewhere)]
+        for who in (leaver, elsewhere):
+            await who.connect()
+        async with hammering(*(sending(each, who, chat_id) for each, who in ways)) as sent:
+            await sent.has_done(30)
+            await door.do(creator, "remove_member", chat_id=chat_id, user_id=leaver.id)
+            at_ack = len(sent.answers)
+            await sent.has_done(12)
+        assert {answer.code for answer in sent.answers} == {None, "chat_not_found"}
+        # At most one of each way was still under way.
+        assert not any(answer.ok for answer in sent.answers[at_ack + len(ways) :])
+        history = await doors[1].history(creator, chat_id, limit=100)
+        removal = history[-1]
+        assert removal["payload"]["event"] == "member_removed"
+        accepted = {answer.data["seq"] for answer in sent.answers if answer.ok}
+        assert max(accepted) < removal["seq"]
+        async with database.engine.connect() as connection:
+            statement = text("SELECT seq FROM message WHERE chat_id = :chat AND sender_id = :sender")
+            written = await connection.execute(statement, {"chat": UUID(chat_id), "sender": UUID(leaver.id)})
+            assert set(written.scalars()) == accepted
+
+
+class TestP18:
+    """A newcomer sees nothing of before the own joining, by no path, also not when it changes later."""
+
+    @pytest.fixture
+    async def past(self, door: Door, make_person: MakePerson) -> Past:
+        """A group in which something was said that the newcomer must not see."""
+        return await Past.happen(door, make_person)
+
+    async def test_sees_nothing_of_before(self, past: Past) -> None:
+        door = past.door
+        await door.do(past.creator, "add_members", chat_id=past.chat_id, user_ids=[past.newcomer.id])
+        await self.check(past, past.newcomer, start=past.newest + 1)
+
+    async def test_with_shared_history_sees_what_the_adder_sees_and_no_more(self, past: Past) -> None:
+        door, chat_id = past.door, past.chat_id
+        between = past.stranger
+        await door.do(past.creator, "add_members", chat_id=chat_id, user_ids=[between.id])
+        await door.send(past.creator, chat_id, "public")
+        shared = {"user_ids": [past.newcomer.id], "share_history": True}
+        await door.do(between, "add_members", chat_id=chat_id, **shared)
+        await self.check(past, past.newcomer, start=past.newest + 1)
+
+    async def test_who_comes_back_sees_nothing_of_before_again(self, past: Past) -> None:
+        door, chat_id = past.door, past.chat_id
+        await door.do(past.creator, "add_members", chat_id=chat_id, user_ids=[past.newcomer.id], share_history=True)
+        assert (await door.do(past.newcomer, "get_message", chat_id=chat_id, seq=past.seqs[0]))["text"]
+        own = await door.send(past.newcomer, chat_id, "secret, my own")
+        await door.do(past.newcomer, "leave_chat", chat_id=chat_id)
+        await past.newcomer.forget()
+        past.seqs.append(own["seq"])
+        await door.do(past.creator, "add_members", chat_id=chat_id, user_ids=[past.newcomer.id])
+        await self.check(past, past.newcomer, start=own["seq"] + 2)
+
+    async def test_with_shared_history_of_a_founder_sees_all(self, past: Past) -> None:
+        """Without this the others could pass because nothing is ever shown."""
+        shared = {"user_ids": [past.newcomer.id], "share_history": True}
+        await past.door.do(past.creator, "add_members", chat_id=past.chat_id, **shared)
+        everything = await past.everything_seen_by(past.newcomer)
+        for secret in past.secrets:
+            assert secret in everything
+
+    async def check(self, past: Past, newcomer: Person, start: int) -> None:
+        """Change all that was before, and look for it wherever the newcomer can look."""
+        door, chat_id = past.door, past.chat_id
+        opened = await door.do(newcomer, "activate_chat", chat_id=chat_id)
+        assert opened["chat"]["mine"]["visible_from_seq"] == start
+        await past.change_everything()
+        everything = await past.everything_seen_by(newcomer)
+        for secret in past.secrets:
+            assert secret not in everything
+        # Every version is told all the same, so that nothing looks like a gap.
+        changes = newcomer.socket.named("messages_changed")
+        since = [event["since"] for event in changes]
+        assert since == [opened["page"]["version"], *(event["version"] for event in changes)][:-1]
+        assert len([event for event in changes if not event["messages"]]) >= past.changes
+        seqs = [message["seq"] for event in changes for message in event["messages"]]
+        assert seqs
+        assert min(seqs) >= start
