@@ -15,6 +15,12 @@ from structlog.typing import EventDict, Processor
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+# These write what they carry: addresses with their queries, frames with tokens and texts, statements with values.
+TALKATIVE = (
+    *("uvicorn.error", "socketio", "engineio", "websockets", "multipart", "python_multipart", "httpx", "httpcore"),
+    *("sqlalchemy.engine", "asyncio"),
+)
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("chat_app")
 
 
@@ -53,8 +59,7 @@ def configure(level: str, style: str | None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # These write what they carry: tokens, texts, statements with their values.
-    for name in ("socketio", "engineio", "sqlalchemy.engine", "asyncio", "websockets", "multipart", "python_multipart"):
+    for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
@@ -82,7 +87,12 @@ def bind(**values: Any) -> None:
 
 def request_id() -> str | None:
     """The id of the request or command that runs here."""
-    found: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return bound("request_id")
+
+
+def bound(name: str) -> str | None:
+    """What the log context of the request says."""
+    found: str | None = structlog.contextvars.get_contextvars().get(name)
     return found
 
 

@@ -7,12 +7,14 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request
 from fastapi_users import FastAPIUsers
 from fastapi_users.authentication import AuthenticationBackend, BearerTransport
+from pydantic import AfterValidator
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager
 from chat_app.db import Database
 from chat_app.errors import NotAuthenticated
 from chat_app.limits import Limits
+from chat_app.logs import bind
 from chat_app.media.storage import Storage
 from chat_app.models import User
 from chat_app.models.base import BIGGEST, Opaque
@@ -87,8 +89,14 @@ async def get_actor(
 
 CurrentActor = Annotated[Actor, Depends(get_actor)]
 
+
+def _in_log(chat_id: UUID) -> UUID:
+    bind(chat=chat_id)
+    return chat_id
+
+
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 Cursor = Annotated[Opaque | None, Query(description="The `next_cursor` of the page before.")]
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
 SeqQuery = Annotated[int | None, Query(ge=0, le=BIGGEST)]
-ChatIdPath = Annotated[UUID, Path(description="One of your chats.")]
+ChatIdPath = Annotated[UUID, Path(description="One of your chats."), AfterValidator(_in_log)]

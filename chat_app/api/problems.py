@@ -19,7 +19,7 @@ from chat_app.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from chat_app.logs import request_id
+from chat_app.logs import bind, request_id
 from chat_app.web.openapi import responses
 
 __all__ = ["handle_errors", "problem_response", "responses"]
@@ -39,6 +39,7 @@ UNREADABLE = InvalidInput.at("", "unreadable", "The body can't be read.")
 
 def problem_response(error: ChatError, headers: Mapping[str, str] | None = None) -> Response:
     """The error as `application/problem+json`."""
+    bind(code=error.code)
     sent = dict(headers or {})
     if error.status == 401:
         sent["WWW-Authenticate"] = "Bearer"

@@ -1,5 +1,6 @@
 """Around every request: its id, its log lines, and an answer even after a crash."""
 
+import re
 import time
 from collections.abc import MutableMapping
 from typing import Any
@@ -19,6 +20,10 @@ SAFE_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+# A path may hold what somebody put there by mistake, such as a phone number.
+PLAIN_PART = re.compile(r"[a-z._-]{0,40}|[0-9]{1,6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class RequestLog:
@@ -48,7 +53,7 @@ class RequestLog:
                     headers.setdefault(name, value)
             await send(message)
 
-        log.info("received", path=scope["path"])
+        log.info("received", path=_plain(scope["path"]))
         try:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
@@ -56,7 +61,12 @@ class RequestLog:
             if not answer:
                 await problem_response(Internal())(scope, receive, send_with_id)
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
-        log.info("answered", status=answer.get("status"), route=_route(scope), ms=milliseconds)
+        code = logs.bound("code") or "ok"
+        log.info("answered", status=answer.get("status"), code=code, route=_route(scope), ms=milliseconds)
+
+
+def _plain(path: str) -> str:
+    return "/".join(part if PLAIN_PART.fullmatch(part) else "…" for part in path.split("/"))
 
 
 def _route(scope: Scope) -> str | None:

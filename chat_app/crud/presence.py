@@ -1,6 +1,5 @@
 """Who watches whom, and when somebody was seen last."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,16 +12,10 @@ from chat_app.db import read_clock
 from chat_app.models import Chat, Membership, User
 
 
-async def list_watchers(
-    session: AsyncSession, user_id: UUID, open_chat_ids: Iterable[UUID]
-) -> tuple[set[UUID], set[UUID]]:
-    """Who is told of this user: the peers of their private chats, and which of the open chats they are in."""
+async def list_watchers(session: AsyncSession, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
+    """Who is told of this user: the peers of their private chats, and whoever has one of these chats open."""
     chats = await session.exec(
-        select(Membership.chat_id).where(
-            Membership.user_id == user_id,
-            col(Membership.removed_at).is_(None),
-            col(Membership.chat_id).in_(set(open_chat_ids)),
-        )
+        select(Membership.chat_id).where(Membership.user_id == user_id, col(Membership.removed_at).is_(None))
     )
     return await _private_peers(session, user_id), set(chats)
 

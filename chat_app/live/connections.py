@@ -1,7 +1,9 @@
-"""The connections of this process: found by user and by session, never by chat."""
+"""The connections of this process: found by user, by session, and by what they have open.
+
+Having a chat open is a wish, not a right: who is told of a chat, its audience decides.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -15,19 +17,33 @@ class Wire(Protocol):
     def send(self, connection_id: str, packet: str) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
 class Connection:
     """One Socket.IO connection of a session."""
 
-    id: str
-    actor: Actor
-    wire: Wire
-    expires_at: datetime
-    active_chat_id: UUID | None = None
-    # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
-    chose_chat: bool = False
-    # What comes before the client was told `ready` waits here.
-    waiting: list[str] | None = field(default_factory=list)
+    __slots__ = ("_active_chat_id", "_connections", "actor", "chose_chat", "expires_at", "id", "waiting", "wire")
+
+    def __init__(self, id: str, actor: Actor, wire: Wire, expires_at: datetime, connections: "Connections") -> None:
+        self.id = id
+        self.actor = actor
+        self.wire = wire
+        self.expires_at = expires_at
+        # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
+        self.chose_chat = False
+        # What comes before the client was told `ready` waits here.
+        self.waiting: list[str] | None = []
+        self._active_chat_id: UUID | None = None
+        self._connections = connections
+
+    @property
+    def active_chat_id(self) -> UUID | None:
+        """The chat that this connection has open."""
+        return self._active_chat_id
+
+    @active_chat_id.setter
+    def active_chat_id(self, chat_id: UUID | None) -> None:
+        self._connections.close_chat(self)
+        self._active_chat_id = chat_id
+        self._connections.open_chat(self)
 
     def send(self, packet: str) -> None:
         """Send an encoded packet, after `ready`."""
@@ -54,21 +70,35 @@ class Connections:
         self._by_id: dict[str, Connection] = {}
         self._by_user: dict[UUID, set[Connection]] = {}
         self._by_session: dict[UUID, set[Connection]] = {}
+        self._by_chat: dict[UUID, set[Connection]] = {}
 
     def add(self, connection: Connection) -> None:
         self._by_id[connection.id] = connection
         self._by_user.setdefault(connection.actor.id, set()).add(connection)
         self._by_session.setdefault(connection.actor.session_id, set()).add(connection)
+        self.open_chat(connection)
 
     def remove(self, connection_id: str) -> None:
         """Forget a connection; an unknown one is nothing."""
         connection = self._by_id.pop(connection_id, None)
-        if connection is None:
-            return
-        for index, key in ((self._by_user, connection.actor.id), (self._by_session, connection.actor.session_id)):
-            index[key].discard(connection)
-            if not index[key]:
-                del index[key]
+        if connection is not None:
+            _discard(self._by_user, connection.actor.id, connection)
+            _discard(self._by_session, connection.actor.session_id, connection)
+            self.close_chat(connection)
+
+    def open_chat(self, connection: Connection) -> None:
+        """Find this connection by the chat that it has open now."""
+        if connection.active_chat_id is not None and connection.id in self._by_id:
+            self._by_chat.setdefault(connection.active_chat_id, set()).add(connection)
+
+    def close_chat(self, connection: Connection) -> None:
+        """No longer find this connection by its chat."""
+        if connection.active_chat_id is not None:
+            _discard(self._by_chat, connection.active_chat_id, connection)
+
+    def with_open(self, chat_id: UUID) -> set[Connection]:
+        """The connections that have this chat open."""
+        return self._by_chat.get(chat_id, _NONE)
 
     def get(self, connection_id: str) -> Connection | None:
         return self._by_id.get(connection_id)
@@ -87,3 +117,10 @@ class Connections:
 
 
 _NONE: set[Connection] = set()
+
+
+def _discard(index: dict[UUID, set[Connection]], key: UUID, connection: Connection) -> None:
+    found = index.get(key, _NONE)
+    found.discard(connection)
+    if not found:
+        index.pop(key, None)

@@ -119,7 +119,7 @@ class Fanout:
 
     def _open(self, chat_id: UUID, audience: Audience) -> Iterator[tuple[Connection, int]]:
         """The connections of the audience that have the chat active."""
-        for user_id, visible_from_seq in audience.items():
-            for connection in self.connections.of_user(user_id):
-                if connection.active_chat_id == chat_id:
-                    yield connection, visible_from_seq
+        for connection in self.connections.with_open(chat_id):
+            visible_from_seq = audience.get(connection.actor.id)
+            if visible_from_seq is not None:
+                yield connection, visible_from_seq

@@ -66,13 +66,13 @@ class Presence:
             await self._tell(PresenceChanged(user_id=user_id, online=False, last_seen_at=last_seen_at), user_id)
 
     async def _tell(self, event: PresenceChanged | UsersChanged, about: UUID) -> None:
-        open_chats = {c.active_chat_id for c in self.connections if c.active_chat_id is not None}
         async with self.database.transaction() as session:
-            peers, chats = await list_watchers(session, about, open_chats)
+            peers, chats = await list_watchers(session, about)
+        watching = [self.connections.of_user(user_id) for user_id in peers]
+        watching += [self.connections.with_open(chat_id) for chat_id in chats]
         packet = encode(event)
-        for connection in self.connections:
-            if connection.actor.id != about and (connection.actor.id in peers or connection.active_chat_id in chats):
-                connection.send(packet)
+        for connection in set().union(*watching) - self.connections.of_user(about):
+            connection.send(packet)
 
     async def _greet(self, connection: Connection) -> None:
         async with self.database.transaction() as session:

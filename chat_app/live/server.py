@@ -85,7 +85,7 @@ class Live:
         async with self.database.transaction() as session:
             actor = await authenticate_connection(session, handshake.token)
             _, row = await sessions.check_session(session, actor)
-            connection = Connection(connection_id, actor, self.server, row.expires_at)
+            connection = Connection(connection_id, actor, self.server, row.expires_at, self.connections)
             # Known from here on, so that nothing that happens while it reads is missed.
             self.connections.add(connection)
             try:
@@ -151,6 +151,7 @@ class Live:
             raise InvalidInput.found(error.errors(include_input=False)) from error
         chat_id = getattr(data, "chat_id", None)
         logs.bind(chat=chat_id or connection.active_chat_id)
+        log.info("authorized")
         former_chat_id = connection.active_chat_id
         async with self.database.transaction() as session:
             result = await command.handler(session, connection, data)
