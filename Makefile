@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 .PHONY: help run test test-root test-node test-image lint lint-manifests format migrate seed requirements clean
 
 help: ## List what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## Start the server, with a database of its own unless CHAT_DATABASE_URL is set
 	@exec $(BIN)/python -m chat_app run $(ARGS)
@@ -47,12 +47,15 @@ lint: $(READY) ## Check style, types, the floors of the imports, YAML, Dockerfil
 
 lint-manifests: $(READY) ## Check what Kubernetes would get; needs kubectl
 	@command -v kubectl >/dev/null || { echo "kubectl is needed: it builds the manifests" >&2; exit 1; }
-	@for folder in manifests/overlays/* manifests/components/*; do \
+	@validate() { \
+		found=$$($(BIN)/kubernetes-validate --strict --quiet - 2>&1 | grep -v 'kind HTTPRoute'); \
+		[ -z "$$found" ] || { echo "$$1: $$found" >&2; return 1; }; \
+	}; \
+	validate namespace <manifests/namespace.yaml || exit 1; \
+	for folder in manifests/overlays/* manifests/components/*; do \
 		built=$$(kubectl kustomize $$folder) || exit 1; \
-		found=$$(echo "$$built" | $(BIN)/kubernetes-validate --strict --quiet - 2>&1 | grep -v 'kind HTTPRoute'); \
-		[ -z "$$found" ] || { echo "$$folder: $$found" >&2; exit 1; }; \
+		echo "$$built" | validate $$folder || exit 1; \
 	done
-	@$(BIN)/kubernetes-validate --strict --quiet manifests/namespace.yaml
 
 format: $(READY) ## Put the code into shape
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

@@ -9,10 +9,8 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 import chat_app.models  # noqa: F401  # registers the tables
+from chat_app.migrations import LOCK
 from chat_app.settings import get_settings
-
-# Any number will do, if nothing else in the database takes it.
-LOCK = 7_240_511
 
 
 def run(connection: Connection) -> None:

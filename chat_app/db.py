@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -94,22 +95,25 @@ class Database:
     async def _commit(self, session: AsyncSession) -> None:
         try:
             await session.commit()
+            self._start_removal(session)
+            for _, previous, _ in session.info.get("turns", []):
+                if previous is not None:
+                    await asyncio.wait([previous])
         except BaseException:
             # Whether it was committed nobody knows: the answer may have been lost on its way.
             if events := recorded(session):
                 self.on_doubt(events)
             raise
-        if keys := session.info.get("removed_files"):
-            removal = asyncio.create_task(self._remove(keys))
-            self._removals.add(removal)
-            removal.add_done_callback(self._removals.discard)
-        for _, previous, _ in session.info.get("turns", []):
-            if previous is not None:
-                await asyncio.wait([previous])
         events = recorded(session)
         if events:
             log.info("committed", events=len(events), versions=_versions(events))
             log.info("delivered", connections=self.on_commit(events))
+
+    def _start_removal(self, session: AsyncSession) -> None:
+        if keys := session.info.get("removed_files"):
+            removal = asyncio.create_task(self._remove(keys))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
 
     async def _remove(self, keys: list[str]) -> None:
         try:
@@ -118,10 +122,16 @@ class Database:
             log.error("files not removed", files=keys, error=type(error).__name__)
 
     def _end_turns(self, session: AsyncSession) -> None:
-        for row, _, turn in session.info.get("turns", []):
-            turn.set_result(None)
-            if self._turns.get(row) is turn:
-                del self._turns[row]
+        for row, previous, turn in session.info.get("turns", []):
+            if previous is None or previous.done():
+                self._end_turn(row, turn)
+            else:  # it failed while it waited: whoever comes next has to wait instead
+                previous.add_done_callback(partial(self._end_turn, row, turn))
+
+    def _end_turn(self, row: Hashable, turn: asyncio.Future[None], *_previous: object) -> None:
+        turn.set_result(None)
+        if self._turns.get(row) is turn:
+            del self._turns[row]
 
     def take_turn(self, session: AsyncSession, row: Hashable) -> None:
         """Call when the lock of a row is held, a chat's or a membership's: its events leave after those of whoever

@@ -13,6 +13,9 @@ from chat_app.db import Database
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "alembic.ini"
 
+# Whoever holds it in the database migrates it. Any number will do that nothing else takes.
+LOCK = 7_240_511
+
 
 def config(url: str | None = None) -> Config:
     """Alembic's configuration; without a URL it uses the database of the settings."""

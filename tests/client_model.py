@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 PAGE = 50
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-# What a snapshot doesn't have: said before the first answer, or passing.
+# What tells nothing that a snapshot has.
 PASSING = {"ready", "presence_changed", "typing_changed"}
 
 
@@ -246,6 +246,10 @@ class ClientModel:
 
     def _meet(self, users: list[Json]) -> None:
         self.people |= {user["id"]: user for user in users}
+
+    @property
+    def open_chat_id(self) -> str | None:
+        return self.window.chat_id if self.window else None
 
     def list_state(self) -> Json:
         """The list as it is compared, in its order."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 
 from chat_app import migrations
@@ -19,6 +20,9 @@ from chat_app.settings import Settings, use_settings
 from tests.factories import UserFactory
 
 pytest_plugins = ["tests.service", "tests.process"]
+
+# For --hypothesis-profile.
+hypothesis_settings.register_profile("long", max_examples=2000, print_blob=True)
 
 # The data of a test run is thrown away, so nothing has to reach the disk.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -62,7 +66,7 @@ async def database(service_settings: Settings) -> AsyncIterator[Database]:
     await opened.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 async def make_user(database: Database) -> Callable[..., Awaitable[User]]:
     """`await make_user(name="Anna")`: a user straight in the database, without a password."""
 

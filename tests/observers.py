@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Self
 
-from tests.client_model import ClientModel, Json
+from tests.client_model import PASSING, ClientModel, Json
 from tests.clients import Person, Socket
 
-# What tells nothing that a snapshot has.
-PASSING = {"presence_changed", "typing_changed"}
 # What must not come as long as nothing breaks.
 FAILURES = {"resync_required", "session_revoked"}
 
@@ -44,7 +42,7 @@ class Observer:
 
     async def come_back(self, model: ClientModel, limit: int) -> list[Json]:
         """Be the client that was away, over this new connection. Returns the pages of changes that it read."""
-        self.model, self.chat_id = model, model.window and model.window.chat_id
+        self.model, self.chat_id = model, model.open_chat_id
         pages = await catch_up(model, self.socket, limit)
         removals = [removal for event in self.socket.named("chats_changed") for removal in event["removed"]]
         if self.chat_id in {removal["chat_id"] for removal in removals}:

@@ -1,5 +1,8 @@
 """Every operation behind both doors, found in the service's own documents, and arguments that are valid for each."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import reduce
 from operator import getitem
@@ -8,6 +11,7 @@ from uuid import uuid4
 
 import httpx
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
 
 from chat_app.db import Database
@@ -15,7 +19,7 @@ from chat_app.live.catalog import COMMANDS
 from chat_app.main import create_api
 from chat_app.settings import get_settings
 from chat_app.web.openapi import document
-from tests.clients import Door, Person
+from tests.clients import DEADLINE, Door, Person
 
 Json = dict[str, Any]
 
@@ -225,6 +229,23 @@ async def fingerprint(database: Database) -> dict[str, tuple[int, Decimal | None
             table.name: tuple((await connection.execute(text(_FINGERPRINT.format(table=table.name)))).one())
             for table in SQLModel.metadata.sorted_tables
         }
+
+
+@asynccontextmanager
+async def broken_table(database: Database, name: str) -> AsyncIterator[None]:
+    """While this lasts, whatever needs the table crashes: it has another name."""
+    async with database.engine.begin() as connection:
+        await connection.execute(text(f'ALTER TABLE "{name}" RENAME TO elsewhere'))
+    yield
+    async with database.engine.begin() as connection:
+        await connection.execute(text(f'ALTER TABLE elsewhere RENAME TO "{name}"'))
+
+
+async def somebody_waits(connection: AsyncConnection) -> None:
+    """Return when somebody waits for a lock in the database."""
+    async with asyncio.timeout(DEADLINE):
+        while not (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one():
+            pass
 
 
 _FINGERPRINT = """

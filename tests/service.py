@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import httpx
@@ -19,6 +20,7 @@ from chat_app.settings import Settings
 from tests.clients import Door, HttpDoor, Person, SocketDoor
 
 MakePerson = Callable[..., Awaitable[Person]]
+MakeUser = Callable[..., Awaitable[User]]
 
 
 class Service:
@@ -73,11 +75,8 @@ async def service(service_settings: Settings) -> AsyncIterator[Service]:
         yield running
 
 
-@pytest.fixture
-async def make_person(service: Service, make_user: Callable[..., Awaitable[User]]) -> AsyncIterator[MakePerson]:
-    """`await make_person("Anna")`: a user with a token; `connected=True` opens a socket too; `again=anna`: one more
-    session of hers.
-    """
+@asynccontextmanager
+async def making_people(service: Service, make_user: MakeUser) -> AsyncIterator[MakePerson]:
     people: list[Person] = []
 
     async def make(name: str = "Somebody", *, connected: bool = False, again: Person | None = None) -> Person:
@@ -94,6 +93,22 @@ async def make_person(service: Service, make_user: Callable[..., Awaitable[User]
     yield make
     for person in people:
         await person.close()
+
+
+@pytest.fixture
+async def make_person(service: Service, make_user: MakeUser) -> AsyncIterator[MakePerson]:
+    """`await make_person("Anna")`: a user with a token; `connected=True` opens a socket too; `again=anna`: one more
+    session of hers.
+    """
+    async with making_people(service, make_user) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+async def make_lasting_person(service: Service, make_user: MakeUser) -> AsyncIterator[MakePerson]:
+    """As make_person, for people whom all the tests of a module share."""
+    async with making_people(service, make_user) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import sys
 import time
 from contextlib import suppress
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlencode, urljoin
 from urllib.request import Request, urlopen
 from uuid import uuid4
@@ -27,6 +26,13 @@ class Person:
         headers = self.headers | {"Content-Type": "application/json"}
         return self._answer(Request(self.api + path, json.dumps(body).encode(), headers, method=method))
 
+    def upload(self, data: bytes) -> Any:
+        mark = uuid4().hex
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="smoke.bin"\r\n\r\n'
+        headers = self.headers | {"Content-Type": f"multipart/form-data; boundary={mark}"}
+        body = head.encode() + data + f"\r\n--{mark}--\r\n".encode()
+        return self._answer(Request(self.api + "attachments", body, headers))
+
     def _answer(self, request: Request) -> Any:
         return json.loads(fetch(request) or "null")
 
@@ -41,7 +47,7 @@ def fetch(what: str | Request) -> bytes:
 def wait_until_ready(address: str, seconds: int = 30) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        with suppress(URLError):
+        with suppress(OSError):
             fetch(urljoin(address, "readyz"))
             return
         time.sleep(0.1)
@@ -64,7 +70,10 @@ def main(address: str) -> None:
     avatar = anna.ask("PUT", "users/me/avatar", {"image": DOT})
     assert fetch(urljoin(address, avatar["small"])).startswith((b"\xff\xd8", b"\x89PNG"))
     anna.ask("DELETE", "users/me/avatar")
-    sys.stdout.write(f"{address}: the pages, a message and a picture came through\n")
+    # One that is so large goes through a file in /tmp.
+    data = bytes(range(256)) * 2**13
+    assert fetch(urljoin(address, anna.upload(data)["url"])) == data
+    sys.stdout.write(f"{address}: the pages, a message, a picture and a file came through\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from itertools import product
 
 import pytest
 from websockets import ConnectionClosed
@@ -69,10 +70,26 @@ ENDING = {
 }
 
 
+WRONG_QUERIES = (
+    *("", "EIO=3&transport=polling", "EIO=4&transport=pigeon", "EIO=4&transport=polling&j=x", "x" * 5000),
+    *("EIO=4&transport=polling&sid=unknown", "EIO=4&transport=polling&sid=%00", "%ED%A0%80=%FF"),
+    "EIO=4&EIO=5&transport=polling&transport=websocket&sid=a&sid=b",
+)
+POSTED = (
+    *(b"", b"x", b"9", b"4", b"4x", b"b!!!", b"\xff\xfe", b"d=", b"d", b"42[", b'427["list_chats",{}]', b"\x1e"),
+    *(b"\x1e".join([b"4"] * 100), b'40{"token":"x"}', b"5", b"2probe", b"4" * TOO_LONG),
+)
+
+
+@pytest.fixture(scope="module")
+async def everybody(make_lasting_person: MakePerson) -> list[Person]:
+    return [await make_lasting_person("Bystander", connected=True), await make_lasting_person("Attacker")]
+
+
 @pytest.fixture
-async def bystander(service: Service, make_person: MakePerson) -> AsyncIterator[Person]:
+async def bystander(service: Service, everybody: list[Person]) -> AsyncIterator[Person]:
     """Somebody connected, to whom nothing must happen; in the end they are the only one who is still known."""
-    person = await make_person("Bystander", connected=True)
+    person = everybody[0]
     await person.forget()
     yield person
     assert (await person.http.get("/healthz")).is_success
@@ -83,32 +100,42 @@ async def bystander(service: Service, make_person: MakePerson) -> AsyncIterator[
 
 
 @pytest.fixture
-async def raw(service: Service, make_person: MakePerson, bystander: Person) -> AsyncIterator[RawSocket]:
+async def attacker(everybody: list[Person], bystander: Person) -> Person:
+    """A user like any other, while the bystander watches."""
+    return everybody[1]
+
+
+@pytest.fixture
+async def raw(service: Service, attacker: Person) -> AsyncIterator[RawSocket]:
     """A connection with a user that may say anything."""
-    person = await make_person("Attacker")
-    opened = await RawSocket.connected(service.base, person.token)
+    opened = await RawSocket.connected(service.base, attacker.token)
     yield opened
     await opened.close()
 
 
 class TestAConnection:
-    @pytest.mark.parametrize("case", UNREADABLE)
-    async def test_is_told_that_a_command_is_unreadable_and_goes_on(self, case: str, raw: RawSocket) -> None:
-        await raw.say(*UNREADABLE[case])
-        assert kind((await raw.answer_to(7))["error"]) == (422, "invalid_input")
-        assert (await raw.call("list_chats"))["ok"]
+    async def test_is_told_that_a_command_is_unreadable_and_goes_on(self, raw: RawSocket) -> None:
+        answers = {}
+        for case, packets in UNREADABLE.items():
+            await raw.say(*packets)
+            answers[case] = kind((await raw.answer_to(7))["error"])
+            assert (await raw.call("list_chats"))["ok"]
+        assert answers == dict.fromkeys(UNREADABLE, (422, "invalid_input"))
 
-    @pytest.mark.parametrize("case", IGNORED)
-    async def test_gets_no_answer_to_what_asks_for_none_and_goes_on(self, case: str, raw: RawSocket) -> None:
-        await raw.say(*IGNORED[case])
-        assert (await raw.call("list_chats"))["ok"]
-        assert raw.heard == []
+    async def test_gets_no_answer_to_what_asks_for_none_and_goes_on(self, raw: RawSocket) -> None:
+        heard = {}
+        for case, packets in IGNORED.items():
+            await raw.say(*packets)
+            assert (await raw.call("list_chats"))["ok"], case
+            heard[case], raw.heard = raw.heard, []
+        assert heard == {case: [] for case in IGNORED}
 
-    @pytest.mark.parametrize("case", ENDING)
-    async def test_ends_with_what_is_no_packet(self, case: str, raw: RawSocket) -> None:
-        await raw.say(*ENDING[case])
-        with pytest.raises(ConnectionClosed):
-            await raw.hear()
+    async def test_ends_with_what_is_no_packet(self, service: Service, attacker: Person) -> None:
+        for packets in ENDING.values():
+            raw = await RawSocket.connected(service.base, attacker.token)
+            await raw.say(*packets)
+            with pytest.raises(ConnectionClosed):
+                await raw.hear()
 
     async def test_may_have_numbers_of_a_hundred_digits(self, raw: RawSocket) -> None:
         number = 10**100 - 1
@@ -127,11 +154,10 @@ class TestAConnection:
             await raw.hear()
 
     async def test_that_disconnected_is_not_answered_but_may_connect_again(
-        self, service: Service, raw: RawSocket, make_person: MakePerson
+        self, raw: RawSocket, attacker: Person
     ) -> None:
         await raw.say("41", '427["list_chats",{}]')
-        person = await make_person()
-        assert (await raw.join({"token": person.token})).startswith("40{")
+        assert (await raw.join({"token": attacker.token})).startswith("40{")
         assert (await raw.hear()).startswith('42["ready"')
         assert (await raw.call("list_chats"))["ok"]
 
@@ -158,52 +184,16 @@ class TestATransport:
         for transport in opened:
             await transport.close()
 
-    @pytest.mark.parametrize(
-        "query",
-        [
-            "",
-            "EIO=3&transport=polling",
-            "EIO=4&transport=pigeon",
-            "EIO=4&transport=websocket",
-            "EIO=4&transport=polling&sid=unknown",
-            "EIO=4&transport=polling&sid=%00",
-            "EIO=4&transport=polling&j=x",
-            "EIO=4&EIO=5&transport=polling&transport=websocket&sid=a&sid=b",
-            "x" * 5000,
-            "%ED%A0%80=%FF",
-        ],
-    )
-    async def test_is_not_opened_by_a_wrong_address(self, query: str, bystander: Person) -> None:
-        for method in ("GET", "POST"):
+    async def test_is_not_opened_by_a_wrong_address(self, bystander: Person) -> None:
+        for query, method in product(WRONG_QUERIES, ("GET", "POST", "PUT")):
             answer = await bystander.http.request(method, f"/socket.io/?{query}")
-            assert 400 <= answer.status_code < 500
-        assert (await bystander.http.request("PUT", f"/socket.io/?{query}")).status_code < 500
+            assert 400 <= answer.status_code < 500, query
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            *(
-                b"",
-                b"x",
-                b"9",
-                b"4",
-                b"4x",
-                b"b!!!",
-                b"\xff\xfe",
-                b"d=",
-                b"d",
-                b"42[",
-                b'427["list_chats",{}]',
-                b"\x1e",
-            ),
-            *(b"\x1e".join([b"4"] * 100), b'40{"token":"x"}', b"5", b"2probe", b"4" * TOO_LONG),
-        ],
-        ids=lambda content: repr(content[:20]),
-    )
-    async def test_by_polling_survives_whatever_is_posted(self, content: bytes, bystander: Person) -> None:
-        async with polling(bystander) as url:
-            answer = await bystander.http.post(url, content=content, headers={"Content-Type": "text/plain"})
-            assert answer.status_code < 500
+    async def test_by_polling_survives_whatever_is_posted(self, bystander: Person) -> None:
+        for content in POSTED:
+            async with polling(bystander) as url:
+                answer = await bystander.http.post(url, content=content, headers={"Content-Type": "text/plain"})
+                assert answer.status_code < 500, content[:20]
 
     async def test_by_polling_may_break_off_while_it_is_upgraded(self, service: Service, bystander: Person) -> None:
         for said in (["2probe"], ["2probe", "garbage"], ["garbage"], [""], [b"x"], []):
@@ -215,10 +205,9 @@ class TestATransport:
                         await socket.send(packet)
                 await socket.close()
 
-    async def test_by_polling_works_and_may_be_forgotten(self, bystander: Person, make_person: MakePerson) -> None:
-        person = await make_person()
+    async def test_by_polling_works_and_may_be_forgotten(self, bystander: Person, attacker: Person) -> None:
         async with polling(bystander) as url:
-            posted = await bystander.http.post(url, content=f'40{{"token":"{person.token}"}}')
+            posted = await bystander.http.post(url, content=f'40{{"token":"{attacker.token}"}}')
             assert posted.is_success
             assert (await bystander.http.get(url)).text.startswith("40{")
 

@@ -29,7 +29,10 @@ CATALOG = """
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text != 'alembic_version'
 """
 
-WAITING_FOR_ITS_TURN = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+WAITING_FOR_THEIR_TURN = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database
+    WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
+"""
 
 
 @pytest.fixture
@@ -73,14 +76,13 @@ async def test_downgrading_leaves_nothing_and_upgrading_again_works(empty_url: s
         assert await connection.run_sync(_differences) == []
 
 
-async def test_two_processes_may_migrate_at_once(empty_url: str, engine: AsyncEngine) -> None:
+async def test_processes_that_migrate_at_once_take_turns(empty_url: str, engine: AsyncEngine) -> None:
     upgrade = "from chat_app.migrations import upgrade; import sys; upgrade(sys.argv[1])"
     async with engine.connect() as connection:
-        # Whichever comes first stops at this table, so that both are under way together.
-        await connection.execute(text('CREATE TABLE "user" ()'))
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": migrations.LOCK})
         both = [await asyncio.create_subprocess_exec(sys.executable, "-c", upgrade, empty_url) for _ in range(2)]
-        async with asyncio.timeout(20), engine.connect() as observer:
-            while not (await observer.scalar(text(WAITING_FOR_ITS_TURN))):  # noqa: ASYNC110  # the database calls nobody
+        async with asyncio.timeout(50):
+            while await connection.scalar(text(WAITING_FOR_THEIR_TURN)) != 2:  # noqa: ASYNC110  # nobody else tells
                 await asyncio.sleep(0.02)
 
     assert [await process.wait() for process in both] == [0, 0]

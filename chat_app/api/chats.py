@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from chat_app.api.deps import ChatIdPath, CurrentActor, Cursor, Limit, SeqQuery, SessionDep
+from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, Limit, SeqQuery, SessionDep
 from chat_app.api.messages import SEND_RESPONSES
 from chat_app.api.problems import responses
 from chat_app.crud import chats, history
@@ -18,7 +18,7 @@ from chat_app.errors import (
     NotCreator,
     UserNotFound,
 )
-from chat_app.models.base import Opaque
+from chat_app.models.base import ChatCursor, Sync
 from chat_app.models.chats import ActiveChat, ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen, ReadUpTo
 from chat_app.models.messages import MessageCreate, MessagePage, MessageRead
 from chat_app.models.screens import OpenChat
@@ -32,10 +32,10 @@ FOUND: dict[int | str, dict[str, Any]] = {200: {"model": ChatRead, "description"
 async def list_chats(
     session: SessionDep,
     actor: CurrentActor,
-    cursor: Cursor = None,
+    cursor: Annotated[ChatCursor | None, CURSOR] = None,
     limit: Limit = 50,
     changed_since: Annotated[
-        Opaque | None, Query(description="A former `sync`: only what changed after it, for all or for you.")
+        Sync | None, Query(description="A former `sync`: only what changed after it, for all or for you.")
     ] = None,
 ) -> ChatList:
     """Your chats: pinned first, the latest pin on top, then the latest updated."""

@@ -17,7 +17,7 @@ from chat_app.limits import Limits
 from chat_app.logs import bind
 from chat_app.media.storage import Storage
 from chat_app.models import User
-from chat_app.models.base import BIGGEST, Opaque
+from chat_app.models.base import BIGGEST
 from chat_app.models.sessions import Actor
 from chat_app.sms import CodeSender
 
@@ -96,7 +96,7 @@ def _in_log(chat_id: UUID) -> UUID:
 
 
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
-Cursor = Annotated[Opaque | None, Query(description="The `next_cursor` of the page before.")]
+CURSOR = Query(description="The `next_cursor` of the page before.")
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
 SeqQuery = Annotated[int | None, Query(ge=0, le=BIGGEST)]
 ChatIdPath = Annotated[UUID, Path(description="One of your chats."), AfterValidator(_in_log)]

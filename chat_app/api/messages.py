@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from chat_app.api.deps import ChatIdPath, CurrentActor, Cursor, Limit, SeqPath, SeqQuery, SessionDep
+from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, Limit, SeqPath, SeqQuery, SessionDep
 from chat_app.api.problems import responses
 from chat_app.crud import history, likes, messages
 from chat_app.crud.messages import Draft, one
@@ -17,7 +17,7 @@ from chat_app.errors import (
     MessageNotFound,
     NotAuthor,
 )
-from chat_app.models.base import BIGGEST
+from chat_app.models.base import BIGGEST, UserCursor
 from chat_app.models.messages import MessageCreate, MessagePage, MessageRead, MessageUpdate
 from chat_app.models.screens import Changes
 from chat_app.models.users import UserPage
@@ -93,7 +93,7 @@ async def list_likes(
     actor: CurrentActor,
     chat_id: ChatIdPath,
     seq: SeqPath,
-    cursor: Cursor = None,
+    cursor: Annotated[UserCursor | None, CURSOR] = None,
     limit: Limit = 50,
 ) -> UserPage:
     """Who likes a message."""

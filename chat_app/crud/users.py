@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from sqlalchemy import func, or_
+from sqlalchemy import false, func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -66,7 +66,8 @@ async def search_users(
         alike = or_(name.op("%")(wanted), username.op("%")(wanted))
         statement = statement.where(or_(begins, name.contains(f" {wanted}", autoescape=True), alike))
         closeness = func.greatest(func.similarity(name, wanted), func.similarity(username, wanted))
-        statement = statement.order_by(begins.desc(), closeness.desc())
+        # Of somebody without a username nobody knows how it begins, and what is not known would come first.
+        statement = statement.order_by(func.coalesce(begins, false()).desc(), closeness.desc())
     users = await session.exec(statement.order_by(func.lower(User.name), col(User.id)).limit(limit))
     return [profile(user) for user in users]
 

@@ -11,7 +11,7 @@ from chat_app.crud.messages import Draft, one
 from chat_app.errors import NoActiveChat
 from chat_app.live.catalog import command
 from chat_app.live.connections import Connection
-from chat_app.models.base import Input, Limit, Opaque, Position, Seq
+from chat_app.models.base import ChatCursor, Input, Limit, Position, Seq, Sync, UserCursor
 from chat_app.models.chats import ChatList, ChatRead, ChatUpdate, GroupCreate, MemberList, MembersAdd, PrivateChatOpen
 from chat_app.models.messages import (
     BY_TYPE,
@@ -49,9 +49,9 @@ class MessageArgument(ChatArgument):
 
 
 class ListChats(Input):
-    cursor: Opaque | None = None
+    cursor: ChatCursor | None = None
     limit: Limit = 50
-    changed_since: Opaque | None = None
+    changed_since: Sync | None = None
 
 
 class ActivateChat(Input):
@@ -101,7 +101,7 @@ class EditMessage(MessageArgument, MessageUpdate):
 
 
 class ListLikes(MessageArgument):
-    cursor: Opaque | None = None
+    cursor: UserCursor | None = None
     limit: Limit = 50
 
 

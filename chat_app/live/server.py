@@ -82,18 +82,18 @@ class Live:
 
     async def _admit(self, connection_id: str, auth: Any) -> None:
         handshake = _handshake(auth)
-        async with self.database.transaction() as session:
-            actor = await authenticate_connection(session, handshake.token)
-            _, row = await sessions.check_session(session, actor)
-            connection = Connection(connection_id, actor, self.server, row.expires_at, self.connections)
-            # Known from here on, so that nothing that happens while it reads is missed.
-            self.connections.add(connection)
-            try:
+        try:
+            async with self.database.transaction() as session:
+                actor = await authenticate_connection(session, handshake.token)
+                _, row = await sessions.check_session(session, actor)
+                connection = Connection(connection_id, actor, self.server, row.expires_at, self.connections)
+                # Known from here on, so that nothing that happens while it reads is missed.
+                self.connections.add(connection)
                 await _choose_active(session, connection, handshake, row.active_chat_id)
                 self._ready[connection_id] = await _ready(session, connection)
-            except BaseException:
-                self._forget(connection_id)
-                raise
+        except BaseException:
+            self._forget(connection_id)
+            raise
 
     def _connected(self, connection: Connection) -> None:
         ready = self._ready.pop(connection.id, None)

@@ -34,6 +34,10 @@ ONE_LINE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 Line = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["name_length"], pattern=ONE_LINE)]
 Body = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["text_length"], pattern=NO_NUL)]
 Opaque = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9._~=-]+$")]
+# What only the service makes, told apart for those who generate values.
+ChatCursor = Annotated[Opaque, Field(json_schema_extra={"format": "chat-cursor"})]
+UserCursor = Annotated[Opaque, Field(json_schema_extra={"format": "user-cursor"})]
+Sync = Annotated[Opaque, Field(json_schema_extra={"format": "sync"})]
 # Strict: true is no number, and neither is "1".
 Seq = Annotated[int, Field(ge=1, le=BIGGEST, strict=True)]
 Position = Annotated[int, Field(ge=0, le=BIGGEST, strict=True)]

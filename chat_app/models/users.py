@@ -91,7 +91,10 @@ class Avatar(SQLModel):
 
 
 class AvatarUpload(Input):
-    image: str = Field(description="JPEG, PNG, WebP or GIF, as base64 or as a data URI.")
+    image: str = Field(
+        description="JPEG, PNG, WebP or GIF, as base64 or as a data URI.",
+        schema_extra={"json_schema_extra": {"format": "image"}},
+    )
 
 
 class UserBrief(SQLModel):

@@ -1,19 +1,19 @@
-"""Rule 11: what one process makes leaves in the order of its versions, also when the database's answers come late."""
+"""Rule 11: what one process makes leaves in the order of its versions, even when the database is heard in another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import event
 from sqlalchemy.util import await_only
-from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import chats, messages
 from chat_app.crud.messages import Draft, one
 from chat_app.db import Database
-from chat_app.models import Membership, User
+from chat_app.events import Recorded
+from chat_app.models import User
 from chat_app.models.base import new_id
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
@@ -22,10 +22,53 @@ from chat_app.settings import Settings
 Change = Callable[[AsyncSession, Actor, UUID], Awaitable[object]]
 
 
-async def pin(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
-    await chats.pin_chat(session, actor, chat_id)
-
-
 async def send(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
     data = TextCreate(type="text", text="hello", client_id=uuid4())
     one(await messages.send_messages(session, [Draft(actor, chat_id, data)]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "by_one"),
+    [(send, send, False), (chats.pin_chat, send, True), (send, chats.pin_chat, True)],
+    ids=["shared", "mine and shared", "shared and mine"],
+)
+async def test_a_commit_that_is_heard_of_late_is_still_told_first(
+    first: Change, second: Change, by_one: bool, make_user: Callable[..., Awaitable[User]], service_settings: Settings
+) -> None:
+    actor, peer = [Actor((await make_user()).id, new_id()) for _ in range(2)]
+    database, told = Database(service_settings.asyncpg_url), list[str]()
+    async with database.transaction() as session:
+        chat, _ = await chats.open_private_chat(session, actor, peer.id)
+    database.on_commit = lambda events: _note(told, events)
+    committed, heard = asyncio.Event(), asyncio.Event()
+
+    def wait_to_be_heard(_: object) -> None:
+        committed.set()
+        await_only(heard.wait())
+
+    async def change_first() -> None:
+        async with database.transaction() as session:
+            await first(session, actor, chat.id)
+            event.listen(session.sync_session, "after_commit", wait_to_be_heard)
+
+    async def change_second() -> None:
+        async with database.transaction() as session:
+            await second(session, actor if by_one else peer, chat.id)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(change_first(), name="first")
+        await committed.wait()
+        later = tasks.create_task(change_second(), name="second")
+        # However long it takes, the second waits.
+        await asyncio.wait([later], timeout=0.2)
+        heard.set()
+    await database.close()
+
+    assert told == ["first", "second"]
+
+
+def _note(told: list[str], events: list[Recorded]) -> int:
+    task = asyncio.current_task()
+    assert task and events
+    told.append(task.get_name())
+    return 0

@@ -5,16 +5,18 @@ So do, for whoever was away, the snapshot and what catching up tells.
 
 import asyncio
 from typing import Any, Literal, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from chat_app.crud.messages import Sent, send_messages
 from chat_app.db import Database
 from chat_app.live.catalog import COMMANDS
-from tests.cast import ANNAS_LATER, ANNAS_OLDEST, BORIS_OLDER, NEWEST, WITH_CAPTION, Call, Cast, message
+from tests.cast import ANNAS_LATER, ANNAS_OLDEST, BORIS_OLDER, NEWEST, WITH_CAPTION, Call, Cast, draft, message
+from tests.client_model import Json
 from tests.clients import Answer, Door, HttpDoor, SocketDoor
 from tests.observers import Observer, check_equal, read_anew
-from tests.service import MakePerson
+from tests.service import MakePerson, Service
 
 # What changes nothing that a snapshot has; any other command needs a case.
 READING = {
@@ -154,49 +156,58 @@ async def cast(make_person: MakePerson, database: Database) -> Cast:
 @pytest.mark.parametrize("name", CASES)
 async def test_what_is_told_equals_what_is_read(name: str, door: Door, cast: Cast, database: Database) -> None:
     case = CASES[name]
-    chat_id = cast.chats[case.chat]
+    chat_id = cast.chats[case.chat] if case.chat else None
     where = {"chat_id": chat_id} if chat_id else {}
     for actor, operation, arguments in case.before:
         await cast.call(actor, operation, **arguments, **where)
     await cast.look(database, chat_id)
-    twins, before = cast.twins(), await counters(cast)
+    twins, before = cast.twins(), await cast.call("Anna", "list_chats")
     arguments = await cast.arguments(case.actor, case.arguments) | where
 
     await door.do(cast.people[case.actor], case.operation, **arguments)
 
-    told = await cast.settle()
-    assert any(told), "nobody was told"
-    check_changed(case.changes, chat_id, before, await counters(cast))
+    assert any(await cast.settle()), "nobody was told"
+    after = await cast.call("Anna", "list_chats")
+    check_changed(case.changes, chat_id, before, after)
     await cast.check()
     if door.name == "socket":  # to whoever was away the door makes no difference
         await cast.come_back(twins, limit=1)
     again = await door.call(cast.people[case.actor], case.operation, **arguments)
     assert again.status in (200, 204, 404), "a repetition is accepted, or too late"
     assert not any(await cast.settle()), "somebody was told of a repetition that changed nothing"
+    assert (await cast.call("Anna", "list_chats"))["sync"] == after["sync"]
 
 
-async def counters(cast: Cast) -> dict[str, tuple[int, int]]:
-    """The version and `mine.version` of each of Anna's chats."""
-    chats = (await cast.call("Anna", "list_chats"))["items"]
-    return {chat["id"]: (chat["version"], chat["mine"]["version"]) for chat in chats}
-
-
-def check_changed(
-    changes: Change, chat_id: str | None, before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
-) -> None:
-    """The change did happen, once, and nowhere else."""
-    if chat_id is None or changes == "new":
-        assert len(after) == len(before) + 1 and before.items() <= after.items()
-        return
-    others = {other: of_other for other, of_other in before.items() if other != chat_id}
-    assert others == {other: of_other for other, of_other in after.items() if other != chat_id}
-    version, mine_version = before[chat_id]
+def check_changed(changes: Change, chat_id: str | None, before: Json, after: Json) -> None:
+    """The change did happen, once, and nowhere else: by two lists of Anna's chats."""
+    old, new = (
+        {chat["id"]: (chat["version"], chat["mine"]["version"]) for chat in chats["items"]} for chats in (before, after)
+    )
+    assert before["sync"] != after["sync"]
+    assert changes != "new" or len(new) == len(old) + 1
+    version, mine_version = old.pop(str(chat_id), (0, 0))
     if changes == "gone":
-        assert chat_id not in after
+        assert chat_id not in new
     elif changes == "mine":
-        assert after[chat_id] == (version, mine_version + 1)
-    else:
-        assert after[chat_id][0] == version + 1
+        assert new[str(chat_id)] == (version, mine_version + 1)
+    elif changes == "shared":
+        assert new[str(chat_id)][0] == version + 1
+    assert old.items() <= new.items(), "another chat changed"
+
+
+async def test_a_batch_of_several_senders_tells_what_is_read(cast: Cast, service: Service, database: Database) -> None:
+    chat_id = cast.chats["group"]
+    await cast.look(database, chat_id)
+    twins = cast.twins()
+
+    async with service.database.transaction() as session:
+        senders = ("Anna", "Boris", "Gleb", "Boris", "Vera", "Anna")
+        sent = await send_messages(session, [draft(cast.actor(name), UUID(chat_id)) for name in senders])
+
+    assert [each.message.seq for each in sent if isinstance(each, Sent)] == list(range(NEWEST + 1, NEWEST + 7))
+    await cast.settle()
+    await cast.check()
+    await cast.come_back(twins, limit=1)
 
 
 async def test_whoever_has_the_chat_open_sees_how_far_others_have_read(
@@ -265,14 +276,15 @@ async def test_a_chat_that_moves_up_between_two_pages_of_catching_up_is_not_lost
 ) -> None:
     await cast.look(database, None)
     sync = cast.observers_of(cast.people["Anna"])[0].model.sync
-    for chat_id in cast.chats.values():
-        if chat_id:
-            await cast.call("Boris", "send_message", chat_id=chat_id, **message(type="text", text="hello"))
+    (lately,) = (await cast.call("Anna", "list_chats", changed_since=sync))["items"]
+    chat_ids = {*cast.chats.values(), lately["id"]}
+    for chat_id in chat_ids:
+        await cast.call("Boris", "send_message", chat_id=chat_id, **message(type="text", text="hello"))
 
-    first = await cast.call("Anna", "list_chats", changed_since=sync, limit=1)
-    (last_id,) = {chat_id for chat_id in cast.chats.values() if chat_id} - {chat["id"] for chat in first["items"]}
+    first = await cast.call("Anna", "list_chats", changed_since=sync, limit=2)
+    (last_id,) = chat_ids - {chat["id"] for chat in first["items"]}
     await cast.call("Boris", "send_message", chat_id=last_id, **message(type="text", text="again"))
-    second = await cast.call("Anna", "list_chats", changed_since=sync, limit=1, cursor=first["next_cursor"])
+    second = await cast.call("Anna", "list_chats", changed_since=sync, limit=2, cursor=first["next_cursor"])
 
     assert [chat["id"] for chat in second["items"]] == [last_id]
 

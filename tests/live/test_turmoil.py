@@ -98,7 +98,7 @@ class Crowd:
 
     async def come_back(self, person: Person, model: ClientModel) -> None:
         """A client that was away since the beginning."""
-        window = Observer(person, await person.connect(active_chat_id=model.window and model.window.chat_id))
+        window = Observer(person, await person.connect(active_chat_id=model.open_chat_id))
         await window.come_back(model, limit=self.random.randint(1, 5))
         self.windows.append(window)
 
@@ -128,7 +128,7 @@ class Crowd:
         """All arguments but the chat and the seq."""
         word = self.random.choice(["one", "two", "three"])
         somebody, other = (person.id for person in self.random.sample(self.people, 2))
-        return {
+        arguments: dict[str, dict[str, Any]] = {
             "send_message": {"type": "text", "text": word, "client_id": str(uuid4())},
             "edit_message": {"text": word},
             "mark_read": {"seq": self.random.randint(1, 30)},
@@ -137,7 +137,8 @@ class Crowd:
             "rename_chat": {"title": self.random.choice([word, None])},
             "open_private_chat": {"user_id": somebody},
             "create_group": {"title": word, "member_ids": [somebody, other]},
-        }.get(operation, {})
+        }
+        return arguments.get(operation, {})
 
     async def call(self, person: Person, operation: str, **arguments: Any) -> None:
         answer = await self.random.choice(self.doors).call(person, operation, **arguments)
@@ -169,12 +170,12 @@ async def test_everybody_sees_the_same_whatever_happens_at_once(
         await crowd.run()
 
         assert crowd.done.total() > CHANGES / 2, crowd.done
+        assert sum(window.model.window is not None for window in crowd.windows) > len(people)
         for person, model in crowd.away:
             await crowd.come_back(person, model)
         for observer in [*crowd.lists.values(), *crowd.windows]:
             await observer.settle()
-            window = observer.model.window
-            fresh = await read_anew(observer.socket, observer.person.id, window and window.chat_id)
+            fresh = await read_anew(observer.socket, observer.person.id, observer.model.open_chat_id)
             check_equal(observer.name, observer.model, fresh)
 
 

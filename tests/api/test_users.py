@@ -1,0 +1,231 @@
+"""Profiles: one's own, those of others, and finding people."""
+
+import asyncio
+import json
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.clients import Answer, HttpDoor, Person, http_answer
+from tests.service import MakePerson
+
+USERS = "/api/v1/users"
+PROFILE = {"id", "name", "avatar", "username", "bio", "last_seen_at"}
+NUMBERS = count(1)
+
+
+def unique(word: str) -> str:
+    """A word that no other test uses."""
+    return f"{word}{next(NUMBERS):03d}"
+
+
+@pytest.fixture
+async def anna(make_person: MakePerson) -> Person:
+    return await make_person("Anna")
+
+
+@pytest.fixture
+async def boris(make_person: MakePerson) -> Person:
+    return await make_person("Boris")
+
+
+async def edit(person: Person, **changes: object) -> Answer:
+    return http_answer(await person.http.patch(f"{USERS}/me", json=changes))
+
+
+async def me(person: Person) -> Any:
+    return http_answer(await person.http.get(f"{USERS}/me")).data
+
+
+async def search(person: Person, **query: object) -> list[str]:
+    """The names of the users that are found."""
+    answer = http_answer(await person.http.get(USERS, params=query))
+    assert answer.ok, answer
+    return [user["name"] for user in answer.data["items"]]
+
+
+class TestOnesOwnProfile:
+    async def test_only_what_is_sent_is_changed(self, anna: Person) -> None:
+        before = await me(anna)
+        assert set(before) == PROFILE | {"phone", "is_verified", "created_at"}
+        username = unique("Anna_")
+        for change in ({"name": "Анна"}, {"username": username}, {"bio": "line\nline"}, {}):
+            answer = await edit(anna, **change)
+            assert (answer.status, answer.data) == (200, before | change)
+            before = answer.data
+        assert await me(anna) == before
+
+    async def test_username_and_bio_can_be_taken_back_but_everybody_has_a_name(self, anna: Person) -> None:
+        await edit(anna, username=unique("anna"), bio="hello")
+        assert (await edit(anna, username=None, bio="")).ok
+        after = await me(anna)
+        assert (after["username"], after["bio"]) == (None, "")
+        assert (await edit(anna, name=None)).code == "invalid_input"
+        assert (await me(anna))["name"] == "Anna"
+
+    async def test_what_is_not_valid_is_refused(self, anna: Person) -> None:
+        before = await me(anna)
+        for change in (
+            {"name": ""},
+            {"name": " "},
+            {"name": "x" * 101},
+            {"name": "two\nlines"},
+            {"name": "nul\x00"},
+            {"name": 7},
+            {"username": ""},
+            {"username": "ab"},
+            {"username": "x" * 33},
+            {"username": "1abc"},
+            {"username": "with space"},
+            {"username": "имя"},
+            {"username": "abc\n"},
+            {"bio": None},
+            {"bio": "x" * 501},
+            {"bio": "nul\x00"},
+            {"phone": "+79160000000"},
+            {"is_verified": True},
+            {"avatar": None},
+            {"avatar_key": "x"},
+            {"id": str(uuid4())},
+        ):
+            assert (await edit(anna, name="Other") if change == {} else await edit(anna, **change)).status == 422, (
+                change
+            )
+        assert await me(anna) == before
+
+    async def test_a_username_is_unique_whatever_its_case(self, anna: Person, boris: Person) -> None:
+        username = unique("Anna")
+        await edit(anna, username=username)
+        for same in (username, username.lower(), username.upper()):
+            answer = await edit(boris, username=same, bio="changed")
+            assert (answer.status, answer.code) == (409, "username_taken")
+        assert (await me(boris))["username"] is None and (await me(boris))["bio"] == ""
+        assert (await edit(anna, username=username.swapcase())).data["username"] == username.swapcase()
+        await edit(anna, username=None)
+        assert (await edit(boris, username=username)).ok
+
+    async def test_of_many_who_want_one_username_at_once_one_gets_it(self, make_person: MakePerson) -> None:
+        people = [await make_person() for _ in range(5)]
+        username = unique("wanted")
+        answers = await asyncio.gather(*(edit(person, username=username) for person in people))
+        assert (
+            sorted((answer.status, answer.code) for answer in answers) == [(200, None)] + [(409, "username_taken")] * 4
+        )
+
+
+class TestOthers:
+    async def test_everybody_sees_everybodys_profile(self, anna: Person, boris: Person) -> None:
+        await edit(boris, username=unique("boris"), bio="hello")
+        answer = http_answer(await anna.http.get(f"{USERS}/{boris.id}"))
+        own = await me(boris)
+        assert (answer.status, answer.data) == (200, {field: own[field] for field in PROFILE})
+
+    async def test_somebody_who_does_not_exist_is_not_found(self, anna: Person) -> None:
+        answer = http_answer(await anna.http.get(f"{USERS}/{uuid4()}"))
+        assert (answer.status, answer.code) == (404, "user_not_found")
+        assert http_answer(await anna.http.get(f"{USERS}/x")).code == "invalid_input"
+
+    async def test_whoever_knows_the_whole_phone_finds_its_owner(self, anna: Person, boris: Person) -> None:
+        phone = (await me(boris))["phone"]
+        for written in (phone, phone.replace("+7", "8"), f"8 ({phone[2:5]}) {phone[5:8]}-{phone[8:]}"):
+            answer = http_answer(await anna.http.post(f"{USERS}/lookup", json={"phone": written}))
+            assert (answer.status, answer.data["id"], set(answer.data)) == (200, boris.id, PROFILE)
+        for unknown in ("+79990000000", "+79990000001"):
+            answer = http_answer(await anna.http.post(f"{USERS}/lookup", json={"phone": unknown}))
+            assert (answer.status, answer.code) == (404, "user_not_found")
+        for part in (phone[:-1], "x", "", None):
+            answer = http_answer(await anna.http.post(f"{USERS}/lookup", json={"phone": part}))
+            assert (answer.status, answer.code) == (422, "invalid_input")
+
+
+class TestSearching:
+    async def test_by_the_beginning_of_a_word_of_the_name_or_of_the_username(
+        self, anna: Person, make_person: MakePerson
+    ) -> None:
+        word = unique("Zed")
+        first = await make_person(f"{word} Smith")
+        await make_person(f"Maria {word}ova")
+        third = await make_person("Ivan")
+        await edit(third, username=word.upper())
+        found = await search(anna, query=word)
+        assert set(found[:2]) == {"Ivan", f"{word} Smith"} and f"Maria {word}ova" in found[2:]
+        assert await search(anna, query=word.lower()) == await search(anna, query=word.upper()) == found
+        assert await search(anna, query=word, limit=2) == found[:2]
+        answer = http_answer(await anna.http.get(USERS, params={"query": f"{word} s"}))
+        assert [(user["id"], set(user)) for user in answer.data["items"]][:1] == [(first.id, PROFILE)]
+
+    async def test_letters_of_every_alphabet_have_a_case(self, anna: Person, make_person: MakePerson) -> None:
+        word = unique("Ёлка")
+        await make_person(f"{word} Иванова")
+        for query in (word.lower(), word.upper(), "ИВАНОВА"):
+            assert f"{word} Иванова" in await search(anna, query=query)
+
+    async def test_signs_with_a_meaning_in_sql_mean_themselves(self, anna: Person, make_person: MakePerson) -> None:
+        word = unique("Per")
+        for name in (f"{word}%cent", f"{word}_score", f"{word}\\slash"):
+            await make_person(name)
+            assert (await search(anna, query=name[:7]))[0] == name, name[:7]
+        assert await search(anna, query="%") == await search(anna, query="_") == await search(anna, query="'; --") == []
+
+    async def test_never_by_phone(self, anna: Person, boris: Person) -> None:
+        phone = (await me(boris))["phone"]
+        for query in (phone, phone[1:], phone[-7:], phone[:6]):
+            assert await search(anna, query=query) == []
+
+    async def test_several_by_their_ids(self, anna: Person, boris: Person) -> None:
+        assert sorted(await search(anna, ids=[anna.id, boris.id, str(uuid4()), boris.id])) == ["Anna", "Boris"]
+        assert await search(anna, ids=[boris.id], limit=1) == ["Boris"]
+        assert await search(anna, ids=[anna.id, boris.id], query="bor") == ["Boris"]
+        assert await search(anna, ids=[anna.id] + [str(uuid4()) for _ in range(99)]) == ["Anna"]
+
+    async def test_what_is_not_valid_is_refused(self, anna: Person) -> None:
+        for query in (
+            {"query": ""},
+            {"query": "x" * 101},
+            {"query": "\x00"},
+            {"ids": "x"},
+            {"ids": [str(uuid4()) for _ in range(101)]},
+            {"limit": 0},
+            {"limit": 101},
+        ):
+            answer = http_answer(await anna.http.get(USERS, params=query))
+            assert (answer.status, answer.code) == (422, "invalid_input"), query
+
+
+class TestPhones:
+    async def test_nobody_is_told_anybody_elses(
+        self, anna: Person, boris: Person, openapi: dict[str, object], make_person: MakePerson
+    ) -> None:
+        door = HttpDoor(openapi)
+        digits = [(await me(person))["phone"][1:] for person in (anna, boris)]
+        chat = await door.open_private_chat(anna, boris)
+        await anna.open(chat["id"])
+        await door.send(boris, chat["id"])
+        clara = await make_person("Clara")
+        await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id], share_history=True)
+        await door.do(boris, "like_message", chat_id=chat["id"], seq=1)
+        await edit(boris, username=unique("boris"), bio="hello")
+        answers = [
+            await door.do(anna, "list_chats"),
+            await door.do(anna, "get_active_chat"),
+            await door.do(anna, "list_changes", chat_id=chat["id"], since=0),
+            await door.do(anna, "list_likes", chat_id=chat["id"], seq=1),
+            await door.do(anna, "search_users", query="Boris"),
+            await door.do(anna, "get_user", user_id=boris.id),
+            await door.do(anna, "lookup_user", phone=(await me(boris))["phone"]),
+            await anna.news(),
+        ]
+        assert all(boris.id in json.dumps(answer) for answer in answers)
+        assert [digit for digit in digits for answer in answers if digit in json.dumps(answer)] == []
+
+    def test_only_ones_own_account_has_one_and_what_a_client_sends(self, openapi: dict[str, Any]) -> None:
+        schemas = openapi["components"]["schemas"]
+        told = {
+            name
+            for name, schema in schemas.items()
+            if "phone" in schema.get("properties", {}) and schema.get("additionalProperties") is not False
+        }
+        # A contact's phone is what its sender wrote.
+        assert told == {"UserMe", "Contact"}

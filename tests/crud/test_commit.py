@@ -1,0 +1,420 @@
+"""Rules 1, 2, 8 and 11: one commit, what it releases and when, and that tables stay inside."""
+
+import ast
+import asyncio
+import io
+import tokenize
+import typing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+from uuid import UUID, uuid4
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+from sqlalchemy import event as database_events
+from sqlalchemy.util import await_only
+from sqlmodel import SQLModel, col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+import chat_app
+from chat_app.crud import chats, messages
+from chat_app.crud.messages import Draft, Sent, one
+from chat_app.crud.sessions import open_session, refresh_session
+from chat_app.db import Database
+from chat_app.errors import ChatNotFound, ClientIdReused, MessageNotFound, RefreshReused, Unavailable
+from chat_app.events import Event, Recorded, SessionsRevoked, record
+from chat_app.live.catalog import COMMANDS, EVENTS
+from chat_app.main import create_api
+from chat_app.models import Chat, Message, Session, User
+from chat_app.models.base import new_id
+from chat_app.models.chats import GroupCreate
+from chat_app.models.messages import TextCreate
+from chat_app.models.sessions import Actor
+from chat_app.settings import Settings, get_settings
+
+PACKAGE = Path(chat_app.__file__).parent
+MakeUser = Callable[..., Awaitable[User]]
+
+
+class Telling(Database):
+    """A database that notes what it releases, by the ids of the sessions that the events name."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.told: list[Any] = []
+        self.doubted: list[Any] = []
+        self.on_commit = self.note
+        self.on_doubt = lambda events: self.doubted.extend(map(name_of, events))
+
+    def note(self, events: list[Recorded]) -> int:
+        self.told += map(name_of, events)
+        return 0
+
+
+def name_of(recorded: Recorded) -> Any:
+    event = recorded.event
+    return event.session_ids[0] if isinstance(event, SessionsRevoked) else type(event).__name__
+
+
+def note(session: AsyncSession, name: UUID) -> None:
+    """Record an event that can be told from others."""
+    record(session, SessionsRevoked(session_ids=[name]), {})
+
+
+@pytest.fixture
+async def telling(service_settings: Settings) -> AsyncIterator[Telling]:
+    database = Telling(service_settings.asyncpg_url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def actor(make_user: MakeUser) -> Actor:
+    return Actor((await make_user(name="Anna")).id, new_id())
+
+
+def text(words: str, *, client_id: UUID | None = None, reply_to: int | None = None) -> TextCreate:
+    return TextCreate(type="text", text=words, client_id=client_id or uuid4(), reply_to=reply_to)
+
+
+class TestEventsFollowTheCommit:
+    async def test_they_are_kept_until_it_and_leave_in_their_order(self, telling: Telling) -> None:
+        names = [uuid4() for _ in range(3)]
+        happened: list[str] = []
+        async with telling.transaction() as session:
+            database_events.listen(session.sync_session, "after_commit", lambda _: happened.append(str(telling.told)))
+            for name in names:
+                note(session, name)
+            await session.exec(select(1))
+            assert telling.told == []
+        assert happened == ["[]"]
+        assert telling.told == names
+
+    async def test_what_they_tell_is_written_by_then(self, telling: Telling, actor: Actor, make_user: MakeUser) -> None:
+        peer = await make_user()
+        seen: list[asyncio.Task[bool]] = []
+
+        async def is_written(chat_id: UUID) -> bool:
+            async with telling.transaction() as session:
+                return (await session.exec(select(Chat).where(Chat.id == chat_id))).first() is not None
+
+        async with telling.transaction() as session:
+            chat, _ = await chats.open_private_chat(session, actor, peer.id)
+            telling.on_commit = lambda events: seen.append(asyncio.ensure_future(is_written(chat.id))) or 0
+            assert not await is_written(chat.id)
+        assert [await one for one in seen] == [True]
+
+    @pytest.mark.parametrize("error", [ChatNotFound, RuntimeError, asyncio.CancelledError, KeyboardInterrupt])
+    async def test_a_rollback_drops_them(
+        self, telling: Telling, actor: Actor, make_user: MakeUser, error: type[BaseException]
+    ) -> None:
+        peer = await make_user()
+        chat_id = new_id()
+
+        async def fail() -> None:
+            async with telling.transaction() as session:
+                await chats.open_private_chat(session, actor, peer.id, chat_id=chat_id)
+                raise error
+
+        with pytest.raises(error):
+            await fail()
+        assert telling.told == []
+        async with telling.transaction() as session:
+            assert await session.get(Chat, chat_id) is None
+
+    async def test_so_does_a_commit_that_fails(self, telling: Telling) -> None:
+        def refuse(_connection: object) -> None:
+            raise OSError
+
+        async def change(name: UUID) -> None:
+            async with telling.transaction() as session:
+                await session.exec(select(1))
+                note(session, name)
+
+        names = [uuid4(), uuid4()]
+        await change(names[0])
+        database_events.listen(telling.engine.sync_engine, "commit", refuse)
+        with pytest.raises(Unavailable):
+            await change(names[1])
+        assert telling.told == names[:1]
+        # Nobody knows whether it was committed, so those concerned are told to ask.
+        assert telling.doubted == names[1:]
+
+    async def test_a_refusal_that_is_itself_a_change_keeps_it(self, telling: Telling, actor: Actor) -> None:
+        assert RefreshReused.commits and not ChatNotFound.commits
+        async with telling.transaction() as session:
+            opened = await open_session(session, actor.id, None)
+        tokens = [opened.refresh_token]
+        for _ in range(2):
+            async with telling.transaction() as session:
+                tokens.append((await refresh_session(session, tokens[-1])).refresh_token)
+        with pytest.raises(RefreshReused):
+            async with telling.transaction() as session:
+                await refresh_session(session, tokens[0])
+        assert telling.told == [opened.actor.session_id]
+        async with telling.transaction() as session:
+            assert (await session.get_one(Session, opened.actor.session_id)).revoked_at
+
+
+class TestTurns:
+    """As if both held the lock of one chat, one after the other, and the database were heard in another order."""
+
+    async def change(
+        self,
+        database: Database,
+        name: UUID,
+        *,
+        chat: str = "chat",
+        committed: asyncio.Event | None = None,
+        heard: asyncio.Event | None = None,
+    ) -> None:
+        """One change: `committed` is set when the database has it, and the program hears of it when `heard` is."""
+
+        def delay(_session: object) -> None:
+            if committed:
+                committed.set()
+            if heard:
+                await_only(heard.wait())
+
+        async with database.transaction() as session:
+            database.take_turn(session, chat)
+            await session.exec(select(1))
+            note(session, name)
+            database_events.listen(session.sync_session, "after_commit", delay)
+
+    async def start(self, *changes: Awaitable[None]) -> list[asyncio.Task[None]]:
+        """Begin them in this order, and let them get as far as they do."""
+        tasks = [asyncio.ensure_future(change) for change in changes]
+        await asyncio.wait(tasks, timeout=0.2)
+        return tasks
+
+    async def test_whoever_is_heard_of_late_is_still_told_first(self, telling: Telling) -> None:
+        names, heard = [uuid4() for _ in range(4)], asyncio.Event()
+        late = self.change(telling, names[0], heard=heard)
+        tasks = await self.start(late, *(self.change(telling, name) for name in names[1:]))
+        assert telling.told == [] and not any(task.done() for task in tasks)
+        heard.set()
+        await asyncio.gather(*tasks)
+        assert telling.told == names
+
+    async def test_other_chats_do_not_wait(self, telling: Telling) -> None:
+        names, heard = [uuid4() for _ in range(2)], asyncio.Event()
+        late = self.change(telling, names[0], heard=heard)
+        tasks = await self.start(late, self.change(telling, names[1], chat="other"))
+        await tasks[1]
+        assert telling.told == names[1:]
+        heard.set()
+        await tasks[0]
+
+    async def test_whoever_changes_several_chats_waits_for_all(self, telling: Telling) -> None:
+        names, heard = [uuid4() for _ in range(3)], [asyncio.Event(), asyncio.Event()]
+
+        async def change_both() -> None:
+            async with telling.transaction() as session:
+                for chat in ("one", "two", "one"):
+                    telling.take_turn(session, chat)
+                note(session, names[2])
+
+        changes = [self.change(telling, names[n], chat=("one", "two")[n], heard=heard[n]) for n in range(2)]
+        first, second, both = await self.start(*changes, change_both())
+        heard[0].set()
+        await first
+        assert telling.told == names[:1]
+        heard[1].set()
+        await asyncio.gather(second, both)
+        assert telling.told == names
+
+    @pytest.mark.parametrize("way", ["fails", "is cancelled"])
+    async def test_whoever_fails_does_not_block_the_later_ones(self, telling: Telling, way: str) -> None:
+        name, waiting = uuid4(), asyncio.Event()
+
+        async def fail() -> None:
+            async with telling.transaction() as session:
+                telling.take_turn(session, "chat")
+                note(session, uuid4())
+                await waiting.wait()
+                raise MessageNotFound
+
+        failing, later = await self.start(fail(), self.change(telling, name))
+        assert telling.told == []
+        if way == "fails":
+            waiting.set()
+        else:
+            failing.cancel()
+        await later
+        assert telling.told == [name]
+        await asyncio.wait([failing])
+        assert failing.cancelled() or isinstance(failing.exception(), MessageNotFound)
+
+    @pytest.mark.parametrize("way", ["fails", "is cancelled"])
+    async def test_nor_does_it_let_them_overtake_the_earlier_ones(self, telling: Telling, way: str) -> None:
+        names, committed, heard = [uuid4() for _ in range(3)], asyncio.Event(), asyncio.Event()
+
+        async def fail() -> None:
+            async with telling.transaction() as session:
+                telling.take_turn(session, "chat")
+                committed.set()
+                raise MessageNotFound
+
+        between = fail() if way == "fails" else self.change(telling, names[1], committed=committed)
+        first, failing = await self.start(self.change(telling, names[0], heard=heard), between)
+        await committed.wait()
+        failing.cancel()
+        await asyncio.wait([failing])
+        (later,) = await self.start(self.change(telling, names[2]))
+        assert telling.told == []
+        heard.set()
+        await asyncio.gather(first, later)
+        assert telling.told == [names[0], names[2]]
+        # What was committed and not told is at least doubted.
+        assert telling.doubted == (names[1:2] if way == "is cancelled" else [])
+
+    async def test_nothing_is_kept_of_turns_that_are_over(self, telling: Telling) -> None:
+        await asyncio.gather(*(self.change(telling, uuid4()) for _ in range(5)))
+        assert telling._turns == {}
+
+
+class TestBatches:
+    """Rule 7: sending is a batch, and one bad draft fails alone."""
+
+    async def test_each_draft_has_its_own_result_and_the_good_ones_are_sent(
+        self, telling: Telling, actor: Actor, make_user: MakeUser
+    ) -> None:
+        peer, stranger = [Actor((await make_user()).id, new_id()) for _ in range(2)]
+        async with telling.transaction() as session:
+            chat, _ = await chats.open_private_chat(session, actor, peer.id)
+        first = text("one")
+        drafts = [
+            Draft(actor, chat.id, first),
+            Draft(stranger, chat.id, text("not a member")),
+            Draft(peer, chat.id, text("two", reply_to=1)),
+            Draft(actor, uuid4(), text("no chat")),
+            Draft(actor, chat.id, first),
+            Draft(actor, chat.id, text("other", client_id=first.client_id)),
+            Draft(actor, chat.id, text("quotes nothing", reply_to=99)),
+            Draft(actor, chat.id, text("three")),
+        ]
+        telling.told.clear()
+        async with telling.transaction() as session:
+            results = await messages.send_messages(session, drafts)
+        told = [result.message.seq if isinstance(result, Sent) else type(result) for result in results]
+        assert told == [1, ChatNotFound, 2, ChatNotFound, 1, ClientIdReused, MessageNotFound, 3]
+        assert [result.is_new for result in results if isinstance(result, Sent)] == [True, True, False, True]
+        async with telling.transaction() as session:
+            written = select(Message).where(Message.chat_id == chat.id).order_by(col(Message.seq))
+            rows = list(await session.exec(written))
+        assert [(row.seq, row.text, row.version) for row in rows] == [(1, "one", 2), (2, "two", 3), (3, "three", 4)]
+        # One for the window; for the list one to each sender, as both have read further.
+        assert telling.told == ["MessagesChanged", "ChatsChanged", "ChatsChanged"]
+
+    async def test_a_batch_over_many_chats_sends_to_each(
+        self, telling: Telling, actor: Actor, make_user: MakeUser
+    ) -> None:
+        async with telling.transaction() as session:
+            opened = [(await chats.open_private_chat(session, actor, (await make_user()).id))[0] for _ in range(4)]
+        async with telling.transaction() as session:
+            drafts = [Draft(actor, chat.id, text(f"{n}")) for n in range(3) for chat in opened]
+            results = await messages.send_messages(session, drafts)
+        assert [one([result]).message.seq for result in results] == [1] * 4 + [2] * 4 + [3] * 4
+
+    async def test_batches_that_lock_the_same_chats_do_not_lock_each_other_out(
+        self, telling: Telling, make_user: MakeUser
+    ) -> None:
+        anna, boris = [Actor((await make_user()).id, new_id()) for _ in range(2)]
+        data = GroupCreate(title="Trip", member_ids=[boris.id])
+        async with telling.transaction() as session:
+            groups = [(await chats.create_group(session, anna, data))[0].id for _ in range(3)]
+
+        async def send(actor: Actor, chat_ids: list[UUID]) -> None:
+            drafts = [Draft(actor, chat_id, text("x")) for chat_id in chat_ids]
+            async with telling.transaction() as session:
+                results = await messages.send_messages(session, drafts)
+            assert all(isinstance(result, Sent) for result in results)
+
+        await asyncio.gather(*(send(*sender) for _ in range(5) for sender in ((anna, groups), (boris, groups[::-1]))))
+        async with telling.transaction() as session:
+            counts = await session.exec(select(Chat.message_count).where(col(Chat.id).in_(groups)))
+            assert list(counts) == [11, 11, 11]
+
+
+@cache
+def sources() -> dict[str, str]:
+    """Every module of the program with its text."""
+    return {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def called() -> list[tuple[str, str]]:
+    """The module and the name of each call."""
+    calls = [
+        (module, node.func)
+        for module, source in sources().items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+    ]
+    return [(module, getattr(function, "attr", None) or getattr(function, "id", "")) for module, function in calls]
+
+
+def callers(name: str) -> list[str]:
+    """The modules that call something of this name, once for each call."""
+    return [module for module, found in called() if found == name]
+
+
+class TestTheCode:
+    def test_commits_in_one_place(self) -> None:
+        found = []
+        for module, source in sources().items():
+            words = [token.string for token in tokenize.generate_tokens(io.StringIO(source).readline)]
+            found += [module for n in range(len(words)) if words[n : n + 3] == [".", "commit", "("]]
+        assert found == callers("commit") == ["db.py"]
+
+    def test_hands_events_to_one_listener_which_alone_delivers_them(self) -> None:
+        assert callers("on_commit") == ["db.py"]
+        assert {module for module, source in sources().items() if "on_commit" in source} == {"db.py", "main.py"}
+        assert callers("emit") == []
+
+    def test_records_events_in_use_cases_only(self) -> None:
+        assert callers("record") and {module.partition("/")[0] for module in callers("record")} == {"crud"}
+
+
+def tables_in(annotation: Any, seen: set[Any] | None = None) -> set[str]:
+    """The names of the table classes that an annotation contains, however deep."""
+    seen = set() if seen is None else seen
+    parts = list(get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
+        seen.add(annotation)
+        if annotation.model_config.get("table"):
+            return {annotation.__name__}
+        parts += [field.annotation for field in annotation.model_fields.values()]
+    return set().union(*(tables_in(part, seen) for part in parts))
+
+
+class Planted(SQLModel):
+    """What the tests below must find."""
+
+    items: dict[str, list[User] | None]
+
+
+class TestTables:
+    def test_are_found_however_deep_they_hide(self) -> None:
+        assert tables_in(list[Planted] | None) == {"User"}
+        assert tables_in(typing.Annotated[User, "no matter"]) == {"User"}
+
+    def test_are_in_no_route(self) -> None:
+        routes = iter_route_contexts(create_api(get_settings()).routes)
+        endpoints = [route.endpoint for route in routes if getattr(route, "endpoint", None)]
+        assert len(endpoints) > 40
+        hints = [hint for endpoint in endpoints for hint in get_type_hints(endpoint).values()]
+        assert [found for found in map(tables_in, hints) if found] == []
+
+    def test_are_in_no_command(self) -> None:
+        assert len(COMMANDS) > 20
+        types = [one._type for command in COMMANDS.values() for one in (command.input, command.output) if one]
+        hints = [hint for command in COMMANDS.values() for hint in get_type_hints(command.handler).values()]
+        assert [found for found in map(tables_in, types + hints) if found] == []
+
+    def test_are_in_no_event(self) -> None:
+        assert [found for found in map(tables_in, (*EVENTS, *get_args(Event))) if found] == []

@@ -1,0 +1,279 @@
+"""The active chat: which one a connection has open, and what it is told because of it."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.clients import Answer, Door, HttpDoor, Person, Socket, SocketDoor, http_answer
+from tests.service import MakePerson
+
+ACTIVE = "/api/v1/chats/active"
+
+
+@pytest.fixture
+async def chat(anna: Person, boris: Person, clara: Person) -> str:
+    """A group of all three, who are all connected."""
+    for person in (anna, boris, clara):
+        await person.connect()
+    created: dict[str, Any] = await SocketDoor().create_group(anna, boris, clara)
+    return str(created["id"])
+
+
+@pytest.fixture
+async def other_chat(anna: Person, boris: Person) -> str:
+    created: dict[str, Any] = await SocketDoor().open_private_chat(anna, boris)
+    return str(created["id"])
+
+
+async def get_active(person: Person) -> Answer:
+    """The session's active chat."""
+    return http_answer(await person.http.get(ACTIVE))
+
+
+async def set_active(person: Person, chat_id: str | None) -> Answer:
+    """What HTTP sets for the session."""
+    if chat_id is None:
+        return http_answer(await person.http.delete(ACTIVE))
+    return http_answer(await person.http.put(ACTIVE, json={"chat_id": chat_id}))
+
+
+async def is_open(socket: Socket, door: Door, sender: Person, chat_id: str) -> bool:
+    """Whether this connection is told of a new message in the chat."""
+    socket.events.clear()
+    await door.send(sender, chat_id)
+    assert (await socket.call("list_chats")).ok
+    assert [chat["id"] for told in socket.named("chats_changed") for chat in told["chats"]] == [chat_id]
+    return bool(socket.named("messages_changed"))
+
+
+class TestActivating:
+    async def test_it_answers_all_that_a_screen_needs(
+        self, door: Door, chat: str, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        await door.send(boris, chat, "hello")
+        answer = await door.call(anna, "activate_chat", chat_id=chat)
+        assert answer.status == 200 and set(answer.data) == {"chat", "page", "members", "users"}
+        entry = await door.do(anna, "get_chat", chat_id=chat)
+        assert answer.data["chat"] == entry
+        assert answer.data["page"] == await door.do(anna, "list_messages", chat_id=chat)
+        assert answer.data["page"]["version"] == entry["version"]
+        assert answer.data["members"] == (await door.do(anna, "list_members", chat_id=chat))["items"]
+        assert {user["id"] for user in answer.data["users"]} == {anna.id, boris.id, clara.id}
+        assert (await get_active(anna)).data == answer.data
+
+    async def test_a_connection_is_told_of_what_it_has_open_and_of_nothing_else(
+        self, door: Door, chat: str, other_chat: str, anna: Person, boris: Person
+    ) -> None:
+        assert not await is_open(boris.socket, door, anna, chat)
+        assert (await boris.socket.call("activate_chat", {"chat_id": chat})).ok
+        assert await is_open(boris.socket, door, anna, chat)
+        assert not await is_open(boris.socket, door, anna, other_chat)
+        assert (await boris.socket.call("activate_chat", {"chat_id": other_chat})).ok
+        assert not await is_open(boris.socket, door, anna, chat)
+        assert await is_open(boris.socket, door, anna, other_chat)
+
+    async def test_null_closes_it_for_the_connection_and_the_session(
+        self, door: Door, chat: str, anna: Person, boris: Person
+    ) -> None:
+        await boris.open(chat)
+        assert (await get_active(boris)).data["chat"]["id"] == chat
+        answer = await boris.socket.call("activate_chat", {"chat_id": None})
+        assert (answer.status, answer.data) == (204, None)
+        assert (await get_active(boris)).code == "no_active_chat"
+        assert not await is_open(boris.socket, door, anna, chat)
+
+    async def test_a_chat_that_is_not_ones_own_leaves_all_as_it_was(
+        self, door: Door, chat: str, anna: Person, boris: Person, clara: Person, stranger: Person
+    ) -> None:
+        foreign = (await door.open_private_chat(clara, stranger))["id"]
+        await boris.open(chat)
+        for chat_id in (foreign, str(uuid4())):
+            answer = await door.call(boris, "activate_chat", chat_id=chat_id)
+            assert (answer.status, answer.code) == (404, "chat_not_found")
+        assert await is_open(boris.socket, door, anna, chat)
+        assert (await get_active(boris)).data["chat"]["id"] == chat
+
+    async def test_what_is_no_chat_id_is_refused(self, door: Door, anna: Person) -> None:
+        for argument in ({}, {"chat_id": "x"}, {"chat_id": 7}, {"chat": str(uuid4())}):
+            answer = await door.call(anna, "activate_chat", **argument)
+            assert (answer.status, answer.code) == (422, "invalid_input"), argument
+        if isinstance(door, HttpDoor):  # over HTTP it is DELETE that clears it
+            assert (await door.call(anna, "activate_chat", chat_id=None)).status == 422
+
+    async def test_nothing_falls_between_the_snapshot_and_the_events(
+        self, door: Door, chat: str, anna: Person, boris: Person
+    ) -> None:
+        async def send() -> None:
+            for number in range(12):
+                await door.send(boris, chat, f"{number}")
+
+        sending = asyncio.create_task(send())
+        for _ in range(4):
+            opened = await anna.socket.call("activate_chat", {"chat_id": chat})
+        await sending
+        known = [message["seq"] for message in opened.data["page"]["items"]]
+        told = [one for one in await anna.heard("messages_changed") if one["version"] > opened.data["page"]["version"]]
+        known += [message["seq"] for one in told for message in one["messages"]]
+        assert sorted(set(known)) == list(range(1, 14))
+        versions = [one["version"] for one in told]
+        assert versions == sorted(versions)
+
+
+class TestHandshake:
+    async def test_it_can_name_the_active_chat(self, door: Door, chat: str, anna: Person, boris: Person) -> None:
+        socket = await anna.connect(active_chat_id=chat)
+        assert socket.named("ready")[0]["active_chat_id"] == chat
+        assert await is_open(socket, door, boris, chat)
+        assert not await is_open(anna.socket, door, boris, chat)
+
+    async def test_without_it_the_sessions_counts(self, door: Door, chat: str, anna: Person, boris: Person) -> None:
+        await set_active(anna, chat)
+        socket = await anna.connect()
+        assert socket.named("ready")[0]["active_chat_id"] == chat
+        assert await is_open(socket, door, boris, chat)
+
+    async def test_null_means_none_whatever_the_sessions_is(
+        self, door: Door, chat: str, anna: Person, boris: Person
+    ) -> None:
+        await set_active(anna, chat)
+        socket = await anna.connect(active_chat_id=None)
+        assert socket.named("ready")[0]["active_chat_id"] is None
+        assert not await is_open(socket, door, boris, chat)
+
+    async def test_what_is_not_ones_own_chat_counts_as_null(
+        self, door: Door, chat: str, anna: Person, stranger: Person
+    ) -> None:
+        for chat_id in (chat, str(uuid4())):
+            socket = await stranger.connect(active_chat_id=chat_id)
+            assert socket.named("ready")[0]["active_chat_id"] is None
+        await door.send(anna, chat)
+        await stranger.settle()
+        events = [name for socket in stranger.sockets for name, _ in socket.events]
+        assert [name for name in events if name != "presence_changed"] == ["ready"] * 2
+
+
+class TestSession:
+    async def test_connections_that_never_set_their_own_follow_what_http_sets(
+        self, door: Door, chat: str, other_chat: str, anna: Person, boris: Person
+    ) -> None:
+        assert (await set_active(anna, chat)).data["chat"]["id"] == chat
+        assert await is_open(anna.socket, door, boris, chat)
+        await set_active(anna, other_chat)
+        assert await is_open(anna.socket, door, boris, other_chat)
+        answer = await set_active(anna, None)
+        assert (answer.status, answer.data) == (204, None)
+        assert not await is_open(anna.socket, door, boris, other_chat)
+
+    @pytest.mark.parametrize("way", ["command", "null command", "handshake"])
+    async def test_those_that_did_keep_their_own(
+        self, door: Door, chat: str, other_chat: str, anna: Person, boris: Person, way: str
+    ) -> None:
+        if way == "handshake":
+            socket = await anna.connect(active_chat_id=chat)
+        else:
+            socket = await anna.connect()
+            await socket.call("activate_chat", {"chat_id": chat if way == "command" else None})
+        await set_active(anna, other_chat)
+        assert not await is_open(socket, door, boris, other_chat)
+        assert await is_open(socket, door, boris, chat) == (way != "null command")
+
+    async def test_a_command_sets_the_sessions_too_and_others_follow(
+        self, door: Door, chat: str, anna: Person, boris: Person
+    ) -> None:
+        second = await anna.connect()
+        await anna.open(chat)
+        assert (await get_active(anna)).data["chat"]["id"] == chat
+        assert await is_open(second, door, boris, chat)
+
+    async def test_a_handshake_does_not_set_the_sessions(self, chat: str, anna: Person) -> None:
+        await anna.connect(active_chat_id=chat)
+        assert (await get_active(anna)).code == "no_active_chat"
+
+    async def test_sessions_of_one_user_have_their_own(
+        self, door: Door, chat: str, anna: Person, boris: Person, make_person: MakePerson
+    ) -> None:
+        phone = await make_person(again=anna, connected=True)
+        await anna.open(chat)
+        assert (await get_active(phone)).code == "no_active_chat"
+        assert not await is_open(phone.socket, door, boris, chat)
+
+
+class TestLosingIt:
+    @pytest.mark.parametrize("way", ["removal", "leaving", "deletion"])
+    async def test_a_chat_that_is_lost_is_active_nowhere(
+        self, door: Door, chat: str, anna: Person, boris: Person, clara: Person, way: str
+    ) -> None:
+        follower = await boris.connect()
+        await boris.open(chat)
+        assert await is_open(follower, door, anna, chat)
+        if way == "removal":
+            await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+        elif way == "leaving":
+            await door.do(boris, "leave_chat", chat_id=chat)
+        else:
+            await door.do(anna, "delete_chat", chat_id=chat)
+        assert (await get_active(boris)).code == "no_active_chat"
+        for socket in boris.sockets:
+            assert (await socket.call("list_messages")).code == "no_active_chat"
+        assert (await boris.connect()).named("ready")[0]["active_chat_id"] is None
+
+    async def test_coming_back_does_not_open_it_again(self, door: Door, chat: str, anna: Person, boris: Person) -> None:
+        await boris.open(chat)
+        await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+        await door.do(anna, "add_members", chat_id=chat, user_ids=[boris.id])
+        await boris.settle()
+        assert not await is_open(boris.socket, door, anna, chat)
+
+    async def test_those_who_stay_keep_it_open(
+        self, door: Door, chat: str, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        await clara.open(chat)
+        await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+        await clara.settle()
+        assert await is_open(clara.socket, door, anna, chat)
+        assert (await get_active(clara)).ok
+
+
+class TestLeavingTheChatIdOut:
+    async def test_commands_mean_the_active_chat(self, chat: str, anna: Person) -> None:
+        await anna.open(chat)
+        fields = {"type": "text", "text": "here", "client_id": str(uuid4())}
+        sent = await anna.socket.call("send_message", fields)
+        assert (sent.status, sent.data["chat_id"]) == (201, chat)
+        assert (await anna.socket.call("send_message", fields | {"chat_id": None})).status == 200
+        page = await anna.socket.call("list_messages", {"limit": 1})
+        assert page.data["items"] == [sent.data]
+
+    async def test_they_mean_that_of_the_connection_and_not_of_the_session(
+        self, chat: str, other_chat: str, anna: Person
+    ) -> None:
+        await anna.open(chat)
+        await set_active(anna, other_chat)
+        fields = {"type": "text", "text": "here", "client_id": str(uuid4())}
+        assert (await anna.socket.call("send_message", fields)).data["chat_id"] == chat
+
+    async def test_routes_mean_that_of_the_session(self, chat: str, anna: Person, boris: Person) -> None:
+        await set_active(anna, chat)
+        fields = {"type": "text", "text": "here", "client_id": str(uuid4())}
+        sent = http_answer(await anna.http.post(f"{ACTIVE}/messages", json=fields))
+        assert (sent.status, sent.data["chat_id"]) == (201, chat)
+        assert http_answer(await anna.http.post(f"{ACTIVE}/messages", json=fields)).status == 200
+        fields["text"] = "other"
+        assert http_answer(await anna.http.post(f"{ACTIVE}/messages", json=fields)).code == "client_id_reused"
+        page = http_answer(await anna.http.get(f"{ACTIVE}/messages", params={"limit": 1}))
+        assert page.data["items"] == [sent.data] and page.data["has_before"]
+        assert http_answer(await anna.http.get(f"{ACTIVE}/messages?before=2&after=1")).status == 422
+
+    async def test_without_one_they_say_so(self, anna: Person) -> None:
+        await anna.connect()
+        fields = {"type": "text", "text": "where?", "client_id": str(uuid4())}
+        answers = [
+            await get_active(anna),
+            http_answer(await anna.http.get(f"{ACTIVE}/messages")),
+            http_answer(await anna.http.post(f"{ACTIVE}/messages", json=fields)),
+            await anna.socket.call("list_messages"),
+            await anna.socket.call("send_message", fields),
+        ]
+        assert [(answer.status, answer.code) for answer in answers] == [(409, "no_active_chat")] * 5

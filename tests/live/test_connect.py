@@ -1,0 +1,440 @@
+"""The connection itself: who gets in, what comes first, and that every command is answered in its order."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import jwt
+import pytest
+import socketio
+from pydantic import TypeAdapter
+
+from chat_app.crud.sessions import revoke_sessions
+from chat_app.live.catalog import COMMANDS, Command
+from chat_app.live.commands import ChatArgument
+from chat_app.models.base import LIMITS
+from chat_app.settings import get_settings
+from tests.clients import DEADLINE, Person, Socket, SocketDoor
+from tests.raw import RawSocket
+from tests.service import MakePerson, Service
+
+
+@pytest.fixture
+async def anna(anna: Person) -> Person:
+    await anna.connect()
+    return anna
+
+
+@pytest.fixture
+async def boris(boris: Person) -> Person:
+    await boris.connect()
+    return boris
+
+
+@asynccontextmanager
+async def joined(person: Person, **auth: Any) -> AsyncIterator[RawSocket]:
+    """A connection that may say whatever it likes."""
+    raw = await RawSocket.open(person.base)
+    assert (await raw.join({"token": person.token, **auth})).startswith("40{")
+    assert (await raw.hear()).startswith('42["ready",')
+    yield raw
+    await raw.close()
+
+
+async def hear(raw: RawSocket) -> str:
+    """The next packet that is not about who comes and goes."""
+    while (packet := await raw.hear()).startswith('42["presence_changed",'):
+        pass
+    return packet
+
+
+async def next_ack(raw: RawSocket) -> tuple[str, Any]:
+    """The number and the envelope of the next ack; events before it are passed over."""
+    while not (packet := await raw.hear()).startswith("43"):
+        assert packet.startswith("42")
+    number, _, content = packet[2:].partition("[")
+    (ack,) = json.loads(f"[{content}")
+    return number, ack
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what no event tells."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110  # nothing sets an event for it
+            await asyncio.sleep(0.01)
+
+
+def connections_of(service: Service, person: Person) -> int:
+    return len(service.live.connections.of_user(UUID(person.id)))
+
+
+def token_of(person: Person, **claims: object) -> str:
+    """A well signed token of the person's session, with other claims."""
+    settings = get_settings()
+    known = jwt.decode(person.token, options={"verify_signature": False})
+    return jwt.encode(known | claims, settings.signing_secret.decode(), algorithm="HS256")
+
+
+NO_TOKEN: list[tuple[object, str]] = [
+    (None, "not_authenticated"),
+    ({}, "not_authenticated"),
+    ([], "not_authenticated"),
+    (7, "not_authenticated"),
+    ("token", "not_authenticated"),
+    ({"token": None}, "not_authenticated"),
+    ({"token": ""}, "not_authenticated"),
+    ({"token": "garbage"}, "not_authenticated"),
+    ({"token": "a.b.c"}, "not_authenticated"),
+    ({"token": "\ud800"}, "not_authenticated"),
+    ({"token": 7}, "invalid_input"),
+    ({"token": ["x"]}, "invalid_input"),
+]
+
+
+class TestGettingIn:
+    async def test_ready_tells_who_one_is_and_what_is_allowed(self, anna: Person) -> None:
+        (ready,) = anna.socket.named("ready")
+        fields = {"user_id", "session_id", "active_chat_id", "sync", "limits", "server_time"}
+        assert set(ready) == fields
+        assert (ready["user_id"], ready["session_id"]) == (anna.id, str(anna.session_id))
+        assert ready["active_chat_id"] is None and ready["limits"] == LIMITS
+        assert ready["sync"] == (await anna.socket.call("list_chats")).data["sync"]
+        assert abs(datetime.fromisoformat(ready["server_time"]) - datetime.now(UTC)) < timedelta(seconds=10)
+
+    async def test_nobody_gets_in_without_a_token(self, service: Service, stranger: Person) -> None:
+        for auth, code in NO_TOKEN:
+            raw = await RawSocket.open(service.base)
+            await raw.say("40" if auth is None else f"40{json.dumps(auth)}")
+            packet = await raw.hear()
+            assert packet.startswith("44")
+            refusal = json.loads(packet[2:])
+            assert set(refusal) == {"message", "data"}
+            assert (refusal["data"]["code"], refusal["message"]) == (code, refusal["data"]["detail"])
+            assert refusal["data"]["request_id"]
+            await raw.close()
+
+    async def test_nor_with_one_that_has_expired(self, anna: Person) -> None:
+        expired = token_of(anna, exp=datetime.now(UTC) - timedelta(seconds=1))
+        assert await refusal_of(anna, {"token": expired}) == "token_expired"
+
+    async def test_nor_with_one_of_a_session_that_was_ended(self, service: Service, anna: Person) -> None:
+        async with service.database.transaction() as session:
+            assert await revoke_sessions(session, UUID(anna.id)) == 1
+        assert await refusal_of(anna, {"token": anna.token}) == "session_revoked"
+
+    async def test_nor_with_anything_that_the_handshake_does_not_know(self, anna: Person) -> None:
+        for more in ({"active_chat_id": "x"}, {"active_chat_id": 7}, {"version": 2}):
+            assert await refusal_of(anna, {"token": anna.token, **more}) == "invalid_input"
+
+    async def test_whoever_was_refused_is_told_nothing_and_commands_nothing(self, anna: Person, boris: Person) -> None:
+        raw = await RawSocket.open(boris.base)
+        assert (await raw.join({"token": "garbage"})).startswith("44")
+        chat = await SocketDoor().open_private_chat(anna, boris)
+        await boris.settle()
+        fields = {"chat_id": chat["id"], "type": "text", "text": "x", "client_id": str(uuid4())}
+        await raw.say("420" + json.dumps(["send_message", fields]))
+        # The same transport may try again, so what comes next is the answer to that.
+        assert (await raw.join({"token": boris.token})).startswith("40")
+        assert (await raw.hear()).startswith('42["ready",')
+        await raw.close()
+        assert await SocketDoor().history(anna, chat["id"]) == []
+
+    async def test_a_lasting_connection_does_not_end_with_its_access_token(self, anna: Person) -> None:
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        token = token_of(anna, exp=soon)
+        socket = Socket()
+        anna.sockets.append(socket)
+        await socket.connect(anna.base, {"token": token})
+        await until(lambda: datetime.now(UTC) > soon)
+        assert await refusal_of(anna, {"token": token}) == "token_expired"
+        assert (await socket.call("list_chats")).ok
+
+    async def test_long_polling_works_as_well(self, anna: Person, boris: Person) -> None:
+        path = "/socket.io/?EIO=4&transport=polling"
+        path += f"&sid={json.loads((await anna.http.get(path)).text[1:])['sid']}"
+        await anna.http.post(path, content="40" + json.dumps({"token": anna.token}))
+        assert '42["ready",' in await polled(anna, path)
+        await anna.http.post(path, content="421" + json.dumps(["open_private_chat", {"user_id": boris.id}]))
+        assert '431[{"ok":true,"status":201' in await polled(anna, path)
+        await anna.http.post(path, content="1")
+
+
+async def polled(person: Person, path: str) -> str:
+    """What a poll brings."""
+    return (await person.http.get(path)).text
+
+
+async def refusal_of(person: Person, auth: object) -> str:
+    """The code with which a handshake is refused."""
+    client = socketio.AsyncClient(reconnection=False)
+    told: list[Any] = []
+    client.on("connect_error", told.append)
+    try:
+        await client.connect(person.base, auth=auth, transports=["websocket"], wait_timeout=DEADLINE)
+    except socketio.exceptions.ConnectionError:
+        code: str = told[0]["data"]["code"]
+        return code
+    finally:
+        await client.disconnect()
+    raise AssertionError("nobody was refused")
+
+
+class TestWhatComesFirst:
+    async def test_ready_comes_before_any_event_and_nothing_is_missing_after_it(
+        self, anna: Person, boris: Person
+    ) -> None:
+        door = SocketDoor()
+        chat = await door.open_private_chat(anna, boris)
+        sending = True
+
+        async def keep_sending() -> None:
+            while sending:
+                await door.send(boris, chat["id"])
+
+        task = asyncio.create_task(keep_sending())
+        sockets = [await anna.connect(active_chat_id=chat["id"]) for _ in range(5)]
+        sending = False
+        await task
+        await anna.settle()
+        newest = (await door.do(boris, "get_chat", chat_id=chat["id"]))["version"]
+        for socket in sockets:
+            assert [name for name, _ in socket.events].index("ready") == 0
+            versions = [told["version"] for told in socket.named("messages_changed")]
+            assert versions == list(range(versions[0] if versions else newest, newest + 1))[: len(versions) or None]
+        assert sockets[0].named("messages_changed")
+
+    async def test_what_changed_since_ready_was_read_is_told_or_was_in_its_sync(
+        self, anna: Person, boris: Person
+    ) -> None:
+        door = SocketDoor()
+        chat = await door.open_private_chat(anna, boris)
+        sending = asyncio.create_task(door.send(boris, chat["id"]))
+        socket = await anna.connect()
+        await sending
+        await anna.settle()
+        listed = await door.do(anna, "list_chats")
+        assert socket.named("ready")[0]["sync"] == listed["sync"] or socket.named("chats_changed")
+
+
+NONSENSE = ["", "x", "4", "4x", "42", "42[", "4245[", "9", "49", "44", "45", "451-", "43", "430[1]", "2probe", "6", "5"]
+
+
+class TestHostileClients:
+    async def test_connecting_twice_over_one_transport_changes_nothing(
+        self, service: Service, anna: Person, boris: Person
+    ) -> None:
+        chat = await SocketDoor().open_private_chat(anna, boris)
+        async with joined(boris) as raw:
+            await raw.say("40" + json.dumps({"token": anna.token}))
+            await raw.say("40")
+            await raw.say('420["list_chats",{}]')
+            number, ack = await next_ack(raw)
+            assert (number, ack["ok"]) == ("0", True)
+            assert [one["mine"]["peer"]["id"] for one in ack["data"]["items"]] == [anna.id]
+            assert (connections_of(service, boris), connections_of(service, anna)) == (2, 1)
+            await SocketDoor().send(anna, chat["id"])
+            assert (await hear(raw)).startswith('42["chats_changed",')
+
+    async def test_the_servers_own_names_are_no_commands(self, service: Service, anna: Person) -> None:
+        async with joined(anna) as raw:
+            for name in ("connect", "disconnect", "ready", "chats_changed", "*", "__class__", ""):
+                for argument in ([], [{"token": anna.token}], ["sid", {}, {"token": anna.token}]):
+                    await raw.say("42" + json.dumps([name, *argument]))
+                    assert (await raw.ack(json.dumps([name, *argument])))["error"]["code"] == "unknown_command"
+                assert connections_of(service, anna) == 2
+            assert (await raw.call("list_chats"))["ok"]
+
+    async def test_other_namespaces_do_not_exist(self, anna: Person) -> None:
+        async with joined(anna) as raw:
+            await raw.say("40/admin," + json.dumps({"token": anna.token}))
+            await raw.say('42/admin,1["list_chats",{}]')
+            await raw.say('422["list_chats",{}]')
+            assert (await next_ack(raw))[0] == "2"
+
+    async def test_whoever_said_goodbye_is_told_nothing_more(
+        self, service: Service, anna: Person, boris: Person
+    ) -> None:
+        chat = await SocketDoor().open_private_chat(anna, boris)
+        async with joined(boris, active_chat_id=chat["id"]) as raw:
+            assert connections_of(service, boris) == 2
+            await raw.say("41")
+            await raw.say('420["list_chats",{}]')
+            await until(lambda: connections_of(service, boris) == 1)
+            await SocketDoor().send(anna, chat["id"])
+            await boris.settle()
+            await raw.close()
+            late = [packet async for packet in raw.socket]
+            assert [packet for packet in late if "presence_changed" not in packet] == []
+
+    async def test_packets_that_make_no_sense_hurt_nobody_else(
+        self, service: Service, anna: Person, boris: Person
+    ) -> None:
+        for packet in NONSENSE:
+            async with joined(anna) as raw:
+                await raw.say(packet)
+                assert (await boris.socket.call("list_chats")).ok
+        # Only the fixture's own connection is left.
+        await until(lambda: connections_of(service, anna) == 1)
+        assert (await anna.socket.call("list_chats")).ok
+
+
+PACKETS: list[tuple[str, str]] = [
+    ('["nothing",{}]', "unknown_command"),
+    ('["nothing"]', "unknown_command"),
+    ('["nothing",1,2,3]', "unknown_command"),
+    ('["List_Chats"]', "unknown_command"),
+    (json.dumps(["x" * 10_000, {}]), "unknown_command"),
+    ('["\\ud800",{}]', "unknown_command"),
+    ("[]", "unknown_command"),
+    ("[null]", "unknown_command"),
+    ("[7,{}]", "unknown_command"),
+    ('[["list_chats"],{}]', "unknown_command"),
+    ('[{"list_chats":1}]', "unknown_command"),
+    ('{"list_chats":1}', "invalid_input"),
+    ('"list_chats"', "invalid_input"),
+    ("true", "invalid_input"),
+    ('["get_chat"]', "invalid_input"),
+    ('["get_chat",{}]', "invalid_input"),
+    ('["get_chat",null]', "invalid_input"),
+    ('["get_chat",[]]', "invalid_input"),
+    ('["get_chat",["x"]]', "invalid_input"),
+    ('["get_chat",7]', "invalid_input"),
+    ('["get_chat","x"]', "invalid_input"),
+    ('["get_chat",true]', "invalid_input"),
+    ('["get_chat",{"chat_id":NaN}]', "invalid_input"),
+    ('["list_chats",{},{}]', "invalid_input"),
+    ('["list_chats",{"limit":1e400}]', "invalid_input"),
+    ('["list_chats",{"limit":1,"more":1}]', "invalid_input"),
+    ('["list_chats",{"\\ud800":1}]', "invalid_input"),
+    ('["list_chats",' + '{"cursor":' * 50 + "1" + "}" * 50 + "]", "invalid_input"),
+    ('["send_message",[]]', "invalid_input"),
+    ('["send_message",7]', "invalid_input"),
+    ('["send_message",{"type":{}}]', "invalid_input"),
+    ('["list_chats"]', "ok"),
+    ('["list_chats",{}]', "ok"),
+]
+
+
+class TestEveryCommandIsAnswered:
+    async def test_whatever_it_is(self, anna: Person) -> None:
+        async with joined(anna) as raw:
+            for packet, code in PACKETS:
+                await raw.say(f"425{packet}")
+                number, ack = await next_ack(raw)
+                assert number == "5"
+                assert ("ok" if ack["ok"] else ack["error"]["code"]) == code, packet
+                if not ack["ok"]:
+                    fields = {"type", "title", "status", "detail", "code", "request_id"}
+                    assert set(ack) == {"ok", "error"} and set(ack["error"]) - {"errors"} == fields
+
+    async def test_also_with_binary_data(self, anna: Person) -> None:
+        async with joined(anna) as raw:
+            await raw.say('451-3["send_message",{"type":"text","text":{"_placeholder":true,"num":0}}]')
+            await raw.say(b"\x00\xff")
+            number, ack = await next_ack(raw)
+            assert (number, ack["error"]["code"]) == ("3", "invalid_input")
+            await raw.say('451-4["list_chats",{"_placeholder":true,"num":0}]')
+            await raw.say(b"")
+            assert (await next_ack(raw))[1]["error"]["code"] == "invalid_input"
+
+    async def test_also_when_it_crashes(
+        self, service: Service, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chat = await SocketDoor().open_private_chat(anna, boris)
+
+        async def explode(session: Any, connection: Any, data: ChatArgument) -> None:
+            await COMMANDS["pin_chat"].handler(session, connection, data)
+            raise RuntimeError("secret text")
+
+        command = Command("explode", explode, TypeAdapter(ChatArgument), None, (204,))
+        monkeypatch.setitem(COMMANDS, "explode", command)
+        await anna.forget()
+        ack = await anna.socket.client.call("explode", {"chat_id": chat["id"]}, timeout=DEADLINE)
+        assert (ack["error"]["status"], ack["error"]["code"]) == (500, "internal")
+        assert ack["error"]["request_id"] and "secret" not in json.dumps(ack)
+        # Nothing of it happened, and the connection and the database go on.
+        assert await anna.heard("chats_changed") == []
+        answer = await anna.socket.call("get_chat", {"chat_id": chat["id"]})
+        assert answer.data["mine"]["pinned_at"] is None
+
+    async def test_with_the_number_that_it_was_asked_with(self, anna: Person) -> None:
+        numbers = ["0", "9", "10", "4294967296", "1" * 50, "3", "3"]
+        async with joined(anna) as raw:
+            for number in numbers:
+                await raw.say(f'42{number}["list_chats",{{}}]')
+            assert [(await next_ack(raw))[0] for _ in numbers] == numbers
+
+    async def test_but_not_if_nobody_asked_for_an_answer(self, anna: Person, boris: Person) -> None:
+        async with joined(anna) as raw:
+            await raw.say("42" + json.dumps(["open_private_chat", {"user_id": boris.id}]))
+            await raw.say('42["nothing"]')
+            await raw.say('421["list_chats",{}]')
+            number, ack = await next_ack(raw)
+            assert number == "1" and len(ack["data"]["items"]) == 1
+
+    async def test_in_the_order_in_which_they_were_sent(self, anna: Person, boris: Person) -> None:
+        chat = await SocketDoor().open_private_chat(anna, boris)
+        async with joined(anna) as raw:
+            for number in range(50):
+                fields = {"chat_id": chat["id"], "type": "text", "text": f"{number}", "client_id": str(uuid4())}
+                await raw.say(f"42{number}" + json.dumps(["send_message", fields]))
+            acks = [await next_ack(raw) for _ in range(50)]
+        assert [int(number) for number, _ in acks] == list(range(50))
+        assert [ack["data"]["seq"] for _, ack in acks] == list(range(1, 51))
+        assert [ack["data"]["text"] for _, ack in acks] == [f"{number}" for number in range(50)]
+
+    async def test_so_that_each_sees_what_the_one_before_did(self, anna: Person, boris: Person) -> None:
+        chat = (await SocketDoor().open_private_chat(anna, boris))["id"]
+        commands: list[tuple[str, dict[str, Any]]] = [
+            ("activate_chat", {"chat_id": chat}),
+            ("send_message", {"type": "text", "text": "1", "client_id": str(uuid4())}),
+            ("edit_message", {"chat_id": chat, "seq": 1, "text": "2"}),
+            ("like_message", {"chat_id": chat, "seq": 1}),
+            ("delete_message", {"chat_id": chat, "seq": 1}),
+            ("like_message", {"chat_id": chat, "seq": 1}),
+            ("activate_chat", {"chat_id": None}),
+            ("list_messages", {}),
+        ]
+        async with joined(anna) as raw:
+            for number, command in enumerate(commands):
+                await raw.say(f"42{number}" + json.dumps(command))
+            acks = [(await next_ack(raw))[1] for _ in commands]
+        assert [ack.get("status") or ack["error"]["code"] for ack in acks] == [
+            200,
+            201,
+            200,
+            200,
+            204,
+            "message_deleted",
+            204,
+            "no_active_chat",
+        ]
+
+    async def test_and_the_answer_comes_after_what_it_caused(self, anna: Person, boris: Person) -> None:
+        chat = await SocketDoor().open_private_chat(anna, boris)
+        async with joined(anna, active_chat_id=chat["id"]) as raw:
+            fields = {"type": "text", "text": "x", "client_id": str(uuid4())}
+            await raw.say("421" + json.dumps(["send_message", fields]))
+            frames = [await hear(raw) for _ in range(3)]
+        assert sorted(frame.split(",")[0][:20] for frame in frames[:2]) == [
+            '42["chats_changed"',
+            '42["messages_changed'[:20],
+        ]
+        assert frames[2].startswith("431[")
+
+
+class TestSessionsOfOneUser:
+    async def test_every_connection_of_every_session_is_told(
+        self, anna: Person, boris: Person, make_person: MakePerson
+    ) -> None:
+        phone = await make_person(again=anna, connected=True)
+        await anna.connect()
+        chat = await SocketDoor().open_private_chat(boris, anna)
+        for person in (anna, phone):
+            await person.settle()
+            for socket in person.sockets:
+                assert [told["chats"][0]["id"] for told in socket.named("chats_changed")] == [chat["id"]]

@@ -1,0 +1,296 @@
+"""What is personal: own titles, pins, and the list of one's chats."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlmodel import col, update
+
+from chat_app.db import LONGEST_TRANSACTION, Database
+from chat_app.models import Chat, Membership
+from tests.clients import Door, Person
+from tests.service import MakePerson
+
+
+async def ids(door: Door, person: Person, **arguments: Any) -> list[str]:
+    """The ids of one's chats in the order of the list."""
+    return [chat["id"] for chat in (await door.do(person, "list_chats", **arguments))["items"]]
+
+
+class TestOwnTitles:
+    async def test_a_title_is_ones_own(self, door: Door, anna: Person, boris: Person) -> None:
+        chat = await door.create_group(anna, boris, title="Trip")
+        renamed = await door.do(boris, "rename_chat", chat_id=chat["id"], title="Holidays")
+        assert (renamed["mine"]["title"], renamed["title"]) == ("Holidays", "Trip")
+        theirs = await door.do(anna, "get_chat", chat_id=chat["id"])
+        assert (theirs["mine"]["title"], theirs["title"]) == (None, "Trip")
+        reset = await door.do(boris, "rename_chat", chat_id=chat["id"], title=None)
+        assert (reset["mine"]["title"], reset["title"]) == (None, "Trip")
+
+    async def test_private_chats_can_have_one_too(self, door: Door, anna: Person, boris: Person) -> None:
+        chat = await door.open_private_chat(anna, boris)
+        renamed = await door.do(boris, "rename_chat", chat_id=chat["id"], title="Sister")
+        assert (renamed["mine"]["title"], renamed["title"]) == ("Sister", None)
+        assert renamed["mine"]["peer"]["id"] == anna.id
+
+    @pytest.mark.parametrize(
+        "argument", [{"title": ""}, {"title": " "}, {"title": "x" * 101}, {"title": 1}, {}], ids=str
+    )
+    async def test_it_is_a_line_or_null(
+        self, door: Door, anna: Person, boris: Person, argument: dict[str, object]
+    ) -> None:
+        chat = await door.open_private_chat(anna, boris)
+        answer = await door.call(anna, "rename_chat", chat_id=chat["id"], **argument)
+        assert (answer.status, answer.code) == (422, "invalid_input")
+
+
+class TestPins:
+    async def test_a_chat_is_pinned_and_unpinned(self, door: Door, anna: Person, boris: Person) -> None:
+        chat = await door.open_private_chat(anna, boris)
+        pinned = await door.do(anna, "pin_chat", chat_id=chat["id"])
+        assert pinned["mine"]["pinned_at"] > chat["created_at"]
+        assert (await door.do(boris, "get_chat", chat_id=chat["id"]))["mine"]["pinned_at"] is None
+        unpinned = await door.do(anna, "unpin_chat", chat_id=chat["id"])
+        assert unpinned["mine"]["pinned_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("operation", "more"),
+    [("rename_chat", {"title": "Mine"}), ("pin_chat", {}), ("unpin_chat", {}), ("mark_read", {"seq": 2})],
+)
+class TestEveryPersonalChange:
+    async def test_it_takes_no_version_and_only_oneself_is_told(
+        self, door: Door, anna: Person, boris: Person, operation: str, more: dict[str, Any]
+    ) -> None:
+        before = await self.prepare(door, anna, boris, operation)
+        for person in (anna, boris):
+            await person.forget()
+        second = await boris.connect()
+        after = await door.do(boris, operation, chat_id=before["id"], **more)
+        assert after["mine"]["version"] == before["mine"]["version"] + 1
+        assert {**after, "mine": None} == {**before, "mine": None}
+        await boris.settle()
+        for socket in (boris.socket, second):
+            (told,) = socket.named("chats_changed")
+            assert told["mine"] == [{"chat_id": before["id"], **after["mine"]}]
+            assert told["chats"] == told["removed"] == []
+        assert await anna.news() == []
+
+    async def test_the_same_again_changes_nothing(
+        self, door: Door, anna: Person, boris: Person, operation: str, more: dict[str, Any]
+    ) -> None:
+        chat = await self.prepare(door, anna, boris, operation)
+        once = await door.do(boris, operation, chat_id=chat["id"], **more)
+        await boris.forget()
+        assert await door.do(boris, operation, chat_id=chat["id"], **more) == once
+        assert await boris.news() == []
+
+    async def prepare(self, door: Door, anna: Person, boris: Person, operation: str) -> Any:
+        """A group in which the change is one."""
+        chat = await door.create_group(anna, boris)
+        await door.send(anna, chat["id"])
+        if operation == "unpin_chat":
+            await door.do(boris, "pin_chat", chat_id=chat["id"])
+        return await door.do(boris, "get_chat", chat_id=chat["id"])
+
+
+class TestTheOrderOfTheList:
+    async def test_the_latest_message_brings_a_chat_up(
+        self, door: Door, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        one = await door.open_private_chat(anna, boris)
+        two = await door.open_private_chat(anna, clara)
+        three = await door.create_group(anna, boris)
+        assert await ids(door, anna) == [three["id"], two["id"], one["id"]]
+        await door.send(boris, one["id"])
+        assert await ids(door, anna) == [one["id"], three["id"], two["id"]]
+
+    async def test_nothing_else_does(self, door: Door, anna: Person, boris: Person, clara: Person) -> None:
+        quiet = await door.create_group(anna, boris)
+        await door.send(anna, quiet["id"], "old")
+        latest = await door.open_private_chat(anna, clara)
+        before = (await door.do(anna, "get_chat", chat_id=quiet["id"]))["updated_at"]
+        await door.do(boris, "like_message", chat_id=quiet["id"], seq=2)
+        await door.do(anna, "edit_message", chat_id=quiet["id"], seq=2, text="new")
+        await door.do(anna, "delete_message", chat_id=quiet["id"], seq=2)
+        await door.do(anna, "rename_chat", chat_id=quiet["id"], title="Mine")
+        await door.do(boris, "mark_read", chat_id=quiet["id"], seq=2)
+        assert (await door.do(anna, "get_chat", chat_id=quiet["id"]))["updated_at"] == before
+        assert await ids(door, anna) == [latest["id"], quiet["id"]]
+
+    async def test_pinned_chats_come_first_the_latest_pin_on_top(
+        self, door: Door, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        one = await door.open_private_chat(anna, boris)
+        two = await door.open_private_chat(anna, clara)
+        three = await door.create_group(anna, boris)
+        await door.do(anna, "pin_chat", chat_id=two["id"])
+        await door.do(anna, "pin_chat", chat_id=one["id"])
+        await door.do(anna, "pin_chat", chat_id=two["id"])
+        await door.send(boris, three["id"])
+        assert await ids(door, anna) == [one["id"], two["id"], three["id"]]
+        await door.do(anna, "unpin_chat", chat_id=one["id"])
+        assert await ids(door, anna) == [two["id"], three["id"], one["id"]]
+        assert await ids(door, boris) == [three["id"], one["id"]]
+
+    async def test_of_two_updated_at_the_same_time_the_lower_id_comes_first(
+        self, door: Door, database: Database, anna: Person, make_person: MakePerson
+    ) -> None:
+        chats = [await door.open_private_chat(anna, await make_person()) for _ in range(4)]
+        async with database.transaction() as session:
+            first = await session.get_one(Chat, UUID(chats[0]["id"]))
+            wanted = col(Chat.id).in_([UUID(chat["id"]) for chat in chats])
+            await session.exec(update(Chat).where(wanted).values(updated_at=first.updated_at))
+        expected = sorted(chat["id"] for chat in chats)
+        assert await ids(door, anna) == expected
+        page = await door.do(anna, "list_chats", limit=2)
+        assert await ids(door, anna, limit=2, cursor=page["next_cursor"]) == expected[2:]
+
+
+class TestPages:
+    async def test_following_the_cursors_gives_each_chat_once(
+        self, door: Door, anna: Person, make_person: MakePerson
+    ) -> None:
+        people = [await make_person(f"Person {number}") for number in range(7)]
+        chats = [await door.open_private_chat(anna, person) for person in people]
+        for number in (1, 5, 3):
+            await door.do(anna, "pin_chat", chat_id=chats[number]["id"])
+        whole = await ids(door, anna)
+        assert whole == [chats[number]["id"] for number in (3, 5, 1, 6, 4, 2, 0)]
+        for limit in (1, 2, 3, 7):
+            found: list[str] = []
+            arguments: dict[str, Any] | None = {}
+            while arguments is not None:
+                page = await door.do(anna, "list_chats", limit=limit, **arguments)
+                assert 0 < len(page["items"]) <= limit
+                found += [chat["id"] for chat in page["items"]]
+                arguments = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
+            assert found == whole
+
+    async def test_what_is_no_cursor_or_limit_is_refused(self, door: Door, anna: Person) -> None:
+        for argument in (
+            {"cursor": "x"},
+            {"cursor": ""},
+            {"cursor": "MXwxfHg="},
+            {"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTl8MXwwMDAwMDAwMC0wMDAwLTAwMDAtMDAwMC0wMDAwMDAwMDAwMDA="},
+            {"limit": 0},
+            {"limit": 101},
+            {"limit": "x"},
+            {"changed_since": "x"},
+            {"changed_since": "9" * 40},
+        ):
+            answer = await door.call(anna, "list_chats", **argument)
+            assert (answer.status, answer.code) == (422, "invalid_input"), argument
+
+    async def test_it_names_whoever_the_chats_refer_to(
+        self, door: Door, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        chat = await door.create_group(anna, boris)
+        await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        listed = await door.do(anna, "list_chats")
+        assert set(listed) == {"items", "removed", "users", "next_cursor", "sync"}
+        assert {user["name"] for user in listed["users"]} == {"Anna", "Boris", "Clara"}
+        assert listed["removed"] == [] and listed["next_cursor"] is None
+
+
+class TestWhatChangedSince:
+    async def test_nothing_missed_is_an_equal_sync(self, door: Door, anna: Person, boris: Person) -> None:
+        await door.create_group(anna, boris)
+        sync = (await door.do(anna, "list_chats"))["sync"]
+        assert (await door.do(anna, "list_chats"))["sync"] == sync
+        assert (await anna.connect()).named("ready")[0]["sync"] == sync
+
+    async def test_every_change_is_another_sync(self, door: Door, anna: Person, boris: Person, clara: Person) -> None:
+        chat = await door.create_group(anna, boris, clara)
+        seen = [(await door.do(boris, "list_chats"))["sync"]]
+        for person, operation, more in (
+            (anna, "send_message", {"type": "text", "text": "x", "client_id": "00000000-0000-7000-8000-000000000001"}),
+            (anna, "edit_message", {"seq": 2, "text": "y"}),
+            (anna, "like_message", {"seq": 2}),
+            (anna, "unlike_message", {"seq": 2}),
+            (anna, "delete_message", {"seq": 2}),
+            (boris, "mark_read", {"seq": 2}),
+            (boris, "rename_chat", {"title": "Mine"}),
+            (boris, "pin_chat", {}),
+            (boris, "unpin_chat", {}),
+            (clara, "leave_chat", {}),
+            (anna, "add_members", {"user_ids": [clara.id]}),
+            (anna, "remove_member", {"user_id": boris.id}),
+            (clara, "add_members", {"user_ids": [boris.id]}),
+            (anna, "delete_chat", {}),
+        ):
+            await door.do(person, operation, chat_id=chat["id"], **more)
+            seen.append((await door.do(boris, "list_chats"))["sync"])
+            assert len(set(seen)) == len(seen), operation
+
+    async def test_only_what_changed_for_all_or_for_me_comes(
+        self, door: Door, database: Database, anna: Person, boris: Person, make_person: MakePerson
+    ) -> None:
+        chats = [await door.open_private_chat(anna, await make_person()) for _ in range(3)]
+        shared, personal, quiet = [chat["id"] for chat in chats]
+        left = (await door.create_group(boris, anna))["id"]
+        await age(database, [shared, personal, quiet, left])
+        fresh = (await door.create_group(anna, boris))["id"]
+        sync = (await door.do(anna, "list_chats"))["sync"]
+        assert await ids(door, anna, changed_since=sync) == [fresh]
+        await door.send(anna, shared)
+        await door.do(anna, "pin_chat", chat_id=personal)
+        await door.do(anna, "leave_chat", chat_id=left)
+        listed = await door.do(anna, "list_chats", changed_since=sync)
+        assert quiet not in {chat["id"] for chat in listed["items"]}
+        # In the order of the ids, so that none is missed that changes between two pages.
+        assert [chat["id"] for chat in listed["items"]] == sorted([shared, personal, fresh])
+        assert [(one["chat_id"], one["reason"]) for one in listed["removed"]] == [(left, "left")]
+
+    async def test_what_was_removed_comes_whole_with_the_first_page(
+        self, door: Door, anna: Person, boris: Person
+    ) -> None:
+        groups = [await door.create_group(boris, anna) for _ in range(5)]
+        sync = (await door.do(anna, "list_chats"))["sync"]
+        for group in groups[:3]:
+            await door.do(boris, "remove_member", chat_id=group["id"], user_id=anna.id)
+        first = await door.do(anna, "list_chats", changed_since=sync, limit=1)
+        assert {one["chat_id"] for one in first["removed"]} == {group["id"] for group in groups[:3]}
+        assert {one["version"] for one in first["removed"]} == {groups[0]["version"] + 1}
+        second = await door.do(anna, "list_chats", changed_since=sync, limit=1, cursor=first["next_cursor"])
+        assert second["removed"] == [] and len(second["items"]) == 1
+        assert (await door.do(anna, "list_chats"))["removed"] == []
+
+    async def test_a_change_that_was_made_before_and_committed_after_is_not_missed(
+        self, door: Door, database: Database, anna: Person, boris: Person
+    ) -> None:
+        early, late = await door.open_private_chat(anna, boris), await door.create_group(anna, boris)
+        await age(database, [early["id"], late["id"]])
+        before = await door.send(anna, early["id"])
+        await door.send(anna, late["id"])
+        sync = (await door.do(anna, "list_chats"))["sync"]
+        # As if its commit had come only now: the time of its change lies before the sync.
+        async with database.transaction() as session:
+            chat = await session.get_one(Chat, UUID(early["id"]))
+            assert chat.version == before["version"]
+            chat.version += 1
+        after = await door.do(anna, "list_chats", changed_since=sync)
+        assert after["sync"] != sync
+        assert early["id"] in {one["id"] for one in after["items"]}
+
+
+async def age(database: Database, chat_ids: list[str]) -> None:
+    """Let everything in these chats have happened a while ago."""
+    ago = 2 * LONGEST_TRANSACTION
+    wanted = [UUID(chat_id) for chat_id in chat_ids]
+    async with database.transaction() as session:
+        await session.exec(
+            update(Chat)
+            .where(col(Chat.id).in_(wanted))
+            .values(changed_at=Chat.changed_at - ago, updated_at=Chat.updated_at - ago)
+        )
+        await session.exec(
+            update(Membership).where(col(Membership.chat_id).in_(wanted)).values(changed_at=Membership.changed_at - ago)
+        )
+
+
+async def test_pins_of_many_chats_at_once_all_stay(door: Door, anna: Person, make_person: MakePerson) -> None:
+    chats = [await door.open_private_chat(anna, await make_person()) for _ in range(5)]
+    await asyncio.gather(*(door.do(anna, "pin_chat", chat_id=chat["id"]) for chat in chats))
+    assert all(chat["mine"]["pinned_at"] for chat in (await door.do(anna, "list_chats"))["items"])

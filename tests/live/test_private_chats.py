@@ -1,0 +1,129 @@
+"""Private chats: exactly two people, and one chat for each pair."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from tests.clients import Door, Person
+
+CHAT = {
+    "id",
+    "type",
+    "title",
+    "creator_id",
+    "member_count",
+    "message_count",
+    "last_message",
+    "version",
+    "created_at",
+    "updated_at",
+    "mine",
+}
+MINE = {
+    "version",
+    "title",
+    "peer",
+    "pinned_at",
+    "last_read_seq",
+    "others_read_seq",
+    "visible_from_seq",
+    "unread_count",
+}
+
+
+async def test_opening_one_makes_an_empty_chat_of_two(door: Door, anna: Person, boris: Person) -> None:
+    answer = await door.call(anna, "open_private_chat", user_id=boris.id)
+    assert answer.status == 201
+    chat = answer.data
+    assert set(chat) == CHAT and set(chat["mine"]) == MINE
+    assert (chat["type"], chat["member_count"], chat["message_count"]) == ("private", 2, 0)
+    assert (chat["title"], chat["creator_id"], chat["last_message"]) == (None, None, None)
+    assert chat["mine"]["peer"] == {"id": boris.id, "name": "Boris", "avatar": None}
+    assert (chat["mine"]["visible_from_seq"], chat["mine"]["unread_count"]) == (1, 0)
+    page = await door.do(anna, "list_messages", chat_id=chat["id"])
+    assert page["items"] == [] and not page["has_before"] and not page["has_after"]
+    assert [item["id"] for item in (await door.do(boris, "list_chats"))["items"]] == [chat["id"]]
+
+
+async def test_both_are_told_of_a_new_one_each_with_the_other_as_peer(door: Door, anna: Person, boris: Person) -> None:
+    for person in (anna, boris):
+        await person.forget()
+    chat = await door.open_private_chat(anna, boris)
+    for person, peer in ((anna, boris), (boris, anna)):
+        (told,) = await person.heard("chats_changed")
+        assert told["chats"] == [{key: value for key, value in chat.items() if key != "mine"}]
+        assert [(mine["chat_id"], mine["peer"]["id"]) for mine in told["mine"]] == [(chat["id"], peer.id)]
+        assert set(told["mine"][0]) == MINE | {"chat_id"}
+        assert told["removed"] == [] and told["users"] == []
+
+
+@pytest.mark.parametrize("again", ["same", "other"])
+async def test_opening_one_that_exists_returns_it_and_changes_nothing(
+    door: Door, anna: Person, boris: Person, again: str
+) -> None:
+    chat = await door.open_private_chat(anna, boris)
+    asker, peer = (anna, boris) if again == "same" else (boris, anna)
+    await anna.forget()
+    await boris.forget()
+    answer = await door.call(asker, "open_private_chat", user_id=peer.id)
+    assert (answer.status, answer.data["id"], answer.data["version"]) == (200, chat["id"], chat["version"])
+    assert answer.data["mine"]["peer"]["id"] == peer.id
+    assert await anna.heard("chats_changed") == await boris.heard("chats_changed") == []
+
+
+async def test_both_asking_many_times_at_once_get_one_chat(door: Door, anna: Person, boris: Person) -> None:
+    asked = [
+        door.call_at_once(person, 5, "open_private_chat", user_id=peer.id)
+        for person, peer in ((anna, boris), (boris, anna))
+    ]
+    answers = [answer for answers in await asyncio.gather(*asked) for answer in answers]
+    assert sorted(answer.status for answer in answers) == [200] * 9 + [201]
+    assert len({answer.data["id"] for answer in answers}) == 1
+    assert len((await door.do(anna, "list_chats"))["items"]) == 1
+
+
+async def test_one_cannot_be_opened_with_oneself(door: Door, anna: Person) -> None:
+    answer = await door.call(anna, "open_private_chat", user_id=anna.id)
+    assert (answer.status, answer.code) == (422, "invalid_input")
+    assert (await door.do(anna, "list_chats"))["items"] == []
+
+
+async def test_one_cannot_be_opened_with_nobody(door: Door, anna: Person) -> None:
+    answer = await door.call(anna, "open_private_chat", user_id=str(uuid4()))
+    assert (answer.status, answer.code) == (404, "user_not_found")
+    assert (await door.do(anna, "list_chats"))["items"] == []
+
+
+async def test_what_is_not_a_user_id_is_refused(door: Door, anna: Person) -> None:
+    for argument in ({}, {"user_id": None}, {"user_id": "boris"}, {"user_id": 1}, {"title": "x"}):
+        answer = await door.call(anna, "open_private_chat", **argument)
+        assert (answer.status, answer.code) == (422, "invalid_input"), argument
+
+
+async def test_both_write_and_both_read_the_same(door: Door, anna: Person, boris: Person) -> None:
+    chat = await door.open_private_chat(anna, boris)
+    await door.send(anna, chat["id"], "hello")
+    await door.send(boris, chat["id"], "hi")
+    for person in (anna, boris):
+        items = await door.history(person, chat["id"])
+        assert [(item["seq"], item["text"]) for item in items] == [(1, "hello"), (2, "hi")]
+
+
+async def test_others_do_not_see_it(door: Door, anna: Person, boris: Person, stranger: Person) -> None:
+    await stranger.forget()
+    chat = await door.open_private_chat(anna, boris)
+    await door.send(anna, chat["id"])
+    assert (await door.call(stranger, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
+    assert (await door.do(stranger, "list_chats"))["items"] == []
+    assert await stranger.heard("chats_changed") == []
+
+
+async def test_it_can_be_neither_left_nor_deleted_nor_can_anybody_be_removed(
+    door: Door, anna: Person, boris: Person
+) -> None:
+    chat = await door.open_private_chat(anna, boris)
+    for operation, more in (("leave_chat", {}), ("delete_chat", {}), ("remove_member", {"user_id": boris.id})):
+        answer = await door.call(anna, operation, chat_id=chat["id"], **more)
+        assert (answer.status, answer.code) == (409, "not_a_group"), operation
+    assert (await door.do(boris, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
