@@ -10,7 +10,7 @@ YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-root test-node test-image lint lint-manifests format migrate seed requirements clean
+.PHONY: help run test test-fuzz test-root test-node test-image lint lint-manifests format migrate seed requirements clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-node: $(READY) ## Go through the Socket.IO contract with the official JavaS
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node 20 or newer is needed, with npm" >&2; exit 1; }
 	@npm ci --silent --prefix tests/node
 	@cd tests/node && exec node --test
+
+test-fuzz: $(READY) ## Send generated requests and commands to a fresh server, for some minutes
+	@exec $(BIN)/python -m pytest -m fuzz $(ARGS) tests/test_fuzz.py
 
 test-root: $(READY) ## Run the tests that only root can
 	@exec $(BIN)/python -m pytest -m root $(ARGS)

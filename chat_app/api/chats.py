@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, Limit, SeqQuery, SessionDep
+from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, DatabaseDep, Limit, SeqQuery, SessionDep
 from chat_app.api.messages import SEND_RESPONSES
 from chat_app.api.problems import responses
+from chat_app.api.uploads import Uploader, UploadRoute
 from chat_app.crud import chats, history
 from chat_app.crud.messages import Draft, one, send_messages
 from chat_app.errors import (
@@ -24,6 +25,7 @@ from chat_app.models.messages import MessageCreate, MessagePage, MessageRead
 from chat_app.models.screens import OpenChat
 
 router = APIRouter(prefix="/chats", tags=["chats"])
+activation = APIRouter(route_class=UploadRoute)
 
 FOUND: dict[int | str, dict[str, Any]] = {200: {"model": ChatRead, "description": "It was there already."}}
 
@@ -66,11 +68,17 @@ async def get_active_chat(session: SessionDep, actor: CurrentActor) -> OpenChat:
     return await chats.open_chat(session, actor, await chats.active_chat(session, actor))
 
 
-@router.put("/active", responses=responses(ChatNotFound))
-async def activate_chat(session: SessionDep, actor: CurrentActor, data: ActiveChat) -> OpenChat:
+@activation.put("/active", responses=responses(ChatNotFound))
+async def activate_chat(database: DatabaseDep, actor: Uploader, data: ActiveChat) -> OpenChat:
     """Make a chat the active one of your session. Connections that never set their own follow."""
-    await chats.activate_chat(session, actor, data.chat_id)
-    return await chats.open_chat(session, actor, data.chat_id)
+    async with database.transaction() as session:
+        await chats.activate_chat(session, actor, data.chat_id)
+    # Read once the connections follow, so that nothing falls between.
+    async with database.transaction() as session:
+        return await chats.open_chat(session, actor, data.chat_id)
+
+
+router.include_router(activation)
 
 
 @router.delete("/active", status_code=204)

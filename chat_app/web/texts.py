@@ -64,7 +64,7 @@ const { ok, status, data, error } = await socket.emitWithAck("list_chats", {});
 ### Commands
 - Each takes one object and is answered, in the order in which one connection sent them:
   `{ ok: true, status, data, request_id }` or `{ ok: false, error }`. `data` is the answer of the same operation over
-  HTTP, null where that is 204; `request_id` finds it in the service's logs; `error` is the problem object. No argument is
+  HTTP, null where that is 204; `request_id` finds it in the logs; `error` is the problem object. No argument is
   the same as `{}`.
 - The answer comes after the change is stored for good. Use a time limit, `socket.timeout(10000).emitWithAck(…)`, and
   send a message whose answer got lost again with the same `client_id`: it is sent once.

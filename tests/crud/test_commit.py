@@ -34,6 +34,7 @@ from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from chat_app.settings import Settings, get_settings
+from tests.faults import no_commits
 
 PACKAGE = Path(chat_app.__file__).parent
 MakeUser = Callable[..., Awaitable[User]]
@@ -125,10 +126,7 @@ class TestEventsFollowTheCommit:
         async with telling.transaction() as session:
             assert await session.get(Chat, chat_id) is None
 
-    async def test_so_does_a_commit_that_fails(self, telling: Telling) -> None:
-        def refuse(_connection: object) -> None:
-            raise OSError
-
+    async def test_so_does_a_commit_that_fails(self, telling: Telling, database: Database) -> None:
         async def change(name: UUID) -> None:
             async with telling.transaction() as session:
                 await session.exec(select(1))
@@ -136,8 +134,7 @@ class TestEventsFollowTheCommit:
 
         names = [uuid4(), uuid4()]
         await change(names[0])
-        database_events.listen(telling.engine.sync_engine, "commit", refuse)
-        with pytest.raises(Unavailable):
+        with no_commits(telling, database), pytest.raises(Unavailable):
             await change(names[1])
         assert telling.told == names[:1]
         # Nobody knows whether it was committed, so those concerned are told to ask.

@@ -14,11 +14,13 @@ import socketio
 from pydantic import TypeAdapter
 
 from chat_app.crud.sessions import revoke_sessions
+from chat_app.db import Database
 from chat_app.live.catalog import COMMANDS, Command
 from chat_app.live.commands import ChatArgument
 from chat_app.models.base import LIMITS
 from chat_app.settings import get_settings
 from tests.clients import DEADLINE, Person, Socket, SocketDoor
+from tests.faults import no_commits
 from tests.raw import RawSocket
 from tests.service import MakePerson, Service
 
@@ -129,6 +131,11 @@ class TestGettingIn:
     async def test_nor_with_anything_that_the_handshake_does_not_know(self, anna: Person) -> None:
         for more in ({"active_chat_id": "x"}, {"active_chat_id": 7}, {"version": 2}):
             assert await refusal_of(anna, {"token": anna.token, **more}) == "invalid_input"
+
+    async def test_nor_while_the_database_is_away(self, service: Service, database: Database, stranger: Person) -> None:
+        with no_commits(service.database, database):
+            assert await refusal_of(stranger, {"token": stranger.token}) == "unavailable"
+        assert connections_of(service, stranger) == 0
 
     async def test_whoever_was_refused_is_told_nothing_and_commands_nothing(self, anna: Person, boris: Person) -> None:
         raw = await RawSocket.open(boris.base)

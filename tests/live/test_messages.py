@@ -8,7 +8,10 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
+from chat_app.db import Database
 from tests.clients import Door, Person, SocketDoor
+from tests.faults import no_commits
+from tests.service import Service
 
 MESSAGE = {
     "chat_id",
@@ -167,6 +170,22 @@ class TestSending:
             )
             assert (answer.status, answer.code) == (404, "chat_not_found")
         assert (await door.do(anna, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
+
+    async def test_nothing_is_acked_or_told_whose_commit_failed(
+        self, door: Door, service: Service, database: Database, anna: Person, boris: Person
+    ) -> None:
+        chat = await door.open_private_chat(anna, boris)
+        await boris.open(chat["id"])
+        for person in (anna, boris):
+            await person.forget()
+        fields = {"chat_id": chat["id"], "type": "text", "text": "lost", "client_id": str(uuid4())}
+        with no_commits(service.database, database):
+            answer = await door.call(anna, "send_message", **fields)
+        assert (answer.status, answer.code) == (503, "unavailable")
+        assert await boris.heard("messages_changed") == await boris.heard("chats_changed") == []
+        assert await boris.heard("resync_required")
+        assert await door.history(boris, chat["id"]) == []
+        assert (await door.call(anna, "send_message", **fields)).status == 201
 
 
 class TestTypes:

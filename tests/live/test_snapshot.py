@@ -239,6 +239,23 @@ async def test_a_chat_activated_over_http_opens_on_connections_that_follow(cast:
     check_equal("the follower", follower.model, await read_anew(follower.socket, anna.id, group_id))
 
 
+@pytest.mark.parametrize("attempt", range(3))
+async def test_what_happens_during_an_activation_over_http_is_read_or_told(
+    attempt: int, cast: Cast, openapi: dict[str, Any]
+) -> None:
+    anna, door, group_id = cast.people["Anna"], HttpDoor(openapi), cast.chats["group"]
+    follower = await Observer(anna, await anna.connect()).start()
+
+    screen, _ = await asyncio.gather(
+        door.do(anna, "activate_chat", chat_id=group_id),
+        cast.call("Vera", "like_message", chat_id=group_id, seq=NEWEST),
+    )
+
+    follower.model.open(screen)
+    await follower.settle()
+    check_equal("the follower", follower.model, await read_anew(follower.socket, anna.id, group_id))
+
+
 async def test_an_activated_chat_takes_the_place_of_the_one_before(cast: Cast) -> None:
     anna = cast.people["Anna"]
     observer = await Observer(anna, anna.socket).start(cast.chats["group"])

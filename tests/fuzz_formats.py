@@ -1,0 +1,33 @@
+"""Valid values of what a schema can only name: loaded by schemathesis, as schemathesis.toml says."""
+
+import base64
+import io
+
+import schemathesis
+from hypothesis import strategies as st
+from PIL import Image
+
+# Numbers that nobody has: the demo users are not to be locked out or changed.
+PHONES = st.integers(0, 9_999_999).map(lambda number: f"+7916{number:07d}")
+SECONDS = st.integers(0, 4_000_000_000_000_000)
+
+
+def picture(size: tuple[int, int]) -> str:
+    """A small PNG in base64."""
+    written = io.BytesIO()
+    Image.new("RGB", size).save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()
+
+
+schemathesis.openapi.format("phone", PHONES)
+schemathesis.openapi.format("byte", st.tuples(st.integers(1, 9), st.integers(1, 9)).map(picture))
+schemathesis.openapi.format(
+    "chat-cursor",
+    st.tuples(SECONDS, SECONDS, st.uuids()).map(
+        lambda parts: base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode()
+    ),
+)
+schemathesis.openapi.format("user-cursor", st.uuids().map(lambda user_id: user_id.hex))
+schemathesis.openapi.format(
+    "sync", st.tuples(SECONDS, st.integers(0, 9999)).map(lambda parts: f"{parts[0]}.{parts[1]}")
+)

@@ -1,0 +1,345 @@
+"""What DESIGN §6 says of chats, as dicts and lists: who may do what, and what everybody then sees.
+
+It knows nothing of the service. Every operation returns what the answer has to be, or raises Refused.
+"""
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+PREVIEWED = ("seq", "type", "text", "payload", "sender_id", "deleted")
+
+
+class Refused(Exception):
+    """The status and the code of a refusal."""
+
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__(status, code)
+        self.status, self.code = status, code
+
+
+class Outcome(NamedTuple):
+    """A success: its status, and the chat, message or whatever its data show."""
+
+    status: int
+    shown: Any = None
+
+
+@dataclass
+class Message:
+    seq: int
+    version: int
+    type: str
+    sender_id: str
+    text: str | None = None
+    payload: Json | None = None
+    client_id: str | None = None
+    reply_to: int | None = None
+    likes: set[str] = field(default_factory=set)
+    edited: bool = False
+    deleted: bool = False
+
+
+@dataclass
+class Member:
+    visible_from: int
+    last_read: int
+    joined_version: int
+    title: str | None = None
+    pinned_at: int = 0
+
+
+@dataclass
+class Chat:
+    """`id` is known once the service has answered."""
+
+    type: str
+    members: dict[str, Member]
+    updated_at: int
+    creator_id: str | None = None
+    title: str | None = None
+    id: str = ""
+    version: int = 1
+    messages: list[Message] = field(default_factory=list)
+    is_deleted: bool = False
+
+    @property
+    def message_count(self) -> int:
+        return len(self.messages)
+
+
+class Model:
+    """All chats of some users, who are known by id and name."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = names
+        self.chats: list[Chat] = []
+        self.founded: dict[tuple[str, str], tuple[Chat, Any]] = {}
+        self.sent: dict[tuple[int, str, str], tuple[Message, Any]] = {}
+        self.active: dict[str, Chat] = {}
+        self.clock = count(1)
+
+    # What everybody sees.
+
+    def chats_of(self, user: str) -> list[Chat]:
+        """In the order of the list."""
+        mine = [chat for chat in self.chats if user in chat.members]
+        return sorted(mine, key=lambda chat: (-chat.members[user].pinned_at, -chat.updated_at))
+
+    def messages_of(self, user: str, chat: Chat) -> list[Message]:
+        return chat.messages[chat.members[user].visible_from - 1 :]
+
+    def chat(self, user: str, chat: Chat) -> Json:
+        mine, newest = chat.members[user], chat.messages[-1] if chat.messages else None
+        others = [member for other, member in chat.members.items() if other != user]
+        last_message = self.message(user, chat, newest) if newest else None
+        if last_message and last_message["type"] != "system":
+            last_message["payload"] = None
+        return {
+            "id": chat.id,
+            "type": chat.type,
+            "title": chat.title,
+            "creator_id": chat.creator_id,
+            "member_count": len(chat.members),
+            "message_count": chat.message_count,
+            "version": chat.version,
+            "last_message": last_message and {name: last_message[name] for name in PREVIEWED},
+            "mine": {
+                "title": mine.title,
+                "peer": next(other for other in chat.members if other != user) if chat.type == "private" else None,
+                "pinned": bool(mine.pinned_at),
+                "last_read_seq": mine.last_read,
+                "others_read_seq": max((other.last_read for other in others), default=0),
+                "visible_from_seq": mine.visible_from,
+                "unread_count": chat.message_count - mine.last_read,
+            },
+        }
+
+    def message(self, user: str, chat: Chat, message: Message) -> Json:
+        return {
+            "chat_id": chat.id,
+            "seq": message.seq,
+            "version": message.version,
+            "client_id": message.client_id,
+            "type": message.type,
+            "text": message.text,
+            "payload": message.payload,
+            "attachment": None,
+            "reply_to": message.reply_to,
+            "sender_id": message.sender_id,
+            "like_count": len(message.likes),
+            "liked": user in message.likes,
+            "edited": message.edited,
+            "deleted": message.deleted,
+        }
+
+    def members(self, chat: Chat) -> Json:
+        return {
+            user: {"is_creator": user == chat.creator_id, "last_read_seq": member.last_read, "removed_at": None}
+            for user, member in chat.members.items()
+        }
+
+    # Who may what.
+
+    def _mine(self, user: str, chat: Chat) -> Member:
+        if user not in chat.members:
+            raise Refused(404, "chat_not_found")
+        return chat.members[user]
+
+    def _seen(self, user: str, chat: Chat, seq: int) -> Message:
+        if not self._mine(user, chat).visible_from <= seq <= chat.message_count:
+            raise Refused(404, "message_not_found")
+        return chat.messages[seq - 1]
+
+    def _group(self, user: str, chat: Chat) -> None:
+        self._mine(user, chat)
+        if chat.type != "group":
+            raise Refused(409, "not_a_group")
+
+    def _as_creator(self, user: str, chat: Chat) -> None:
+        self._group(user, chat)
+        if chat.creator_id != user:
+            raise Refused(403, "not_creator")
+
+    # What they do.
+
+    def open_private_chat(self, user: str, user_id: str) -> Outcome:
+        if user == user_id:
+            raise Refused(422, "invalid_input")
+        for chat in self.chats:
+            if chat.type == "private" and chat.members.keys() == {user, user_id}:
+                return Outcome(200, chat)
+        members = {who: Member(1, 0, 0) for who in (user, user_id)}
+        self.chats.append(Chat("private", members, next(self.clock)))
+        return Outcome(201, self.chats[-1])
+
+    def create_group(self, user: str, title: str, member_ids: list[str], client_id: str | None) -> Outcome:
+        others = [member for member in member_ids if member != user]
+        if not others:
+            raise Refused(422, "invalid_input")
+        content = (title, sorted(member_ids))
+        if client_id and (user, client_id) in self.founded:
+            chat, founded = self.founded[user, client_id]
+            if founded != content:
+                raise Refused(409, "client_id_reused")
+            self._mine(user, chat)
+            return Outcome(200, chat)
+        members = {who: Member(1, 0, 0) for who in (user, *others)}
+        chat = Chat("group", members, 0, creator_id=user, title=title, version=0)
+        self._tell(chat, user, "group_created", others, title)
+        self.chats.append(chat)
+        if client_id:
+            self.founded[user, client_id] = chat, content
+        return Outcome(201, chat)
+
+    def send_message(
+        self, user: str, chat: Chat, type: str, text: str, client_id: str, reply_to: int | None
+    ) -> Outcome:
+        self._mine(user, chat)
+        key, content = (id(chat), user, client_id), (text, reply_to)
+        if key in self.sent:
+            message, sent = self.sent[key]
+            if sent != content:
+                raise Refused(409, "client_id_reused")
+            return Outcome(200, message)
+        if reply_to is not None:
+            self._seen(user, chat, reply_to)
+        message = self._say(chat, user, type=type, text=text, client_id=client_id, reply_to=reply_to)
+        self.sent[key] = message, content
+        return Outcome(201, message)
+
+    def edit_message(self, user: str, chat: Chat, seq: int, text: str | None) -> Outcome:
+        message = self._seen(user, chat, seq)
+        if message.type == "system" or message.sender_id != user:
+            raise Refused(403, "not_author")
+        if message.deleted:
+            raise Refused(409, "message_deleted")
+        if text is None:  # a text is no caption
+            raise Refused(422, "invalid_input")
+        if text != message.text:
+            message.text, message.edited = text, True
+            self._change(chat, message)
+        return Outcome(200, message)
+
+    def delete_message(self, user: str, chat: Chat, seq: int) -> Outcome:
+        message = self._seen(user, chat, seq)
+        if message.type == "system" or user not in (message.sender_id, chat.creator_id):
+            raise Refused(403, "not_author")
+        if not message.deleted:
+            message.deleted, message.edited, message.likes = True, False, set()
+            message.text = message.payload = message.reply_to = None
+            self._change(chat, message)
+        return Outcome(204)
+
+    def like_message(self, user: str, chat: Chat, seq: int) -> Outcome:
+        message = self._seen(user, chat, seq)
+        if message.deleted:
+            raise Refused(409, "message_deleted")
+        if user not in message.likes:
+            message.likes.add(user)
+            self._change(chat, message)
+        return Outcome(200, message)
+
+    def unlike_message(self, user: str, chat: Chat, seq: int) -> Outcome:
+        message = self._seen(user, chat, seq)
+        if user in message.likes:
+            message.likes.remove(user)
+            self._change(chat, message)
+        return Outcome(200, message)
+
+    def rename_chat(self, user: str, chat: Chat, title: str | None) -> Outcome:
+        self._mine(user, chat).title = title
+        return Outcome(200, chat)
+
+    def pin_chat(self, user: str, chat: Chat) -> Outcome:
+        mine = self._mine(user, chat)
+        mine.pinned_at = mine.pinned_at or next(self.clock)
+        return Outcome(200, chat)
+
+    def unpin_chat(self, user: str, chat: Chat) -> Outcome:
+        self._mine(user, chat).pinned_at = 0
+        return Outcome(200, chat)
+
+    def mark_read(self, user: str, chat: Chat, seq: int) -> Outcome:
+        mine = self._mine(user, chat)
+        mine.last_read = max(mine.last_read, min(seq, chat.message_count))
+        return Outcome(200, chat)
+
+    def activate_chat(self, user: str, chat: Chat) -> Outcome:
+        self._mine(user, chat)
+        self.active[user] = chat
+        return Outcome(200)
+
+    def list_changes(self, user: str, chat: Chat, since: int) -> Outcome:
+        """The seqs of what changed, in the order of versions; None: the window is to be dropped."""
+        mine = self._mine(user, chat)
+        if not mine.joined_version <= since <= chat.version:
+            return Outcome(200, None)
+        changed = [message for message in self.messages_of(user, chat) if message.version > since]
+        return Outcome(200, [message.seq for message in sorted(changed, key=lambda message: message.version)])
+
+    def add_members(
+        self, user: str, chat: Chat, user_ids: list[str], share_history: bool, title: str | None
+    ) -> Outcome:
+        mine = self._mine(user, chat)
+        joining = [who for who in user_ids if who not in chat.members]
+        if joining:
+            was_private = chat.type == "private"
+            if was_private:
+                names = sorted(self.names[who] for who in (*chat.members, *joining))
+                chat.type, chat.creator_id, chat.title = "group", user, title or ", ".join(names)
+                for member in chat.members.values():
+                    member.title = None
+            event = "became_group" if was_private else "members_added"
+            message = self._tell(chat, user, event, joining, chat.title if was_private else None)
+            visible_from = mine.visible_from if share_history else message.seq
+            chat.members |= {who: Member(visible_from, visible_from - 1, chat.version) for who in joining}
+        return Outcome(200, chat)
+
+    def remove_member(self, user: str, chat: Chat, user_id: str) -> Outcome:
+        self._as_creator(user, chat)
+        if user_id == user:
+            raise Refused(409, "creator_cannot_leave")
+        if user_id not in chat.members:
+            raise Refused(404, "member_not_found")
+        self._end(chat, user_id)
+        self._tell(chat, user, "member_removed", [user_id])
+        return Outcome(204)
+
+    def leave_chat(self, user: str, chat: Chat) -> Outcome:
+        self._group(user, chat)
+        if chat.creator_id == user:
+            raise Refused(409, "creator_cannot_leave")
+        self._end(chat, user)
+        self._tell(chat, user, "member_left", [])
+        return Outcome(204)
+
+    def delete_chat(self, user: str, chat: Chat) -> Outcome:
+        self._as_creator(user, chat)
+        for who in list(chat.members):
+            self._end(chat, who)
+        return Outcome(204)
+
+    def _end(self, chat: Chat, user: str) -> None:
+        del chat.members[user]
+        if self.active.get(user) is chat:
+            del self.active[user]
+
+    def _change(self, chat: Chat, message: Message) -> None:
+        chat.version += 1
+        message.version = chat.version
+
+    def _tell(self, chat: Chat, user: str, event: str, user_ids: list[str], title: str | None = None) -> Message:
+        return self._say(chat, user, type="system", payload={"event": event, "user_ids": user_ids, "title": title})
+
+    def _say(self, chat: Chat, user: str, **content: Any) -> Message:
+        """Whoever causes a message has read up to it."""
+        chat.version += 1
+        chat.updated_at = next(self.clock)
+        message = Message(chat.message_count + 1, chat.version, sender_id=user, **content)
+        chat.messages.append(message)
+        if user in chat.members:
+            chat.members[user].last_read = message.seq
+        return message

@@ -1,0 +1,157 @@
+"""Thousands of generated requests to a fresh server with the demo data: none gets what the documents don't say.
+
+Run by `make test-fuzz`. `--hypothesis-seed` repeats a run.
+"""
+
+import asyncio
+import os
+import random
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+
+from chat_app.live.catalog import COMMANDS
+from chat_app.web.examples import PASSWORD, PHONE
+from tests.clients import DEADLINE, Socket
+from tests.conftest import free_port
+from tests.operations import Json
+from tests.process import ROOT, START_SECONDS
+
+COMMANDS_SENT = 1500
+JUNK = (None, True, -1, 0, 1.5, 2**53, "", "words", "x" * 9000, "nul \x00", [], [None], {}, {"a": {}})
+
+pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+async def base(data_dir: Path) -> AsyncIterator[str]:
+    """The address of a server as `make run` starts it."""
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")} | {
+        "CHAT_DATA_DIR": str(data_dir / "fuzz"),
+        "CHAT_PORT": str(port),
+        "CHAT_RATE_LIMITS": "off",
+        "CHAT_LOG_LEVEL": "ERROR",
+    }
+    command = (sys.executable, "-m", "chat_app", "run")
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=PIPE)
+    assert process.stdout
+    async with asyncio.timeout(START_SECONDS):
+        while not (line := await process.stdout.readline()).startswith(b"Ready"):
+            assert line, "the server did not start"
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    await asyncio.wait_for(process.wait(), START_SECONDS)
+
+
+async def test_every_request_is_answered_as_the_document_says(base: str, pytestconfig: pytest.Config) -> None:
+    async with httpx.AsyncClient(base_url=base) as client:
+        login = await client.post("/api/v1/auth/login", data={"username": PHONE, "password": PASSWORD})
+    seed = pytestconfig.getoption("hypothesis_seed") or str(pytestconfig.getoption("randomly_seed"))
+    command = (str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml", "run")
+    options = ("--seed", seed, "--header", f"Authorization: Bearer {login.json()['access_token']}", "--no-color")
+    running = await asyncio.create_subprocess_exec(
+        *command,
+        f"{base}/openapi.json",
+        *options,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=PIPE,
+        stderr=STDOUT,
+    )
+    output, _ = await running.communicate()
+    assert running.returncode == 0, output.decode()
+
+
+class Generator:
+    """Arguments made from a schema: valid as far as it can tell, then sometimes broken."""
+
+    def __init__(self, rng: random.Random, definitions: Json, ids: list[str]) -> None:
+        self.rng, self.definitions, self.ids = rng, definitions, ids
+
+    def argument(self, schema: Json) -> Any:
+        made = self.value(schema)
+        if self.rng.random() < 0.6 or not isinstance(made, dict):
+            return made
+        match self.rng.choice(("junk", "missing", "surprise", "other")):
+            case "junk" if made:
+                made[self.rng.choice(list(made))] = self.rng.choice(JUNK)
+            case "missing" if made:
+                del made[self.rng.choice(list(made))]
+            case "surprise":
+                made["surprise"] = self.rng.choice(JUNK)
+            case _:
+                return self.rng.choice(JUNK)
+        return made
+
+    def value(self, schema: Json) -> Any:
+        if "$ref" in schema:
+            return self.value(self.definitions[schema["$ref"].rpartition("/")[2]])
+        for several in ("anyOf", "oneOf"):
+            if several in schema:
+                return self.value(self.rng.choice(schema[several]))
+        if "const" in schema:
+            return schema["const"]
+        kind = schema["type"]
+        match self.rng.choice(kind) if isinstance(kind, list) else kind:
+            case "object":
+                required = schema.get("required", [])
+                wanted = [name for name in schema["properties"] if name in required or self.rng.random() < 0.4]
+                return {name: self.value(schema["properties"][name]) for name in wanted}
+            case "array":
+                return [self.value(schema["items"]) for _ in range(self.rng.randint(1, 3))]
+            case "string":
+                return self.text(schema)
+            case "integer":
+                low, high = schema.get("minimum", 0), schema.get("maximum", 100)
+                return self.rng.choice((low, low + self.rng.randrange(8), high))
+            case "number":
+                return self.rng.uniform(schema.get("minimum", -1), schema.get("maximum", 1))
+            case "boolean":
+                return self.rng.random() < 0.5
+        return None
+
+    def text(self, schema: Json) -> str:
+        if schema.get("format") == "uuid":
+            return self.rng.choice([*self.ids, str(UUID(int=self.rng.randrange(9)))])
+        longest = min(schema.get("maxLength", 20), self.rng.choice((1, 20, 300)))
+        return "".join(self.rng.choice("ab 9.Ж😀") for _ in range(max(1, longest)))
+
+
+async def test_every_command_is_answered_as_the_document_says(base: str, pytestconfig: pytest.Config) -> None:
+    seed = pytestconfig.getoption("randomly_seed")
+    async with httpx.AsyncClient(base_url=base) as client:
+        login = await client.post("/api/v1/auth/login", data={"username": PHONE, "password": PASSWORD})
+        token = login.json()["access_token"]
+        listed = await client.get("/api/v1/chats", headers={"Authorization": f"Bearer {token}"})
+        document = (await client.get("/asyncapi.json")).json()
+    components = document["components"]
+    checks = {
+        name: Draft202012Validator(components["messages"][f"{name}_answer"]["payload"] | {"components": components})
+        for name in COMMANDS
+    }
+    ids = [chat["id"] for chat in listed.json()["items"]] + [user["id"] for user in listed.json()["users"]]
+    generator = Generator(random.Random(seed), components["schemas"], ids)
+    socket = Socket()
+    await socket.connect(base, {"token": token})
+    statuses: Counter[int] = Counter()
+    for number in range(COMMANDS_SENT):
+        name = generator.rng.choice(list(COMMANDS))
+        argument = generator.argument(components["messages"][name]["payload"])
+        ack = await socket.client.call(name, argument, timeout=DEADLINE)
+        said = f"seed {seed}, command {number}: {name} {str(argument)[:500]} -> {str(ack)[:500]}"
+        checks[name].validate(ack)
+        statuses[ack["status"] if ack["ok"] else ack["error"]["status"]] += 1
+        assert ack["ok"] or ack["error"]["status"] < 500, said
+    await socket.close()
+    # Otherwise it would prove little.
+    assert {200, 201, 204, 403, 404, 409, 422} <= statuses.keys()
+    assert sum(times for status, times in statuses.items() if status < 300) > COMMANDS_SENT / 10

@@ -1,0 +1,232 @@
+"""Texts that break programs: each is kept exactly as it was sent, or refused with 422, and by both doors alike."""
+
+import json
+import unicodedata
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import pytest
+
+from tests.clients import Door, Person, SocketDoor, answer_of, http_answer
+from tests.operations import ROUTES, Json
+from tests.raw import RawSocket
+from tests.service import MakePerson, Service
+
+COMPOSED, DECOMPOSED = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
+# Refused by every field: PostgreSQL can't keep the one, UTF-8 can't say the other.
+NOWHERE = {"NUL": "a\x00b", "only NUL": "\x00"}
+UNSAYABLE = {
+    "high surrogate": r"a\ud800b",
+    "low surrogate": r"\udc00",
+    "surrogates the wrong way round": r"\udc00\ud800",
+}
+# Refused by fields of one line, kept by bodies.
+LINES = {
+    "control characters": "".join(map(chr, range(1, 32))) + "\x7f",
+    "ANSI escapes": "\x1b[31mred\x1b[0m\x1b]0;title\x07\x1b[2J",
+    "newlines": "one\ntwo\r\nthree\rfour\n",
+    "only spaces": "   ",
+    "tab": "a\tb",
+}
+# Kept by every field.
+ANYWHERE = {
+    "bidi overrides": "\u202eevil\u202c \u2066isolate\u2069 \u200f",
+    "zero width": "a\u200bb\u200cc\u200dd\u2060e\ufeff",
+    "C1 controls": "a\x80\x85\x9fb",
+    "line separators": "a\u2028b\u2029c",
+    "noncharacters": "a\ufffe\uffff\U0001ffffb",
+    "private use": "\ue000\U000f0000",
+    "replacement": "\ufffd",
+    "SQL": "'; DROP TABLE message; -- \" \\ $$ %s %(x)s :name ?",
+    "LIKE": "%_\\%\\_",
+    "HTML": "<script>alert('x')</script><img src=x onerror=alert(1)>&amp;&#0;",
+    "formats": "{0} {self.__class__} %d %n %s ${jndi:ldap://x} {{7*7}}",
+    "path": "../../etc/passwd C:\\CON /dev/null",
+    "JSON": '{"a": [null, "\\u0000"]}',
+    "escapes that are text": r"\u0000 \x00 \n \ud800",
+    "emoji ZWJ": "👨‍👩‍👧‍👦🏳️‍🌈👩🏽‍🚀🇷🇺",
+    "composed": COMPOSED,
+    "decomposed": DECOMPOSED,
+    "spaces around": "  middle  ",
+    "wide spaces around": "\u00a0\u3000middle\u2003",
+    "dotless": "ıİſßŉΣς",
+    "ligature": "﷽ﬃ",
+    "other digits": "١٢٣ ４５",
+    "null": "null",
+    "number": "-0 1e400 NaN",
+    "one": "x",
+    "a hundred": "ё" * 100,
+    "a hundred beyond the BMP": "😀" * 100,
+}
+# Refused or kept by their length alone.
+LONG = {
+    "empty": "",
+    "combining marks": "e" + "\u0301" * 10_000,
+    "few combining marks": "e" + "\u0301" * 7_000,
+    "101": "x" * 101,
+    "8000": "x" * 8_000,
+    "8001": "x" * 8_001,
+    "20,000": "x" * 20_000,
+}
+STRINGS = NOWHERE | LINES | ANYWHERE | LONG
+
+# Lower case is not one to one.
+MATCHED_OTHERWISE = {"dotless"}
+
+
+class Field(NamedTuple):
+    """A text field: the operation and arguments that send it, and where what is answered has it."""
+
+    operation: str
+    arguments: Callable[[str], Json]
+    found: Callable[[Any], Any]
+    longest: int
+    is_line: bool = True
+    shortest: int = 1
+
+    def keeps(self, name: str, text: str) -> bool:
+        """Whether it has to keep this text; otherwise it has to refuse it."""
+        fits = self.shortest <= len(text) <= self.longest
+        return fits and name not in NOWHERE and not (self.is_line and name in LINES)
+
+
+class Scene(NamedTuple):
+    anna: Person
+    boris: Person
+    chat_id: str
+    seq: int
+
+
+def fields(scene: Scene) -> dict[str, Field]:
+    """What both doors have."""
+    chat = {"chat_id": scene.chat_id}
+
+    def message(**content: Any) -> Json:
+        return chat | {"client_id": str(uuid4())} | content
+
+    return {
+        "text": Field("send_message", lambda text: message(type="text", text=text), lambda m: m["text"], 8000, False),
+        "caption": Field(
+            "send_message",
+            lambda text: message(type="location", latitude=1, longitude=1, text=text),
+            lambda m: m["text"],
+            8000,
+            False,
+        ),
+        "contact name": Field(
+            "send_message",
+            lambda text: message(type="contact", name=text, phone="1"),
+            lambda m: m["payload"]["name"],
+            100,
+        ),
+        "contact phone": Field(
+            "send_message",
+            lambda text: message(type="contact", name="Anna", phone=text),
+            lambda m: m["payload"]["phone"],
+            40,
+            False,
+        ),
+        "edited text": Field(
+            "edit_message", lambda text: chat | {"seq": scene.seq, "text": text}, lambda m: m["text"], 8000, False
+        ),
+        "own title": Field("rename_chat", lambda text: chat | {"title": text}, lambda c: c["mine"]["title"], 100),
+        "group title": Field(
+            "create_group", lambda text: {"title": text, "member_ids": [scene.boris.id]}, lambda c: c["title"], 100
+        ),
+    }
+
+
+FIELDS = list(fields(Scene(*[None] * 4)))  # type: ignore[arg-type]  # for their names
+
+
+@pytest.fixture
+async def scene(make_person: MakePerson) -> Scene:
+    anna, boris = await make_person("Anna", connected=True), await make_person("Boris")
+    door = SocketDoor()
+    chat = await door.open_private_chat(anna, boris)
+    message = await door.send(anna, chat["id"])
+    return Scene(anna, boris, chat["id"], message["seq"])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+async def test_are_kept_or_refused_by_a_field_of_both_doors(name: str, door: Door, scene: Scene) -> None:
+    field = fields(scene)[name]
+    found, expected = {}, {}
+    for kind, text in STRINGS.items():
+        answer = await door.call(scene.anna, field.operation, **field.arguments(text))
+        found[kind] = field.found(answer.data) if answer.ok else (answer.status, answer.code)
+        expected[kind] = text if field.keeps(kind, text) else (422, "invalid_input")
+        if answer.ok and "seq" in answer.data:
+            again = await door.do(scene.boris, "get_message", chat_id=scene.chat_id, seq=answer.data["seq"])
+            assert field.found(again) == text
+    assert found == expected
+
+
+async def test_become_the_title_of_a_private_chat_that_grows(door: Door, make_person: MakePerson) -> None:
+    anna, clara = await make_person("Anna"), await make_person("Clara")
+    for kind, text in STRINGS.items():
+        chat = await door.open_private_chat(anna, await make_person("Boris"))
+        answer = await door.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id], title=text)
+        fits = 1 <= len(text) <= 100 and kind not in NOWHERE | LINES
+        assert (answer.data["title"] if answer.ok else answer.status) == (text if fits else 422), kind
+
+
+@pytest.mark.parametrize(("field", "longest", "shortest"), [("name", 100, 1), ("bio", 500, 0)])
+async def test_are_kept_or_refused_by_a_profile(field: str, longest: int, shortest: int, scene: Scene) -> None:
+    found, expected = {}, {}
+    for kind, text in STRINGS.items():
+        answer = http_answer(await scene.anna.http.patch("/api/v1/users/me", json={field: text}))
+        fits = shortest <= len(text) <= longest and kind not in (NOWHERE | LINES if field == "name" else NOWHERE)
+        expected[kind] = (text, text) if fits else 422
+        seen = await scene.boris.http.get(f"/api/v1/users/{scene.anna.id}")
+        found[kind] = (answer.data[field], seen.json()[field]) if answer.ok else answer.status
+    assert found == expected
+
+
+async def test_are_no_username(scene: Scene) -> None:
+    for kind, text in (STRINGS | {"end of line": "anna\n", "other letters": "аnna"}).items():
+        if kind == "null":  # it is one
+            continue
+        answer = http_answer(await scene.anna.http.patch("/api/v1/users/me", json={"username": text}))
+        assert (answer.status, answer.code) == (422, "invalid_input"), kind
+
+
+async def test_find_whoever_has_such_a_name_and_nobody_else(scene: Scene) -> None:
+    for kind, text in STRINGS.items():
+        fits = len(text) <= 100 and kind not in NOWHERE | LINES
+        is_name = fits and (await scene.anna.http.patch("/api/v1/users/me", json={"name": text})).is_success
+        answer = http_answer(await scene.boris.http.get("/api/v1/users", params={"query": text, "limit": 100}))
+        if not 1 <= len(text) <= 100 or kind in NOWHERE:
+            assert answer.status == 422, kind
+            continue
+        assert answer.status == 200, kind
+        if is_name and kind not in MATCHED_OTHERWISE:
+            assert scene.anna.id in [user["id"] for user in answer.data["items"]], kind
+
+
+@pytest.mark.parametrize("kind", UNSAYABLE)
+async def test_that_are_no_text_are_refused_by_both_doors(kind: str, scene: Scene, service: Service) -> None:
+    raw = await RawSocket.connected(service.base, scene.anna.token)
+    answers = {}
+    for name, field in fields(scene).items():
+        arguments = field.arguments("HERE")
+        ack = await raw.call(field.operation, json.dumps(arguments).replace("HERE", UNSAYABLE[kind]))
+        route = ROUTES[field.operation]
+        body = json.dumps(route.body(arguments)).replace("HERE", UNSAYABLE[kind])
+        headers = {"Content-Type": "application/json"}
+        sent = await scene.anna.http.request(route.method, route.url(arguments), content=body, headers=headers)
+        answers[name] = answer_of(ack)[::2], http_answer(sent)[::2]
+    await raw.close()
+    assert answers == dict.fromkeys(answers, ((422, "invalid_input"),) * 2)
+
+
+async def test_as_the_name_of_a_file_do_no_harm(scene: Scene) -> None:
+    for kind, text in STRINGS.items():
+        file = {"file": (text, b"Notes", "text/plain")}
+        answer = http_answer(await scene.anna.http.post("/api/v1/attachments", files=file))
+        assert answer.status in (201, 422), kind
+        if answer.ok:
+            assert answer.data["name"] and not set(answer.data["name"]) & {"/", "\\", "\x00", "\r", "\n"}, kind
+            opened = await scene.boris.http.get(answer.data["url"])
+            assert (opened.status_code, opened.content) == (200, b"Notes"), kind

@@ -1,0 +1,282 @@
+"""What four people do at random, through either door, has the outcome that a plain model of DESIGN §6 foretells.
+
+`--hypothesis-profile=long` does twenty times as much. A failure shows the shortest way to it that was found.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.clients import Answer, Door, HttpDoor, Person, SocketDoor
+from tests.operations import Json
+from tests.service import MakePerson
+from tests.state_model import Chat, Message, Model, Outcome, Refused
+
+NAMES = ("Anna", "Boris", "Clara", "David")
+EXAMPLES, STEPS = 20, 50
+CHECK_EVERY = 5
+# Few, so that much happens in each.
+MOST_CHATS = 4
+
+CHATS: Bundle[Chat] = Bundle("chats")
+USERS = st.integers(0, len(NAMES) - 1)
+SEVERAL = st.sets(USERS, min_size=1, max_size=3).map(sorted)
+DOORS = st.sampled_from(("http", "socket"))
+# Few, so that they come again.
+TEXTS = st.sampled_from(("yes", "no", "perhaps"))
+TITLES = st.sampled_from(("Trip", "Work"))
+USED_IDS = st.integers(1, 3).map(lambda number: str(UUID(int=number)))
+# How far back from the newest message, which is 0; -1 doesn't exist yet.
+BACK = st.integers(-1, 6)
+
+
+def facts(data: Json) -> Json:
+    """Of an answer what the model foretells: whether something was edited, deleted or pinned, not when."""
+    times = {
+        name.removesuffix("_at"): bool(data[name]) for name in ("edited_at", "deleted_at", "pinned_at") if name in data
+    }
+    return {name: value for name, value in data.items() if not name.endswith("_at")} | times
+
+
+def chat_facts(chat: Json) -> Json:
+    mine = facts(chat["mine"])
+    del mine["version"]
+    mine["peer"] = mine["peer"] and mine["peer"]["id"]
+    return facts(chat) | {"mine": mine, "last_message": chat["last_message"] and facts(chat["last_message"])}
+
+
+def members_facts(members: list[Json]) -> Json:
+    return {
+        member["user_id"]: {name: member[name] for name in ("is_creator", "last_read_seq", "removed_at")}
+        for member in members
+    }
+
+
+class Chats(RuleBasedStateMachine):
+    """Each rule asks the model first, then the service."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, make_person: MakePerson, doors: dict[str, Door]) -> None:
+        super().__init__()
+        self.loop, self.doors = loop, doors
+        self.people: list[Person] = self.run(*(make_person(name, connected=True) for name in NAMES))
+        self.ids = [person.id for person in self.people]
+        self.model = Model(dict(zip(self.ids, NAMES, strict=True)))
+        self.steps = 0
+        self.has_failed = False
+        self.compared: dict[tuple[Any, ...], Any] = {}
+
+    def run(self, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+        """All at once, in the loop of the service: this here is another thread."""
+
+        async def together() -> list[Any]:
+            return await asyncio.gather(*coroutines)
+
+        return asyncio.run_coroutine_threadsafe(together(), self.loop).result(30)
+
+    def do(self, door: str, user: int, operation: str, chat: Chat | None = None, **arguments: Any) -> Outcome | None:
+        """The same with the model and with the service; the outcome if it is a success."""
+        self.steps += 1
+        subject = [chat] if chat else []
+        expected: Outcome | Refused
+        try:
+            expected = getattr(self.model, operation)(self.ids[user], *subject, **arguments)
+        except Refused as refusal:
+            expected = refusal
+        if chat:
+            arguments["chat_id"] = chat.id
+        [answer] = self.run(self.doors[door].call(self.people[user], operation, **arguments))
+        self.has_failed = True
+        self.compare(self.ids[user], chat, expected, answer)
+        self.has_failed = False
+        return expected if isinstance(expected, Outcome) else None
+
+    def compare(self, user: str, chat: Chat | None, expected: Outcome | Refused, answer: Answer) -> None:
+        if isinstance(expected, Refused):
+            assert (answer.status, answer.code) == (expected.status, expected.code)
+            return
+        assert (answer.status, answer.code) == (expected.status, None)
+        match expected.shown:
+            case Chat() as shown:
+                shown.id = shown.id or answer.data["id"]
+                assert chat_facts(answer.data) == self.model.chat(user, shown)
+            case Message() as shown:
+                assert chat is not None
+                assert facts(answer.data) == self.model.message(user, chat, shown)
+
+    def founded(self, outcome: Outcome | None) -> MultipleResults[Chat] | Chat:
+        return outcome.shown if outcome and outcome.status == 201 else multiple()
+
+    @initialize(target=CHATS, door=DOORS, members=SEVERAL.filter(lambda members: members != [0]))
+    def begin_with_a_group(self, door: str, members: list[int]) -> Any:
+        member_ids = [self.ids[member] for member in members]
+        return self.founded(self.do(door, 0, "create_group", title="Trip", member_ids=member_ids, client_id=None))
+
+    def wants_chats(self) -> bool:
+        return len(self.model.chats) < MOST_CHATS
+
+    @precondition(wants_chats)
+    @rule(target=CHATS, door=DOORS, user=USERS, peer=USERS)
+    def open_private_chat(self, door: str, user: int, peer: int) -> Any:
+        return self.founded(self.do(door, user, "open_private_chat", user_id=self.ids[peer]))
+
+    @precondition(wants_chats)
+    @rule(target=CHATS, door=DOORS, user=USERS, title=TITLES, members=SEVERAL, client_id=st.none() | USED_IDS)
+    def create_group(self, door: str, user: int, title: str, members: list[int], client_id: str | None) -> Any:
+        member_ids = [self.ids[member] for member in members]
+        return self.founded(
+            self.do(door, user, "create_group", title=title, member_ids=member_ids, client_id=client_id)
+        )
+
+    @rule(door=DOORS, user=USERS, chat=CHATS, text=TEXTS, client_id=st.none() | USED_IDS, reply_to=st.none() | BACK)
+    def send_message(
+        self, door: str, user: int, chat: Chat, text: str, client_id: str | None, reply_to: int | None
+    ) -> None:
+        self.do(
+            door,
+            user,
+            "send_message",
+            chat,
+            text=text,
+            client_id=client_id or str(UUID(int=1000 + self.steps)),
+            reply_to=None if reply_to is None else max(1, chat.message_count - reply_to),
+            type="text",
+        )
+
+    @rule(door=DOORS, chat=CHATS, back=BACK, what=st.sampled_from(("edit", "delete", "like")))
+    def answer_and_touch(self, door: str, chat: Chat, back: int, what: str) -> None:
+        """A random member's message seldom meets a right: here who is in the chat answers, and then touches that."""
+        if chat.members:
+            user = self.ids.index(min(chat.members))
+            self.send_message(door, user, chat, "yes", None, max(0, back))
+            text = {"text": "no"} if what == "edit" else {}
+            self.do(door, user, f"{what}_message", chat, seq=chat.message_count, **text)
+
+    @rule(door=DOORS, user=USERS, chat=CHATS, back=BACK, text=st.none() | TEXTS)
+    def edit_message(self, door: str, user: int, chat: Chat, back: int, text: str | None) -> None:
+        self.do(door, user, "edit_message", chat, seq=max(1, chat.message_count - back), text=text)
+
+    @rule(
+        door=DOORS,
+        user=USERS,
+        chat=CHATS,
+        back=BACK,
+        operation=st.sampled_from(("like_message", "unlike_message", "delete_message")),
+    )
+    def touch_message(self, door: str, user: int, chat: Chat, back: int, operation: str) -> None:
+        self.do(door, user, operation, chat, seq=max(1, chat.message_count - back))
+
+    @rule(door=DOORS, user=USERS, chat=CHATS, back=BACK)
+    def mark_read(self, door: str, user: int, chat: Chat, back: int) -> None:
+        self.do(door, user, "mark_read", chat, seq=max(0, chat.message_count - back))
+
+    @rule(door=DOORS, user=USERS, chat=CHATS, title=st.none() | TITLES)
+    def rename_chat(self, door: str, user: int, chat: Chat, title: str | None) -> None:
+        self.do(door, user, "rename_chat", chat, title=title)
+
+    @rule(
+        door=DOORS,
+        user=USERS,
+        chat=CHATS,
+        operation=st.sampled_from(("pin_chat", "unpin_chat", "activate_chat", "leave_chat", "delete_chat")),
+    )
+    def touch_chat(self, door: str, user: int, chat: Chat, operation: str) -> None:
+        self.do(door, user, operation, chat)
+
+    @rule(door=DOORS, user=USERS, chat=CHATS, others=SEVERAL, share=st.booleans(), title=st.none() | TITLES)
+    def add_members(self, door: str, user: int, chat: Chat, others: list[int], share: bool, title: str | None) -> None:
+        user_ids = [self.ids[other] for other in others]
+        self.do(door, user, "add_members", chat, user_ids=user_ids, share_history=share, title=title)
+
+    @rule(door=DOORS, user=USERS, chat=CHATS, other=USERS)
+    def remove_member(self, door: str, user: int, chat: Chat, other: int) -> None:
+        self.do(door, user, "remove_member", chat, user_id=self.ids[other])
+
+    @rule(door=DOORS, user=USERS, chat=CHATS, back=st.integers(-1, 12))
+    def list_changes(self, door: str, user: int, chat: Chat, back: int) -> None:
+        self.do(door, user, "list_changes", chat, since=max(0, chat.version - back))
+
+    @invariant()
+    def everybody_sees_what_the_model_says(self) -> None:
+        if self.steps % CHECK_EVERY == 0:
+            self.look(self.doors["http" if self.steps % 25 == 0 else "socket"], again=False)
+
+    def look(self, door: Door, *, again: bool) -> None:
+        """Everybody reads their list, and the chats that changed, or all of them again."""
+        if not self.has_failed:
+            self.has_failed = True
+            self.run(*(self.read(door, person, again) for person in self.people))
+            self.has_failed = False
+
+    async def read(self, door: Door, person: Person, again: bool) -> None:
+        mine = self.model.chats_of(person.id)
+        listed = (await door.do(person, "list_chats", limit=100))["items"]
+        assert [chat_facts(chat) for chat in listed] == [self.model.chat(person.id, chat) for chat in mine]
+        for chat in mine:
+            await self.read_page(door, person, chat, again)
+            await self.read_members(door, person, chat, again)
+
+    async def read_page(self, door: Door, person: Person, chat: Chat, again: bool) -> None:
+        expected = [self.model.message(person.id, chat, seen) for seen in self.model.messages_of(person.id, chat)]
+        if self.is_new(expected, "page", person.id, chat.id) or again:
+            page = await door.do(person, "list_messages", chat_id=chat.id, limit=100)
+            assert [facts(message) for message in page["items"]] == expected
+            assert (page["has_before"], page["has_after"]) == (False, False)
+
+    async def read_members(self, door: Door, person: Person, chat: Chat, again: bool) -> None:
+        expected = self.model.members(chat)
+        if self.is_new(expected, "members", person.id, chat.id) or again:
+            members = await door.do(person, "list_members", chat_id=chat.id)
+            assert members_facts(members["items"]) == expected
+
+    def is_new(self, expected: Any, *where: Any) -> bool:
+        """Only what has changed is read again."""
+        before, self.compared[where] = self.compared.get(where), expected
+        return before != expected
+
+    async def read_active(self, person: Person) -> None:
+        answer = await self.doors["http"].call(person, "get_active_chat")
+        active = self.model.active.get(person.id)
+        shown = answer.data["chat"]["id"] if answer.ok else answer.code
+        assert shown == (active.id if active else "no_active_chat")
+
+    def teardown(self) -> None:
+        try:
+            self.look(self.doors["socket"], again=True)
+            if not self.has_failed:
+                self.run(*(self.read_active(person) for person in self.people))
+        finally:
+            self.run(*(person.close() for person in self.people))
+
+
+@pytest.mark.timeout(3600)
+async def test_everything_happens_as_the_model_foretells(make_person: MakePerson, openapi: Json) -> None:
+    loop = asyncio.get_running_loop()
+    doors: dict[str, Door] = {"http": HttpDoor(openapi), "socket": SocketDoor()}
+    profile = settings(
+        # 100 unless another profile is loaded.
+        max_examples=EXAMPLES * settings.default.max_examples // 100,
+        stateful_step_count=STEPS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    def machine() -> Chats:
+        return Chats(loop, make_person, doors)
+
+    await asyncio.to_thread(run_state_machine_as_test, machine, settings=profile)
