@@ -7,11 +7,10 @@ from uuid import UUID, uuid4
 
 from pydantic import TypeAdapter
 from sqlalchemy import text
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import chats, members
 from chat_app.crud.attachments import create_attachment
-from chat_app.crud.messages import Draft, one, send_messages
+from chat_app.crud.messages import Draft, send_messages
 from chat_app.db import Database
 from chat_app.models import Attachment
 from chat_app.models.base import new_id
@@ -42,10 +41,6 @@ def draft(actor: Actor, chat_id: UUID, **fields: Any) -> Draft:
     return Draft(actor, chat_id, MESSAGE_CREATE.validate_python(message(type="text", text="hello") | fields))
 
 
-async def _send(session: AsyncSession, actor: Actor, chat_id: UUID, **fields: Any) -> None:
-    one(await send_messages(session, [draft(actor, chat_id, **fields)]))
-
-
 class Cast:
     """Who plays in each case, and the chats that exist before it.
 
@@ -65,18 +60,16 @@ class Cast:
         vera_id, gleb_id, egor_id = (self.actor(name).id for name in ("Vera", "Gleb", "Egor"))
         async with database.transaction() as session:
             private, _ = await chats.open_private_chat(session, anna, boris.id)
-            await _send(session, boris, private.id)
             founders = GroupCreate(title="All", member_ids=[boris.id, vera_id, egor_id])
             group, _ = await chats.create_group(session, anna, founders)
-            await _send(session, anna, group.id)
-            await _send(session, boris, group.id)
             file = Attachment(id=new_id(), owner_id=anna.id, name="file", content_type=PDF, size=9, key="none")
             await create_attachment(session, file)
-            await _send(session, anna, group.id, type="file", attachment_id=file.id, text="look")
+            with_caption = {"type": "file", "attachment_id": file.id, "text": "look"}
+            drafts = [draft(boris, private.id), draft(anna, group.id), draft(boris, group.id)]
+            await send_messages(session, [*drafts, draft(anna, group.id, **with_caption)])
             await members.remove_member(session, anna, group.id, egor_id)
             await members.add_members(session, anna, group.id, MembersAdd(user_ids=[gleb_id]))
-            await _send(session, anna, group.id)
-            await _send(session, boris, group.id)
+            await send_messages(session, [draft(anna, group.id), draft(boris, group.id)])
             assert (await chats.get_chat(session, anna, group.id)).message_count == NEWEST
             everybody = [self.actor(name).id for name in self.people]
             await chats.create_group(session, anna, GroupCreate(title="Lately", member_ids=everybody))
@@ -138,9 +131,10 @@ class Cast:
     def observers_of(self, person: Person) -> list[Observer]:
         return [observer for observer in self.observers if observer.person is person]
 
-    async def settle(self) -> list[list[str]]:
-        """Let all events arrive. Returns what each observer was told."""
-        return await asyncio.gather(*(observer.settle() for observer in self.observers))
+    async def settle(self) -> set[str]:
+        """Let all events arrive. Returns the names of those who were told anything."""
+        told = await asyncio.gather(*(observer.settle() for observer in self.observers))
+        return {observer.person.name for observer, names in zip(self.observers, told, strict=True) if names}
 
     async def check(self) -> None:
         """Compare what everybody was told with what is read anew."""

@@ -165,7 +165,7 @@ class Chats(RuleBasedStateMachine):
             user = self.ids.index(min(chat.members))
             self.send_message(door, user, chat, "yes", None, max(0, back))
             text = {"text": "no"} if what == "edit" else {}
-            self.do(door, user, f"{what}_message", chat, seq=chat.message_count, **text)
+            self.do(door, user, f"{what}_message", chat, seq=max(1, chat.message_count), **text)
 
     @rule(door=DOORS, user=USERS, chat=CHATS, back=BACK, text=st.none() | TEXTS)
     def edit_message(self, door: str, user: int, chat: Chat, back: int, text: str | None) -> None:

@@ -166,15 +166,15 @@ async def test_what_is_told_equals_what_is_read(name: str, door: Door, cast: Cas
 
     await door.do(cast.people[case.actor], case.operation, **arguments)
 
-    assert any(await cast.settle()), "nobody was told"
+    told = await cast.settle()
     after = await cast.call("Anna", "list_chats")
     check_changed(case.changes, chat_id, before, after)
     await cast.check()
     if door.name == "socket":  # to whoever was away the door makes no difference
-        await cast.come_back(twins, limit=1)
+        await cast.come_back({name: twin for name, twin in twins.items() if name in told}, limit=1)
     again = await door.call(cast.people[case.actor], case.operation, **arguments)
     assert again.status in (200, 204, 404), "a repetition is accepted, or too late"
-    assert not any(await cast.settle()), "somebody was told of a repetition that changed nothing"
+    assert not await cast.settle(), "somebody was told of a repetition that changed nothing"
     assert (await cast.call("Anna", "list_chats"))["sync"] == after["sync"]
 
 
