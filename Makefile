@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 YAML := $(wildcard .github manifests compose.yaml)
 YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start: disable, \
 	truthy: {check-keys: false}, comments: {min-spaces-from-content: 1}}}
-COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fuzz test-root test-node test-image lint lint-manifests format migrate seed requirements clean

@@ -29,7 +29,7 @@ from tests.service import MakePerson
 from tests.state_model import Chat, Message, Model, Outcome, Refused
 
 NAMES = ("Anna", "Boris", "Clara", "David")
-EXAMPLES, STEPS = 20, 50
+EXAMPLES, STEPS = 8, 50
 CHECK_EVERY = 5
 # Few, so that much happens in each.
 MOST_CHATS = 4

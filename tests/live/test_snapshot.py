@@ -59,6 +59,11 @@ BORIS_OLDER_LIKED: tuple[Call, ...] = (
     ("Vera", "like_message", {"seq": BORIS_OLDER}),
     ("Boris", "like_message", {"seq": BORIS_OLDER}),
 )
+GLEB_REMOVED: tuple[Call, ...] = (
+    ("Gleb", "pin_chat", {}),
+    ("Gleb", "rename_chat", {"title": "Gleb's"}),
+    ("Anna", "remove_member", {"user_id": "Gleb"}),
+)
 
 CASES = {
     "a text": sent(type="text", text="hello"),
@@ -115,16 +120,9 @@ CASES = {
     "somebody added by a newcomer who shares what they see": Case(
         "add_members", {"user_ids": ["Dina"], "share_history": True}, actor="Gleb"
     ),
-    "somebody back": Case("add_members", {"user_ids": ["Egor"]}),
-    "somebody back who sees the history": Case("add_members", {"user_ids": ["Egor", "Dina"], "share_history": True}),
-    "somebody back who had pinned and renamed it": Case(
-        "add_members",
-        {"user_ids": ["Gleb"]},
-        before=(
-            ("Gleb", "pin_chat", {}),
-            ("Gleb", "rename_chat", {"title": "Mine"}),
-            ("Anna", "remove_member", {"user_id": "Gleb"}),
-        ),
+    "somebody back": Case("add_members", {"user_ids": ["Gleb"]}, before=GLEB_REMOVED),
+    "somebody back who sees the history": Case(
+        "add_members", {"user_ids": ["Gleb", "Dina"], "share_history": True}, before=GLEB_REMOVED
     ),
     "a private chat turned into a group": Case(
         "add_members",
@@ -143,18 +141,26 @@ CASES = {
 }
 
 
+# Over HTTP one case of each operation is enough: the same use cases are behind both doors.
+FIRST_OF_EACH = {case.operation: name for name, case in reversed(CASES.items())}
+
+
 @pytest.fixture
 async def cast(make_person: MakePerson, database: Database) -> Cast:
     """Everybody with one connection each, in their chats."""
-    names = ("Anna", "Boris", "Vera", "Gleb", "Dina", "Egor")
+    names = ("Anna", "Boris", "Vera", "Gleb", "Dina")
     cast = Cast({name: await make_person(name) for name in names})
     await cast.prepare(database)
     await asyncio.gather(*(person.connect(active_chat_id=None) for person in cast.people.values()))
     return cast
 
 
-@pytest.mark.parametrize("name", CASES)
-async def test_what_is_told_equals_what_is_read(name: str, door: Door, cast: Cast, database: Database) -> None:
+@pytest.mark.parametrize(
+    ("door", "name"),
+    [*(("socket", name) for name in CASES), *(("http", name) for name in FIRST_OF_EACH.values())],
+    indirect=["door"],
+)
+async def test_what_is_told_equals_what_is_read(door: Door, name: str, cast: Cast, database: Database) -> None:
     case = CASES[name]
     chat_id = cast.chats[case.chat] if case.chat else None
     where = {"chat_id": chat_id} if chat_id else {}
