@@ -19,7 +19,7 @@ run: $(READY) ## Start the server, with a database of its own unless CHAT_DATABA
 	@exec $(BIN)/python -m chat_app run $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS go to pytest
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n auto $(ARGS)
 
 test-node: $(READY) ## Go through the Socket.IO contract with the official JavaScript client
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node 20 or newer is needed, with npm" >&2; exit 1; }

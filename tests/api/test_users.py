@@ -172,7 +172,7 @@ class TestSearching:
     async def test_never_by_phone(self, anna: Person, boris: Person) -> None:
         phone = (await me(boris))["phone"]
         for query in (phone, phone[1:], phone[-7:], phone[:6]):
-            assert await search(anna, query=query) == []
+            assert "Boris" not in await search(anna, query=query)
 
     async def test_several_by_their_ids(self, anna: Person, boris: Person) -> None:
         assert sorted(await search(anna, ids=[anna.id, boris.id, str(uuid4()), boris.id])) == ["Anna", "Boris"]
@@ -206,13 +206,14 @@ class TestPhones:
         clara = await make_person("Clara")
         await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id], share_history=True)
         await door.do(boris, "like_message", chat_id=chat["id"], seq=1)
-        await edit(boris, username=unique("boris"), bio="hello")
+        username = unique("boris")
+        await edit(boris, username=username, bio="hello")
         answers = [
             await door.do(anna, "list_chats"),
             await door.do(anna, "get_active_chat"),
             await door.do(anna, "list_changes", chat_id=chat["id"], since=0),
             await door.do(anna, "list_likes", chat_id=chat["id"], seq=1),
-            await door.do(anna, "search_users", query="Boris"),
+            await door.do(anna, "search_users", query=username),
             await door.do(anna, "get_user", user_id=boris.id),
             await door.do(anna, "lookup_user", phone=(await me(boris))["phone"]),
             await anna.news(),
