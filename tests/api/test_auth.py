@@ -18,6 +18,7 @@ from chat_app.db import Database
 from chat_app.models import Session
 from chat_app.settings import get_settings
 from tests.clients import DEADLINE, Answer, Person, http_answer
+from tests.raw import RawSocket
 from tests.service import MakePerson, Service
 
 API = "/api/v1"
@@ -366,18 +367,23 @@ class TestLoggingOut:
         self, service: Service, make_person: MakePerson
     ) -> None:
         anna = await make_person("Anna", connected=True)
-        # One that would come back by itself, as browsers do.
+        # One that would come back by itself, as browsers do, and one that sees the packets.
         lasting, reasons = socketio.AsyncClient(reconnection=True, reconnection_delay=0), asyncio.Queue[str]()
         lasting.on("disconnect", reasons.put)
         await lasting.connect(service.base, auth={"token": anna.token}, transports=["websocket"])
+        raw = await RawSocket.connected(service.base, anna.token)
         assert (await anna.http.post(f"{API}/auth/logout")).status_code == 204
+        # The others are not kept waiting for the sweep.
+        assert not service.live.connections.of_user(UUID(anna.id))
         await closed(anna)
+        assert await raw.hear() == '42["session_revoked",{"code":"session_revoked"}]'
+        # After this packet, "io server disconnect" to a browser, no client comes back by itself.
+        assert await raw.hear() == "41"
         async with asyncio.timeout(DEADLINE):
-            # With this reason no client comes back by itself.
             assert await reasons.get() == socketio.AsyncClient.reason.SERVER_DISCONNECT
             await lasting.wait()
         assert not lasting.connected
-        assert not service.live.connections.of_user(UUID(anna.id))
+        await raw.close()
 
     async def test_other_sessions_go_on(self, make_person: MakePerson) -> None:
         anna = await make_person("Anna", connected=True)

@@ -5,7 +5,7 @@ import asyncio
 import io
 import tokenize
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -25,7 +25,7 @@ from chat_app.crud.messages import Draft, Sent, one
 from chat_app.crud.sessions import open_session, refresh_session
 from chat_app.db import Database
 from chat_app.errors import ChatNotFound, ClientIdReused, MessageNotFound, RefreshReused, Unavailable
-from chat_app.events import Event, Recorded, SessionsRevoked, record
+from chat_app.events import ChatsChanged, Event, MessagesChanged, Recorded, SessionsRevoked, record
 from chat_app.live.catalog import COMMANDS, EVENTS
 from chat_app.main import create_api
 from chat_app.models import Chat, Message, Session, User
@@ -46,11 +46,13 @@ class Telling(Database):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.told: list[Any] = []
+        self.events: list[Recorded] = []
         self.doubted: list[Any] = []
         self.on_commit = self.note
         self.on_doubt = lambda events: self.doubted.extend(map(name_of, events))
 
     def note(self, events: list[Recorded]) -> int:
+        self.events += events
         self.told += map(name_of, events)
         return 0
 
@@ -156,6 +158,26 @@ class TestEventsFollowTheCommit:
             assert (await session.get_one(Session, opened.actor.session_id)).revoked_at
 
 
+Start = Callable[..., Awaitable[list[asyncio.Task[None]]]]
+
+
+@pytest.fixture
+async def start(telling: Telling) -> AsyncIterator[Start]:
+    """`await start(one(), other())`: begin them in this order, and let them get as far as they do."""
+    started: list[asyncio.Task[None]] = []
+
+    async def begin(*changes: Coroutine[None, None, None]) -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(change) for change in changes]
+        started.extend(tasks)
+        await asyncio.wait(tasks, timeout=0.2)
+        return tasks
+
+    yield begin
+    for task in started:
+        task.cancel()
+    await asyncio.gather(*started, return_exceptions=True)
+
+
 class TestTurns:
     """As if both held the lock of one chat, one after the other, and the database were heard in another order."""
 
@@ -182,31 +204,25 @@ class TestTurns:
             note(session, name)
             database_events.listen(session.sync_session, "after_commit", delay)
 
-    async def start(self, *changes: Awaitable[None]) -> list[asyncio.Task[None]]:
-        """Begin them in this order, and let them get as far as they do."""
-        tasks = [asyncio.ensure_future(change) for change in changes]
-        await asyncio.wait(tasks, timeout=0.2)
-        return tasks
-
-    async def test_whoever_is_heard_of_late_is_still_told_first(self, telling: Telling) -> None:
+    async def test_whoever_is_heard_of_late_is_still_told_first(self, telling: Telling, start: Start) -> None:
         names, heard = [uuid4() for _ in range(4)], asyncio.Event()
         late = self.change(telling, names[0], heard=heard)
-        tasks = await self.start(late, *(self.change(telling, name) for name in names[1:]))
+        tasks = await start(late, *(self.change(telling, name) for name in names[1:]))
         assert telling.told == [] and not any(task.done() for task in tasks)
         heard.set()
         await asyncio.gather(*tasks)
         assert telling.told == names
 
-    async def test_other_chats_do_not_wait(self, telling: Telling) -> None:
+    async def test_other_chats_do_not_wait(self, telling: Telling, start: Start) -> None:
         names, heard = [uuid4() for _ in range(2)], asyncio.Event()
         late = self.change(telling, names[0], heard=heard)
-        tasks = await self.start(late, self.change(telling, names[1], chat="other"))
+        tasks = await start(late, self.change(telling, names[1], chat="other"))
         await tasks[1]
         assert telling.told == names[1:]
         heard.set()
         await tasks[0]
 
-    async def test_whoever_changes_several_chats_waits_for_all(self, telling: Telling) -> None:
+    async def test_whoever_changes_several_chats_waits_for_all(self, telling: Telling, start: Start) -> None:
         names, heard = [uuid4() for _ in range(3)], [asyncio.Event(), asyncio.Event()]
 
         async def change_both() -> None:
@@ -216,7 +232,7 @@ class TestTurns:
                 note(session, names[2])
 
         changes = [self.change(telling, names[n], chat=("one", "two")[n], heard=heard[n]) for n in range(2)]
-        first, second, both = await self.start(*changes, change_both())
+        first, second, both = await start(*changes, change_both())
         heard[0].set()
         await first
         assert telling.told == names[:1]
@@ -225,7 +241,7 @@ class TestTurns:
         assert telling.told == names
 
     @pytest.mark.parametrize("way", ["fails", "is cancelled"])
-    async def test_whoever_fails_does_not_block_the_later_ones(self, telling: Telling, way: str) -> None:
+    async def test_whoever_fails_does_not_block_the_later_ones(self, telling: Telling, start: Start, way: str) -> None:
         name, waiting = uuid4(), asyncio.Event()
 
         async def fail() -> None:
@@ -235,7 +251,7 @@ class TestTurns:
                 await waiting.wait()
                 raise MessageNotFound
 
-        failing, later = await self.start(fail(), self.change(telling, name))
+        failing, later = await start(fail(), self.change(telling, name))
         assert telling.told == []
         if way == "fails":
             waiting.set()
@@ -247,7 +263,9 @@ class TestTurns:
         assert failing.cancelled() or isinstance(failing.exception(), MessageNotFound)
 
     @pytest.mark.parametrize("way", ["fails", "is cancelled"])
-    async def test_nor_does_it_let_them_overtake_the_earlier_ones(self, telling: Telling, way: str) -> None:
+    async def test_nor_does_it_let_them_overtake_the_earlier_ones(
+        self, telling: Telling, start: Start, way: str
+    ) -> None:
         names, committed, heard = [uuid4() for _ in range(3)], asyncio.Event(), asyncio.Event()
 
         async def fail() -> None:
@@ -257,11 +275,11 @@ class TestTurns:
                 raise MessageNotFound
 
         between = fail() if way == "fails" else self.change(telling, names[1], committed=committed)
-        first, failing = await self.start(self.change(telling, names[0], heard=heard), between)
+        first, failing = await start(self.change(telling, names[0], heard=heard), between)
         await committed.wait()
         failing.cancel()
         await asyncio.wait([failing])
-        (later,) = await self.start(self.change(telling, names[2]))
+        (later,) = await start(self.change(telling, names[2]))
         assert telling.told == []
         heard.set()
         await asyncio.gather(first, later)
@@ -294,7 +312,7 @@ class TestBatches:
             Draft(actor, chat.id, text("quotes nothing", reply_to=99)),
             Draft(actor, chat.id, text("three")),
         ]
-        telling.told.clear()
+        telling.events.clear()
         async with telling.transaction() as session:
             results = await messages.send_messages(session, drafts)
         told = [result.message.seq if isinstance(result, Sent) else type(result) for result in results]
@@ -304,8 +322,15 @@ class TestBatches:
             written = select(Message).where(Message.chat_id == chat.id).order_by(col(Message.seq))
             rows = list(await session.exec(written))
         assert [(row.seq, row.text, row.version) for row in rows] == [(1, "one", 2), (2, "two", 3), (3, "three", 4)]
-        # One for the window; for the list one to each sender, as both have read further.
-        assert telling.told == ["MessagesChanged", "ChatsChanged", "ChatsChanged"]
+        told_messages, told_peer, told_rest = telling.events
+        assert isinstance(told_messages.event, MessagesChanged)
+        assert (told_messages.event.since, told_messages.event.version) == (1, 4)
+        assert [message.seq for message in told_messages.event.messages] == [1, 2, 3]
+        # Both have read further: the newest message tells it of its sender, the other one has to be told.
+        for told, user_id, mine in ((told_peer, peer.id, [2]), (told_rest, actor.id, [])):
+            assert isinstance(told.event, ChatsChanged) and told.audience == {user_id: 1}
+            assert [one_.last_read_seq for one_ in told.event.mine] == mine
+            assert [shared.message_count for shared in told.event.chats] == [3]
 
     async def test_a_batch_over_many_chats_sends_to_each(
         self, telling: Telling, actor: Actor, make_user: MakeUser
