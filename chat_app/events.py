@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field, SQLModel
 
 from chat_app.models.chats import ChatMine, ChatShared, MemberRead, RemovedChat
@@ -147,12 +146,19 @@ class Recorded(NamedTuple):
     audience: Audience
 
 
-def record(session: AsyncSession, event: Event, audience: Audience) -> None:
+class Noted(Protocol):
+    """What keeps notes until its commit: a session."""
+
+    @property
+    def info(self) -> dict[Any, Any]: ...
+
+
+def record(session: Noted, event: Event, audience: Audience) -> None:
     """Keep an event until the commit, which releases it; a rollback drops it."""
     session.info.setdefault("events", []).append(Recorded(event, audience))
 
 
-def recorded(session: AsyncSession) -> list[Recorded]:
+def recorded(session: Noted) -> list[Recorded]:
     """What was recorded in this transaction so far."""
     events: list[Recorded] = session.info.get("events", [])
     return events

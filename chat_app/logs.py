@@ -3,13 +3,18 @@
 Never a phone, token, password, message text or picture: log ids, counts, codes and times.
 """
 
+import asyncio
+import itertools
 import logging
 import re
+import secrets
 import sys
 import traceback
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
+import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
@@ -26,7 +31,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("chat_app")
 
 def configure(level: str, style: str | None) -> None:
     """Send everything to stderr; `style` is console, json or None: console in a terminal, else json."""
+    global _is_json
     console = style == "console" or (style is None and sys.stderr.isatty())
+    _is_json = not console
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -65,13 +72,38 @@ def configure(level: str, style: str | None) -> None:
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
+def line(event: str, values: dict[str, Any]) -> None:
+    """As log.info, for what happens thousands of times a second: written as it is, once the loop goes round."""
+    if not _is_json or not log.isEnabledFor(logging.INFO):
+        log.info(event, **values)
+        return
+    if not _lines:
+        asyncio.get_running_loop().call_soon(_write_lines)
+    about = {"event": event, "level": "info", "logger": "chat_app", "timestamp": datetime.now(UTC)}
+    _lines.append(orjson.dumps(values | about, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
+
+
+_is_json = False
+_lines: list[bytes] = []
+
+
+def _write_lines() -> None:
+    sys.stderr.buffer.write(b"".join(_lines))
+    sys.stderr.buffer.flush()
+    _lines.clear()
+
+
 def _plain_values(_logger: Any, _name: str, event: EventDict) -> EventDict:
     return {key: str(value) if isinstance(value, UUID) else value for key, value in event.items()}
 
 
 def new_request_id(proposed: str | None = None) -> str:
     """The id that a client proposed if it is harmless, else a new one."""
-    return proposed if proposed and REQUEST_ID.fullmatch(proposed) else uuid4().hex
+    return proposed if proposed and REQUEST_ID.fullmatch(proposed) else f"{_process}{next(_numbers):012x}"
+
+
+_process = secrets.token_hex(10)
+_numbers = itertools.count(1)
 
 
 def bind_request(**values: Any) -> None:

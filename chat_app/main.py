@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import socketio
@@ -92,13 +92,15 @@ def _origin_check(settings: Settings) -> Any:
 
 @asynccontextmanager
 async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
-    sweep = asyncio.create_task(api.state.live.sweep())
+    live: Live = api.state.live
+    watching = [asyncio.create_task(work) for work in (live.sweep(), live.watch())]
     try:
         yield
     finally:
-        sweep.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweep
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
+        await live.outbox.close()
         await api.state.live.presence.close()
         await api.state.codes.close()
         await close_worker()

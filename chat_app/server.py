@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from sqlalchemy import make_url
 
+from chat_app.live.lean import LeanProtocol
 from chat_app.settings import Settings
 
 SHUTDOWN_SECONDS = 5
@@ -31,19 +32,29 @@ class _Server(uvicorn.Server):
 
 def serve(app: Any, listening: socket.socket, on_ready: Callable[[], None]) -> None:
     """Answer requests until a signal ends the process."""
-    config = uvicorn.Config(
+    _Server(configuration(app), on_ready).run(sockets=[listening])
+
+
+def configuration(app: Any, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves this app."""
+    return uvicorn.Config(
         app,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws_max_size=LARGEST_FRAME,
-        # It would cost 38 KB for each connection that a browser opens.
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        **{
+            "lifespan": "on",
+            "log_config": None,
+            "access_log": False,
+            "server_header": False,
+            "proxy_headers": False,
+            "ws": LeanProtocol,
+            "ws_max_size": LARGEST_FRAME,
+            # Engine.IO has pings of its own.
+            "ws_ping_interval": None,
+            # It would cost 38 KB for each connection that a browser opens.
+            "ws_per_message_deflate": False,
+            "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
+            **options,
+        },
     )
-    _Server(config, on_ready).run(sockets=[listening])
 
 
 @contextmanager

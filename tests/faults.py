@@ -3,28 +3,42 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.util import await_only
 
-from chat_app.db import Database
+from chat_app.db import Batch, Database
 
 END_BACKEND = text("SELECT pg_terminate_backend(:pid, 5000)")
 
 
 @contextmanager
-def no_commits(database: Database, helper: Database) -> Iterator[None]:
-    """Meanwhile every commit of the one database finds that its server process has just ended."""
+def no_commits(database: Database, helper: Database, *, of_sends_only: bool = False) -> Iterator[None]:
+    """Meanwhile every commit of the one database finds that its server process has just ended.
+
+    `of_sends_only`: only those of batches do.
+    """
 
     def end_backend(connection: Connection) -> None:
         driver = connection.connection.driver_connection
         assert driver is not None
         await_only(_end(helper, driver.get_server_pid()))
 
-    event.listen(database.engine.sync_engine, "commit", end_backend)
-    try:
-        yield
-    finally:
-        event.remove(database.engine.sync_engine, "commit", end_backend)
+    commit_batch = Batch.commit
+
+    async def end_and_commit_batch(batch: Batch) -> None:
+        await _end(helper, batch.connection.get_server_pid())
+        await commit_batch(batch)
+
+    if not of_sends_only:
+        event.listen(database.engine.sync_engine, "commit", end_backend)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batch, "commit", end_and_commit_batch)
+        try:
+            yield
+        finally:
+            if not of_sends_only:
+                event.remove(database.engine.sync_engine, "commit", end_backend)
 
 
 async def _end(helper: Database, pid: int) -> None:

@@ -13,9 +13,11 @@ from fastapi import FastAPI
 from chat_app.auth import SessionStrategy
 from chat_app.crud.sessions import open_session
 from chat_app.db import Database
+from chat_app.live.lean import LeanProtocol
 from chat_app.live.server import Live
 from chat_app.main import create_app
 from chat_app.models import User
+from chat_app.server import configuration
 from chat_app.settings import Settings
 from tests.clients import Door, HttpDoor, Person, SocketDoor
 
@@ -23,23 +25,18 @@ MakePerson = Callable[..., Awaitable[Person]]
 MakeUser = Callable[..., Awaitable[User]]
 
 
+# How WebSockets are served: the way of the libraries has to have the same outcome.
+WAYS = {"short": LeanProtocol, "long": "websockets"}
+
+
 class Service:
     """The running server, and its inside for tests that break something on purpose."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, way: str = "short") -> None:
         self.app = create_app(settings)
         self.base = f"http://{settings.host}:{settings.port}"
-        self.server = uvicorn.Server(
-            uvicorn.Config(
-                self.app,
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                access_log=False,
-                ws_per_message_deflate=False,
-                timeout_graceful_shutdown=3,
-            )
-        )
+        options = {"host": settings.host, "port": settings.port, "timeout_graceful_shutdown": 3, "ws": WAYS[way]}
+        self.server = uvicorn.Server(configuration(self.app, **options))
 
     @property
     def api(self) -> FastAPI:

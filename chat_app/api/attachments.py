@@ -6,16 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Form, UploadFile
 from pydantic import Field
 
+from chat_app.api.asker import Asker, AskerRoute
 from chat_app.api.deps import CurrentActor, DatabaseDep, SessionDep, StorageDep
 from chat_app.api.problems import responses
-from chat_app.api.uploads import Uploader, UploadRoute
 from chat_app.crud import attachments
 from chat_app.crud.attachments import Upload
 from chat_app.errors import AttachmentNotFound, BadImage, UnsupportedMediaType
 from chat_app.models.attachments import AttachmentRead
 
 router = APIRouter(tags=["attachments"])
-uploads = APIRouter(route_class=UploadRoute)
+uploads = APIRouter(route_class=AskerRoute)
 
 Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
@@ -23,7 +23,7 @@ Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 @uploads.post("/attachments", status_code=201, responses=responses(UnsupportedMediaType, BadImage))
 async def create_attachment(
     database: DatabaseDep,
-    actor: Uploader,
+    actor: Asker,
     storage: StorageDep,
     file: UploadFile,
     duration: Annotated[Duration | None, Form(description="Seconds, of audio and video.")] = None,

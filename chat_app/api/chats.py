@@ -4,12 +4,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, DatabaseDep, Limit, SeqQuery, SessionDep
+from chat_app.api.asker import Asker, AskerRoute
+from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, DatabaseDep, Limit, OutboxDep, SeqQuery, SessionDep
 from chat_app.api.messages import SEND_RESPONSES
 from chat_app.api.problems import responses
-from chat_app.api.uploads import Uploader, UploadRoute
 from chat_app.crud import chats, history
-from chat_app.crud.messages import Draft, one, send_messages
+from chat_app.crud.messages import Draft
 from chat_app.errors import (
     ChatNotFound,
     ClientIdReused,
@@ -25,7 +25,7 @@ from chat_app.models.messages import MessageCreate, MessagePage, MessageRead
 from chat_app.models.screens import OpenChat
 
 router = APIRouter(prefix="/chats", tags=["chats"])
-activation = APIRouter(route_class=UploadRoute)
+waiting = APIRouter(route_class=AskerRoute)
 
 FOUND: dict[int | str, dict[str, Any]] = {200: {"model": ChatRead, "description": "It was there already."}}
 
@@ -68,17 +68,14 @@ async def get_active_chat(session: SessionDep, actor: CurrentActor) -> OpenChat:
     return await chats.open_chat(session, actor, await chats.active_chat(session, actor))
 
 
-@activation.put("/active", responses=responses(ChatNotFound))
-async def activate_chat(database: DatabaseDep, actor: Uploader, data: ActiveChat) -> OpenChat:
+@waiting.put("/active", responses=responses(ChatNotFound))
+async def activate_chat(database: DatabaseDep, actor: Asker, data: ActiveChat) -> OpenChat:
     """Make a chat the active one of your session. Connections that never set their own follow."""
     async with database.transaction() as session:
         await chats.activate_chat(session, actor, data.chat_id)
     # Read once the connections follow, so that nothing falls between.
     async with database.transaction() as session:
         return await chats.open_chat(session, actor, data.chat_id)
-
-
-router.include_router(activation)
 
 
 @router.delete("/active", status_code=204)
@@ -101,15 +98,21 @@ async def list_active_messages(
     return await history.list_messages(session, actor, chat_id, before=before, after=after, around=around, limit=limit)
 
 
-@router.post("/active/messages", tags=["messages"], status_code=201, responses=SEND_RESPONSES | responses(NoActiveChat))
+@waiting.post(
+    "/active/messages", tags=["messages"], status_code=201, responses=SEND_RESPONSES | responses(NoActiveChat)
+)
 async def send_active_message(
-    session: SessionDep, actor: CurrentActor, data: MessageCreate, response: Response
+    database: DatabaseDep, outbox: OutboxDep, actor: Asker, data: MessageCreate, response: Response
 ) -> MessageRead:
     """Send to the active chat; otherwise as `send_message`."""
-    chat_id = await chats.active_chat(session, actor)
-    sent = one(await send_messages(session, [Draft(actor, chat_id, data)]))
+    async with database.transaction() as session:
+        chat_id = await chats.active_chat(session, actor)
+    sent = await outbox.send(Draft(actor, chat_id, data))
     response.status_code = 201 if sent.is_new else 200
     return sent.message
+
+
+router.include_router(waiting)
 
 
 @router.get("/{chat_id}", responses=responses(ChatNotFound))

@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager
+from chat_app.crud.outbox import Outbox
 from chat_app.db import Database
 from chat_app.errors import NotAuthenticated
 from chat_app.limits import Limits
@@ -47,6 +48,12 @@ def get_code_sender(request: Request) -> CodeSender:
     return sender
 
 
+def get_outbox(request: Request) -> Outbox:
+    outbox: Outbox = request.app.state.live.outbox
+    return outbox
+
+
+OutboxDep = Annotated[Outbox, Depends(get_outbox)]
 CodeSenderDep = Annotated[CodeSender, Depends(get_code_sender)]
 StorageDep = Annotated[Storage, Depends(get_storage)]
 

@@ -4,10 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, Limit, SeqPath, SeqQuery, SessionDep
+from chat_app.api.asker import Asker, AskerRoute
+from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, Limit, OutboxDep, SeqPath, SeqQuery, SessionDep
 from chat_app.api.problems import responses
 from chat_app.crud import history, likes, messages
-from chat_app.crud.messages import Draft, one
+from chat_app.crud.messages import Draft
 from chat_app.errors import (
     AttachmentNotFound,
     AttachmentUsed,
@@ -23,6 +24,7 @@ from chat_app.models.screens import Changes
 from chat_app.models.users import UserPage
 
 router = APIRouter(prefix="/chats/{chat_id}", tags=["messages"])
+sending = APIRouter(route_class=AskerRoute)
 
 SEND_RESPONSES = responses(ChatNotFound, MessageNotFound, AttachmentNotFound, AttachmentUsed, ClientIdReused)
 SEND_RESPONSES[200] = {"model": MessageRead, "description": "It had been sent before."}
@@ -42,17 +44,20 @@ async def list_messages(
     return await history.list_messages(session, actor, chat_id, before=before, after=after, around=around, limit=limit)
 
 
-@router.post("/messages", status_code=201, responses=SEND_RESPONSES)
+@sending.post("/messages", status_code=201, responses=SEND_RESPONSES)
 async def send_message(
-    session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: MessageCreate, response: Response
+    outbox: OutboxDep, actor: Asker, chat_id: ChatIdPath, data: MessageCreate, response: Response
 ) -> MessageRead:
     """Send a message; the same `client_id` again answers 200 with the same message.
 
     Members get `chats_changed`, those who have the chat active also `messages_changed`.
     """
-    sent = one(await messages.send_messages(session, [Draft(actor, chat_id, data)]))
+    sent = await outbox.send(Draft(actor, chat_id, data))
     response.status_code = 201 if sent.is_new else 200
     return sent.message
+
+
+router.include_router(sending)
 
 
 @router.get("/messages/{seq}", responses=responses(ChatNotFound, MessageNotFound))

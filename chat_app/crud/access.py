@@ -1,13 +1,13 @@
 """Who may touch what. Every permission in the program is decided here."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import database_of
+from chat_app.db import LOCK_SECONDS, Unit, as_batch, database_of
 from chat_app.errors import (
     ChatNotFound,
     CreatorCannotLeave,
@@ -102,6 +102,41 @@ async def lock_group_as_creator(session: AsyncSession, actor: Actor, chat_id: UU
     if chat.creator_id != actor.id:
         raise NotCreator
     return chat
+
+
+# A statement of its own: one that waited for a lock still sees the past in everything else.
+_LOCK_CHATS = "SELECT FROM chat WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE"
+
+# Only present members are in `members`: whoever isn't may not send, and is not told.
+_READ_LOCKED = """
+SELECT id, type, title, creator_id, member_count, message_count, version, created_at, clock_timestamp() AS now,
+    members, visible_from, ARRAY(
+        SELECT ROW (sender_id, client_id, seq, message.content_hash)
+        FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS draft (chat_id, sender_id, client_id)
+        JOIN message USING (chat_id, sender_id, client_id)
+        WHERE draft.chat_id = chat.id
+    ) AS known
+FROM chat, LATERAL (
+    SELECT array_agg(user_id) AS members, array_agg(visible_from_seq) AS visible_from
+    FROM membership WHERE chat_id = chat.id AND removed_at IS NULL
+) AS present
+WHERE id = ANY($4::uuid[]) AND deleted_at IS NULL
+"""
+
+
+async def lock_to_send(
+    session: Unit, keys: Sequence[tuple[UUID, UUID, UUID]], *, patience: float = LOCK_SECONDS
+) -> list[Any]:
+    """For sends, by chat, sender and client id: a row for each chat, locked, with its present members, the first seq
+    that each may see, and the messages that were sent under these client ids before.
+    """
+    batch = await as_batch(session)
+    chat_ids = {chat_id for chat_id, _, _ in keys}
+    await batch.lock(_LOCK_CHATS, chat_ids, patience=patience)
+    rows = await batch.fetch(_READ_LOCKED, *map(list, zip(*keys, strict=True)), list(chat_ids))
+    for row in rows:
+        database_of(session).take_turn(session, row["id"])
+    return rows
 
 
 def check_may_leave(chat: Chat, user_id: UUID) -> None:

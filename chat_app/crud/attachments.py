@@ -4,16 +4,16 @@ import asyncio
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, delete, exists, or_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import remove_files
+from chat_app.db import Unit, as_batch, remove_files
 from chat_app.errors import AttachmentNotFound, TooLarge, UnsupportedMediaType
 from chat_app.media import images
 from chat_app.media.links import attachment_url
@@ -22,7 +22,7 @@ from chat_app.media.storage import Storage
 from chat_app.media.worker import in_worker
 from chat_app.models import Attachment, Chat, Membership, Message
 from chat_app.models.attachments import AttachmentBase, AttachmentRead
-from chat_app.models.base import new_id
+from chat_app.models.base import new_id, trusted
 from chat_app.models.sessions import Actor
 
 MAX_BYTES = 25 * 2**20
@@ -64,12 +64,12 @@ async def create_attachment(session: AsyncSession, attachment: Attachment) -> At
     """Write the row of a stored file."""
     session.add(attachment)
     await session.flush()
-    return attachment_read(attachment)
+    return attachment_read(attachment.model_dump())
 
 
 async def get_attachment(session: AsyncSession, actor: Actor, attachment_id: UUID) -> AttachmentRead:
     """An attachment with fresh addresses. Raises AttachmentNotFound."""
-    return attachment_read(await access_attachment(session, actor, attachment_id))
+    return attachment_read((await access_attachment(session, actor, attachment_id)).model_dump())
 
 
 async def access_attachment(session: AsyncSession, actor: Actor, attachment_id: UUID) -> Attachment:
@@ -92,6 +92,14 @@ async def find_attachment(session: AsyncSession, attachment_id: UUID) -> Attachm
     return await _find(session, attachment_id, or_(col(Attachment.chat_id).is_(None), _is_live()))
 
 
+async def lock_attachments(session: Unit, attachment_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
+    """Those that exist, by id, until the commit."""
+    rows = await (await as_batch(session)).fetch(
+        "SELECT * FROM attachment WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE", list(attachment_ids)
+    )
+    return {row["id"]: dict(row) for row in rows}
+
+
 async def drop_attachment(session: AsyncSession, chat_id: UUID, seq: int) -> None:
     """Take the attachment from a message that is being deleted; the files go with the commit."""
     dropped = await session.exec(
@@ -102,14 +110,12 @@ async def drop_attachment(session: AsyncSession, chat_id: UUID, seq: int) -> Non
     remove_files(session, [key for keys in dropped for key in keys if key is not None])
 
 
-def attachment_read(attachment: Attachment) -> AttachmentRead:
+def attachment_read(row: Mapping[str, Any]) -> AttachmentRead:
     """As it goes to clients, with addresses that are good for a while."""
-    return AttachmentRead(
-        **{name: getattr(attachment, name) for name in AttachmentBase.model_fields},
-        id=attachment.id,
-        url=attachment_url(attachment.id, "file"),
-        preview_url=attachment_url(attachment.id, "preview") if attachment.preview_key else None,
-    )
+    fields = {name: row[name] for name in (*AttachmentBase.model_fields, "id")}
+    fields["url"] = attachment_url(row["id"], "file")
+    fields["preview_url"] = attachment_url(row["id"], "preview") if row["preview_key"] else None
+    return trusted(AttachmentRead, fields)
 
 
 def _is_live() -> ColumnElement[bool]:

@@ -66,7 +66,7 @@ async def move_own_read_position(session: AsyncSession, chat: Chat, user_id: UUI
 async def record_message(session: AsyncSession, chat: Chat, message: Message) -> None:
     """A message was edited or deleted; the list shows it if it is the newest."""
     message.version = chat.version
-    (changed,) = await read_messages(session, message.sender_id, chat.id, col(Message.seq) == message.seq)
+    (changed,) = await read_messages(session, message.sender_id, chat.id, "seq = $3", message.seq)
     audience = await audience_of(session, chat.id)
     record(session, messages_changed(chat, [shared_message(changed)]), audience)
     if changed.seq == chat.message_count:
@@ -76,7 +76,7 @@ async def record_message(session: AsyncSession, chat: Chat, message: Message) ->
 async def record_like(session: AsyncSession, chat: Chat, actor: Actor, message: Message) -> None:
     """A message was liked or unliked; only the actor is told `liked`."""
     message.version = chat.version
-    (changed,) = await read_messages(session, actor.id, chat.id, col(Message.seq) == message.seq)
+    (changed,) = await read_messages(session, actor.id, chat.id, "seq = $3", message.seq)
     audience = dict(await audience_of(session, chat.id))
     own = {actor.id: audience.pop(actor.id)}
     record(session, messages_changed(chat, [shared_message(changed)]), audience)
@@ -110,7 +110,7 @@ async def record_members(
     rest = {user_id: seen_from for user_id, seen_from in audience.items() if user_id not in entries}
     if rest:
         record(session, ChatsChanged(chats=[shared], users=newcomers), rest)
-    (system,) = await read_messages(session, message.sender_id, chat.id, col(Message.seq) == message.seq)
+    (system,) = await read_messages(session, message.sender_id, chat.id, "seq = $3", message.seq)
     members = await read_members(session, chat.id, col(Membership.user_id).in_(set(changed)))
     told_messages = messages_changed(chat, [shared_message(system)])
     record(session, told_messages.model_copy(update={"members": members, "users": newcomers}), audience)

@@ -17,6 +17,7 @@ from chat_app.crud.users import list_briefs
 from chat_app.db import LONGEST_TRANSACTION
 from chat_app.errors import ChatNotFound, InvalidInput
 from chat_app.models import Chat, Membership, Message, User
+from chat_app.models.base import trusted
 from chat_app.models.chats import (
     ChatBase,
     ChatList,
@@ -124,14 +125,17 @@ def preview(message: Message | MessageRead | None) -> Preview | None:
     if message is None:
         return None
     is_system = message.type is MessageType.SYSTEM
-    return Preview(
-        seq=message.seq,
-        type=message.type,
-        text=message.text and message.text[:PREVIEW_LENGTH],
-        payload=System.model_validate(message.payload) if is_system else None,
-        sender_id=message.sender_id,
-        sent_at=message.sent_at,
-        deleted_at=message.deleted_at,
+    return trusted(
+        Preview,
+        {
+            "seq": message.seq,
+            "type": message.type,
+            "text": message.text and message.text[:PREVIEW_LENGTH],
+            "payload": System.model_validate(message.payload) if is_system else None,
+            "sender_id": message.sender_id,
+            "sent_at": message.sent_at,
+            "deleted_at": message.deleted_at,
+        },
     )
 
 

@@ -1,10 +1,9 @@
 """Reading the messages of a chat: pages, single ones, and what changed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_
 from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -12,9 +11,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from chat_app.crud.access import View, view_chat
 from chat_app.crud.attachments import attachment_read
 from chat_app.crud.users import list_briefs
+from chat_app.db import Unit, as_batch
 from chat_app.errors import InvalidInput, MessageNotFound
-from chat_app.models import Attachment, Chat, Like, Membership, Message
+from chat_app.models import Chat, Membership, Message
 from chat_app.models.attachments import AttachmentRead
+from chat_app.models.base import trusted
 from chat_app.models.chats import MemberRead
 from chat_app.models.messages import (
     Contact,
@@ -57,10 +58,10 @@ async def list_messages(
         raise InvalidInput.at("/before", "conflicting_bounds", "Give at most one of before, after and around.")
     view = await view_chat(session, actor, chat_id)
     first, last = _bounds(view, before, after, around, limit)
-    items = await read_messages(session, actor.id, chat_id, col(Message.seq).between(first, last))
+    items = await read_messages(session, actor.id, chat_id, "seq BETWEEN $3 AND $4", first, last)
     quoted = {item.reply_to for item in items if item.reply_to is not None} - {item.seq for item in items}
     quoted = {seq for seq in quoted if seq >= view.visible_from_seq}
-    replied = await read_messages(session, actor.id, chat_id, col(Message.seq).in_(quoted)) if quoted else []
+    replied = await read_messages(session, actor.id, chat_id, "seq = ANY($3::bigint[])", list(quoted)) if quoted else []
     return MessagePage(
         items=items,
         has_before=first > view.visible_from_seq,
@@ -89,7 +90,7 @@ def _bounds(view: View, before: int | None, after: int | None, around: int | Non
 async def get_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """One message. Raises MessageNotFound."""
     view = await view_chat(session, actor, chat_id)
-    found = await read_messages(session, actor.id, chat_id, col(Message.seq) == seq)
+    found = await read_messages(session, actor.id, chat_id, "seq = $3", seq)
     if not found or seq < view.visible_from_seq:
         raise MessageNotFound
     return found[0]
@@ -114,12 +115,11 @@ async def list_changes(session: AsyncSession, actor: Actor, chat_id: UUID, *, si
         session,
         actor.id,
         chat_id,
-        and_(
-            col(Message.version) > since,
-            col(Message.version) <= until,
-            col(Message.seq) >= view.visible_from_seq,
-        ),
-        order=col(Message.version),
+        "version > $3 AND version <= $4 AND seq >= $5",
+        since,
+        until,
+        view.visible_from_seq,
+        order="version, seq",
     )
     members = await read_members(session, chat_id, col(Membership.version) > since, col(Membership.version) <= until)
     return Changes(
@@ -153,55 +153,50 @@ async def _cut(session: AsyncSession, chat_id: UUID, view: View, since: int, lim
 
 
 async def read_messages(
-    session: AsyncSession,
-    user_id: UUID,
-    chat_id: UUID,
-    condition: ColumnElement[bool],
-    *,
-    order: Any = None,
+    session: Unit, user_id: UUID, chat_id: UUID, condition: str, *values: object, order: str = "seq"
 ) -> list[MessageRead]:
-    """Messages of a chat as this user sees them: what may be seen, the caller has decided."""
-    await session.flush()
-    columns: Any = (*MESSAGE_COLUMNS, col(Like.user_id).is_not(None).label("liked"))
-    statement: Any = (
-        select(*columns)
-        .outerjoin(
-            Like,
-            and_(col(Like.chat_id) == Message.chat_id, col(Like.seq) == Message.seq, col(Like.user_id) == user_id),
-        )
-        .where(Message.chat_id == chat_id, condition)
-        .order_by(col(Message.seq) if order is None else order, col(Message.seq))
-    )
-    rows = [row._asdict() for row in await session.exec(statement)]
+    """Messages of a chat as this user sees them: what may be seen, the caller has decided.
+
+    The values of the condition, in SQL, are $3 and on.
+    """
+    rows = await (await as_batch(session)).fetch(_MESSAGES.format(condition, order), chat_id, user_id, *values)
     carrying = [row["seq"] for row in rows if row["type"] in WITH_ATTACHMENT and row["deleted_at"] is None]
-    attachments = await read_attachments(session, chat_id, carrying)
-    return [message_read(row, attachments.get(row["seq"]), liked=row["liked"]) for row in rows]
+    attachments = await read_attachments(session, chat_id, carrying) if carrying else {}
+    return [_message_read(row, attachments.get(row["seq"])) for row in rows]
 
 
-MESSAGE_COLUMNS = tuple(col(getattr(Message, name)) for name in (*MessageBase.model_fields, "payload"))
+_COLUMNS = ", ".join(f"message.{name}" for name in (*MessageBase.model_fields, "payload"))
+_MESSAGES = f"""
+SELECT {_COLUMNS}, like_count > 0 AND EXISTS (
+    SELECT FROM "like" WHERE "like".chat_id = message.chat_id AND "like".seq = message.seq AND user_id = $2
+) AS liked
+FROM message WHERE chat_id = $1 AND {{}} ORDER BY {{}}
+"""  # the names of columns
 
 
-def message_read(fields: dict[str, Any], attachment: AttachmentRead | None, *, liked: bool) -> MessageRead:
-    """The message as one user sees it, from the columns of its row."""
-    shape = PAYLOADS.get(fields["type"])
-    payload = shape.model_validate(fields["payload"]) if shape and fields["payload"] else None
-    return MessageRead.model_validate({**fields, "payload": payload, "attachment": attachment, "liked": liked})
+def _message_read(row: Any, attachment: AttachmentRead | None) -> MessageRead:
+    kind = MessageType(row["type"])
+    payload = row["payload"] and PAYLOADS[kind].model_validate(row["payload"])
+    return trusted(MessageRead, {**row, "type": kind, "payload": payload, "attachment": attachment})
 
 
 def shared_message(message: MessageRead) -> MessageShared:
     """The message as everybody is told of it; a deleted one says that nobody likes it."""
+    fields = message.__dict__
     if message.deleted_at:
-        return message.model_copy(update={"liked": False})
-    return MessageShared(**{name: getattr(message, name) for name in MessageShared.model_fields})
+        return trusted(MessageRead, {**fields, "liked": False})
+    return trusted(MessageShared, {name: fields[name] for name in _SHARED})
 
 
-async def read_attachments(session: AsyncSession, chat_id: UUID, seqs: Iterable[int]) -> dict[int, AttachmentRead]:
+_SHARED = tuple(MessageShared.model_fields)
+
+
+async def read_attachments(session: Unit, chat_id: UUID, seqs: Sequence[int]) -> dict[int, AttachmentRead]:
     """The attachments of these messages, by seq."""
-    wanted = list(seqs)
-    if not wanted:
-        return {}
-    rows = await session.exec(select(Attachment).where(Attachment.chat_id == chat_id, col(Attachment.seq).in_(wanted)))
-    return {row.seq: attachment_read(row) for row in rows if row.seq is not None}
+    rows = await (await as_batch(session)).fetch(
+        "SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bigint[])", chat_id, seqs
+    )
+    return {row["seq"]: attachment_read(row) for row in rows}
 
 
 async def read_members(session: AsyncSession, chat_id: UUID, *conditions: ColumnElement[bool]) -> list[MemberRead]:

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from chat_app.crud import access, changes
 from chat_app.crud.history import get_message, read_messages
 from chat_app.errors import InvalidInput, MessageDeleted
-from chat_app.models import Like, Message, User
+from chat_app.models import Like, User
 from chat_app.models.messages import MessageRead
 from chat_app.models.sessions import Actor
 from chat_app.models.users import UserPage, profile
@@ -27,7 +27,7 @@ async def like_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: 
         await changes.take_version(session, chat)
         message.like_count += 1
         await changes.record_like(session, chat, actor, message)
-    return (await read_messages(session, actor.id, chat_id, col(Message.seq) == seq))[0]
+    return (await read_messages(session, actor.id, chat_id, "seq = $3", seq))[0]
 
 
 async def unlike_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
@@ -39,7 +39,7 @@ async def unlike_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq
         await changes.take_version(session, chat)
         message.like_count -= 1
         await changes.record_like(session, chat, actor, message)
-    return (await read_messages(session, actor.id, chat_id, col(Message.seq) == seq))[0]
+    return (await read_messages(session, actor.id, chat_id, "seq = $3", seq))[0]
 
 
 async def list_likes(

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from chat_app.db import Unit, as_batch
 from chat_app.errors import UsernameTaken, UserNotFound
 from chat_app.events import UsersChanged, record
 from chat_app.models import User
@@ -72,13 +73,13 @@ async def search_users(
     return [profile(user) for user in users]
 
 
-async def list_briefs(session: AsyncSession, user_ids: Iterable[UUID]) -> list[UserBrief]:
+async def list_briefs(session: Unit, user_ids: Iterable[UUID]) -> list[UserBrief]:
     """Who is meant by these ids, in the order of the ids."""
     wanted = set(user_ids)
     if not wanted:
         return []
-    rows = await session.exec(
-        select(User.id, User.name, User.avatar_key).where(col(User.id).in_(wanted)).order_by(col(User.id))
+    rows = await (await as_batch(session)).fetch(
+        'SELECT id, name, avatar_key FROM "user" WHERE id = ANY($1::uuid[]) ORDER BY id', list(wanted)
     )
     return [brief(*row) for row in rows]
 

@@ -1,8 +1,8 @@
 """What exists over Socket.IO: every command and event with its shapes, for dispatch and for the documents."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -37,14 +37,16 @@ EVENTS: tuple[type[WireEvent], ...] = (
 class Command:
     """A command: `handler(session, connection, data)` with `data` valid for `input` answers `output`.
 
-    `statuses`: the HTTP statuses that a success may have.
+    `statuses`: the HTTP statuses that a success may have. `is_draft`: `handler(connection, data)` makes the message
+    that the outbox then sends.
     """
 
     name: str
-    handler: Callable[..., Awaitable[Any]]
+    handler: Callable[..., Any]
     input: TypeAdapter[Any]
     output: TypeAdapter[Any] | None
     statuses: tuple[int, ...]
+    is_draft: bool = False
 
     @property
     def description(self) -> str:
@@ -53,20 +55,22 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {}
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def command(
-    argument: Any, answer: Any = None, *, statuses: tuple[int, ...] = (200,)
-) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
+    argument: Any, answer: Any = None, *, statuses: tuple[int, ...] = (200,), is_draft: bool = False
+) -> Callable[[Handler], Handler]:
     """Register a command under its function's name."""
 
-    def register(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def register(handler: Handler) -> Handler:
         COMMANDS[handler.__name__] = Command(
             name=handler.__name__,
             handler=handler,
             input=TypeAdapter(argument),
             output=None if answer is None else TypeAdapter(answer),
             statuses=statuses,
+            is_draft=is_draft,
         )
         return handler
 

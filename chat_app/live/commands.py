@@ -7,7 +7,7 @@ from pydantic import Field, StrictBool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import chats, history, likes, members, messages
-from chat_app.crud.messages import Draft, one
+from chat_app.crud.messages import Draft
 from chat_app.errors import NoActiveChat
 from chat_app.live.catalog import command
 from chat_app.live.connections import Connection
@@ -179,17 +179,13 @@ async def list_messages(session: AsyncSession, connection: Connection, data: Lis
     )
 
 
-@command(SendMessage, MessageRead, statuses=CREATED)
-async def send_message(
-    session: AsyncSession, connection: Connection, data: SendText | SendAttachment | SendLocation | SendContact
-) -> Answer:
+@command(SendMessage, MessageRead, statuses=CREATED, is_draft=True)
+def send_message(connection: Connection, data: SendText | SendAttachment | SendLocation | SendContact) -> Draft:
     """Send a message; the same `client_id` again answers 200 with the same message.
 
     Members get `chats_changed`, those who have the chat active also `messages_changed`.
     """
-    draft = Draft(connection.actor, _chat_id(connection, data), data)
-    sent = one(await messages.send_messages(session, [draft]))
-    return Answer(201 if sent.is_new else 200, sent.message)
+    return Draft(connection.actor, _chat_id(connection, data), data)
 
 
 @command(ChatArgument, ChatRead)

@@ -11,10 +11,31 @@ from uuid import UUID
 from chat_app.models.sessions import Actor
 
 
+def frame(packet: bytes) -> bytes:
+    """A whole text frame of the WebSocket protocol, as servers send it: not masked."""
+    length = len(packet)
+    if length < 126:
+        return bytes((0x81, length)) + packet
+    if length < 2**16:
+        return b"\x81\x7e" + length.to_bytes(2, "big") + packet
+    return b"\x81\x7f" + length.to_bytes(8, "big") + packet
+
+
+class Packet:
+    """A Socket.IO packet: encoded once, and framed once for all the WebSockets that it goes to."""
+
+    __slots__ = ("body", "framed")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        # 4: to Engine.IO it is a message.
+        self.framed = frame(b"4" + body)
+
+
 class Wire(Protocol):
     """What puts packets on a connection, in the order of the calls and without waiting."""
 
-    def send(self, connection_id: str, packet: str) -> None: ...
+    def send(self, connection_id: str, packet: Packet) -> None: ...
 
 
 class Connection:
@@ -30,7 +51,7 @@ class Connection:
         # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
         self.chose_chat = False
         # What comes before the client was told `ready` waits here.
-        self.waiting: list[str] | None = []
+        self.waiting: list[Packet] | None = []
         self._active_chat_id: UUID | None = None
         self._connections = connections
 
@@ -45,14 +66,14 @@ class Connection:
         self._active_chat_id = chat_id
         self._connections.open_chat(self)
 
-    def send(self, packet: str) -> None:
+    def send(self, packet: Packet) -> None:
         """Send an encoded packet, after `ready`."""
         if self.waiting is None:
             self.wire.send(self.id, packet)
         else:
             self.waiting.append(packet)
 
-    def start(self, ready: str) -> None:
+    def start(self, ready: Packet) -> None:
         """Tell the client that it is live, and whatever happened meanwhile."""
         waiting, self.waiting = self.waiting or [], None
         for packet in [ready, *waiting]:

@@ -18,13 +18,14 @@ from chat_app.events import (
     UsersChanged,
     WireEvent,
 )
-from chat_app.live.connections import Connection, Connections
+from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.logs import log_crash
+from chat_app.models.base import as_json
 
 
-def encode(event: WireEvent) -> str:
+def encode(event: WireEvent) -> Packet:
     """The Socket.IO packet of an event."""
-    return f'2["{event.event}",{event.model_dump_json()}]'
+    return Packet(b'2["%b",%b]' % (event.event.encode(), as_json(event)))
 
 
 class Fanout:
@@ -80,7 +81,7 @@ class Fanout:
 
     @_deliver.register
     def _messages_changed(self, event: MessagesChanged, audience: Audience) -> Iterator[Connection]:
-        packets: dict[int, str] = {}
+        packets: dict[int, Packet] = {}
         first = min((message.seq for message in event.messages), default=0)
         for connection, visible_from_seq in self._open(event.chat_id, audience):
             # All who see everything get the same packet.

@@ -16,23 +16,24 @@ from chat_app import logs
 from chat_app.auth import authenticate_connection
 from chat_app.crud import access, sessions
 from chat_app.crud.entries import read_sync
+from chat_app.crud.messages import Sent
+from chat_app.crud.outbox import Outbox
 from chat_app.db import Database
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
 from chat_app.limits import Limits
 from chat_app.live.catalog import COMMANDS
 from chat_app.live.commands import Answer
-from chat_app.live.connections import Connection, Connections
+from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.live.fanout import Fanout, encode
 from chat_app.live.presence import Presence
 from chat_app.live.wire import ChatServer
 from chat_app.logs import log
-from chat_app.models.base import LIMITS, Input
+from chat_app.models.base import LIMITS, Input, as_json
 from chat_app.models.sessions import Actor
 
 SWEEP_SECONDS = 2
-# The greatest packet that a client may send: a text of 8,000 characters of 4 bytes each, escaped, fits well.
-MOST_PACKET_BYTES = 256 * 1024
+CHECK_SECONDS = 1
 
 
 class Handshake(Input):
@@ -40,6 +41,41 @@ class Handshake(Input):
 
     token: str
     active_chat_id: UUID | None = None
+
+
+class Call:
+    """One command on its way to its ack, and what the log says of it."""
+
+    __slots__ = ("about", "connection", "id", "name", "started")
+
+    def __init__(self, connection: Connection, name: str | None) -> None:
+        self.connection = connection
+        self.name = name
+        self.started = time.perf_counter()
+        self.id = logs.new_request_id()
+        actor = connection.actor
+        self.about: dict[str, Any] = {
+            "request_id": self.id,
+            "command": name,
+            "user": actor.id,
+            "session": actor.session_id,
+        }
+        logs.line("received", self.about)
+
+    def succeed(self, status: int, data: bytes) -> bytes:
+        self._log(status, "ok")
+        return b'{"ok":true,"status":%d,"data":%b,"request_id":"%b"}' % (status, data, self.id.encode())
+
+    def fail(self, error: Exception) -> bytes:
+        problem = error if isinstance(error, ChatError) else Internal()
+        if problem is not error:
+            logs.log_crash(error)
+        self._log(problem.status, problem.code)
+        return orjson.dumps({"ok": False, "error": problem.problem(self.id)})
+
+    def _log(self, status: int, code: str) -> None:
+        milliseconds = round((time.perf_counter() - self.started) * 1000, 1)
+        logs.line("answered", self.about | {"status": status, "code": code, "ms": milliseconds})
 
 
 class Live:
@@ -56,14 +92,14 @@ class Live:
         self.server = ChatServer(
             self.connections,
             cors_allowed_origins=allow_origin,
-            max_http_buffer_size=MOST_PACKET_BYTES,
             http_compression=False,
         )
-        self.server.dispatch = self._dispatch
+        self.outbox = Outbox(database)
+        self.server.dispatch, self.server.dispatch_now = self._dispatch, self._dispatch_draft
         self.server.connected = self._connected
         self.server.on("connect", self._connect)
         self.server.on("disconnect", self._disconnect)
-        self._ready: dict[str, str] = {}
+        self._ready: dict[str, Packet] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: Any) -> None:
@@ -114,43 +150,59 @@ class Live:
         self.connections.remove(connection_id)
         self._ready.pop(connection_id, None)
 
-    async def _dispatch(self, connection: Connection, packet: Any) -> str:
+    async def _dispatch(self, connection: Connection, packet: Any) -> bytes:
         """Run one command; whatever comes, the answer is an ack."""
-        started = time.perf_counter()
-        name = _name(packet)
-        logs.bind_request(
-            request_id=logs.new_request_id(),
-            command=name,
-            user=connection.actor.id,
-            session=connection.actor.session_id,
-        )
-        log.info("received")
+        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if self._dispatch_draft(connection, packet, answered.set_result):
+            return await answered
+        call = Call(connection, _name(packet))
+        logs.bind_request(**call.about)
         try:
-            status, data = await self._run(connection, name, packet)
-            answer = f'{{"ok":true,"status":{status},"data":{data},"request_id":"{logs.request_id()}"}}'
-            code = "ok"
+            return call.succeed(*await self._run(call, packet))
         except Exception as error:
-            problem = error if isinstance(error, ChatError) else Internal()
-            if problem is not error:
-                logs.log_crash(error)
-            answer = orjson.dumps({"ok": False, "error": problem.problem(logs.request_id())}).decode()
-            status, code = problem.status, problem.code
-        log.info("answered", status=status, code=code, ms=round((time.perf_counter() - started) * 1000, 1))
-        return answer
+            return call.fail(error)
 
-    async def _run(self, connection: Connection, name: str | None, packet: Any) -> tuple[int, str]:
+    def _dispatch_draft(self, connection: Connection, packet: Any, answer: Callable[[bytes], None]) -> bool:
+        """Begin with a command that makes a message: `answer` is called after its commit. False: it is another one."""
+        name = _name(packet)
+        if name is None or not COMMANDS[name].is_draft:
+            return False
+        call = Call(connection, name)
+
+        def done(result: Sent | ChatError) -> None:
+            if isinstance(result, ChatError):
+                answer(call.fail(result))
+            else:
+                answer(call.succeed(201 if result.is_new else 200, as_json(result.message)))
+
+        try:
+            draft = COMMANDS[name].handler(connection, self._argument(call, packet))
+            call.about["chat"] = draft.chat_id
+        except Exception as error:
+            answer(call.fail(error))
+        else:
+            self.outbox.put(draft, done, call.id)
+        return True
+
+    def _argument(self, call: Call, packet: Any) -> Any:
+        """What the command is to be run with. Raises RateLimited, InvalidInput."""
         if not isinstance(packet, list):
             raise InvalidInput.at("", "not_a_list", "An event is a list of a name and one object, as JSON.")
-        if name is None:
+        if call.name is None:
             raise UnknownCommand
-        command = COMMANDS[name]
-        self.limits.check(name, user=connection.actor.id)
+        self.limits.check(call.name, user=call.connection.actor.id)
+        if len(packet) > 2:
+            raise InvalidInput.at("", "too_many_arguments", "A command takes one object.")
         try:
-            data = command.input.validate_python(_argument(packet))
+            return COMMANDS[call.name].input.validate_python(packet[1] if len(packet) == 2 else {})
         except ValidationError as error:
             raise InvalidInput.found(error.errors(include_input=False)) from error
-        chat_id = getattr(data, "chat_id", None)
-        logs.bind(chat=chat_id or connection.active_chat_id)
+
+    async def _run(self, call: Call, packet: Any) -> tuple[int, bytes]:
+        data, connection = self._argument(call, packet), call.connection
+        command = COMMANDS[call.name or ""]
+        call.about["chat"] = getattr(data, "chat_id", None) or connection.active_chat_id
+        logs.bind(chat=call.about["chat"])
         log.info("authorized")
         former_chat_id = connection.active_chat_id
         async with self.database.transaction() as session:
@@ -158,9 +210,9 @@ class Live:
         if connection.active_chat_id not in (None, former_chat_id):
             self.presence.opened(connection)
         if result is None or command.output is None:
-            return 204, "null"
+            return 204, b"null"
         answer = result if isinstance(result, Answer) else Answer(200, result)
-        return answer.status, command.output.dump_json(answer.data).decode()
+        return answer.status, as_json(answer.data)
 
     def _end(self, connection: Connection) -> None:
         """Tell a connection that its session is over, and close it."""
@@ -170,6 +222,15 @@ class Live:
         task = asyncio.get_running_loop().create_task(self.server.end(connection.id))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+    async def watch(self) -> None:
+        """See to it that clients which are gone, or do not read, don't stay."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                await self.server.sweep()
+            except Exception as error:
+                logs.log_crash(error)
 
     async def sweep(self) -> None:
         """Close what no event closed: sessions that ran out, or were ended by another process."""
@@ -220,7 +281,7 @@ async def _choose_active(
         connection.active_chat_id = None
 
 
-async def _ready(session: AsyncSession, connection: Connection) -> str:
+async def _ready(session: AsyncSession, connection: Connection) -> Packet:
     actor: Actor = connection.actor
     return encode(
         Ready(
@@ -238,10 +299,3 @@ def _name(packet: Any) -> str | None:
     """The command that is meant; None if there is no such one, as what else was sent is not for the log."""
     is_named = isinstance(packet, list) and packet and isinstance(packet[0], str)
     return packet[0] if is_named and packet[0] in COMMANDS else None
-
-
-def _argument(packet: list[Any]) -> Any:
-    """The one argument of a command; a missing one is empty."""
-    if len(packet) > 2:
-        raise InvalidInput.at("", "too_many_arguments", "A command takes one object.")
-    return packet[1] if len(packet) == 2 else {}

@@ -4,27 +4,49 @@ Why: its way out is a task and an encoding for each recipient, its way in lets a
 `connect` and `disconnect`, and nothing runs between the acceptance of a connection and its first event.
 """
 
+import asyncio
+import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import engineio
+import orjson
 import socketio
 from engineio.async_drivers.asgi import WebSocket
 from engineio.packet import MESSAGE
 from engineio.packet import Packet as EnginePacket
-from socketio.packet import BINARY_EVENT, Packet
+from socketio.packet import BINARY_EVENT
+from socketio.packet import Packet as SocketPacket
 
-from chat_app.live.connections import Connection, Connections
+from chat_app.live import lean
+from chat_app.live.connections import Connection, Connections, Packet
 
-Dispatch = Callable[[Connection, Any], Awaitable[str]]
+Dispatch = Callable[[Connection, Any], Awaitable[bytes]]
+DispatchNow = Callable[[Connection, Any, Callable[[bytes], None]], bool]
 
+# To one that polls, and so not at once.
+MOST_QUEUED_PACKETS = 1000
+# A message that is an event: without a namespace, with or without a number to answer to.
+EVENT = re.compile(rb"42([0-9]{0,15})(?=\[)")
 
 # The types of Engine.IO packets that a client may send.
 ENGINE_TYPES = frozenset("0123456")
 
 
 class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
-    """A WebSocket that ends with the first frame that is no packet; the library would forget to close it."""
+    """A WebSocket that goes the short way if there is one; else one that ends with the first frame that is no packet:
+    the library would forget to close it.
+    """
+
+    def __init__(self, handler: Any, engine: Any) -> None:
+        super().__init__(self._serve, engine)
+        self._long_way = handler
+        self._chat_server = engine.chat_server
+
+    async def _serve(self, websocket: Any) -> None:
+        if not await lean.serve(self._chat_server, self._long_way.__self__, websocket):
+            await self._long_way(websocket)
 
     async def wait(self) -> str | bytes:
         frame: str | bytes = await super().wait()
@@ -42,7 +64,7 @@ class _Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
             await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
 
 
-class _Packet(Packet):  # type: ignore[misc]  # as above
+class _Packet(SocketPacket):  # type: ignore[misc]  # as above
     """A packet that is answered, if it says to which number, also when its content can't be read."""
 
     def decode(self, encoded_packet: Any) -> int | None:
@@ -59,20 +81,93 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
     """Hands commands to `dispatch` one after another for each connection, and answers every one."""
 
     def __init__(self, connections: Connections, **options: Any) -> None:
-        super().__init__(async_mode="asgi", async_handlers=False, namespaces=["/"], serializer=_Packet, **options)
+        super().__init__(
+            async_mode="asgi",
+            async_handlers=False,
+            namespaces=["/"],
+            serializer=_Packet,
+            monitor_clients=False,
+            max_http_buffer_size=lean.MOST_PACKET_BYTES,
+            **options,
+        )
         self.eio._async = self.eio._async | {"websocket": _Transport}
+        self.eio.chat_server = self
         self.connections = connections
         self.dispatch: Dispatch
+        self.dispatch_now: DispatchNow
+        self._unflushed: list[lean.Line] = []
         self.connected: Callable[[Connection], None]
 
     def _engineio_server_class(self) -> type[_Engine]:
         return _Engine
 
-    def send(self, connection_id: str, packet: str) -> None:
+    def send(self, connection_id: str, packet: Packet) -> None:
         """Put an encoded Socket.IO packet on a connection; one that is gone is nothing."""
         engine_socket = self.eio.sockets.get(connection_id)
-        if engine_socket is not None and not engine_socket.closed:
-            engine_socket.queue.put_nowait(EnginePacket(MESSAGE, packet))
+        if engine_socket is None or engine_socket.closed:
+            return
+        queue = engine_socket.queue
+        if isinstance(queue, lean.Line):
+            queue.write(packet.framed)
+        elif queue.qsize() < MOST_QUEUED_PACKETS:
+            queue.put_nowait(EnginePacket(MESSAGE, packet.body.decode()))
+        # Else it does not poll, and the sweep ends it.
+
+    def will_flush(self, line: lean.Line) -> None:
+        if not self._unflushed:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unflushed.append(line)
+
+    def _flush(self) -> None:
+        lines, self._unflushed = self._unflushed, []
+        joined: dict[tuple[int, ...], bytes] = {}
+
+        def join(frames: list[bytes]) -> bytes:
+            # Mostly the same frames go to many. They live as long as the lists, so their ids are theirs.
+            key = tuple(map(id, frames))
+            if key not in joined:
+                kept.append(frames)
+                joined[key] = b"".join(frames)
+            return joined[key]
+
+        kept: list[list[bytes]] = []
+        for line in lines:
+            line.flush(join)
+
+    def take(self, line: lean.Line, packet: bytes) -> bool:
+        """An event on the short way, if that is open to it."""
+        connection = self.connections.get(line.socket.sid)
+        event = EVENT.match(packet)
+        if connection is None or event is None:
+            return False
+        try:
+            data = orjson.loads(packet[event.end() :])
+        except orjson.JSONDecodeError:
+            return False
+        number = event[1]
+
+        def answer(said: bytes) -> None:
+            line.answer(b"43%b[%b]" % (number, said) if number else None)
+
+        return self.dispatch_now(connection, data, answer)
+
+    async def sweep(self) -> None:
+        """To be called about every second: ask whether clients are there, and end what is left of others."""
+        now = time.monotonic()
+        for sid, engine_socket in list(self.eio.sockets.items()):
+            if isinstance(engine_socket.queue, lean.Line):
+                engine_socket.queue.check(now, self.eio.ping_interval, self.eio.ping_timeout)
+            elif engine_socket.closed or engine_socket.queue.qsize() >= MOST_QUEUED_PACKETS:
+                await engine_socket.close(wait=False, abort=True, reason=self.reason.PING_TIMEOUT)
+                self.eio.sockets.pop(sid, None)
+            elif not engine_socket.closing:
+                await engine_socket.check_ping_timeout()
+
+    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
+        if lean.fits(environ):
+            # Without this a task would wait to send the first ping.
+            self.eio.sockets[eio_sid].last_ping = None
+        return await super()._handle_eio_connect(eio_sid, environ)
 
     def engine_id(self, sid: str) -> str:
         """The id of the transport below a Socket.IO connection, by which connections are known here."""
@@ -109,4 +204,4 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
             return
         answer = await self.dispatch(connection, data)
         if id is not None:
-            self.send(eio_sid, f"3{id}[{answer}]")
+            self.send(eio_sid, Packet(b"3%d[%b]" % (id, answer)))

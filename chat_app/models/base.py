@@ -1,10 +1,11 @@
 """What all families are made of: the input base, the column types and the checked strings and numbers."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, StringConstraints
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_extra_types.phone_numbers import PhoneNumberValidator
 from sqlalchemy import BigInteger, func
 from sqlalchemy import Enum as SAEnum
@@ -57,6 +58,30 @@ class Input(SQLModel):
     """What clients send: nothing unknown, no NaN."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[assignment]  # SQLModel narrows the type
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def trusted(model: type[Model], fields: dict[str, Any]) -> Model:
+    """A model of fields that are known to be whole and valid, as they come from our own rows: a fifth of the time."""
+    made = model.__new__(model)
+    for name, value in (("__dict__", fields), ("__pydantic_fields_set__", set(fields)), *_NOTHING_MORE):
+        object.__setattr__(made, name, value)
+    return made
+
+
+_NOTHING_MORE = (("__pydantic_extra__", None), ("__pydantic_private__", None))
+
+
+def as_json(value: Any) -> bytes:
+    """What goes to clients: models, however deep in lists and dictionaries, as JSON."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z)
+
+
+def _plain(value: Any) -> Any:
+    # The driver has a UUID class of its own.
+    return str(value) if isinstance(value, UUID) else value.__dict__
 
 
 def new_id() -> UUID:

@@ -4,11 +4,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event as events
-from sqlalchemy.util import await_only
 
+from chat_app.db import Batch
 from tests.clients import Answer, Door, HttpDoor, Person, Socket, SocketDoor, http_answer
-from tests.service import MakePerson, Service
+from tests.service import MakePerson
 
 ACTIVE = "/api/v1/chats/active"
 
@@ -104,19 +103,20 @@ class TestActivating:
             assert (await door.call(anna, "activate_chat", chat_id=None)).status == 422
 
     async def test_nothing_falls_between_the_snapshot_and_the_events(
-        self, door: Door, service: Service, chat: str, anna: Person, boris: Person
+        self, door: Door, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent: list[Any] = []
+        fetch = Batch.fetch
 
-        def send_while_it_is_read(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        async def send_once_it_is_read(batch: Batch, statement: str, *values: Any) -> list[Any]:
+            rows = await fetch(batch, statement, *values)
             if "FROM message" in statement and not sent:
                 sent.append(None)
-                sent.append(await_only(door.send(boris, chat)))
+                sent.append(await door.send(boris, chat))
+            return rows
 
-        engine = service.database.engine.sync_engine
-        events.listen(engine, "after_cursor_execute", send_while_it_is_read)
+        monkeypatch.setattr(Batch, "fetch", send_once_it_is_read)
         opened = (await anna.socket.call("activate_chat", {"chat_id": chat})).data
-        events.remove(engine, "after_cursor_execute", send_while_it_is_read)
         assert [message["seq"] for message in opened["page"]["items"]] == [1]
         (told,) = await anna.heard("messages_changed")
         assert [message["seq"] for message in told["messages"]] == [sent[1]["seq"]] == [2]

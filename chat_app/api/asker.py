@@ -1,4 +1,4 @@
-"""For routes that take in much: who asks is settled before the body is read, and no transaction waits for it."""
+"""For routes that take in much, or wait: who asks is settled before the body is read, in a transaction of its own."""
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from chat_app.models.sessions import Actor
 _bearer = BearerTransport(LOGIN_PATH).scheme
 
 
-class UploadRoute(APIRoute):
+class AskerRoute(APIRoute):
     """FastAPI reads a body before it solves dependencies: without this, anybody could make it keep 30 MB."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -26,16 +26,16 @@ class UploadRoute(APIRoute):
             if token is None:
                 raise NotAuthenticated
             async with request.app.state.database.transaction() as session:
-                request.state.uploader = await authenticate_connection(session, token)
-            count(request, user=request.state.uploader.id)
+                request.state.asker = await authenticate_connection(session, token)
+            count(request, user=request.state.asker.id)
             return await handle(request)
 
         return authenticated
 
 
-async def get_uploader(request: Request, _token: Annotated[str | None, Depends(_bearer)]) -> Actor:
-    uploader: Actor = request.state.uploader
-    return uploader
+async def get_asker(request: Request, _token: Annotated[str | None, Depends(_bearer)]) -> Actor:
+    asker: Actor = request.state.asker
+    return asker
 
 
-Uploader = Annotated[Actor, Depends(get_uploader)]
+Asker = Annotated[Actor, Depends(get_asker)]

@@ -1,0 +1,110 @@
+"""Sends of this process wait here while the commit before theirs is under way, and then go together in the next one.
+
+No timer: whoever comes alone goes at once, and the more come, the more share a commit.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+from uuid import UUID
+
+from chat_app import logs
+from chat_app.crud.messages import Draft, Sent, one, send_messages
+from chat_app.db import LOCK_SECONDS, Busy, Database
+from chat_app.errors import ChatError, Internal
+
+MOST_AT_ONCE = 256
+# Chats that somebody else holds for longer are waited for apart from the others.
+PATIENCE_SECONDS = 0.05
+LANES_AT_ONCE = 4
+
+Done = Callable[[Sent | ChatError], None]
+
+
+class _Waiting(NamedTuple):
+    draft: Draft
+    done: Done
+    request_id: str | None
+
+
+class _Lane:
+    """Sends that go one batch after another, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.waiting: list[_Waiting] = []
+        self.task: asyncio.Task[None] | None = None
+
+
+class Outbox:
+    """All sends of a process, from both doors."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._main = _Lane()
+        self._apart: dict[UUID, _Lane] = {}
+        self._slots = asyncio.Semaphore(LANES_AT_ONCE)
+
+    def put(self, draft: Draft, done: Done, request_id: str | None = None) -> None:
+        """Send a message: `done` is called with what became of it, after the commit and its events."""
+        self._append(self._apart.get(draft.chat_id, self._main), _Waiting(draft, done, request_id))
+
+    async def send(self, draft: Draft) -> Sent:
+        """Send a message and wait. Raises what is wrong with it."""
+        result: asyncio.Future[Sent | ChatError] = asyncio.get_running_loop().create_future()
+        self.put(draft, lambda sent: None if result.done() else result.set_result(sent), logs.request_id())
+        return one([await result])
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        await asyncio.gather(*(lane.task for lane in (self._main, *self._apart.values()) if lane.task))
+
+    def _append(self, lane: _Lane, waiting: _Waiting) -> None:
+        lane.waiting.append(waiting)
+        if lane.task is None:
+            lane.task = asyncio.get_running_loop().create_task(self._run(lane))
+
+    async def _run(self, lane: _Lane) -> None:
+        while lane.waiting:
+            batch, lane.waiting = lane.waiting[:MOST_AT_ONCE], lane.waiting[MOST_AT_ONCE:]
+            if lane is self._main:
+                await self._send(batch, PATIENCE_SECONDS)
+                continue
+            async with self._slots:
+                await self._send(batch, LOCK_SECONDS)
+        lane.task = None
+        self._apart = {chat_id: other for chat_id, other in self._apart.items() if other is not lane}
+
+    async def _send(self, batch: list[_Waiting], patience: float) -> None:
+        logs.bind_request(requests=[waiting.request_id for waiting in batch])
+        try:
+            async with self.database.batch() as session:
+                results = await send_messages(session, [waiting.draft for waiting in batch], patience=patience)
+        except Busy as error:
+            if patience == LOCK_SECONDS:
+                self._tell(batch, [error] * len(batch))
+            else:
+                self._set_apart(batch)
+        except ChatError as error:
+            self._tell(batch, [error] * len(batch))
+        except Exception as error:
+            # One draft that breaks the statement must not take the others with it.
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._send([waiting], patience)
+            else:
+                logs.log_crash(error)
+                self._tell(batch, [Internal()])
+        else:
+            self._tell(batch, results)
+
+    def _set_apart(self, batch: list[_Waiting]) -> None:
+        for waiting in batch:
+            self._append(self._apart.setdefault(waiting.draft.chat_id, _Lane()), waiting)
+
+    def _tell(self, batch: list[_Waiting], results: list[Sent | ChatError]) -> None:
+        logs.bind_request()
+        for waiting, result in zip(batch, results, strict=True):
+            try:
+                waiting.done(result)
+            except Exception as error:
+                logs.log_crash(error)

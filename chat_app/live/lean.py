@@ -1,0 +1,283 @@
+"""The short way between a WebSocket and the commands and events, beneath uvicorn and python-engineio.
+
+Why: their way costs two tasks and two timers for each packet that comes, and a queue, a task, an encoding and a frame
+for each recipient of one that goes: three quarters of all that a message costs. Here a frame that comes is handed over
+as it is read, one that goes is framed once for all, and what one commit sends to a connection is one write.
+
+Handshake, authentication, polling and every packet that is no event stay with the libraries. Where this module does not
+fit, because the server is another one or a version changed, connections go the long way, with the same outcome.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from engineio.exceptions import EngineIOError
+from engineio.packet import CLOSE, NOOP, PING, Packet
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # in C where that can be
+
+from chat_app.live.connections import frame
+from chat_app.logs import log, log_crash
+
+# A text as long as it may be, each character escaped, is far below.
+MOST_PACKET_BYTES = 256 * 1024
+# A reader that leaves so much unread is cut, as is one that takes nothing for so long.
+MOST_UNREAD_BYTES = 2 * 2**20
+STALLED_SECONDS = 15
+MOST_WAITING_PACKETS = 64
+
+TEXT, WHOLE_TEXT, CONTROL, MASKED = 0x01, 0x81, 0x08, 0x80
+# The types of Engine.IO packets that a client may send.
+ENGINE_TYPES = b"0123456"
+
+
+class LeanProtocol(WebSocketsSansIOProtocol):
+    """Reads whole text frames by itself once `line` is set; everything else the libraries read."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.line: Line | None = None
+        self.partial = b""
+        self.is_fragmented = False
+
+    def data_received(self, data: bytes) -> None:
+        if self.line is None:
+            super().data_received(data)
+            return
+        data = self.partial + data if self.partial else data
+        start = 0
+        while (bounds := _bounds(data, start)) is not None:
+            body, end = bounds
+            if body == end == start:
+                self.line.close()
+                return
+            if end > len(data):
+                break
+            if data[start] == WHOLE_TEXT and not self.is_fragmented:
+                self.line.hear(apply_mask(data[body:end], data[body - 4 : body]))
+            else:
+                opcode, is_last = data[start] & 0x0F, data[start] & 0x80
+                self.is_fragmented = not is_last if opcode < CONTROL else self.is_fragmented
+                super().data_received(data[start:end])
+            start = end
+        self.partial = data[start:]
+
+    def send_receive_event_to_app(self) -> None:
+        if self.line is None:
+            super().send_receive_event_to_app()
+            return
+        whole, self.frames = b"".join(self.frames), []
+        if self.curr_msg_data_type == "text":
+            self.line.hear(whole)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.line is not None:
+            self.line.is_closed = True
+        super().connection_lost(exc)
+
+
+def _bounds(data: bytes, start: int) -> tuple[int, int] | None:
+    """Where the payload of a frame begins and ends; None if that can't be told yet, twice `start` if it is refused."""
+    if len(data) - start < 2:
+        return None
+    length, head = data[start + 1] & 0x7F, 6
+    if length == 126:
+        length, head = int.from_bytes(data[start + 2 : start + 4], "big"), 8
+    elif length == 127:
+        length, head = int.from_bytes(data[start + 2 : start + 10], "big"), 14
+    if len(data) - start < head and data[start + 1] & MASKED:
+        return None
+    # Only a client that breaks the protocol does not mask.
+    if length > MOST_PACKET_BYTES or not data[start + 1] & MASKED:
+        return start, start
+    return start + head, start + head + length
+
+
+class Server(Protocol):
+    """What a line needs of the Socket.IO server."""
+
+    def take(self, line: "Line", packet: bytes) -> bool:
+        """Begin with an event whose answer comes by `line.answer`; false if it has to go the long way."""
+
+    def will_flush(self, line: "Line") -> None:
+        """See that `line.flush` is called soon."""
+
+
+class Line:
+    """One connection that goes the short way. It stands in for the queue of its Engine.IO socket."""
+
+    __slots__ = ("_inbox", "_is_busy", "frames", "heard_at", "is_closed", "protocol", "server", "socket", "stalled")
+
+    def __init__(self, server: Server, socket: Any, protocol: LeanProtocol) -> None:
+        self.server = server
+        self.socket = socket
+        self.protocol = protocol
+        self.frames: list[bytes] = []
+        self.is_closed = False
+        self.heard_at = time.monotonic()
+        # How much was unread at the last look, and since when it does not get less.
+        self.stalled = (0, 0.0)
+        self._inbox: deque[bytes] | None = None
+        self._is_busy = False
+
+    # Out
+
+    def write(self, framed: bytes) -> None:
+        """Send a frame, together with all that comes until the loop goes round."""
+        if not self.frames:
+            self.server.will_flush(self)
+        self.frames.append(framed)
+
+    def flush(self, join: Callable[[list[bytes]], bytes]) -> None:
+        frames, self.frames = self.frames, []
+        transport = self.protocol.transport
+        if self.is_closed or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+            self.cut("unread")
+        else:
+            transport.write(frames[0] if len(frames) == 1 else join(frames))
+
+    def put_nowait(self, packet: Packet | None) -> None:
+        """What the libraries send goes the same way; after their last packet the transport is closed."""
+        if packet is not None:
+            encoded = packet.encode()
+            self.write(frame(encoded if isinstance(encoded, bytes) else encoded.encode()))
+            if packet.packet_type == CLOSE:
+                self.close()
+
+    async def put(self, packet: Packet | None) -> None:
+        self.put_nowait(packet)
+
+    async def join(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """Say goodbye once everything is written: whoever serves the transport wakes up and closes it."""
+        self.protocol.queue.put_nowait({"type": "websocket.disconnect", "code": 1000})
+
+    def cut(self, reason: str) -> None:
+        log.warning("slow reader cut", reason=reason, connection=self.socket.sid)
+        self.is_closed = True
+        self.protocol.transport.abort()
+
+    def check(self, now: float, interval: float, timeout: float) -> None:
+        """To be called about every second: ask whether the client is there, and cut who does not read."""
+        unread = self.protocol.transport.get_write_buffer_size()
+        if not unread or unread < self.stalled[0]:
+            self.stalled = (unread, now)
+        elif self.stalled[0] and now - self.stalled[1] > STALLED_SECONDS:
+            self.cut("stalled")
+            return
+        else:
+            self.stalled = (unread, self.stalled[1] if self.stalled[0] else now)
+        silent = now - self.heard_at
+        if silent > interval + timeout:
+            self.protocol.transport.abort()
+        elif silent > interval and self.socket.last_ping is None:
+            self.socket.last_ping = time.time()
+            self.put_nowait(Packet(PING))
+
+    # In
+
+    def hear(self, packet: bytes) -> None:
+        """A packet came: it waits for those before it to be answered."""
+        self.heard_at = time.monotonic()
+        self.socket.last_ping = None
+        if packet == b"3":
+            return
+        if not packet or packet[0] not in ENGINE_TYPES or len(packet) > MOST_PACKET_BYTES:
+            self.close()
+        elif not self._is_busy:
+            self._begin(packet)
+        else:
+            self._inbox = self._inbox or deque()
+            self._inbox.append(packet)
+            if len(self._inbox) == MOST_WAITING_PACKETS:
+                self.protocol.transport.pause_reading()
+
+    def answer(self, packet: bytes | None) -> None:
+        """The event that was taken is done with."""
+        if packet is not None:
+            self.write(frame(packet))
+        self._go_on()
+
+    def _begin(self, packet: bytes) -> None:
+        self._is_busy = True
+        if not self.server.take(self, packet):
+            task = asyncio.get_running_loop().create_task(self._receive(packet))
+            self.protocol.tasks.add(task)
+            task.add_done_callback(self.protocol.tasks.discard)
+
+    def _go_on(self) -> None:
+        self._is_busy = False
+        while self._inbox and not self._is_busy and not self.is_closed:
+            waiting = self._inbox.popleft()
+            if len(self._inbox) == MOST_WAITING_PACKETS // 2:
+                self.protocol.transport.resume_reading()
+            self._begin(waiting)
+
+    async def _receive(self, packet: bytes) -> None:
+        """The long way in."""
+        try:
+            await self.socket.receive(Packet(encoded_packet=packet.decode()))
+        except (EngineIOError, UnicodeDecodeError):
+            self.close()
+        except Exception as error:
+            log_crash(error)
+        finally:
+            self._go_on()
+
+
+def fits(environ: dict[str, Any]) -> bool:
+    """Whether a connection is a WebSocket that can go the short way."""
+    return isinstance(getattr(environ["asgi.send"], "__self__", None), LeanProtocol)
+
+
+async def serve(server: Server, socket: Any, websocket: Any) -> bool:
+    """Serve an accepted WebSocket of an Engine.IO socket to its end; false, and nothing done, where that can't be."""
+    protocol = getattr(websocket.asgi_send, "__self__", None)
+    if not isinstance(protocol, LeanProtocol):
+        return False
+    if socket.connected and not await _upgrade(socket, websocket):
+        return True
+    socket.connected = socket.upgraded = True
+    socket.last_ping, socket.schedule_ping = None, _never
+    line = Line(server, socket, protocol)
+    queue, socket.queue = socket.queue, line
+    while not queue.empty():
+        line.put_nowait(queue.get_nowait())
+    try:
+        while not protocol.queue.empty():
+            line.hear((await websocket.wait()).encode())
+        protocol.line = line
+        await websocket.wait()
+    except OSError:
+        await websocket.close()
+    line.is_closed = True
+    await socket.close(wait=False, abort=True, reason=socket.server.reason.TRANSPORT_CLOSE)
+    return True
+
+
+async def _upgrade(socket: Any, websocket: Any) -> bool:
+    """Go over from polling; a client that does not keep to the ceremony goes on polling."""
+    if socket.upgraded:
+        raise OSError
+    socket.upgrading = True  # what is sent waits
+    try:
+        if await websocket.wait() != "2probe":
+            return False
+        await websocket.send("3probe")
+        await socket.queue.put(Packet(NOOP))  # ends the poll
+        return bool(await websocket.wait() == "5")
+    except OSError:
+        return False
+    finally:
+        socket.upgrading = False
+
+
+def _never() -> None:
+    """Pings are sent by one sweep for all."""
