@@ -1,76 +1,76 @@
-"""The command line: run workloads against our server and Node's in turn, and tell the medians."""
+"""The command line: run experiments, each side in turn, and tell the medians."""
 
 import json
 import math
+import resource
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tests.bench import report
+from tests.bench import disturbed, idle, reading, report, seed, sending
+from tests.bench.report import Experiment, Outcome
 from tests.bench.servers import House, house, node_is_missing
-from tests.bench.workloads import WORKLOADS, Figures, Workload, measure_node, measure_ours
 
-console = Console(soft_wrap=True)
+EXPERIMENTS = [experiment for module in (sending, idle, reading, disturbed) for experiment in module.experiments()]
+
+console = Console(width=110)
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(WORKLOADS)}; W2 is both.")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each, of which the medians are told.")] = 3,
+    names: Annotated[list[str] | None, typer.Argument(help="Such as W1 W5-orm; W5 is all that begin so.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each side; the medians are told.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.5, help="What is measured of each run, after warming up.")] = 10,
-    chats: Annotated[int | None, typer.Option(min=1, help="Chats, instead of the workload's number.")] = None,
     node: Annotated[bool, typer.Option(help="Measure Node's server too.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every run there.")] = None,
 ) -> None:
-    """Measure chat_app beside the Node server that a team would have written."""
+    """Measure chat_app, beside the Node server that a team would have written."""
     chosen = _chosen(names or [])
+    # For ten thousand connections; the servers inherit it.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    seed.use_secret()
     facts = report.surroundings()
     report.show_surroundings(console, facts)
-    missing = node_is_missing() if node else None
+    skipped = {"node"} if _is_without_node(node) else set()
+    with house() as built:
+        results = {experiment.name: _run(built, experiment, skipped, runs, seconds) for experiment in chosen}
+    if json_file:
+        json_file.write_text(json.dumps({"surroundings": facts, "results": _without_nan(results)}, indent=2))
+    if any(run["errors"] for sides in results.values() for runs_of_side in sides.values() for run in runs_of_side):
+        sys.exit("There were errors: these figures are not to be trusted.")
+
+
+def _chosen(names: list[str]) -> list[Experiment]:
+    known = {e.name: e.name.partition("-")[0] for e in EXPERIMENTS}
+    if unknown := set(names) - {*known, *known.values()}:
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    if not names:
+        return [e for e in EXPERIMENTS if e.name != "W0"]
+    return [e for e in EXPERIMENTS if {e.name, known[e.name]} & set(names)]
+
+
+def _is_without_node(wanted: bool) -> bool:
+    missing = node_is_missing() if wanted else None
     if missing:
         console.print(missing)
-    results: dict[str, Any] = {}
-    with house() as built:
-        for workload in chosen:
-            sized = replace(workload, chats=chats) if chats else workload
-            results[workload.name] = _compare(built, sized, runs, seconds, node and not missing)
-    if json_file:
-        json_file.write_text(json.dumps({"surroundings": facts, "workloads": _without_nan(results)}, indent=2))
-    if any(row.get("errors") for sides in results.values() for rows in sides.values() for row in rows):
-        sys.exit("There were errors, so the figures mean nothing.")
+    return not wanted or missing is not None
 
 
-def _chosen(names: list[str]) -> list[Workload]:
-    if unknown := [name for name in names if name not in WORKLOADS]:
-        raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(WORKLOADS)}")
-    return [
-        workload
-        for workload in WORKLOADS.values()
-        if not names or workload.name.split("-")[0] in names or workload.name in names
-    ]
-
-
-def _compare(built: House, workload: Workload, runs: int, seconds: float, with_node: bool) -> dict[str, Any]:
-    """One after the other and not all of one first, so that what changes on the machine meets both."""
-    sides: dict[str, Any] = {"chat_app": [], **({"node": []} if with_node else {})}
+def _run(built: House, experiment: Experiment, skipped: set[str], runs: int, seconds: float) -> dict[str, Any]:
+    """One after the other and not all of one first, so that what changes on the machine meets all."""
+    outcomes: dict[str, list[Outcome]] = {side: [] for side in experiment.sides if side not in skipped}
     for _ in range(runs):
-        for side, rows in sides.items():
-            figures = (measure_node if side == "node" else measure_ours)(built, workload, seconds)
-            _tell_errors(side, figures)
-            rows.append(report.row(figures))
-    ours, other = report.medians(sides["chat_app"]), report.medians(sides["node"]) if with_node else None
-    console.print(report.table(f"{workload.name}: {workload.title}", ours, other))
-    return sides
-
-
-def _tell_errors(side: str, figures: Figures) -> None:
-    for text in figures.counts.texts:
-        console.print(f"{side}: {text}", markup=False)
-    if figures.crashes:
-        console.print(f"{side}: {figures.crashes} errors in its log")
+        for side, done in outcomes.items():
+            outcome = experiment.sides[side](built, seconds)
+            for error in outcome.errors:
+                console.print(f"{experiment.name}, {side}: {error}", markup=False)
+            done.append(outcome)
+    console.print(
+        report.table(experiment, {side: report.medians([o.row for o in done]) for side, done in outcomes.items()})
+    )
+    return {side: [outcome._asdict() for outcome in done] for side, done in outcomes.items()}
 
 
 def _without_nan(value: Any) -> Any:
@@ -83,4 +83,6 @@ def _without_nan(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    cli.command()(bench)
+    cli()

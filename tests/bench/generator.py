@@ -9,65 +9,23 @@ import re
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import count
 from typing import Any
+
+from tests.bench.load import SLOT, Client, Counts, Load
 
 # Has the shape of a UUID, so that it can be a client_id. No other UUID on the wire has a third group like this.
 MARKER = re.compile(rb"-5eed-bead-([0-9a-f]{4})-([0-9a-f]{12})")
 MARKER_START, MARKER_LENGTH = b"-5eed-bead-", 28
 MESSAGE_COUNT = re.compile(rb'"message_count":(\d+)[,}]')
-SLOT = b"{marker}"
 PING, PONG = b"2", b"3"
 PING_FRAME = b"\x81\x012"
 CHUNK = 1 << 18
 HANDSHAKES_AT_ONCE = 8
 LISTENERS_TIMED = 40
-STUCK_SECONDS = 60
-DRAIN_SECONDS = 10
-MOST_ERRORS_KEPT = 20
-
-
-@dataclass
-class Client:
-    """Who connects: the packet that says so, the command with the places for the marker, and how many listen."""
-
-    connect: bytes
-    command: bytes = b""
-    sends: bool = False
-    others: int = 0
-
-
-@dataclass
-class Load:
-    """What happens to a server. `counts_by_list`: the marker is only in previews, and deliveries are read off the
-    message_count of the chat list's events. `rate`: messages a second in all; None: each sender has one in flight.
-    """
-
-    clients: Sequence[Client]
-    ready: bytes
-    counts_by_list: bool = False
-    rate: float | None = None
-
-
-@dataclass
-class Counts:
-    """What happened within the measured window; the errors are those of the whole run."""
-
-    seconds: float = 0.0
-    acked: int = 0
-    delivered: int = 0
-    cpu_share: float = 0.0
-    ack_ms: list[float] = field(default_factory=list)
-    delivery_ms: list[float] = field(default_factory=list)
-    errors: int = 0
-    texts: list[str] = field(default_factory=list)
-
-    def error(self, text: str, times: int = 1) -> None:
-        self.errors += times
-        if len(self.texts) < MOST_ERRORS_KEPT:
-            self.texts.append(text)
+STUCK_SECONDS = 180
+PATIENCE_SECONDS = 10
 
 
 class Connection:
@@ -96,8 +54,9 @@ def frame(payload: bytes) -> bytes:
 class Generator:
     """All the connections of one load."""
 
-    def __init__(self, port: int, load: Load) -> None:
+    def __init__(self, port: int, load: Load, *, patience: float = PATIENCE_SECONDS) -> None:
         self.address = ("127.0.0.1", port)
+        self.patience = patience
         self.load = load
         self.poll = select.epoll()
         self.connections = [Connection(client, index) for index, client in enumerate(load.clients)]
@@ -187,13 +146,12 @@ class Generator:
     def _drain(self) -> None:
         """What is under way arrives, or is missing."""
         self.is_sending = False
-        ends = time.monotonic() + DRAIN_SECONDS
-        expected = sum(connection.acked * connection.client.others for connection in self.senders)
-        while time.monotonic() < ends:
+        ends = time.monotonic() + self.patience
+        while True:
             waiting = sum(len(connection.in_flight) for connection in self.senders)
             expected = sum(connection.acked * connection.client.others for connection in self.senders)
-            if not waiting and self._delivered() == expected:
-                return
+            if time.monotonic() > ends or (not waiting and self._delivered() == expected):
+                break
             self._turn(0.05)
         if waiting:
             self.counts.error(f"{waiting} messages were not answered", waiting)

@@ -1,102 +1,82 @@
 """From runs to figures: medians, ratios, and the table with what they were measured on."""
 
+import math
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.servers import ROOT
-from tests.bench.workloads import Figures
+from tests.bench.servers import ROOT, House
 
 Row = dict[str, float]
 
-LABELS = {
-    "messages_per_s": "messages/s",
-    "deliveries_per_s": "deliveries/s",
-    "messages_per_server_cpu_s": "messages per CPU-s of the server",
-    "messages_per_cpu_s": "messages per CPU-s with database",
-    "deliveries_per_server_cpu_s": "deliveries per CPU-s of the server",
-    "ack_p50_ms": "ack p50, ms",
-    "ack_p99_ms": "ack p99, ms",
-    "delivery_p50_ms": "delivery p50, ms",
-    "delivery_p99_ms": "delivery p99, ms",
-    "server_cores": "cores, server",
-    "database_cores": "cores, database",
-    "generator_cores": "cores, generator",
-    "memory_mb": "memory, MB",
-    "errors": "errors",
-}
-LOWER_IS_BETTER = {"ack_p50_ms", "ack_p99_ms", "delivery_p50_ms", "delivery_p99_ms", "memory_mb"}
-HAVE_NO_RATIO = {"errors", "server_cores", "database_cores", "generator_cores"}
+HIGHER_IS_BETTER = ("/s", " per CPU-s")
+LOWER_IS_BETTER = (", ms", ", s", "memory", "each")
 
 
-def row(figures: Figures) -> Row:
-    """One run in figures."""
-    counts = figures.counts
-    seconds = counts.seconds
-    return {
-        "messages_per_s": counts.acked / seconds,
-        "deliveries_per_s": counts.delivered / seconds,
-        "messages_per_server_cpu_s": _per(counts.acked, figures.server_cpu),
-        "messages_per_cpu_s": _per(counts.acked, figures.server_cpu + figures.database_cpu),
-        "deliveries_per_server_cpu_s": _per(counts.delivered, figures.server_cpu),
-        "ack_p50_ms": percentile(counts.ack_ms, 50),
-        "ack_p99_ms": percentile(counts.ack_ms, 99),
-        "delivery_p50_ms": percentile(counts.delivery_ms, 50),
-        "delivery_p99_ms": percentile(counts.delivery_ms, 99),
-        "server_cores": figures.server_cpu / seconds,
-        "database_cores": figures.database_cpu / seconds,
-        "generator_cores": counts.cpu_share,
-        "memory_mb": figures.memory / 2**20,
-        "errors": figures.errors,
-    }
+class Outcome(NamedTuple):
+    """One run: its figures by name, and what went wrong."""
+
+    row: Row
+    errors: list[str]
 
 
-def _per(amount: float, cpu: float) -> float:
-    return amount / cpu if cpu else float("nan")
+@dataclass(frozen=True)
+class Experiment:
+    """What is measured in turn, side by side; with two of them the ratio is told."""
+
+    name: str
+    title: str
+    sides: dict[str, Callable[[House, float], Outcome]]
+
+
+def per(amount: float, of: float) -> float:
+    return amount / of if of else math.nan
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
     """The value below which so many percent lie; NaN without values."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else float("nan")
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else math.nan
 
 
-def medians(rows: Iterable[Row]) -> Row:
-    rows = list(rows)
-    combined = {name: median(row[name] for row in rows) for name in rows[0]}
-    return combined | {"errors": sum(row["errors"] for row in rows)} if "errors" in combined else combined
+def medians(rows: Sequence[Row]) -> Row:
+    return {name: median(row[name] for row in rows) for name in rows[0]}
 
 
-def table(title: str, ours: Row, other: Row | None, other_name: str = "Node") -> Table:
-    made = Table(title=title, title_justify="left", title_style="bold")
-    made.add_column("")
-    for name in ("chat_app", *([other_name, "better by"] if other else [])):
+def table(experiment: Experiment, sides: dict[str, Row]) -> Table:
+    made = Table(title=f"{experiment.name}: {experiment.title}", title_justify="left", title_style="bold")
+    made.add_column("", no_wrap=True)
+    for name in (*sides, *(["better by"] if len(sides) == 2 else [])):
         made.add_column(name, justify="right")
-    for name, value in ours.items():
-        cells = [LABELS.get(name, name), _number(value)]
-        if other:
-            cells += [_number(other[name]), _ratio(name, value, other[name])]
-        made.add_row(*cells)
+    for name in dict.fromkeys(name for row in sides.values() for name in row):
+        values = [row.get(name, math.nan) for row in sides.values()]
+        made.add_row(name, *map(_number, values), *([_ratio(name, *values)] if len(sides) == 2 else []))
     return made
 
 
-def _ratio(name: str, ours: float, other: float) -> str:
-    if name in HAVE_NO_RATIO or not ours or not other:
+def _ratio(name: str, one: float, other: float) -> str:
+    """How much better the first is than the second."""
+    if not one or not other or math.isnan(one + other):
         return ""
-    return f"{other / ours if name in LOWER_IS_BETTER else ours / other:.2f}x"
+    if any(part in name for part in HIGHER_IS_BETTER):
+        return f"{one / other:.2f}x"
+    return f"{other / one:.2f}x" if any(part in name for part in LOWER_IS_BETTER) else ""
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.2f}" if value == value else "–"
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}"
 
 
 def surroundings() -> dict[str, Any]:

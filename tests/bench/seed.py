@@ -1,6 +1,7 @@
 """Who chats: users, sessions and chats, written in bulk straight into the tables; tokens by the project's own code."""
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, NamedTuple
@@ -9,15 +10,12 @@ from uuid import UUID
 import asyncpg
 from pydantic import SecretStr
 
+from chat_app.auth import SessionStrategy
+from chat_app.crud.sessions import OpenedSession
+from chat_app.models.base import new_id
+from chat_app.models.sessions import Actor
 from chat_app.settings import Settings, use_settings
 from tests.bench.servers import PEER, SECRET
-
-use_settings(Settings(secret=SecretStr(SECRET)))
-
-from chat_app.auth import SessionStrategy  # noqa: E402  # reads the settings
-from chat_app.crud.sessions import OpenedSession  # noqa: E402
-from chat_app.models.base import new_id  # noqa: E402
-from chat_app.models.sessions import Actor  # noqa: E402
 
 
 class Person(NamedTuple):
@@ -34,10 +32,19 @@ class Chat(NamedTuple):
 _phones = count(79_100_000_000)
 
 
+def use_secret() -> None:
+    """Sign tokens as the measured server does."""
+    use_settings(Settings(secret=SecretStr(SECRET)))
+
+
 def make_people(number: int) -> list[Person]:
-    strategy = SessionStrategy()
-    actors = [Actor(new_id(), new_id()) for _ in range(number)]
-    return [Person(*actor, strategy.tokens(OpenedSession(actor, "")).access_token) for actor in actors]
+    return [fresh(Person(new_id(), new_id(), "")) for _ in range(number)]
+
+
+def fresh(person: Person) -> Person:
+    """The same person with a new token; they last for minutes only."""
+    opened = OpenedSession(Actor(person.id, person.session_id), "")
+    return person._replace(token=SessionStrategy().tokens(opened).access_token)
 
 
 def make_chats(number: int, members: int) -> list[Chat]:
@@ -46,20 +53,28 @@ def make_chats(number: int, members: int) -> list[Chat]:
     return [Chat(new_id(), people[start : start + members]) for start in range(0, len(people), members)]
 
 
-def write(url: str, people: list[Person], chats: list[Chat]) -> None:
-    """Into a migrated database of ours."""
-    asyncio.run(_write(url, people, chats))
+def members_of(chats: Iterable[Chat]) -> list[Person]:
+    return [member for chat in chats for member in chat.members]
 
 
-async def _write(url: str, people: list[Person], chats: list[Chat]) -> None:
+def write(url: str, people: list[Person], chats: list[Chat], hashed_password: str | None = None) -> list[str]:
+    """Into a migrated database of ours. Returns the phones."""
+    return asyncio.run(_write(url, people, chats, hashed_password))
+
+
+async def _write(url: str, people: list[Person], chats: list[Chat], hashed_password: str | None) -> list[str]:
+    phones = [f"+{next(_phones)}" for _ in people]
     connection = await asyncpg.connect(url)
     now = datetime.now(UTC)
     later = now + timedelta(days=30)
     await _copy(
         connection,
         "user",
-        ("id", "phone", "name", "bio", "is_verified", "is_active"),
-        [(person.id, f"+{next(_phones)}", f"Person {at}", "", True, True) for at, person in enumerate(people)],
+        ("id", "phone", "hashed_password", "name", "bio", "is_verified", "is_active"),
+        [
+            (person.id, phone, hashed_password, f"Person {phone}", "", True, True)
+            for person, phone in zip(people, phones, strict=True)
+        ],
     )
     await _copy(
         connection,
@@ -78,6 +93,39 @@ async def _write(url: str, people: list[Person], chats: list[Chat]) -> None:
         [(chat.id, member.id, 1, 1, 1, 0, 1, now, now) for chat in chats for member in chat.members],
     )
     await connection.execute("ANALYZE")
+    await connection.close()
+    return phones
+
+
+def fill(url: str, chats: list[Chat], length: int) -> None:
+    """Give each of these chats so many messages, a minute apart, from its members in turn."""
+    asyncio.run(_fill(url, [chat.id for chat in chats], length))
+
+
+async def _fill(url: str, chat_ids: list[UUID], length: int) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        """
+        INSERT INTO message (chat_id, seq, version, client_id, type, text, sender_id, like_count, sent_at)
+        SELECT members.chat_id, seq, seq + 1, gen_random_uuid(), 'text', repeat('Some words. ', 1 + seq % 15),
+               ids[1 + seq % cardinality(ids)], 0, now() - (n - seq) * interval '1 minute'
+        FROM (SELECT chat_id, array_agg(user_id) AS ids FROM membership GROUP BY chat_id) AS members,
+             (SELECT $2::int AS n) AS length, generate_series(1, n) AS seq
+        WHERE members.chat_id = ANY($1)
+        """,
+        chat_ids,
+        length,
+    )
+    await connection.execute(
+        """
+        UPDATE chat SET message_count = $2::bigint, version = $2::bigint + 1,
+               updated_at = now() - random() * interval '1 day'
+        WHERE id = ANY($1)
+        """,
+        chat_ids,
+        length,
+    )
+    await connection.execute("VACUUM ANALYZE")
     await connection.close()
 
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import asyncpg
 import psutil
@@ -24,6 +25,8 @@ PEER = Path(__file__).parent / "peer"
 START_SECONDS = 30
 TICKS = os.sysconf("SC_CLK_TCK")
 SECRET = secrets.token_hex(32)
+
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -52,26 +55,27 @@ class Server:
         memory = psutil.Process(self.process.pid).memory_info().rss
         return Usage(cpu_seconds(self.process.pid), cpu_seconds(self.postmaster), memory)
 
-    def crashes(self) -> int:
-        """Lines of its log that tell of an error."""
-        return sum('"level":"error"' in line.replace(" ", "") for line in self.log.read_text().splitlines())
+    def complaints(self) -> list[str]:
+        """What its log tells of errors."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        found = [line for line in lines if '"level": "error"' in line or '"level":"error"' in line or "Error:" in line]
+        return [f"{self.name} logged: {line[:300]}" for line in found]
 
 
 def cpu_seconds(pid: int) -> float:
     """Of a process, of its descendants, and of those that have ended."""
-    total = _ticks(pid, children=True)
+    total = _ticks(pid)
     for child in psutil.Process(pid).children(recursive=True):
-        try:
-            total += _ticks(child.pid, children=True)
-        except FileNotFoundError:
-            continue  # it has just ended, and its parent counts it from now on
+        # One that has just ended is counted by its parent from now on.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            total += _ticks(child.pid)
     return total / TICKS
 
 
-def _ticks(pid: int, *, children: bool) -> int:
+def _ticks(pid: int) -> int:
     # utime, stime, cutime and cstime, counted behind the name, which may hold spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11 : 15 if children else 13]))
+    return sum(map(int, fields[11:15]))
 
 
 class House:
@@ -82,15 +86,27 @@ class House:
         self.url = url
         self.postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
         self.number = 0
+        self.made: dict[str, Any] = {}
+
+    def once(self, name: str, make: "Callable[[House], Made]") -> Made:
+        """What takes long to make and is only read."""
+        if name not in self.made:
+            self.made[name] = make(self)
+        made: Made = self.made[name]
+        return made
+
+    @contextmanager
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """The URL of a new database, for one run."""
+        url = self.make_database(template)
+        yield url
+        self._run(f"DROP DATABASE {url.rpartition('?')[0].rpartition('/')[2]} WITH (FORCE)")
 
     def make_database(self, template: str = "template1") -> str:
         """The URL of a new database."""
         self.number += 1
         self._run(f"CREATE DATABASE bench_{self.number} TEMPLATE {template}")
         return self.url.replace("/postgres?", f"/bench_{self.number}?")
-
-    def drop_database(self, url: str) -> None:
-        self._run(f"DROP DATABASE {url.rpartition('?')[0].rpartition('/')[2]} WITH (FORCE)")
 
     def make_template(self) -> None:
         """A database with our tables, migrated once; the others are copies of it."""
