@@ -10,7 +10,7 @@ YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fuzz test-root test-node test-image lint lint-manifests format migrate seed requirements clean
+.PHONY: help run test test-fuzz test-root test-node test-image bench lint lint-manifests format migrate seed requirements clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-root: $(READY) ## Run the tests that only root can
 test-image: $(READY) ## Build the image without a container engine, and chat with it; needs Linux and root
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root; with a container engine try: docker compose up --build" >&2; exit 1; }
 	@exec unshare --mount --propagation private $(BIN)/python -m tests.image
+
+bench: $(READY) ## Measure, beside a plain Node server if there is Node; ARGS="W1 W2" chooses
+	@exec $(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(READY) ## Check style, types, the floors of the imports, YAML, Dockerfile and workflows
 	@$(BIN)/ruff check --quiet .

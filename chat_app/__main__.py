@@ -42,6 +42,8 @@ def run(
     settings = use_settings(get_settings().model_copy(update=given))
     if unsafe := settings.unsafe():
         raise Refusal("\n".join(unsafe))
+    if settings.rate_limits == "load-test":
+        logs.log.warning("CHAT_RATE_LIMITS is load-test: nothing is limited, anybody can flood this server")
     with server.listener(settings) as listening, startup.database(settings) as settings:
         has_demo = seed and settings.is_development
         if settings.is_development:

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     phone_region: str = "RU"
     sms_url: SecretStr | None = None
     phone_verification: Literal["optional", "required"] = "optional"
-    rate_limits: Literal["on", "off"] = "on"
+    rate_limits: Literal["on", "off", "load-test"] = "on"
     trusted_proxies: Annotated[list[str], NoDecode] = []
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -61,7 +61,7 @@ class Settings(BaseSettings):
             "CHAT_CORS_ORIGINS must name the origins of your pages, not *": "*" in self.cors_origins,
             "CHAT_LOG_LEVEL must not be DEBUG": self.log_level == "DEBUG",
             "CHAT_DATABASE_URL must be set": self.database_url is None,
-            "CHAT_RATE_LIMITS may be off for load tests only": self.rate_limits == "off",
+            "CHAT_RATE_LIMITS must not be off, but for load tests: load-test": self.rate_limits == "off",
         }
         return [text for text, is_so in found.items() if is_so]
 

@@ -1,0 +1,78 @@
+"""Connections that do nothing: what each costs in memory, and how long it takes until all are connected."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
+import orjson
+
+from tests.bench import seed
+from tests.bench.generator import Generator
+from tests.bench.load import Client, Load
+from tests.bench.report import Experiment, Outcome
+from tests.bench.seed import Person
+from tests.bench.servers import House, Server
+
+WARM_UP = 100
+PEOPLE = 1000
+
+
+def experiments() -> list[Experiment]:
+    return [
+        Experiment(
+            f"W4-{number}",
+            f"{number:,} idle connections",
+            {"chat_app": partial(_ours, number), "node": partial(_node, number)},
+        )
+        for number in (2_000, 10_000)
+    ]
+
+
+def _ours(number: int, house: House, seconds: float) -> Outcome:
+    people = seed.make_people(PEOPLE)
+    with house.database("migrated") as database:
+        seed.write(database, people, [])
+        return _measure(
+            house.ours(database), people, number, lambda person: {"token": person.token}, b'42["ready"', seconds
+        )
+
+
+def _node(number: int, house: House, seconds: float) -> Outcome:
+    people = seed.make_people(PEOPLE)
+    with house.database() as database:
+        seed.write_for_node(database, [])
+        return _measure(
+            house.node(database), people, number, lambda person: {"user_id": str(person.id)}, b"40{", seconds
+        )
+
+
+def _measure(
+    serving: AbstractContextManager[Server],
+    people: list[Person],
+    number: int,
+    auth: Callable[[Person], dict[str, str]],
+    ready: bytes,
+    seconds: float,
+) -> Outcome:
+    """A few connect first, so that what the server loads only once is not counted."""
+    clients = [Client(b"40" + orjson.dumps(auth(people[at % len(people)]))) for at in range(number)]
+    with serving as server:
+        first, others = (Generator(server.port, Load(part, ready)) for part in (clients[:WARM_UP], clients[WARM_UP:]))
+        try:
+            first.connect()
+            first.idle(1)
+            before = server.usage()
+            took = others.connect()
+            connected = server.usage()
+            others.idle(seconds)
+            after = server.usage()
+        finally:
+            first.close()
+            others.close()
+        row = {
+            "connected in, s": took,
+            "CPU for each connect, ms": (connected.server - before.server) / len(others.connections) * 1000,
+            "memory of each, KB": (after.memory - before.memory) / len(others.connections) / 1024,
+            "server when idle, cores": (after.server - connected.server) / seconds,
+        }
+        return Outcome(row, [*first.counts.texts, *others.counts.texts, *server.complaints()])

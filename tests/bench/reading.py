@@ -1,0 +1,117 @@
+"""Reading over HTTP: pages of a long and a short history, chat lists of all sizes, catching up."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from tests.bench import http_load, seed
+from tests.bench.report import Experiment, Outcome
+from tests.bench.seed import Chat, Person
+from tests.bench.servers import House
+
+LONG, SHORT = 1_000_000, 1_000
+MISSED, PAGE = 1000, 100
+LISTS = (10, 1_000, 10_000)
+# A number without common factors with the lengths: pages from everywhere around the middle.
+STRIDE = 7_919
+
+Requests = Callable[[Chat, int], Callable[[int], bytes]]
+
+
+class History(NamedTuple):
+    url: str
+    chats: dict[int, Chat]
+
+
+class Lists(NamedTuple):
+    url: str
+    readers: dict[int, Person]
+
+
+def experiments() -> list[Experiment]:
+    return [
+        Experiment("W5-latest", "the newest page of history", _both(_latest)),
+        Experiment("W5-middle", "pages from the middle of the history", _both(_middle)),
+        Experiment(
+            "W5-orm",
+            "the newest page, beside ORM rows and response_model without authentication",
+            {"chat_app": partial(_read, _latest, SHORT), "ORM": partial(_read_by_orm, _latest, SHORT)},
+        ),
+        Experiment(
+            "W6", "the first page of a chat list, by its length", {f"{n:,} chats": partial(_list, n) for n in LISTS}
+        ),
+        Experiment("W7", f"a page of {PAGE} changes, after {MISSED:,} that were missed", _both(_changes)),
+    ]
+
+
+def _both(requests: Requests) -> dict[str, Callable[[House, float], Outcome]]:
+    return {f"of {length:,}": partial(_read, requests, length) for length in (LONG, SHORT)}
+
+
+def _latest(chat: Chat, length: int) -> Callable[[int], bytes]:
+    request = http_load.get(f"/api/v1/chats/{chat.id}/messages", chat.members[0].token)
+    return lambda number: request
+
+
+def _middle(chat: Chat, length: int) -> Callable[[int], bytes]:
+    def request(number: int) -> bytes:
+        before = length // 4 + number * STRIDE % (length // 2)
+        return http_load.get(f"/api/v1/chats/{chat.id}/messages?before={before}", chat.members[0].token)
+
+    return request
+
+
+def _changes(chat: Chat, length: int) -> Callable[[int], bytes]:
+    def request(number: int) -> bytes:
+        since = length + 1 - MISSED + number * PAGE % MISSED
+        return http_load.get(f"/api/v1/chats/{chat.id}/changes?since={since}&limit={PAGE}", chat.members[0].token)
+
+    return request
+
+
+def _read(requests: Requests, length: int, house: House, seconds: float) -> Outcome:
+    history = house.once("history", _make_history)
+    with house.ours(history.url) as server:
+        return http_load.measure(server, requests(_fresh(history.chats[length]), length), seconds)
+
+
+def _read_by_orm(requests: Requests, length: int, house: House, seconds: float) -> Outcome:
+    history = house.once("history", _make_history)
+    with house.orm(history.url) as server:
+        return http_load.measure(server, requests(history.chats[length], length), seconds)
+
+
+def _list(number: int, house: House, seconds: float) -> Outcome:
+    lists = house.once("lists", _make_lists)
+    request = http_load.get("/api/v1/chats", seed.fresh(lists.readers[number]).token)
+    with house.ours(lists.url) as server:
+        return http_load.measure(server, lambda number: request, seconds)
+
+
+def _fresh(chat: Chat) -> Chat:
+    return Chat(chat.id, [seed.fresh(chat.members[0])])
+
+
+def _make_history(house: House) -> History:
+    chats = dict(zip((LONG, SHORT), seed.make_chats(2, 20), strict=True))
+    url = house.make_database("migrated")
+    seed.write(url, seed.members_of(chats.values()), list(chats.values()))
+    for length, chat in chats.items():
+        seed.fill(url, [chat], length)
+    return History(url, chats)
+
+
+def _make_lists(house: House) -> Lists:
+    """Of each list half are private chats, half are groups of three."""
+    url = house.make_database("migrated")
+    readers = seed.make_people(len(LISTS))
+    peers = seed.make_people(max(LISTS) // 2 + 1)
+    chats = [
+        Chat(seed.new_id(), [reader, peers[at], peers[at + 1]] if is_group else [reader, peers[at]])
+        for reader, number in zip(readers, LISTS, strict=True)
+        for at in range(number // 2)
+        for is_group in (False, True)
+    ]
+    seed.write(url, [*readers, *peers], chats)
+    seed.fill(url, chats, 3)
+    return Lists(url, dict(zip(LISTS, readers, strict=True)))

@@ -1,0 +1,115 @@
+"""The bench: it measures, and it notices what went wrong."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import orjson
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from tests.bench.generator import Generator
+from tests.bench.load import SLOT, Client, Counts, Load
+from tests.clients import Person
+from tests.process import ROOT
+from tests.service import MakePerson, Service
+
+READY = b'42["ready"'
+
+
+async def test_it_measures_our_own_server(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = ["-m", "tests.bench", "W0", "--runs", "1", "--seconds", "1", "--no-node", "--json", str(figures)]
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = json.loads(figures.read_text())["results"]["W0"]["chat_app"]
+    row = run["row"]
+    assert run["errors"] == []
+    assert row["messages/s"] > 0 and row["server, cores"] > 0 and row["database, cores"] > 0 and row["memory, MB"] > 0
+    assert 0 < row["ack p50, ms"] <= row["ack p99, ms"] and 0 < row["delivery p50, ms"] <= row["delivery p99, ms"]
+
+
+def client(person: Person, chat_id: str, *, sends: bool = False, others: int = 1) -> Client:
+    """Somebody who has the chat active."""
+    command = {"chat_id": chat_id, "client_id": SLOT.decode(), "type": "text", "text": "hello"}
+    auth = {"token": person.token, "active_chat_id": chat_id}
+    return Client(b"40" + orjson.dumps(auth), orjson.dumps(["send_message", command]), sends=sends, others=others)
+
+
+async def put_on(port: int, load: Load) -> Counts:
+    """Half a second of this load."""
+
+    def run() -> Counts:
+        generator = Generator(port, load, patience=1)
+        try:
+            generator.connect()
+            return generator.run(0, 0.5)[0]
+        finally:
+            generator.close()
+
+    return await asyncio.to_thread(run)
+
+
+@pytest.fixture
+def port(service: Service) -> int:
+    return int(service.base.rpartition(":")[2])
+
+
+@pytest.fixture
+async def pair(make_person: MakePerson) -> tuple[Person, Person, str]:
+    anna, boris = await make_person("Anna"), await make_person("Boris")
+    opened = await anna.http.post("/api/v1/chats/private", json={"user_id": boris.id})
+    return anna, boris, opened.json()["id"]
+
+
+async def test_it_counts_each_message_and_delivery_once(port: int, pair: tuple[Person, Person, str]) -> None:
+    anna, boris, chat_id = pair
+    counts = await put_on(port, Load([client(anna, chat_id, sends=True), client(boris, chat_id)], READY))
+    assert counts.texts == []
+    newest = (await anna.http.get(f"/api/v1/chats/{chat_id}")).json()["message_count"]
+    assert 0 < counts.acked <= newest and abs(counts.acked - counts.delivered) <= 1
+    assert len(counts.ack_ms) == counts.acked and len(counts.delivery_ms) == counts.delivered
+
+
+async def test_it_counts_by_the_list_where_no_chat_is_active(port: int, pair: tuple[Person, Person, str]) -> None:
+    anna, boris, chat_id = pair
+    silent = [client(person, chat_id, sends=person is anna) for person in (anna, boris)]
+    for one in silent:
+        one.connect = one.connect.replace(chat_id.encode(), str(uuid4()).encode())
+    counts = await put_on(port, Load(silent, READY, counts_by_list=True))
+    assert counts.texts == []
+    assert counts.acked > 0 and abs(counts.acked - counts.delivered) <= 1
+
+
+async def test_a_refused_message_is_an_error(port: int, pair: tuple[Person, Person, str]) -> None:
+    anna, _, _ = pair
+    counts = await put_on(port, Load([client(anna, str(uuid4()), sends=True)], READY))
+    assert counts.errors > 0 and counts.acked == 0
+    assert "chat_not_found" in counts.texts[0]
+
+
+async def test_a_missing_delivery_is_an_error(port: int, pair: tuple[Person, Person, str]) -> None:
+    """Boris is not there, though somebody should be."""
+    anna, _, chat_id = pair
+    counts = await put_on(port, Load([client(anna, chat_id, sends=True, others=1)], READY))
+    assert counts.acked > 0 and counts.errors >= counts.acked
+    assert "deliveries instead of" in counts.texts[0]
+
+
+async def test_a_missing_answer_is_an_error() -> None:
+    async def say_nothing(socket: ServerConnection) -> None:
+        await socket.send("0{}")
+        await socket.recv()
+        await socket.send("40{}")
+        await socket.wait_closed()
+
+    async with serve(say_nothing, "127.0.0.1", 0, compression=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        counts = await put_on(port, Load([Client(b"40{}", b'["send_message"]', sends=True)], b"40{"))
+    assert counts.acked == 0 and counts.errors == 1
+    assert counts.texts == ["1 messages were not answered"]
