@@ -5,8 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import asyncpg
@@ -50,12 +49,16 @@ class Batch:
 
     @classmethod
     async def connect(cls, url: str) -> Self:
-        connection = await asyncpg.connect(url, **CONNECT)
+        # What is done here is found by its key, also while a young table has no statistics.
+        settings = CONNECT["server_settings"] | {"enable_seqscan": "off"}
+        connection = await asyncpg.connect(url, **CONNECT | {"server_settings": settings})
         await connection.set_type_codec("jsonb", encoder=str, decoder=orjson.loads, schema="pg_catalog")
         return cls(connection, {})
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
+        started = time.perf_counter()
         rows: list[Any] = await self.connection.fetch(statement, *values)
+        _tell_if_slow(started, statement)
         return rows
 
     async def lock(self, statement: str, ids: Iterable[UUID], *, patience: float) -> None:
@@ -68,7 +71,9 @@ class Batch:
         begin = "" if self.connection.is_in_transaction() else "BEGIN; "
         name, array = self._locks[statement].get_name(), ",".join(map(str, ids))
         wait = f"SET LOCAL lock_timeout = {round(patience * 1000)}"
+        started = time.perf_counter()
         await self.connection.execute(f"{begin}{wait}; EXECUTE {name}('{{{array}}}')")
+        _tell_if_slow(started, statement)
 
     async def commit(self) -> None:
         if self.connection.is_in_transaction():
@@ -76,6 +81,13 @@ class Batch:
 
 
 CONNECT: dict[str, Any] = {"timeout": 3, "command_timeout": 12, "server_settings": SERVER_SETTINGS}
+
+
+class Turn(NamedTuple):
+    """When a transaction's events have left, and after whose they leave, by the rows that it locked."""
+
+    over: asyncio.Future[None]
+    previous: dict[Hashable, asyncio.Future[None] | None]
 
 
 class Busy(Unavailable):
@@ -175,9 +187,10 @@ class Database:
         try:
             await session.commit()
             self._start_removal(session)
-            for _, previous, _ in session.info.get("turns", []):
-                if previous is not None:
-                    await asyncio.wait([previous])
+            if "turn" in session.info:
+                for previous in session.info["turn"].previous.values():
+                    if previous is not None and not previous.done():
+                        await asyncio.wait([previous])
         except BaseException:
             # Whether it was committed nobody knows: the answer may have been lost on its way.
             if events := recorded(session):
@@ -201,16 +214,17 @@ class Database:
             log.error("files not removed", files=keys, error=type(error).__name__)
 
     def _end_turns(self, session: Unit) -> None:
-        for row, previous, turn in session.info.get("turns", []):
-            if previous is None or previous.done():
-                self._end_turn(row, turn)
-            else:  # it failed while it waited: whoever comes next has to wait instead
-                previous.add_done_callback(partial(self._end_turn, row, turn))
-
-    def _end_turn(self, row: Hashable, turn: asyncio.Future[None], *_previous: object) -> None:
-        turn.set_result(None)
-        if self._turns.get(row) is turn:
-            del self._turns[row]
+        turn: Turn | None = session.info.get("turn")
+        if turn is None:
+            return
+        waited_for = [previous for previous in turn.previous.values() if previous and not previous.done()]
+        if waited_for:  # it failed while it waited: whoever comes next has to wait instead
+            waited_for[0].add_done_callback(lambda _: self._end_turns(session))
+            return
+        turn.over.set_result(None)
+        for row in turn.previous:
+            if self._turns.get(row) is turn.over:
+                del self._turns[row]
 
     def take_turn(self, session: Unit, row: Hashable) -> None:
         """Call when the lock of a row is held, a chat's or a membership's: its events leave after those of whoever
@@ -218,11 +232,12 @@ class Database:
 
         The database answers two commits of one chat in their order, but on two sockets that may be read in any.
         """
-        turns = session.info.setdefault("turns", [])
-        if all(taken != row for taken, _, _ in turns):
-            turn = asyncio.get_running_loop().create_future()
-            turns.append((row, self._turns.get(row), turn))
-            self._turns[row] = turn
+        turn: Turn | None = session.info.get("turn")
+        if turn is None:
+            turn = session.info["turn"] = Turn(asyncio.get_running_loop().create_future(), {})
+        if row not in turn.previous:
+            turn.previous[row] = self._turns.get(row)
+            self._turns[row] = turn.over
 
     async def close(self) -> None:
         """Finish removing files, then close every connection."""
@@ -291,6 +306,10 @@ def _start_clock(connection: Any, _cursor: Any, _statement: str, _values: Any, _
 
 
 def _log_slow_query(connection: Any, _cursor: Any, statement: str, _values: Any, _context: Any, _many: bool) -> None:
-    seconds = time.perf_counter() - connection.info["query_started"]
+    _tell_if_slow(connection.info["query_started"], statement)
+
+
+def _tell_if_slow(started: float, statement: str) -> None:
+    seconds = time.perf_counter() - started
     if seconds > SLOW_QUERY_SECONDS:
         log.warning("slow query", ms=round(seconds * 1000), statement=" ".join(statement.split())[:500])

@@ -33,7 +33,7 @@ def configure(level: str, style: str | None) -> None:
     """Send everything to stderr; `style` is console, json or None: console in a terminal, else json."""
     global _is_json
     console = style == "console" or (style is None and sys.stderr.isatty())
-    _is_json = not console
+    _is_json = not console and logging.getLevelName(level) <= logging.INFO
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -56,7 +56,7 @@ def configure(level: str, style: str | None) -> None:
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -74,7 +74,7 @@ def configure(level: str, style: str | None) -> None:
 
 def line(event: str, values: dict[str, Any]) -> None:
     """As log.info, for what happens thousands of times a second: written as it is, once the loop goes round."""
-    if not _is_json or not log.isEnabledFor(logging.INFO):
+    if not _is_json:
         log.info(event, **values)
         return
     if not _lines:
@@ -83,11 +83,21 @@ def line(event: str, values: dict[str, Any]) -> None:
     _lines.append(orjson.dumps(values | about, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
 
 
+class _Handler(logging.StreamHandler[Any]):
+    """Keeps to the order in which things were told."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _write_lines()
+        super().emit(record)
+
+
 _is_json = False
 _lines: list[bytes] = []
 
 
 def _write_lines() -> None:
+    if not _lines:
+        return
     sys.stderr.buffer.write(b"".join(_lines))
     sys.stderr.buffer.flush()
     _lines.clear()

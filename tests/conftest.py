@@ -28,6 +28,12 @@ hypothesis_settings.register_profile("long", max_examples=2000, print_blob=True)
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--way", choices=["short", "long"], default="short", help="How WebSockets are served: by the libraries if long."
+    )
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -26,7 +26,7 @@ MakeUser = Callable[..., Awaitable[User]]
 
 
 # How WebSockets are served: the way of the libraries has to have the same outcome.
-WAYS = {"short": LeanProtocol, "long": "websockets"}
+WAYS = {"short": LeanProtocol, "long": "websockets-sansio"}
 
 
 class Service:
@@ -67,8 +67,8 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-async def service(service_settings: Settings) -> AsyncIterator[Service]:
-    async with Service(service_settings) as running:
+async def service(service_settings: Settings, pytestconfig: pytest.Config) -> AsyncIterator[Service]:
+    async with Service(service_settings, pytestconfig.getoption("way")) as running:
         yield running
 
 

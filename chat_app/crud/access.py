@@ -109,12 +109,14 @@ _LOCK_CHATS = "SELECT FROM chat WHERE id = ANY($1::uuid[]) AND deleted_at IS NUL
 
 # Only present members are in `members`: whoever isn't may not send, and is not told.
 _READ_LOCKED = """
+WITH repeated AS MATERIALIZED (
+    SELECT chat_id, sender_id, client_id, seq, content_hash
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS draft (chat_id, sender_id, client_id)
+    JOIN message USING (chat_id, sender_id, client_id)
+)
 SELECT id, type, title, creator_id, member_count, message_count, version, created_at, clock_timestamp() AS now,
     members, visible_from, ARRAY(
-        SELECT ROW (sender_id, client_id, seq, message.content_hash)
-        FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS draft (chat_id, sender_id, client_id)
-        JOIN message USING (chat_id, sender_id, client_id)
-        WHERE draft.chat_id = chat.id
+        SELECT ROW (sender_id, client_id, seq, repeated.content_hash) FROM repeated WHERE chat_id = chat.id
     ) AS known
 FROM chat, LATERAL (
     SELECT array_agg(user_id) AS members, array_agg(visible_from_seq) AS visible_from

@@ -14,6 +14,8 @@ from chat_app.db import LOCK_SECONDS, Busy, Database
 from chat_app.errors import ChatError, Internal
 
 MOST_AT_ONCE = 256
+# While one waits for its commit another is put together. Each chat has its lane, so they don't wait for each other.
+LANES = 2
 # Chats that somebody else holds for longer are waited for apart from the others.
 PATIENCE_SECONDS = 0.05
 LANES_AT_ONCE = 4
@@ -40,13 +42,14 @@ class Outbox:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._main = _Lane()
+        self._lanes = [_Lane() for _ in range(LANES)]
         self._apart: dict[UUID, _Lane] = {}
         self._slots = asyncio.Semaphore(LANES_AT_ONCE)
 
     def put(self, draft: Draft, done: Done, request_id: str | None = None) -> None:
         """Send a message: `done` is called with what became of it, after the commit and its events."""
-        self._append(self._apart.get(draft.chat_id, self._main), _Waiting(draft, done, request_id))
+        lane = self._apart.get(draft.chat_id) or self._lanes[hash(draft.chat_id) % LANES]
+        self._append(lane, _Waiting(draft, done, request_id))
 
     async def send(self, draft: Draft) -> Sent:
         """Send a message and wait. Raises what is wrong with it."""
@@ -56,7 +59,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        await asyncio.gather(*(lane.task for lane in (self._main, *self._apart.values()) if lane.task))
+        await asyncio.gather(*(lane.task for lane in (*self._lanes, *self._apart.values()) if lane.task))
 
     def _append(self, lane: _Lane, waiting: _Waiting) -> None:
         lane.waiting.append(waiting)
@@ -66,7 +69,7 @@ class Outbox:
     async def _run(self, lane: _Lane) -> None:
         while lane.waiting:
             batch, lane.waiting = lane.waiting[:MOST_AT_ONCE], lane.waiting[MOST_AT_ONCE:]
-            if lane is self._main:
+            if lane in self._lanes:
                 await self._send(batch, PATIENCE_SECONDS)
                 continue
             async with self._slots:

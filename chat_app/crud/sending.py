@@ -218,7 +218,9 @@ class Sending:
             peer = next((user for user in people if user.id != user_id), None)
             own = {**entry, "mine": [_mine(chat, row, peer)]}
             record(self.batch, trusted(ChatsChanged, own), {user_id: chat.audience[user_id]})
-        rest = {user_id: seen_from for user_id, seen_from in chat.audience.items() if user_id not in others}
+        rest = chat.audience
+        if others:
+            rest = {user_id: seen_from for user_id, seen_from in rest.items() if user_id not in others}
         record(self.batch, trusted(ChatsChanged, entry), rest)
 
     async def read_again(self) -> Again:

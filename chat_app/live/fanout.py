@@ -1,14 +1,13 @@
 """What was committed goes out: encoded once, written to each connection that is meant. The only emitter."""
 
-from collections.abc import Callable, Iterator
-from functools import singledispatchmethod
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 from chat_app.events import (
     ActiveChatSet,
     Audience,
     ChatsChanged,
-    Event,
     MessagesChanged,
     ReadChanged,
     Recorded,
@@ -21,6 +20,8 @@ from chat_app.events import (
 from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.logs import log_crash
 from chat_app.models.base import as_json
+
+Told = set[Connection]
 
 
 def encode(event: WireEvent) -> Packet:
@@ -44,17 +45,26 @@ class Fanout:
         self.connections = connections
         self.end = end
         self.tell = tell
+        self._ways: dict[type, Callable[[Any, Audience, Told], None]] = {
+            ChatsChanged: self._chats_changed,
+            MessagesChanged: self._messages_changed,
+            ReadChanged: self._to_open,
+            TypingChanged: self._to_open,
+            UsersChanged: self._users_changed,
+            ActiveChatSet: self._active_chat_set,
+            SessionsRevoked: self._sessions_revoked,
+        }
 
     def deliver(self, events: list[Recorded]) -> int:
         """Send what one commit released. Returns how many connections were told."""
-        told: set[Connection] = set()
-        for event, audience in events:
+        told: Told = set()
+        for recorded in events:
             try:
-                told.update(self._deliver(event, audience))
+                self._ways[type(recorded.event)](recorded.event, recorded.audience, told)
             except Exception as error:
                 # The change is committed, so its sender must not hear of a failure; who may have missed it does.
                 log_crash(error)
-                self.doubt([Recorded(event, audience)])
+                self.doubt([recorded])
         return len(told)
 
     def doubt(self, events: list[Recorded]) -> None:
@@ -64,23 +74,17 @@ class Fanout:
             for connection in self.connections.of_user(user_id):
                 connection.send(packet)
 
-    @singledispatchmethod
-    def _deliver(self, event: Event, audience: Audience) -> Iterator[Connection]:
-        raise TypeError(f"no way to deliver {type(event).__name__}")
-
-    @_deliver.register
-    def _chats_changed(self, event: ChatsChanged, audience: Audience) -> Iterator[Connection]:
+    def _chats_changed(self, event: ChatsChanged, audience: Audience, told: Told) -> None:
         packet = encode(event)
         lost = {removed.chat_id for removed in event.removed}
         for user_id in audience:
             for connection in self.connections.of_user(user_id):
-                if connection.active_chat_id in lost:
+                if lost and connection.active_chat_id in lost:
                     connection.active_chat_id = None
                 connection.send(packet)
-                yield connection
+                told.add(connection)
 
-    @_deliver.register
-    def _messages_changed(self, event: MessagesChanged, audience: Audience) -> Iterator[Connection]:
+    def _messages_changed(self, event: MessagesChanged, audience: Audience, told: Told) -> None:
         packets: dict[int, Packet] = {}
         first = min((message.seq for message in event.messages), default=0)
         for connection, visible_from_seq in self._open(event.chat_id, audience):
@@ -89,38 +93,33 @@ class Fanout:
             if seen_from not in packets:
                 packets[seen_from] = encode(event.seen_from(seen_from))
             connection.send(packets[seen_from])
-            yield connection
+            told.add(connection)
 
-    @_deliver.register(ReadChanged | TypingChanged)
-    def _to_open(self, event: ReadChanged | TypingChanged, audience: Audience) -> Iterator[Connection]:
+    def _to_open(self, event: ReadChanged | TypingChanged, audience: Audience, told: Told) -> None:
         packet = encode(event)
         for connection, _ in self._open(event.chat_id, audience):
             connection.send(packet)
-            yield connection
+            told.add(connection)
 
-    @_deliver.register
-    def _users_changed(self, event: UsersChanged, audience: Audience) -> Iterator[Connection]:
+    def _users_changed(self, event: UsersChanged, audience: Audience, told: Told) -> None:
         for user in event.users:
             self.tell(event, user.id)
-        return iter(())
 
-    @_deliver.register
-    def _active_chat_set(self, event: ActiveChatSet, audience: Audience) -> Iterator[Connection]:
+    def _active_chat_set(self, event: ActiveChatSet, audience: Audience, told: Told) -> None:
         for connection in self.connections.of_session(event.session_id):
             if not connection.chose_chat:
                 connection.active_chat_id = event.chat_id
-        return iter(())
 
-    @_deliver.register
-    def _sessions_revoked(self, event: SessionsRevoked, audience: Audience) -> Iterator[Connection]:
+    def _sessions_revoked(self, event: SessionsRevoked, audience: Audience, told: Told) -> None:
         for session_id in event.session_ids:
             for connection in list(self.connections.of_session(session_id)):
                 self.end(connection)
-                yield connection
+                told.add(connection)
 
-    def _open(self, chat_id: UUID, audience: Audience) -> Iterator[tuple[Connection, int]]:
-        """The connections of the audience that have the chat active."""
-        for connection in self.connections.with_open(chat_id):
-            visible_from_seq = audience.get(connection.actor.id)
-            if visible_from_seq is not None:
-                yield connection, visible_from_seq
+    def _open(self, chat_id: UUID, audience: Audience) -> list[tuple[Connection, int]]:
+        """The connections of the audience that have the chat active, with the first seq that each may see."""
+        return [
+            (connection, audience[connection.actor.id])
+            for connection in self.connections.with_open(chat_id)
+            if connection.actor.id in audience
+        ]

@@ -178,6 +178,7 @@ class Live:
         try:
             draft = COMMANDS[name].handler(connection, self._argument(call, packet))
             call.about["chat"] = draft.chat_id
+            logs.line("authorized", call.about)
         except Exception as error:
             answer(call.fail(error))
         else:

@@ -65,13 +65,16 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def trusted(model: type[Model], fields: dict[str, Any]) -> Model:
     """A model of fields that are known to be whole and valid, as they come from our own rows: a fifth of the time."""
-    made = model.__new__(model)
-    for name, value in (("__dict__", fields), ("__pydantic_fields_set__", set(fields)), *_NOTHING_MORE):
-        object.__setattr__(made, name, value)
+    made = object.__new__(model)
+    _set(made, "__dict__", fields)
+    _set(made, "__pydantic_fields_set__", _NO_NAMES)
+    _set(made, "__pydantic_extra__", None)
+    _set(made, "__pydantic_private__", None)
     return made
 
 
-_NOTHING_MORE = (("__pydantic_extra__", None), ("__pydantic_private__", None))
+_set = object.__setattr__
+_NO_NAMES: set[str] = set()
 
 
 def as_json(value: Any) -> bytes:
