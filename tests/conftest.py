@@ -19,7 +19,7 @@ from chat_app.models import User
 from chat_app.settings import Settings, use_settings
 from tests.factories import UserFactory
 
-pytest_plugins = ["tests.service", "tests.process"]
+pytest_plugins = ["tests.service", "tests.process", "tests.stores"]
 
 # For --hypothesis-profile.
 hypothesis_settings.register_profile("long", max_examples=2000, print_blob=True)
