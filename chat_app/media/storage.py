@@ -11,6 +11,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from chat_app import metrics
 from chat_app.errors import ChatError, NotFound, Unavailable
 from chat_app.logs import log
 
@@ -116,5 +117,6 @@ def _translated(key: str, missing: type[ChatError] = NotFound) -> Iterator[None]
     except (BaseError, OSError) as error:
         if isinstance(error, FileNotFoundError) and missing is NotFound:
             raise NotFound from error
+        metrics.storage_failures.inc()
         log.error("storage failed", reason=str(error).partition("\n")[0][:300])
         raise Unavailable from error
