@@ -59,9 +59,10 @@ def run(
             startup.check_is_current(settings)
         if has_demo:
             startup.add_demo_data(settings)
+        from chat_app.api.health import ending
         from chat_app.main import create_app
 
-        server.serve(create_app(settings), listening, lambda: _announce(settings, has_demo))
+        server.serve(create_app(settings), listening, lambda: _announce(settings, has_demo), ending.set)
 
 
 @cli.command()
