@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from chat_app.db import Database
 from chat_app.errors import RateLimited
 from chat_app.limits import Limits
 from chat_app.settings import Settings
-from tests.process import ROOT
+from tests.clients import DEADLINE, Person
+from tests.process import ROOT, Process
 from tests.service import MakePerson, Service
 
 MANIFESTS = ROOT / "manifests"
@@ -83,13 +85,21 @@ def test_what_came_too_often_is_counted_without_whose_it_was() -> None:
     assert "somebody" not in str(list(REGISTRY.collect()))
 
 
-async def test_connections_are_those_that_are_open(service: Service, make_person: MakePerson) -> None:
-    before = value("chat_connections")
-    person = await make_person(connected=True)
-    assert value("chat_connections") == before + 1
-    await person.close()
-    async with asyncio.timeout(5):
-        while value("chat_connections") != before:  # noqa: ASYNC110  # nobody tells
+async def test_connections_are_those_that_are_open(
+    process: Process, at: Callable[[str, Person], Person], make_person: MakePerson
+) -> None:
+    person = at(process.base, await make_person())
+
+    async def opened() -> float:
+        served = (await person.http.get("/metrics")).text
+        return float(re.findall("^chat_connections (.*)$", served, re.MULTILINE)[0])
+
+    before = await opened()
+    socket = await person.connect()
+    assert await opened() == before + 1
+    await socket.close()
+    async with asyncio.timeout(DEADLINE):
+        while await opened() != before:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.01)
 
 
