@@ -6,7 +6,9 @@ What reads the settings when it is imported is imported inside the commands, whe
 import asyncio
 import json
 import sys
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
 import typer
@@ -14,8 +16,13 @@ from pydantic import ValidationError
 
 from chat_app import logs, server, startup
 from chat_app.embedded import EmbeddedPostgresError
+from chat_app.errors import ChatError
 from chat_app.settings import Settings, get_settings, use_settings
 from chat_app.startup import Refusal
+
+if TYPE_CHECKING:
+    from chat_app.db import Database
+    from chat_app.media.storage import Storage
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -52,9 +59,10 @@ def run(
             startup.check_is_current(settings)
         if has_demo:
             startup.add_demo_data(settings)
+        from chat_app.api.health import ending
         from chat_app.main import create_app
 
-        server.serve(create_app(settings), listening, lambda: _announce(settings, has_demo))
+        server.serve(create_app(settings), listening, lambda: _announce(settings, has_demo), ending.set)
 
 
 @cli.command()
@@ -74,6 +82,63 @@ def seed() -> None:
         startup.upgrade()
         startup.add_demo_data(settings)
     typer.echo("The demo data are there.")
+
+
+@cli.command()
+def check() -> None:
+    """Tell whether all is there that the server needs; the status is 1 if something is wrong."""
+    from chat_app import operations
+
+    async def report(database: "Database") -> bool:
+        found = [checked async for checked in operations.check(get_settings(), database)]
+        for part, wrong in found:
+            typer.echo(f"{part:12}{wrong or 'ok'}")
+        return any(wrong for _, wrong in found)
+
+    with startup.database(get_settings()) as settings:
+        _exit_if(startup.with_database(settings, report))
+
+
+@cli.command()
+def create_user(phone: str, name: Annotated[str, typer.Option()] = "New user") -> None:
+    """Register somebody; the password is asked for, or read from a line of stdin."""
+    from chat_app import operations
+    from chat_app.models.users import UserCreate
+
+    is_asked = sys.stdin.isatty()
+    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if is_asked else input()
+    try:
+        data = UserCreate(phone=phone, password=password, name=name)
+    except ValidationError as error:
+        raise Refusal("\n".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())) from None
+    with startup.database(get_settings()) as settings:
+        typer.echo(startup.with_database(settings, lambda database: operations.create_user(database, data)))
+
+
+@cli.command()
+def revoke_sessions(who: Annotated[str, typer.Argument(help="A user's id or phone.")]) -> None:
+    """Log a user out everywhere; connections close within seconds."""
+    from chat_app import operations
+
+    with startup.database(get_settings()) as settings:
+        ended = startup.with_database(settings, lambda database: operations.revoke_sessions(database, who))
+    typer.echo(f"Sessions ended: {ended}")
+
+
+@cli.command()
+def verify() -> None:
+    """Look for rows and files that contradict each other, and tell each; the status is 1 if there are any."""
+    from chat_app import inspection
+
+    _exit_if(_print_all("Violations", inspection.verify))
+
+
+@cli.command()
+def sweep(delete: Annotated[bool, typer.Option("--delete", help="Delete them too.")] = False) -> None:
+    """List files that no row refers to, and attachments that were never sent, both older than a day."""
+    from chat_app import inspection
+
+    _print_all("Deleted" if delete else "Found", partial(inspection.sweep, is_deleting=delete))
 
 
 @cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -103,6 +168,30 @@ def asyncapi() -> None:
     _print_json(asyncapi())
 
 
+def _print_all(what: str, find: "Callable[[Database, Storage], AsyncIterator[str]]") -> int:
+    """Print what is found as it is found. Returns how many there were."""
+    from chat_app.media.storage import Storage
+
+    async def report(database: "Database") -> int:
+        count = 0
+        storage = Storage(get_settings().media_location)
+        async for line in find(database, storage):
+            typer.echo(line)
+            count += 1
+        await storage.close()
+        return count
+
+    with startup.database(get_settings()) as settings:
+        count = startup.with_database(settings, report)
+    typer.echo(f"{what}: {count}")
+    return count
+
+
+def _exit_if(is_wrong: object) -> None:
+    if is_wrong:
+        raise typer.Exit(1)
+
+
 def _print_json(document: dict[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
@@ -127,7 +216,7 @@ def main() -> None:
         cli()
     except asyncio.CancelledError:
         sys.exit(status_on_signal)
-    except (Refusal, EmbeddedPostgresError, OSError, asyncpg.PostgresError) as error:
+    except (Refusal, EmbeddedPostgresError, ChatError, OSError, asyncpg.PostgresError) as error:
         sys.exit(str(error) or repr(error))
 
 

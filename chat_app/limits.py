@@ -7,6 +7,7 @@ import math
 import time
 from typing import NamedTuple
 
+from chat_app import metrics
 from chat_app.errors import RateLimited
 from chat_app.logs import log
 
@@ -100,4 +101,5 @@ class Limits:
         wait = window.hit(key) if window else None
         if wait is not None:
             log.warning("rate limited", action=action, by=scope)
+            metrics.rate_limited.labels(action, scope).inc()
             raise RateLimited(retry_after=max(1, math.ceil(wait)))

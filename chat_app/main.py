@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from chat_app import metrics
 from chat_app.api import attachments, auth, avatars, chats, codes, health, media, members, messages, users
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
@@ -41,6 +42,8 @@ def create_app(settings: Settings) -> ASGIApp:
     api.state.database, api.state.live = database, live
     api.state.storage = Storage(settings.media_location)
     database.on_removal = api.state.storage.delete
+    metrics.watch_pool(database.engine.pool)
+    metrics.connections.set_function(live.connections.__len__)
     app: Any = socketio.ASGIApp(live.server, other_asgi_app=api)
     if settings.trusted_proxies:
         app = ProxyHeadersMiddleware(app, trusted_hosts=settings.trusted_proxies)
@@ -55,7 +58,7 @@ def create_api(settings: Settings) -> FastAPI:
     api.include_router(_routes())
     for router in (media.router, pages.router, health.router):
         api.include_router(router)
-    Instrumentator(excluded_handlers=["/metrics"]).instrument(api)
+    Instrumentator(should_group_status_codes=False, excluded_handlers=["/metrics"]).instrument(api)
     api.add_middleware(BodyLimit)
     api.add_middleware(
         CORSMiddleware,

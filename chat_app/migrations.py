@@ -30,9 +30,12 @@ def upgrade(url: str | None = None) -> None:
 
 
 async def is_current(database: Database) -> bool:
-    """Whether no migration is missing; newer ones than this code knows are fine: deploys run old and new at once."""
-    async with database.engine.connect() as connection:
-        applied = await connection.run_sync(_applied)
+    """Whether no migration is missing; newer ones than this code knows are fine: deploys run old and new at once.
+
+    Raises Unavailable.
+    """
+    async with database.transaction() as session:
+        applied = await (await session.connection()).run_sync(_applied)
     newest, known = _revisions()
     return bool(applied) and (newest <= applied or not applied <= known)
 

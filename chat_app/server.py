@@ -22,9 +22,10 @@ SILENT_MILLISECONDS = 20_000
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_end = on_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -33,10 +34,14 @@ class _Server(uvicorn.Server):
         gc.freeze()
         self._on_ready()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_end()
+        super().handle_exit(sig, frame)
 
-def serve(app: Any, listening: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Answer requests until a signal ends the process."""
-    _Server(configuration(app), on_ready).run(sockets=[listening])
+
+def serve(app: Any, listening: socket.socket, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
+    """Answer requests until a signal ends the process; `on_end` is called within its handler."""
+    _Server(configuration(app), on_ready, on_end).run(sockets=[listening])
 
 
 def configuration(app: Any, **options: Any) -> uvicorn.Config:

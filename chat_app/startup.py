@@ -54,7 +54,7 @@ def check_is_current(settings: Settings) -> None:
     """Refuse a database that lacks migrations."""
     from chat_app.migrations import is_current
 
-    if not _with_database(settings, is_current):
+    if not with_database(settings, is_current):
         raise Refusal("The database lacks migrations: run `python -m chat_app migrate` first")
 
 
@@ -63,10 +63,11 @@ def add_demo_data(settings: Settings) -> None:
     from chat_app.seed import seed
 
     with _progress("Writing demo data …"):
-        _with_database(settings, seed)
+        with_database(settings, seed)
 
 
-def _with_database(settings: Settings, use: "Callable[[Database], Awaitable[Result]]") -> Result:
+def with_database(settings: Settings, use: "Callable[[Database], Awaitable[Result]]") -> Result:
+    """Call something with the database of the settings, and close it."""
     from chat_app.db import Database
 
     async def call() -> Result:

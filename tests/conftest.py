@@ -6,11 +6,14 @@ No test empties a table: each makes its own users, so tests can't meet each othe
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from chat_app import migrations
 from chat_app.db import Database
@@ -19,7 +22,7 @@ from chat_app.models import User
 from chat_app.settings import Settings, use_settings
 from tests.factories import UserFactory
 
-pytest_plugins = ["tests.service", "tests.process"]
+pytest_plugins = ["tests.service", "tests.process", "tests.stores"]
 
 # For --hypothesis-profile.
 hypothesis_settings.register_profile("long", max_examples=2000, print_blob=True)
@@ -81,3 +84,21 @@ async def make_user(database: Database) -> Callable[..., Awaitable[User]]:
             return await session.run_sync(lambda sync: UserFactory.make(sync, **values))
 
     return make
+
+
+@asynccontextmanager
+async def new_database(database: Database, template: str = "template1") -> AsyncIterator[str]:
+    """The address of a new database on the server of the tests, empty or a copy."""
+    name = f"new_{uuid4().hex}"
+    server = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with server.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield database.engine.url.set(database=name).render_as_string(hide_password=False)
+    async with server.connect() as connection:
+        await connection.execute(text(f"DROP DATABASE {name}"))
+
+
+@pytest.fixture
+async def empty_url(database: Database) -> AsyncIterator[str]:
+    async with new_database(database) as url:
+        yield url

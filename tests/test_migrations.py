@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import pytest
 from alembic import command
@@ -33,18 +32,6 @@ WAITING_FOR_THEIR_TURN = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database
     WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
 """
-
-
-@pytest.fixture
-async def empty_url(database: Database) -> AsyncIterator[str]:
-    """The address of a new database on the server of the tests."""
-    name = f"empty_{uuid4().hex}"
-    server = database.engine.execution_options(isolation_level="AUTOCOMMIT")
-    async with server.connect() as connection:
-        await connection.execute(text(f"CREATE DATABASE {name}"))
-    yield database.engine.url.set(database=name).render_as_string(hide_password=False)
-    async with server.connect() as connection:
-        await connection.execute(text(f"DROP DATABASE {name}"))
 
 
 @pytest.fixture

@@ -1,19 +1,25 @@
 """Whether the process lives, whether it can work, and its figures."""
 
+import asyncio
+from threading import Event
 from typing import Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlmodel import SQLModel, select
+from sqlmodel import SQLModel
 from starlette.responses import PlainTextResponse
 
-from chat_app.api.deps import DatabaseDep, SessionDep
+from chat_app.api.deps import DatabaseDep
 from chat_app.api.problems import responses
 from chat_app.errors import Unavailable
 from chat_app.migrations import is_current
 
 router = APIRouter(tags=["health"])
 
+# Whoever asks waits no longer than this for an answer; the database's own limits are for work.
+READY_SECONDS = 3
+# Set by the signal that ends the process.
+ending = Event()
 
 FIGURES = {"content": {"text/plain": {"example": "process_resident_memory_bytes 8.1e+07\n"}}}
 
@@ -29,10 +35,16 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", responses=responses(Unavailable))
-async def readyz(session: SessionDep, database: DatabaseDep) -> Health:
-    """The database answers and its schema is the one that this version needs."""
-    await session.exec(select(1))
-    if not await is_current(database):
+async def readyz(database: DatabaseDep) -> Health:
+    """The database answers, its schema is the one that this version needs, and the process is not about to end."""
+    if ending.is_set():
+        raise Unavailable("The process is about to end.")
+    checking = asyncio.create_task(is_current(database))
+    # Not cancelled by a timeout but left behind: to give up a connection that is stuck takes seconds itself.
+    if not (await asyncio.wait([checking], timeout=READY_SECONDS))[0]:
+        checking.cancel()
+        raise Unavailable("The database does not answer.", retry_after=5)
+    if not await checking:
         raise Unavailable("Migrations are missing.", retry_after=5)
     return Health()
 

@@ -19,14 +19,18 @@ from engineio.packet import Packet as EnginePacket
 from socketio.packet import BINARY_EVENT
 from socketio.packet import Packet as SocketPacket
 
+from chat_app import metrics
 from chat_app.live import lean
 from chat_app.live.connections import Connection, Connections, Packet
+from chat_app.logs import log
 
 Dispatch = Callable[[Connection, Any], Awaitable[bytes]]
 DispatchNow = Callable[[Connection, Any, Callable[[bytes], None]], bool]
 
 # To one that polls, and so not at once.
 MOST_QUEUED_PACKETS = 1000
+# A transport that does not log in for so long is given up.
+LOGIN_SECONDS = 10
 # A message that is an event: without a namespace, with or without a number to answer to.
 EVENT = re.compile(rb"42([0-9]{0,15})(?=\[)")
 
@@ -96,6 +100,8 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         self.dispatch: Dispatch
         self.dispatch_now: DispatchNow
         self._unflushed: list[lean.Line] = []
+        # Since when transports are without a connection: not logged in yet, refused, or logged out.
+        self._strangers: dict[str, float] = {}
         self.connected: Callable[[Connection], None]
 
     def _engineio_server_class(self) -> type[_Engine]:
@@ -154,6 +160,13 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
     async def sweep(self) -> None:
         """To be called about every second: ask whether clients are there, and end what is left of others."""
         now = time.monotonic()
+        self._strangers = {
+            sid: self._strangers.get(sid, now) for sid in self.eio.sockets if self.connections.get(sid) is None
+        }
+        for sid in [sid for sid, since in self._strangers.items() if now - since >= LOGIN_SECONDS]:
+            log.info("stranger cut", connection=sid)
+            metrics.cut.labels("silent").inc()
+            await self.eio.disconnect(sid)
         for sid, engine_socket in list(self.eio.sockets.items()):
             if isinstance(engine_socket.queue, lean.Line):
                 engine_socket.queue.check(now, self.eio.ping_interval, self.eio.ping_timeout)

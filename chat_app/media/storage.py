@@ -4,19 +4,21 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import BinaryIO, NamedTuple
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from chat_app import metrics
 from chat_app.errors import ChatError, NotFound, Unavailable
 from chat_app.logs import log
 
 # Plain names only: a key can't leave the folder, and means the same in every store.
 KEY = re.compile(r"[a-z0-9]+(?:[/._-][a-z0-9]+)*")
 CHUNK = 256 * 1024
+PAGE = 5000
 ONE_TRY = timedelta(seconds=5)
 
 
@@ -44,6 +46,18 @@ class Storage:
             options: obstore.GetOptions = {"range": part} if part else {}
             found = await obstore.get_async(self._store, key, options=options)
             return Stored(found.meta["size"], aiter(found.stream(min_chunk_size=CHUNK)))
+
+    async def size(self, key: str) -> int | None:
+        """How many bytes a file has; None if there is no such file."""
+        with suppress(NotFound), _translated(key):
+            return (await obstore.head_async(self._store, key))["size"]
+        return None
+
+    async def list(self, folder: str) -> AsyncIterator[dict[str, datetime]]:
+        """The files below a folder, some at a time, each with the time when it was written."""
+        with _translated(folder):
+            async for page in obstore.list(self._store, folder, chunk_size=PAGE):
+                yield {found["path"]: found["last_modified"] for found in page}
 
     async def delete(self, keys: Iterable[str]) -> None:
         """Remove files; that one is missing already is fine."""
@@ -103,5 +117,6 @@ def _translated(key: str, missing: type[ChatError] = NotFound) -> Iterator[None]
     except (BaseError, OSError) as error:
         if isinstance(error, FileNotFoundError) and missing is NotFound:
             raise NotFound from error
+        metrics.storage_failures.inc()
         log.error("storage failed", reason=str(error).partition("\n")[0][:300])
         raise Unavailable from error

@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 from uuid import uuid4
@@ -17,10 +16,10 @@ from chat_app.crud import attachments
 from chat_app.db import Database
 from chat_app.errors import Internal, Unavailable
 from chat_app.media import links
-from chat_app.settings import Settings
 from tests.clients import Answer, Person, http_answer
 from tests.media.pictures import RED, SECRET, animation, colours, corners, encoded, loaded
 from tests.service import MakePerson, Service
+from tests.stores import Files
 
 ATTACHMENTS = "/api/v1/attachments"
 VIDEO = bytes(range(256)) * 40
@@ -34,18 +33,6 @@ async def anna(make_person: MakePerson) -> Person:
 @pytest.fixture
 async def boris(make_person: MakePerson) -> Person:
     return await make_person("Boris")
-
-
-@pytest.fixture
-def files(service: Service, service_settings: Settings) -> Callable[[], list[str]]:
-    """What this test has added to the store."""
-    folder = Path(urlsplit(service_settings.media_location).path)
-
-    def stored() -> set[str]:
-        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-    before = stored()
-    return lambda: sorted(stored() - before)
 
 
 async def attempt(
@@ -97,7 +84,7 @@ async def test_without_a_token_nothing_is_taken(service: Service) -> None:
         assert http_answer(await stranger.get(f"{ATTACHMENTS}/{uuid4()}")).code == "not_authenticated"
 
 
-async def test_a_file_comes_back_as_it_was(anna: Person) -> None:
+async def test_a_file_comes_back_as_it_was(anna: Person, files: Files) -> None:
     made = await upload(anna, VIDEO, "holiday.mp4", "video/mp4; codecs=avc1", duration="12.5")
     assert {name: made[name] for name in made if name not in ("id", "url")} == {
         "name": "holiday.mp4",
@@ -150,13 +137,13 @@ async def test_an_animation_keeps_moving(anna: Person) -> None:
     ],
 )
 async def test_pictures_that_cannot_be_cleaned_are_refused(
-    anna: Person, files: Callable[[], list[str]], content: bytes, content_type: str, code: str
+    anna: Person, files: Files, content: bytes, content_type: str, code: str
 ) -> None:
     assert (await attempt(anna, content, "a.bin", content_type)).code == code
     assert files() == []
 
 
-async def test_twenty_five_megabytes_and_no_more(anna: Person, files: Callable[[], list[str]]) -> None:
+async def test_twenty_five_megabytes_and_no_more(anna: Person, files: Files) -> None:
     assert (await attempt(anna, b"\1" * (25 * 2**20 + 1))).code == "too_large"
     assert files() == []
     assert (await upload(anna, b"\1" * 25 * 2**20))["size"] == 25 * 2**20
@@ -276,7 +263,7 @@ async def test_who_leaves_sees_it_no_more_not_even_its_owner(
 
 
 async def test_deleting_the_message_takes_the_files_and_the_addresses(
-    anna: Person, boris: Person, service: Service, files: Callable[[], list[str]]
+    anna: Person, boris: Person, service: Service, files: Files
 ) -> None:
     made = await upload(anna, loaded("JPEG"))
     chat_id = await open_chat(anna, boris)
@@ -350,7 +337,7 @@ async def test_an_address_is_good_for_one_to_two_hours(anna: Person, monkeypatch
         ("bytes=-99999", 0, 10240),
     ],
 )
-async def test_parts_of_a_file(anna: Person, asked: str, first: int, end: int) -> None:
+async def test_parts_of_a_file(anna: Person, files: Files, asked: str, first: int, end: int) -> None:
     made = await upload(anna, VIDEO, "a.mp4", "video/mp4")
     for method in ("GET", "HEAD"):
         response = await fetch(made["url"], method, Range=asked)
@@ -376,7 +363,7 @@ async def test_of_what_is_no_part_all_is_sent(anna: Person, asked: str) -> None:
     assert (response.status_code, response.content, response.headers["accept-ranges"]) == (200, VIDEO, "bytes")
 
 
-async def test_an_empty_file_has_no_parts(anna: Person) -> None:
+async def test_an_empty_file_has_no_parts(anna: Person, files: Files) -> None:
     made = await upload(anna, b"")
     assert (await fetch(made["url"])).content == b""
     assert (await fetch(made["url"], Range="bytes=0-")).status_code == 416
@@ -399,7 +386,7 @@ async def test_head_tells_the_size(anna: Person) -> None:
 
 
 async def test_a_file_whose_row_is_not_written_goes(
-    anna: Person, files: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    anna: Person, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = attachments.create_attachment
 
@@ -414,7 +401,7 @@ async def test_a_file_whose_row_is_not_written_goes(
 
 
 async def test_a_row_is_never_without_its_files(
-    anna: Person, service: Service, files: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    anna: Person, service: Service, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = service.api.state.storage
     put: Callable[..., Awaitable[None]] = storage.put

@@ -6,8 +6,6 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from io import BytesIO
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -15,33 +13,19 @@ from PIL import Image
 
 from chat_app.crud import avatars
 from chat_app.errors import Internal, Unavailable
-from chat_app.settings import Settings
 from tests.api.test_attachments import none_held
 from tests.clients import Person, http_answer
 from tests.media.pictures import RED, SECRET, colours, corners, encoded, loaded
 from tests.service import MakePerson, Service
+from tests.stores import Files
 
 AVATAR = "/api/v1/users/me/avatar"
 SIZES = {"original": (60, 40), "large": (400, 400), "medium": (100, 100), "small": (50, 50)}
-
-Files = Callable[[], list[str]]
 
 
 @pytest.fixture
 async def anna(make_person: MakePerson) -> Person:
     return await make_person("Anna")
-
-
-@pytest.fixture
-def files(service: Service, service_settings: Settings) -> Files:
-    """What this test has added to the store; files on their way out are waited for."""
-    folder = Path(urlsplit(service_settings.media_location).path)
-
-    def stored() -> set[str]:
-        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-    before = stored()
-    return lambda: sorted(stored() - before)
 
 
 async def settled(service: Service) -> None:
@@ -70,7 +54,7 @@ async def test_a_stranger_is_refused(service: Service) -> None:
         assert http_answer(await stranger.delete(AVATAR)).code == "not_authenticated"
 
 
-async def test_everybody_gets_four_pictures_without_metadata(anna: Person, service: Service) -> None:
+async def test_everybody_gets_four_pictures_without_metadata(anna: Person, files: Files) -> None:
     made = await upload(anna, loaded("JPEG", orientation=1))
     assert set(made) == set(SIZES)
     async with httpx.AsyncClient() as stranger:

@@ -1,4 +1,4 @@
-"""The store of files, in a folder and in memory: whole files or none, and nothing outside of the folder."""
+"""The store of files, in a folder, a bucket and memory: whole files or none, and nothing outside of the folder."""
 
 import asyncio
 import os
@@ -11,12 +11,16 @@ import pytest
 
 from chat_app.errors import NotFound, TooLarge, Unavailable
 from chat_app.media.storage import Storage
+from tests.stores import Bucket
 
 CONTENT = bytes(range(256)) * 5000
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "s3":
+        bucket: Bucket = request.getfixturevalue("bucket")
+        return bucket.open()
     return Storage((tmp_path / "a folder" / "media").as_uri() if request.param == "file" else "memory:///")
 
 

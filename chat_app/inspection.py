@@ -1,0 +1,158 @@
+"""Whether what is stored agrees with itself: rows with rows, and rows with files. Reads while the service runs."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlmodel import col, delete
+
+from chat_app.crud.avatars import avatar_paths
+from chat_app.db import Database, remove_files
+from chat_app.media.storage import Storage
+from chat_app.models import Attachment
+
+# Nothing that is younger is swept: an upload may be under way, and its message be about to be sent.
+AGE = timedelta(days=1)
+AT_ONCE = 20
+
+# What must not be found.
+RULES = {
+    "seqs are not 1, 2, 3 …": """
+        SELECT chat.id AS chat_id, message_count, count(seq) AS messages, min(seq) AS first, max(seq) AS last
+        FROM chat LEFT JOIN message ON chat_id = chat.id GROUP BY chat.id
+        HAVING (count(seq), coalesce(min(seq), 1), coalesce(max(seq), 0)) != (message_count, 1, message_count)""",
+    "a message has no chat": """
+        SELECT chat_id, seq FROM message LEFT JOIN chat ON chat.id = chat_id WHERE chat.id IS NULL""",
+    "the version is below that of a row": """
+        SELECT chat.id AS chat_id, chat.version, max(changed.version) AS row FROM chat JOIN (
+            SELECT chat_id, version FROM message
+            UNION ALL SELECT chat_id, greatest(version, joined_version) FROM membership
+        ) AS changed ON chat_id = chat.id GROUP BY chat.id HAVING max(changed.version) > chat.version""",
+    "like_count is not the number of likes": """
+        SELECT chat_id, seq, like_count, count AS likes
+        FROM message FULL JOIN (SELECT chat_id, seq, count(*) FROM "like" GROUP BY chat_id, seq) AS likes
+        USING (chat_id, seq) WHERE coalesce(like_count, 0) != coalesce(count, 0)""",
+    "member_count is not the number of members": """
+        SELECT chat.id AS chat_id, member_count, count(user_id) AS members
+        FROM chat LEFT JOIN membership ON chat_id = chat.id AND removed_at IS NULL
+        GROUP BY chat.id HAVING count(user_id) != member_count""",
+    "a read position is outside of what is visible": """
+        SELECT chat_id, user_id, visible_from_seq, last_read_seq, message_count
+        FROM membership JOIN chat ON chat.id = chat_id
+        WHERE removed_at IS NULL AND NOT (visible_from_seq BETWEEN 1 AND message_count + 1
+            AND last_read_seq BETWEEN visible_from_seq - 1 AND message_count)""",
+    "an attachment has no message": """
+        SELECT attachment.id AS attachment_id, chat_id, seq FROM attachment LEFT JOIN message USING (chat_id, seq)
+        WHERE chat_id IS NOT NULL AND (message.type IS NULL OR deleted_at IS NOT NULL)""",
+    "a message has no attachment": """
+        SELECT chat_id, seq, type FROM message LEFT JOIN attachment USING (chat_id, seq)
+        WHERE type IN ('image', 'video', 'audio', 'voice', 'file') AND deleted_at IS NULL AND attachment.id IS NULL""",
+}
+
+FILES = """
+    SELECT id, key, size FROM attachment
+    UNION ALL SELECT id, preview_key, NULL FROM attachment WHERE preview_key IS NOT NULL"""
+AVATARS = 'SELECT id, avatar_key FROM "user" WHERE avatar_key IS NOT NULL'
+# A file goes after its row, so only a row that is still there is without its file.
+STILL_ATTACHED = "SELECT 1 FROM attachment WHERE id = :id AND :key IN (key, preview_key)"
+STILL_SHOWN = 'SELECT 1 FROM "user" WHERE id = :id AND avatar_key = :key'
+
+# Whatever else is in the store is not ours.
+OURS = re.compile(r"attachments/(?P<id>[0-9a-f]{32})/.+|avatars/(?P<avatar>[0-9a-f]{40}\.(?:jpg|png))/[a-z]+")
+KNOWN = """
+    SELECT key FROM attachment WHERE id = ANY(CAST(:ids AS uuid[]))
+    UNION ALL SELECT preview_key FROM attachment WHERE id = ANY(CAST(:ids AS uuid[]))
+    UNION ALL SELECT avatar_key FROM "user" WHERE avatar_key = ANY(CAST(:avatars AS text[]))"""
+UNSENT = "SELECT id FROM attachment WHERE chat_id IS NULL AND created_at < :before"
+
+
+async def verify(database: Database, storage: Storage) -> AsyncIterator[str]:
+    """Every violation, in words."""
+    async with _reader(database) as reader:
+        for rule, query in RULES.items():
+            async for row in await reader.stream(text(query)):
+                yield f"{rule}: {' '.join(f'{name}={value}' for name, value in row._mapping.items())}"
+        async for violation in _verify_files(database, storage, reader):
+            yield violation
+
+
+async def _verify_files(database: Database, storage: Storage, reader: AsyncConnection) -> AsyncIterator[str]:
+    async def verify_file(row: Any, key: str, size: int | None, still: str, value: str) -> str | None:
+        found = await storage.size(key)
+        if found is not None and size in (None, found):
+            return None
+        async with database.engine.connect() as connection:
+            if await connection.scalar(text(still), {"id": row.id, "key": value}) is None:
+                return None
+        return f"a file is missing or has another size: {key} size={found} expected={size or 'any'}"
+
+    async for rows in (await reader.stream(text(FILES))).partitions(AT_ONCE):
+        checks = [verify_file(row, row.key, row.size, STILL_ATTACHED, row.key) for row in rows]
+        for violation in filter(None, await asyncio.gather(*checks)):
+            yield violation
+    async for row in await reader.stream(text(AVATARS)):
+        paths = avatar_paths(row.avatar_key)
+        checks = [verify_file(row, path, None, STILL_SHOWN, row.avatar_key) for path in paths]
+        for violation in filter(None, await asyncio.gather(*checks)):
+            yield violation
+
+
+async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> AsyncIterator[str]:
+    """What nobody needs and is older than a day: attachments that were never sent, and files without a row."""
+    database.on_removal = storage.delete
+    before = datetime.now(UTC) - AGE
+    async with _reader(database) as reader:
+        async for rows in (await reader.stream(text(UNSENT), {"before": before})).partitions(1000):
+            ids = [row.id for row in rows]
+            for attachment_id in await _delete_unsent(database, ids) if is_deleting else ids:
+                yield f"attachment {attachment_id}"
+    for folder in ("attachments", "avatars"):
+        async for page in storage.list(folder):
+            old = [key for key, written_at in page.items() if written_at < before]
+            strays = await _strays(database, old)
+            if is_deleting:
+                await storage.delete(strays)
+            for key in strays:
+                yield f"file {key}"
+
+
+async def _delete_unsent(database: Database, ids: Iterable[UUID]) -> list[UUID]:
+    """Those that were not sent meanwhile."""
+    async with database.transaction() as session:
+        deleted = await session.exec(
+            delete(Attachment)
+            .where(col(Attachment.id).in_(ids), col(Attachment.chat_id).is_(None))
+            .returning(col(Attachment.id), col(Attachment.key), col(Attachment.preview_key))
+        )
+        rows = deleted.all()
+        remove_files(session, [key for _, *keys in rows for key in keys if key is not None])
+        return [attachment_id for attachment_id, *_ in rows]
+
+
+async def _strays(database: Database, keys: Iterable[str]) -> list[str]:
+    """Those of the files that no row refers to. They were listed before the rows are read, so a new row is seen."""
+    ours = {key: found for key in keys if (found := OURS.fullmatch(key))}
+    ids = {UUID(found["id"]) for found in ours.values() if found["id"]}
+    avatars = {found["avatar"] for found in ours.values() if found["avatar"]}
+    async with database.engine.connect() as connection:
+        known = set(await connection.scalars(text(KNOWN), {"ids": list(ids), "avatars": list(avatars)}))
+    return [key for key, found in ours.items() if not {key, found["avatar"]} & known]
+
+
+@asynccontextmanager
+async def _reader(database: Database) -> AsyncIterator[AsyncConnection]:
+    """One state of all tables, for as long as it takes: the time limits of the service are for requests."""
+    engine = create_async_engine(database.engine.url, poolclass=NullPool, hide_parameters=True)
+    try:
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            yield connection
+    finally:
+        await engine.dispose()

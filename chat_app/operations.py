@@ -1,0 +1,75 @@
+"""What an operator does from the command line: check the surroundings, make users, end sessions."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlmodel import col, select, text
+
+from chat_app.auth import UserDatabase, UserManager, plain_phone
+from chat_app.crud import sessions
+from chat_app.db import Database
+from chat_app.errors import ChatError, UserNotFound
+from chat_app.media.storage import Storage
+from chat_app.migrations import is_current
+from chat_app.models import User
+from chat_app.models.users import UserCreate
+from chat_app.settings import Settings
+
+
+class Checked(NamedTuple):
+    part: str
+    wrong: str | None
+
+
+async def check(settings: Settings, database: Database) -> AsyncIterator[Checked]:
+    """Try all that the server needs, whatever fails on the way."""
+
+    async def check_settings() -> str:
+        return "; ".join(settings.unsafe())
+
+    async def check_database() -> str:
+        async with database.engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+        return ""
+
+    async def check_migrations() -> str:
+        return "" if await is_current(database) else "some are missing: run `python -m chat_app migrate`"
+
+    async def check_media() -> str:
+        await Storage(settings.media_location).check()
+        return ""
+
+    checks: dict[str, Callable[[], Awaitable[str]]] = {
+        "settings": check_settings,
+        "database": check_database,
+        "migrations": check_migrations,
+        "media": check_media,
+    }
+    for part, find_wrong in checks.items():
+        try:
+            wrong = await find_wrong()
+        except Exception as error:
+            # Of those that clients are told, the cause says more.
+            cause = error.__cause__ if isinstance(error, ChatError) else error
+            wrong = (str(cause) or repr(cause)).partition("\n")[0]
+        yield Checked(part, wrong or None)
+
+
+async def create_user(database: Database, data: UserCreate) -> UUID:
+    """Register somebody. Raises PhoneTaken."""
+    async with database.transaction() as session:
+        return (await UserManager(UserDatabase(session)).create(data)).id
+
+
+async def revoke_sessions(database: Database, who: str) -> int:
+    """End all sessions of a user, named by id or phone; the nodes find it in the database. Raises UserNotFound."""
+    try:
+        is_meant = col(User.id) == UUID(who)
+    except ValueError:
+        is_meant = col(User.phone) == plain_phone(who)
+    async with database.transaction() as session:
+        user_id = (await session.exec(select(User.id).where(is_meant))).first()
+        if user_id is None:
+            raise UserNotFound
+        return await sessions.revoke_sessions(session, user_id)

@@ -1,0 +1,154 @@
+"""During a deploy the old version works on the tables of the new one: what it reads and writes goes on.
+
+A new revision adds here what its code does with each table that it changed.
+"""
+
+import asyncio
+import re
+from itertools import pairwise
+from uuid import uuid4
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from chat_app import migrations
+
+# By revision, for each table that it made or changed: what code of that revision says, with every column.
+STATEMENTS = {
+    "0001": {
+        "user": [
+            """INSERT INTO "user" (id, phone, hashed_password, name, username, bio, avatar_key, is_verified, is_active,
+                last_seen_at) VALUES (:one, :name, NULL, 'Anna', :name, '', NULL, false, true, NULL)""",
+            """INSERT INTO "user" (id, phone, name, bio, is_verified, is_active)
+                VALUES (:two, :name || '2', 'Boris', '', false, true)""",
+            """SELECT id, phone, hashed_password, name, username, bio, avatar_key, is_verified, is_active, last_seen_at,
+                created_at FROM "user" WHERE phone = :name OR lower(username) = lower(:name)""",
+            """UPDATE "user" SET name = 'Anna B', username = NULL, avatar_key = 'key',
+                is_verified = true WHERE id = :one""",
+        ],
+        "session": [
+            """INSERT INTO session (id, user_id, refresh_hash, previous_hash, user_agent, active_chat_id, created_at,
+                last_used_at, expires_at, revoked_at)
+                VALUES (:one, :one, 'hash', NULL, NULL, NULL, now(), now(), now(), NULL)""",
+            "SELECT id FROM session WHERE revoked_at > now()",
+            """UPDATE session SET previous_hash = refresh_hash, refresh_hash = 'next', active_chat_id = :one,
+                revoked_at = now() WHERE id = :one""",
+        ],
+        "chat": [
+            """INSERT INTO chat (id, type, title, creator_id, low_id, high_id, client_id, content_hash, member_count,
+                message_count, version, created_at, updated_at, changed_at, deleted_at)
+                VALUES (:one, 'private', NULL, NULL, :one, :two, NULL, NULL, 2, 0, 1, now(), now(), now(), NULL)
+                ON CONFLICT (low_id, high_id) WHERE low_id IS NOT NULL DO NOTHING""",
+            """INSERT INTO chat (id, type, title, creator_id, client_id, content_hash, member_count,
+                message_count, version,
+                created_at, updated_at, changed_at)
+                VALUES (:two, 'group', 'Trip', :one, :two, 'hash', 2, 1, 1, now(), now(), now())
+                ON CONFLICT (creator_id, client_id) WHERE client_id IS NOT NULL DO NOTHING""",
+            "SELECT id, message_count, version FROM chat WHERE id = :one FOR NO KEY UPDATE",
+            """UPDATE chat SET message_count = message_count + 1, version = version + 1, updated_at = now(),
+                changed_at = now(), low_id = NULL, high_id = NULL, type = 'group',
+                deleted_at = now() WHERE id = :one""",
+        ],
+        "membership": [
+            """INSERT INTO membership (chat_id, user_id, version, joined_version, joined_at, removed_at, removed_reason,
+                changed_at, title, pinned_at, visible_from_seq, last_read_seq, mine_version)
+                VALUES (:one, :one, 1, 1, now(), NULL, NULL, now(), NULL, NULL, 1, 0, 1)
+                ON CONFLICT (chat_id, user_id) DO UPDATE SET removed_at = NULL""",
+            "SELECT user_id, visible_from_seq FROM membership WHERE chat_id = :one AND removed_at IS NULL",
+            """UPDATE membership SET last_read_seq = 1, mine_version = mine_version + 1, pinned_at = now(),
+                title = 'Mine',
+                removed_reason = 'left' WHERE chat_id = :one AND user_id = :one""",
+        ],
+        "message": [
+            """INSERT INTO message (chat_id, seq, version, sender_id, client_id, content_hash, type, text,
+                payload, reply_to,
+                like_count, sent_at, edited_at, deleted_at)
+                VALUES (:one, 1, 1, :one, :one, 'hash', 'text', 'hello', '{}', NULL, 0, now(), NULL, NULL)""",
+            """INSERT INTO message (chat_id, seq, version, sender_id, client_id, type, like_count, sent_at)
+                VALUES (:one, 2, 2, :one, NULL, 'system', 0, now())""",
+            "SELECT seq, content_hash FROM message WHERE (chat_id, sender_id, client_id) = (:one, :one, :one)",
+            "SELECT seq FROM message WHERE chat_id = :one AND version > 0 ORDER BY version",
+            """UPDATE message SET text = NULL, payload = NULL, reply_to = NULL, like_count = like_count + 1,
+                edited_at = NULL,
+                deleted_at = now() WHERE chat_id = :one AND seq = 1""",
+        ],
+        "like": [
+            """INSERT INTO "like" (chat_id, seq, user_id) VALUES (:one, 1, :one)
+                ON CONFLICT (chat_id, seq, user_id) DO NOTHING""",
+            'SELECT user_id, created_at FROM "like" WHERE chat_id = :one AND seq = 1',
+            'DELETE FROM "like" WHERE chat_id = :one AND seq = 1',
+        ],
+        "attachment": [
+            """INSERT INTO attachment (id, owner_id, chat_id, seq, name, content_type, size, width, height,
+                duration, key,
+                preview_key) VALUES (:one, :one, NULL, NULL, 'a', 'a/b', 1, NULL, NULL, NULL, 'key', NULL)""",
+            "SELECT id, created_at FROM attachment WHERE id = :one AND chat_id IS NULL",
+            "UPDATE attachment SET chat_id = :one, seq = 1 WHERE id = :one AND chat_id IS NULL",
+            "DELETE FROM attachment WHERE chat_id = :one AND seq = 1",
+        ],
+    },
+    "0002": {
+        "code": [
+            """INSERT INTO code (phone, purpose, hash, attempts, expires_at, sent_at)
+                VALUES (:name, 'login', 'hash', 0, now(), now())
+                ON CONFLICT (phone, purpose) DO UPDATE SET sent_at = now() WHERE code.sent_at < now()""",
+            "SELECT hash, attempts, expires_at, sent_at FROM code WHERE (phone, purpose) = (:name, 'login')",
+            "UPDATE code SET attempts = attempts + 1 WHERE (phone, purpose) = (:name, 'login')",
+        ],
+    },
+}
+
+REVISIONS = [script.revision for script in ScriptDirectory.from_config(migrations.config()).walk_revisions()][::-1]
+COLUMNS = """
+    SELECT table_name, column_name FROM information_schema.columns
+    WHERE table_schema = 'public' AND table_name != 'alembic_version'
+"""
+
+
+def statements(revision: str) -> dict[str, list[str]]:
+    """What code of a revision says to each table: the latest that was recorded up to it."""
+    known: dict[str, list[str]] = {}
+    for earlier in REVISIONS[: REVISIONS.index(revision) + 1]:
+        known |= STATEMENTS.get(earlier, {})
+    return known
+
+
+async def use(connection: AsyncConnection, revision: str) -> None:
+    """Be a node of that revision, with rows of its own."""
+    values = {"one": uuid4(), "two": uuid4(), "name": f"a{uuid4().hex[:20]}"}
+    for said in statements(revision).values():
+        for statement in said:
+            used = {name: value for name, value in values.items() if f":{name}" in statement}
+            done = await connection.execute(text(statement), used)
+            assert done.returns_rows or done.rowcount == 1, statement
+    await connection.commit()
+
+
+@pytest.mark.parametrize(("old", "new"), list(pairwise(REVISIONS)))
+async def test_the_version_before_goes_on_working(empty_url: str, old: str, new: str) -> None:
+    engine = create_async_engine(empty_url, poolclass=NullPool)
+    await asyncio.to_thread(command.upgrade, migrations.config(empty_url), old)
+    async with engine.connect() as connection:
+        await use(connection, old)
+        await asyncio.to_thread(command.upgrade, migrations.config(empty_url), new)
+        # The same connection, with all that was prepared on it, and a new one.
+        await use(connection, old)
+    async with engine.connect() as connection:
+        await use(connection, old)
+        await use(connection, new)
+    await engine.dispose()
+
+
+async def test_what_the_newest_code_says_is_recorded(empty_url: str) -> None:
+    engine = create_async_engine(empty_url, poolclass=NullPool)
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    async with engine.connect() as connection:
+        columns = {(table, column) for table, column in await connection.execute(text(COLUMNS))}
+        await use(connection, REVISIONS[-1])
+    await engine.dispose()
+    said = {table: set(re.findall(r"\w+", " ".join(lines))) for table, lines in statements(REVISIONS[-1]).items()}
+    assert {(table, column) for table, column in columns if column not in said.get(table, set())} == set()

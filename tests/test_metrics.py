@@ -1,0 +1,131 @@
+"""The figures, the alerts that are made of them, and what the runbook says about each: none names what isn't there."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+from chat_app import metrics
+from chat_app.db import Database
+from chat_app.errors import RateLimited
+from chat_app.limits import Limits
+from chat_app.settings import Settings
+from tests.clients import DEADLINE, Person
+from tests.process import ROOT, Process
+from tests.service import MakePerson, Service
+
+MANIFESTS = ROOT / "manifests"
+RUNBOOK = (MANIFESTS / "RUNBOOK.md").read_text()
+GROUPS = yaml.safe_load((MANIFESTS / "components/monitoring/rules.yaml").read_text())["spec"]["groups"]
+ALERTS: list[dict[str, Any]] = [alert for group in GROUPS for alert in group["rules"]]
+# What Prometheus itself knows, or the process exporter on Linux.
+FOREIGN = {"up"}
+METRIC = re.compile(r"\b(?:chat|http|process)_[a-z_]+\b|\bup\b")
+
+
+@pytest.fixture
+async def served(service: Service) -> str:
+    async with httpx.AsyncClient(base_url=service.base) as client:
+        return (await client.get("/metrics")).text
+
+
+def names(served: str) -> set[str]:
+    """All that a rule may ask for, also while it has no value yet."""
+    found = FOREIGN.copy()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", served, re.MULTILINE):
+        found |= {f"{name}_{part}" for part in ("bucket", "count", "sum")} if kind == "histogram" else {name}
+    return found
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alerts_ask_for_what_there_is_and_lead_to_the_runbook(alert: dict[str, Any], served: str) -> None:
+    asked = set(METRIC.findall(alert["expr"]))
+    assert asked, "an alert about nothing"
+    assert asked <= names(served)
+    document, _, anchor = alert["annotations"]["runbook"].partition("#")
+    assert document == "manifests/RUNBOOK.md"
+    assert anchor == alert["alert"].lower()
+    entry = re.search(rf"^## {alert['alert']}\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert entry and "**Look**" in entry[1] and "**Do**" in entry[1]
+
+
+def test_the_runbook_names_only_what_there_is(served: str) -> None:
+    assert set(re.findall("^## (.*)$", RUNBOOK, re.MULTILINE)) == {alert["alert"] for alert in ALERTS}
+    assert {name for name in METRIC.findall(RUNBOOK) if name not in ("chat_app", "up")} <= names(served)
+    code = "".join(path.read_text() for path in Path(ROOT / "chat_app").rglob("*.py"))
+    told = set(re.findall(r'"event":\s"([^"]+)"', RUNBOOK))
+    assert told
+    assert told <= set(re.findall(r'log\.\w+\(\s*"([^"]+)"', code))
+
+
+def test_a_command_is_counted_by_its_name_and_how_it_ended() -> None:
+    for command, label, code in (("send_message", "send_message", "ok"), (None, "unknown", "unknown_command")):
+        before = value("chat_command_seconds_count", command=label, code=code)
+        metrics.observe_command(command, code, 0.002)
+        assert value("chat_command_seconds_count", command=label, code=code) == before + 1
+
+
+def test_what_came_too_often_is_counted_without_whose_it_was() -> None:
+    before = value("chat_rate_limited_total", action="lookup_user", by="user")
+    limits = Limits(enabled=True)
+    with pytest.raises(RateLimited):  # noqa: PT012  # one of them
+        for _ in range(1000):
+            limits.check("lookup_user", user="somebody")
+    assert value("chat_rate_limited_total", action="lookup_user", by="user") == before + 1
+    assert "somebody" not in str(list(REGISTRY.collect()))
+
+
+async def test_connections_are_those_that_are_open(
+    process: Process, at: Callable[[str, Person], Person], make_person: MakePerson
+) -> None:
+    person = at(process.base, await make_person())
+
+    async def opened() -> float:
+        served = (await person.http.get("/metrics")).text
+        return float(re.findall("^chat_connections (.*)$", served, re.MULTILINE)[0])
+
+    before = await opened()
+    socket = await person.connect()
+    assert await opened() == before + 1
+    await socket.close()
+    async with asyncio.timeout(DEADLINE):
+        while await opened() != before:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.01)
+
+
+async def test_the_pool_tells_how_many_wait(service: Service, service_settings: Settings) -> None:
+    database = Database(service_settings.asyncpg_url, pool_size=2)
+    metrics.watch_pool(database.engine.pool)
+    try:
+        assert (value("chat_database_pool_size"), value("chat_database_pool_in_use")) == (2, 0)
+        async with database.engine.connect(), database.engine.connect():
+            assert (value("chat_database_pool_in_use"), value("chat_database_pool_waiting")) == (2, 0)
+            waiting = asyncio.create_task(database.engine.connect().start())  # type: ignore[arg-type]  # a coroutine
+            async with asyncio.timeout(2):
+                while not value("chat_database_pool_waiting"):  # noqa: ASYNC110  # nobody tells
+                    await asyncio.sleep(0.01)
+        await (await waiting).close()
+        assert (value("chat_database_pool_in_use"), value("chat_database_pool_waiting")) == (0, 0)
+    finally:
+        metrics.watch_pool(service.database.engine.pool)
+        await database.close()
+
+
+async def test_requests_are_counted_by_route_and_status_but_never_by_address(service: Service) -> None:
+    async with httpx.AsyncClient(base_url=service.base) as client:
+        await client.get("/api/v1/users/00000000-0000-0000-0000-00000000beef")
+        await client.get("/nowhere/79161234567")
+        served = (await client.get("/metrics")).text
+    assert 'http_requests_total{handler="/api/v1/users/{user_id}",method="GET",status="401"}' in served
+    assert "beef" not in served
+    assert "79161234567" not in served
