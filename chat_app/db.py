@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from chat_app import metrics
 from chat_app.errors import ChatError, Unavailable
 from chat_app.events import ChatsChanged, MessagesChanged, Recorded, recorded
 from chat_app.logs import log
@@ -186,6 +187,7 @@ class Database:
     async def _commit(self, session: Unit) -> None:
         try:
             await session.commit()
+            committed_at = time.perf_counter()
             self._start_removal(session)
             if "turn" in session.info:
                 for previous in session.info["turn"].previous.values():
@@ -200,6 +202,7 @@ class Database:
         if events:
             log.info("committed", events=len(events), versions=_versions(events))
             log.info("delivered", connections=self.on_commit(events))
+            metrics.delivery.observe(time.perf_counter() - committed_at)
 
     def _start_removal(self, session: Unit) -> None:
         if keys := session.info.get("removed_files"):
@@ -297,6 +300,7 @@ def _is_passing(code: str) -> bool:
 
 
 def _unavailable(error: BaseException) -> Unavailable:
+    metrics.database_unavailable.inc()
     log.warning("database unavailable", error=type(error).__name__)
     return Unavailable()
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,7 +17,8 @@ from chat_app.db import Database
 from chat_app.errors import RateLimited
 from chat_app.limits import Limits
 from chat_app.settings import Settings
-from tests.clients import DEADLINE, Person
+from tests.clients import DEADLINE, Person, SocketDoor
+from tests.faults import no_commits
 from tests.process import ROOT, Process
 from tests.service import MakePerson, Service
 
@@ -129,3 +131,34 @@ async def test_requests_are_counted_by_route_and_status_but_never_by_address(ser
     assert 'http_requests_total{handler="/api/v1/users/{user_id}",method="GET",status="401"}' in served
     assert "beef" not in served
     assert "79161234567" not in served
+
+
+COUNTED = {
+    "send_message": ("chat_command_seconds_count", {"command": "send_message", "code": "ok"}),
+    "refused": ("chat_command_seconds_count", {"command": "get_chat", "code": "chat_not_found"}),
+    "commits": ("chat_commit_messages_count", {}),
+    "delays": ("chat_delivery_seconds_count", {}),
+    "delivered": ("chat_events_delivered_total", {}),
+    "lost": ("chat_resyncs_total", {"reason": "undelivered"}),
+    "away": ("chat_database_unavailable_total", {}),
+}
+
+
+async def test_what_people_do_is_counted(service: Service, database: Database, make_person: MakePerson) -> None:
+    anna, boris = await make_person("Anna"), await make_person("Boris")
+    door = SocketDoor()
+    chat = await door.open_private_chat(anna, boris)
+    await boris.open(chat["id"])
+    before = {what: value(name, **labels) for what, (name, labels) in COUNTED.items()}
+    await door.send(anna, chat["id"])
+    assert not (await door.call(anna, "get_chat", chat_id=str(uuid4()))).ok
+    counted = {what: value(name, **labels) - before[what] for what, (name, labels) in COUNTED.items()}
+    assert counted["delivered"] >= 2, "both are told of the chat, and one of the message"
+    for what in ("send_message", "refused", "commits", "delays"):
+        assert counted[what] >= 1, what
+    with no_commits(service.database, database):
+        await door.call(boris, "like_message", chat_id=chat["id"], seq=1)
+    await boris.socket.wait_for("resync_required")
+    for what in ("lost", "away"):
+        name, labels = COUNTED[what]
+        assert value(name, **labels) > before[what]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from uuid import UUID
 
-from chat_app import logs
+from chat_app import logs, metrics
 from chat_app.crud.messages import Draft, Sent, one, send_messages
 from chat_app.db import LOCK_SECONDS, Busy, Database
 from chat_app.errors import ChatError, Internal
@@ -98,6 +98,7 @@ class Outbox:
                 logs.log_crash(error)
                 self._tell(batch, [Internal()])
         else:
+            metrics.commit_batch.observe(len(batch))
             self._tell(batch, results)
 
     def _set_apart(self, batch: list[_Waiting]) -> None:

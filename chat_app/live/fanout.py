@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from chat_app import metrics
 from chat_app.events import (
     ActiveChatSet,
     Audience,
@@ -65,6 +66,7 @@ class Fanout:
                 # The change is committed, so its sender must not hear of a failure; who may have missed it does.
                 log_crash(error)
                 self.doubt([recorded])
+        metrics.delivered.inc(len(told))
         return len(told)
 
     def doubt(self, events: list[Recorded]) -> None:
@@ -73,6 +75,7 @@ class Fanout:
         for user_id in {user_id for _, audience in events for user_id in audience}:
             for connection in self.connections.of_user(user_id):
                 connection.send(packet)
+                metrics.resyncs.labels("undelivered").inc()
 
     def _chats_changed(self, event: ChatsChanged, audience: Audience, told: Told) -> None:
         packet = encode(event)

@@ -19,6 +19,7 @@ from engineio.packet import CLOSE, NOOP, PING, Packet
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import apply_mask  # type: ignore[attr-defined]  # in C where that can be
 
+from chat_app import metrics
 from chat_app.live.connections import frame
 from chat_app.logs import log, log_crash
 
@@ -160,6 +161,7 @@ class Line:
         self.protocol.queue.put_nowait({"type": "websocket.disconnect", "code": 1000})
 
     def cut(self, reason: str) -> None:
+        metrics.cut.labels("slow").inc()
         log.warning("slow reader cut", reason=reason, connection=self.socket.sid)
         self.is_closed = True
         self.protocol.transport.abort()

@@ -12,7 +12,7 @@ import socketio
 from pydantic import ValidationError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app import logs
+from chat_app import logs, metrics
 from chat_app.auth import authenticate_connection
 from chat_app.crud import access, sessions
 from chat_app.crud.entries import read_sync
@@ -74,8 +74,9 @@ class Call:
         return orjson.dumps({"ok": False, "error": problem.problem(self.id)})
 
     def _log(self, status: int, code: str) -> None:
-        milliseconds = round((time.perf_counter() - self.started) * 1000, 1)
-        logs.line("answered", self.about | {"status": status, "code": code, "ms": milliseconds})
+        seconds = time.perf_counter() - self.started
+        metrics.observe_command(self.name, code, seconds)
+        logs.line("answered", self.about | {"status": status, "code": code, "ms": round(seconds * 1000, 1)})
 
 
 class Live:
