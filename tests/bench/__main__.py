@@ -4,6 +4,8 @@ import json
 import math
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,12 +36,20 @@ def bench(
     facts = report.surroundings()
     report.show_surroundings(console, facts)
     skipped = {"node"} if _is_without_node(node) else set()
-    with house() as built:
+    with house() as built, _plain_errors():
         results = {experiment.name: _run(built, experiment, skipped, runs, seconds) for experiment in chosen}
     if json_file:
         json_file.write_text(json.dumps({"surroundings": facts, "results": _without_nan(results)}, indent=2))
     if any(run["errors"] for sides in results.values() for runs_of_side in sides.values() for run in runs_of_side):
         sys.exit("There were errors: these figures are not to be trusted.")
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        sys.exit(f"Nothing could be measured: {error}")
 
 
 def _chosen(names: list[str]) -> list[Experiment]:

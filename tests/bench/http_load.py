@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.bench.load import MOST_ERRORS_KEPT
 from tests.bench.report import Outcome, per, percentile
 from tests.bench.servers import Server
 
@@ -86,13 +87,12 @@ def measure(server: Server, request: Callable[[int], bytes], seconds: float) -> 
         run.go_on(WARM_SECONDS)
         run.milliseconds.clear()
         before, started, received = server.usage(), time.perf_counter(), run.received
-        generator = time.process_time()
         run.go_on(seconds)
-        took, generator = time.perf_counter() - started, time.process_time() - generator
-        cpu, database = server.usage().since(before)
+        took, after = time.perf_counter() - started, server.usage()
     finally:
         run.close()
     done = len(run.milliseconds)
+    cpu, database = after.server - before.server, after.database - before.database
     row = {
         "requests/s": done / took,
         "requests per CPU-s of the server": per(done, cpu),
@@ -100,8 +100,6 @@ def measure(server: Server, request: Callable[[int], bytes], seconds: float) -> 
         "p50, ms": percentile(run.milliseconds, 50),
         "p99, ms": percentile(run.milliseconds, 99),
         "answer, KB": per((run.received - received) / 1024, done),
-        "server, cores": cpu / took,
-        "database, cores": database / took,
-        "generator, cores": generator / took,
+        **after.since(before, took),
     }
-    return Outcome(row, run.errors + server.complaints())
+    return Outcome(row, run.errors[:MOST_ERRORS_KEPT] + server.complaints()[:MOST_ERRORS_KEPT])

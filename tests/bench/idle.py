@@ -54,25 +54,25 @@ def _measure(
     ready: bytes,
     seconds: float,
 ) -> Outcome:
-    """A few connect first, so that what the server loads only once is not counted."""
+    """A few connect first, so that what the server loads only once is not counted; the cores are those at rest."""
     clients = [Client(b"40" + orjson.dumps(auth(people[at % len(people)]))) for at in range(number)]
     with serving as server:
-        first, others = (Generator(server.port, Load(part, ready)) for part in (clients[:WARM_UP], clients[WARM_UP:]))
+        generator = Generator(server.port, Load(clients, ready))
         try:
-            first.connect()
-            first.idle(1)
+            generator.connect(WARM_UP)
+            generator.idle(1)
             before = server.usage()
-            took = others.connect()
+            took = generator.connect()
             connected = server.usage()
-            others.idle(seconds)
+            generator.idle(seconds)
             after = server.usage()
         finally:
-            first.close()
-            others.close()
-        row = {
-            "connected in, s": took,
-            "CPU for each connect, ms": (connected.server - before.server) / len(others.connections) * 1000,
-            "memory of each, KB": (after.memory - before.memory) / len(others.connections) / 1024,
-            "server when idle, cores": (after.server - connected.server) / seconds,
-        }
-        return Outcome(row, [*first.counts.texts, *others.counts.texts, *server.complaints()])
+            generator.close()
+    counted = number - WARM_UP
+    row = {
+        "connected in, s": took,
+        "CPU for each connect, ms": (connected.server - before.server) / counted * 1000,
+        "memory of each, KB": (after.memory - before.memory) / counted / 1024,
+        **after.since(connected, seconds),
+    }
+    return Outcome(row, [*generator.counts.texts, *server.complaints()])

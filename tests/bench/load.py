@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 # The place of the marker in a command.
 SLOT = b"{marker}"
-MOST_ERRORS_KEPT = 20
+MOST_ERRORS_KEPT = 3
 
 
 @dataclass
@@ -37,7 +37,6 @@ class Counts:
     seconds: float = 0.0
     acked: int = 0
     delivered: int = 0
-    cpu_share: float = 0.0
     ack_ms: list[float] = field(default_factory=list)
     delivery_ms: list[float] = field(default_factory=list)
     errors: int = 0

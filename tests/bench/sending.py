@@ -111,7 +111,7 @@ def measure(
 
 
 def _outcome(counts: Counts, before: Usage, after: Usage) -> Outcome:
-    server, database = after.since(before)
+    server, database = after.server - before.server, after.database - before.database
     row: Row = {
         "messages/s": counts.acked / counts.seconds,
         "deliveries/s": counts.delivered / counts.seconds,
@@ -122,9 +122,7 @@ def _outcome(counts: Counts, before: Usage, after: Usage) -> Outcome:
         "ack p99, ms": percentile(counts.ack_ms, 99),
         "delivery p50, ms": percentile(counts.delivery_ms, 50),
         "delivery p99, ms": percentile(counts.delivery_ms, 99),
-        "server, cores": server / counts.seconds,
-        "database, cores": database / counts.seconds,
-        "generator, cores": counts.cpu_share,
+        **after.since(before, counts.seconds),
         "memory, MB": after.memory / 2**20,
     }
     unsaid = counts.errors - len(counts.texts)

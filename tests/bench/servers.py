@@ -31,14 +31,22 @@ Made = TypeVar("Made")
 
 @dataclass
 class Usage:
-    """CPU seconds so far, and bytes of memory now."""
+    """CPU seconds so far, those of the whole machine and of the generator too, and bytes of memory now."""
 
     server: float
     database: float
     memory: int
+    machine: float
+    generator: float
 
-    def since(self, before: "Usage") -> tuple[float, float]:
-        return self.server - before.server, self.database - before.database
+    def since(self, before: "Usage", seconds: float) -> dict[str, float]:
+        """The cores that each took."""
+        cores = {
+            name: (getattr(self, name) - getattr(before, name)) / seconds
+            for name in ("server", "database", "generator", "machine")
+        }
+        others = max(0.0, cores.pop("machine") - sum(cores.values()))
+        return {f"{name}, cores": taken for name, taken in (cores | {"all else on the machine": others}).items()}
 
 
 @dataclass
@@ -53,7 +61,10 @@ class Server:
 
     def usage(self) -> Usage:
         memory = psutil.Process(self.process.pid).memory_info().rss
-        return Usage(cpu_seconds(self.process.pid), cpu_seconds(self.postmaster), memory)
+        times = psutil.cpu_times()
+        machine = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
+        server, database = cpu_seconds(self.process.pid), cpu_seconds(self.postmaster)
+        return Usage(server, database, memory, machine, time.process_time())
 
     def complaints(self) -> list[str]:
         """What its log tells of errors."""
