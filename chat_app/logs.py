@@ -86,9 +86,9 @@ def line(event: str, values: dict[str, Any]) -> None:
 class _Handler(logging.StreamHandler[Any]):
     """Keeps to the order in which things were told."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def handle(self, record: logging.LogRecord) -> Any:
         _write_lines()
-        super().emit(record)
+        return super().handle(record)
 
 
 _is_json = False

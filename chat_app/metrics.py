@@ -13,7 +13,7 @@ commit_batch = Histogram("chat_commit_messages", "Messages in one commit.", buck
 delivery = Histogram(
     "chat_delivery_seconds", "From a commit to the writing of its events to the connections here.", buckets=SECONDS
 )
-delivered = Counter("chat_events_delivered", "Events that were written to a connection.")
+delivered = Counter("chat_connections_told", "Connections that were told of a commit, each once for each commit.")
 connections = Gauge("chat_connections", "Connections of this process that are open.")
 cut = Counter("chat_connections_cut", "Connections that the server gave up.", ["reason"])
 resyncs = Counter("chat_resyncs", "Connections that were told that they may have missed something.", ["reason"])

@@ -138,7 +138,7 @@ COUNTED = {
     "refused": ("chat_command_seconds_count", {"command": "get_chat", "code": "chat_not_found"}),
     "commits": ("chat_commit_messages_count", {}),
     "delays": ("chat_delivery_seconds_count", {}),
-    "delivered": ("chat_events_delivered_total", {}),
+    "delivered": ("chat_connections_told_total", {}),
     "lost": ("chat_resyncs_total", {"reason": "undelivered"}),
     "away": ("chat_database_unavailable_total", {}),
 }
