@@ -23,6 +23,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import codes, sessions
 from chat_app.crud.sessions import OpenedSession
+from chat_app.db import Unit
 from chat_app.errors import (
     BadCode,
     BadCredentials,
@@ -33,7 +34,7 @@ from chat_app.errors import (
     TokenExpired,
     Unavailable,
 )
-from chat_app.logs import bind, log
+from chat_app.logs import bind, log, tell
 from chat_app.models import User
 from chat_app.models.base import Phone
 from chat_app.models.codes import CodeUse, PasswordChange, PasswordReset, Purpose
@@ -135,21 +136,10 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
 
     def __init__(self) -> None:
         super().__init__(get_settings().signing_secret.decode(), int(ACCESS_LIFETIME.total_seconds()), [AUDIENCE])
-        self.actor: Actor | None = None
 
     async def read_token(self, token: str | None, user_manager: UserManager) -> User | None:  # type: ignore[override]
         """The user behind a token. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
-        if token is None:
-            return None
-        self.actor = self.decode(token)
-        bind(user=self.actor.id, session=self.actor.session_id)
-        try:
-            user, _ = await sessions.check_session(user_manager.user_db.session, self.actor)
-        except ChatError as refused:
-            log.info("refused", code=refused.code)
-            raise
-        log.info("authorized")
-        return user
+        return await user_manager.user_db.get((await authenticate(user_manager.user_db.session, token)).id)
 
     def decode(self, token: str) -> Actor:
         """Who a token speaks for. Raises NotAuthenticated, TokenExpired."""
@@ -255,9 +245,16 @@ async def change_password(manager: UserManager, actor: Actor, data: PasswordChan
     await sessions.revoke_sessions(session, actor.id, keep=actor.session_id)
 
 
-async def authenticate_connection(session: AsyncSession, token: str) -> Actor:
-    """Who connects over Socket.IO. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
-    strategy = SessionStrategy()
-    await strategy.read_token(token, UserManager(UserDatabase(session)))
-    assert strategy.actor is not None
-    return strategy.actor
+async def authenticate(session: Unit, token: str | None) -> Actor:
+    """Who a token speaks for, over HTTP and over Socket.IO. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
+    if token is None:
+        raise NotAuthenticated
+    actor = SessionStrategy().decode(token)
+    bind(user=actor.id, session=actor.session_id)
+    try:
+        await sessions.check_session(session, actor)
+    except ChatError as refused:
+        log.info("refused", code=refused.code)
+        raise
+    tell("authorized")
+    return actor

@@ -21,7 +21,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from chat_app import metrics
 from chat_app.errors import ChatError, Unavailable
 from chat_app.events import ChatsChanged, MessagesChanged, Recorded, recorded
-from chat_app.logs import log
+from chat_app.logs import log, tell
 
 SLOW_QUERY_SECONDS = 0.2
 LOCK_SECONDS = 5.0
@@ -125,6 +125,7 @@ class Database:
         self.on_removal: Remover = _keep
         self._url = url.replace("+asyncpg", "", 1)
         self._idle: list[Batch] = []
+        self._readers = asyncio.Semaphore(pool_size)
         self._removals: set[asyncio.Task[None]] = set()
         self._turns: dict[Hashable, asyncio.Future[None]] = {}
         database_events.listen(self.engine.sync_engine, "before_cursor_execute", _start_clock)
@@ -159,12 +160,36 @@ class Database:
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[Batch]:
         """As transaction, on the bare driver: a third of the time of a session. Raises Unavailable."""
+        async with self._bare() as batch:
+            try:
+                yield batch
+                await self._commit(batch)
+            finally:
+                self._end_turns(batch)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Batch]:
+        """The bare driver without a transaction: each statement sees what is committed when it begins.
+
+        Raises Unavailable.
+        """
+        try:
+            await (asyncio.wait_for(self._readers.acquire(), 3) if self._readers.locked() else self._readers.acquire())
+        except TimeoutError as error:
+            raise _unavailable(error) from error
+        try:
+            async with self._bare() as batch:
+                yield batch
+        finally:
+            self._readers.release()
+
+    @asynccontextmanager
+    async def _bare(self) -> AsyncIterator[Batch]:
         batch: Batch | None = None
         try:
             batch = self._idle.pop() if self._idle else await Batch.connect(self._url)
             batch.info = {"database": self}
             yield batch
-            await self._commit(batch)
         except (OSError, asyncpg.InterfaceError) as error:
             raise _unavailable(error) from error
         except asyncpg.PostgresError as error:
@@ -175,7 +200,6 @@ class Database:
             raise
         finally:
             if batch is not None:
-                self._end_turns(batch)
                 self._give_back(batch)
 
     def _give_back(self, batch: Batch) -> None:
@@ -200,8 +224,8 @@ class Database:
             raise
         events = recorded(session)
         if events:
-            log.info("committed", events=len(events), versions=_versions(events))
-            log.info("delivered", connections=self.on_commit(events))
+            tell("committed", events=len(events), versions=_versions(events))
+            tell("delivered", connections=self.on_commit(events))
             metrics.delivery.observe(time.perf_counter() - committed_at)
 
     def _start_removal(self, session: Unit) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, text
@@ -39,6 +40,20 @@ def no_commits(database: Database, helper: Database, *, of_sends_only: bool = Fa
         finally:
             if not of_sends_only:
                 event.remove(database.engine.sync_engine, "commit", end_backend)
+
+
+@contextmanager
+def no_reads(helper: Database) -> Iterator[None]:
+    """Meanwhile every statement on the bare driver finds that its server process has just ended."""
+    fetch = Batch.fetch
+
+    async def end_and_fetch(batch: Batch, statement: str, *values: object) -> list[Any]:
+        await _end(helper, batch.connection.get_server_pid())
+        return await fetch(batch, statement, *values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batch, "fetch", end_and_fetch)
+        yield
 
 
 async def _end(helper: Database, pid: int) -> None:

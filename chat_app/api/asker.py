@@ -5,14 +5,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
-from fastapi_users.authentication import BearerTransport
 
-from chat_app.api.deps import count
-from chat_app.auth import LOGIN_PATH, authenticate_connection
-from chat_app.errors import NotAuthenticated
+from chat_app.api.deps import authenticated, bearer
 from chat_app.models.sessions import Actor
-
-_bearer = BearerTransport(LOGIN_PATH).scheme
 
 
 class AskerRoute(APIRoute):
@@ -21,19 +16,14 @@ class AskerRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def authenticated(request: Request) -> Response:
-            token = await _bearer(request)
-            if token is None:
-                raise NotAuthenticated
-            async with request.app.state.database.transaction() as session:
-                request.state.asker = await authenticate_connection(session, token)
-            count(request, user=request.state.asker.id)
+        async def handle_authenticated(request: Request) -> Response:
+            request.state.asker = await authenticated(request, await bearer(request))
             return await handle(request)
 
-        return authenticated
+        return handle_authenticated
 
 
-async def get_asker(request: Request, _token: Annotated[str | None, Depends(_bearer)]) -> Actor:
+async def get_asker(request: Request, _token: Annotated[str | None, Depends(bearer)]) -> Actor:
     asker: Actor = request.state.asker
     return asker
 

@@ -5,7 +5,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from chat_app.api.asker import Asker, AskerRoute
-from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, DatabaseDep, Limit, OutboxDep, SeqQuery, SessionDep
+from chat_app.api.deps import (
+    CURSOR,
+    ChatIdPath,
+    CurrentActor,
+    DatabaseDep,
+    Limit,
+    OutboxDep,
+    ReadingDep,
+    SeqQuery,
+    SessionDep,
+    reply,
+)
 from chat_app.api.messages import SEND_RESPONSES
 from chat_app.api.problems import responses
 from chat_app.crud import chats, history
@@ -30,18 +41,18 @@ waiting = APIRouter(route_class=AskerRoute)
 FOUND: dict[int | str, dict[str, Any]] = {200: {"model": ChatRead, "description": "It was there already."}}
 
 
-@router.get("")
+@router.get("", response_model=ChatList)
 async def list_chats(
-    session: SessionDep,
+    session: ReadingDep,
     actor: CurrentActor,
     cursor: Annotated[ChatCursor | None, CURSOR] = None,
     limit: Limit = 50,
     changed_since: Annotated[
         Sync | None, Query(description="A former `sync`: only what changed after it, for all or for you.")
     ] = None,
-) -> ChatList:
+) -> Response:
     """Your chats: pinned first, the latest pin on top, then the latest updated."""
-    return await chats.list_chats(session, actor, cursor=cursor, limit=limit, changed_since=changed_since)
+    return reply(await chats.list_chats(session, actor, cursor=cursor, limit=limit, changed_since=changed_since))
 
 
 @router.post("/private", status_code=201, responses=FOUND | responses(UserNotFound))
@@ -99,17 +110,18 @@ async def list_active_messages(
 
 
 @waiting.post(
-    "/active/messages", tags=["messages"], status_code=201, responses=SEND_RESPONSES | responses(NoActiveChat)
+    "/active/messages",
+    tags=["messages"],
+    status_code=201,
+    response_model=MessageRead,
+    responses=SEND_RESPONSES | responses(NoActiveChat),
 )
-async def send_active_message(
-    database: DatabaseDep, outbox: OutboxDep, actor: Asker, data: MessageCreate, response: Response
-) -> MessageRead:
+async def send_active_message(database: DatabaseDep, outbox: OutboxDep, actor: Asker, data: MessageCreate) -> Response:
     """Send to the active chat; otherwise as `send_message`."""
     async with database.transaction() as session:
         chat_id = await chats.active_chat(session, actor)
     sent = await outbox.send(Draft(actor, chat_id, data))
-    response.status_code = 201 if sent.is_new else 200
-    return sent.message
+    return reply(sent.message, 201 if sent.is_new else 200)
 
 
 router.include_router(waiting)

@@ -5,7 +5,18 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from chat_app.api.asker import Asker, AskerRoute
-from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, Limit, OutboxDep, SeqPath, SeqQuery, SessionDep
+from chat_app.api.deps import (
+    CURSOR,
+    ChatIdPath,
+    CurrentActor,
+    Limit,
+    OutboxDep,
+    ReadingDep,
+    SeqPath,
+    SeqQuery,
+    SessionDep,
+    reply,
+)
 from chat_app.api.problems import responses
 from chat_app.crud import history, likes, messages
 from chat_app.crud.messages import Draft
@@ -30,38 +41,36 @@ SEND_RESPONSES = responses(ChatNotFound, MessageNotFound, AttachmentNotFound, At
 SEND_RESPONSES[200] = {"model": MessageRead, "description": "It had been sent before."}
 
 
-@router.get("/messages", responses=responses(ChatNotFound))
+@router.get("/messages", response_model=MessagePage, responses=responses(ChatNotFound))
 async def list_messages(
-    session: SessionDep,
+    session: ReadingDep,
     actor: CurrentActor,
     chat_id: ChatIdPath,
     before: SeqQuery = None,
     after: SeqQuery = None,
     around: SeqQuery = None,
     limit: Limit = 50,
-) -> MessagePage:
+) -> Response:
     """A page of the history: before or after a seq, around one, or the newest; bounds are exclusive, one at most."""
-    return await history.list_messages(session, actor, chat_id, before=before, after=after, around=around, limit=limit)
+    bounds = {"before": before, "after": after, "around": around}
+    return reply(await history.list_messages(session, actor, chat_id, **bounds, limit=limit))
 
 
-@sending.post("/messages", status_code=201, responses=SEND_RESPONSES)
-async def send_message(
-    outbox: OutboxDep, actor: Asker, chat_id: ChatIdPath, data: MessageCreate, response: Response
-) -> MessageRead:
+@sending.post("/messages", status_code=201, response_model=MessageRead, responses=SEND_RESPONSES)
+async def send_message(outbox: OutboxDep, actor: Asker, chat_id: ChatIdPath, data: MessageCreate) -> Response:
     """Send a message; the same `client_id` again answers 200 with the same message.
 
     Members get `chats_changed`, those who have the chat active also `messages_changed`.
     """
     sent = await outbox.send(Draft(actor, chat_id, data))
-    response.status_code = 201 if sent.is_new else 200
-    return sent.message
+    return reply(sent.message, 201 if sent.is_new else 200)
 
 
 router.include_router(sending)
 
 
 @router.get("/messages/{seq}", responses=responses(ChatNotFound, MessageNotFound))
-async def get_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+async def get_message(session: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
     """One message."""
     return await history.get_message(session, actor, chat_id, seq)
 
@@ -105,13 +114,13 @@ async def list_likes(
     return await likes.list_likes(session, actor, chat_id, seq, cursor=cursor, limit=limit)
 
 
-@router.get("/changes", responses=responses(ChatNotFound))
+@router.get("/changes", response_model=Changes, responses=responses(ChatNotFound))
 async def list_changes(
-    session: SessionDep,
+    session: ReadingDep,
     actor: CurrentActor,
     chat_id: ChatIdPath,
     since: Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")],
     limit: Limit = 100,
-) -> Changes:
+) -> Response:
     """Every message and member that changed after a version: what an open chat missed while it was disconnected."""
-    return await history.list_changes(session, actor, chat_id, since=since, limit=limit)
+    return reply(await history.list_changes(session, actor, chat_id, since=since, limit=limit))

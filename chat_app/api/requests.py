@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chat_app import logs
 from chat_app.api.problems import problem_response
 from chat_app.errors import Internal
-from chat_app.logs import log
 
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -53,7 +52,7 @@ class RequestLog:
                     headers.setdefault(name, value)
             await send(message)
 
-        log.info("received", path=_plain(scope["path"]))
+        logs.tell("received", path=_plain(scope["path"]))
         try:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
@@ -62,7 +61,7 @@ class RequestLog:
                 await problem_response(Internal())(scope, receive, send_with_id)
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
         code = logs.bound("code") or "ok"
-        log.info("answered", status=answer.get("status"), code=code, route=_route(scope), ms=milliseconds)
+        logs.tell("answered", status=answer.get("status"), code=code, route=_route(scope), ms=milliseconds)
 
 
 def _plain(path: str) -> str:

@@ -33,24 +33,19 @@ class View(NamedTuple):
     message_count: int
 
 
-async def view_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> View:
+async def view_chat(session: Unit, actor: Actor, chat_id: UUID) -> View:
     """The actor's view; a chat they are not in does not exist for them."""
-    columns = (
-        col(Membership.visible_from_seq),
-        col(Membership.joined_version),
-        col(Chat.version),
-        col(Chat.message_count),
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT visible_from_seq, joined_version, chat.version, message_count
+        FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND user_id = $2 AND removed_at IS NULL
+        """,
+        chat_id,
+        actor.id,
     )
-    row = (
-        await session.exec(
-            select(*columns)
-            .join(Chat, col(Chat.id) == Membership.chat_id)
-            .where(Membership.chat_id == chat_id, Membership.user_id == actor.id, col(Membership.removed_at).is_(None))
-        )
-    ).first()
-    if row is None:
+    if not rows:
         raise ChatNotFound
-    return View(*row)
+    return View(*rows[0])
 
 
 async def access_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> Membership:
@@ -147,12 +142,14 @@ def check_may_leave(chat: Chat, user_id: UUID) -> None:
         raise CreatorCannotLeave
 
 
-async def list_audience(session: AsyncSession, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUID, int]]:
+async def list_audience(session: Unit, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUID, int]]:
     """The members of locked chats with the first seq that each may see: who may send, and who is told."""
-    rows = await session.exec(
-        select(Membership.chat_id, Membership.user_id, Membership.visible_from_seq).where(
-            col(Membership.chat_id).in_(chat_ids), col(Membership.removed_at).is_(None)
-        )
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT chat_id, user_id, visible_from_seq FROM membership
+        WHERE chat_id = ANY($1::uuid[]) AND removed_at IS NULL
+        """,
+        list(chat_ids),
     )
     audiences: dict[UUID, dict[UUID, int]] = {chat_id: {} for chat_id in chat_ids}
     for chat_id, user_id, visible_from_seq in rows:

@@ -111,7 +111,7 @@ async def record_members(
     if rest:
         record(session, ChatsChanged(chats=[shared], users=newcomers), rest)
     (system,) = await read_messages(session, message.sender_id, chat.id, "seq = $3", message.seq)
-    members = await read_members(session, chat.id, col(Membership.user_id).in_(set(changed)))
+    members = await read_members(session, chat.id, "user_id = ANY($2::uuid[])", list(changed))
     told_messages = messages_changed(chat, [shared_message(system)])
     record(session, told_messages.model_copy(update={"members": members, "users": newcomers}), audience)
 

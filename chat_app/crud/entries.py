@@ -7,16 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import and_, case, func, or_
-from sqlalchemy.orm import aliased
-from sqlalchemy.sql.elements import ColumnElement
-from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
-
 from chat_app.crud.users import list_briefs
-from chat_app.db import LONGEST_TRANSACTION
+from chat_app.db import LONGEST_TRANSACTION, Unit, as_batch
 from chat_app.errors import ChatNotFound, InvalidInput
-from chat_app.models import Chat, Membership, Message, User
+from chat_app.models import Chat, Message
 from chat_app.models.base import trusted
 from chat_app.models.chats import (
     ChatBase,
@@ -24,6 +18,7 @@ from chat_app.models.chats import (
     ChatMine,
     ChatRead,
     ChatShared,
+    ChatType,
     Mine,
     RemovedChat,
 )
@@ -34,40 +29,42 @@ from chat_app.models.users import brief
 PREVIEW_LENGTH = 200
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
-_peer = aliased(User)
-_other = aliased(Membership)
-_OTHERS_READ = (
-    select(func.coalesce(func.max(_other.last_read_seq), 0))
-    .where(
-        _other.chat_id == Membership.chat_id,
-        _other.user_id != Membership.user_id,
-        col(_other.removed_at).is_(None),
-    )
-    .correlate(Membership)
-    .scalar_subquery()
+# What an entry shows of `page`: chats with the membership through which each is seen.
+_ENTRIES = """
+WITH page AS (
+    SELECT chat.*, membership.user_id, mine_version, membership.title AS own_title, pinned_at, last_read_seq,
+        visible_from_seq, coalesce(pinned_at, 'epoch') AS pinned
+    FROM membership JOIN chat ON chat.id = chat_id WHERE removed_at IS NULL AND {where} {order}
 )
-_PINNED = func.coalesce(Membership.pinned_at, NEVER)
-_IS_PEER = or_(
-    and_(col(Chat.low_id) == Membership.user_id, col(_peer.id) == Chat.high_id),
-    and_(col(Chat.high_id) == Membership.user_id, col(_peer.id) == Chat.low_id),
-)
+SELECT page.*, seq, message.type AS message_type, left(text, {preview}) AS text,
+    CASE message.type WHEN 'system' THEN payload END AS payload, sender_id, sent_at, message.deleted_at AS unsent_at,
+    peer.id AS peer_id, peer.name, avatar_key, (
+        SELECT coalesce(max(last_read_seq), 0) FROM membership AS other
+        WHERE chat_id = page.id AND other.user_id <> page.user_id AND removed_at IS NULL
+    ) AS others_read_seq
+FROM page
+LEFT JOIN message ON chat_id = page.id AND seq = message_count
+LEFT JOIN "user" AS peer ON peer.id = CASE page.user_id WHEN low_id THEN high_id WHEN high_id THEN low_id END
+{order_again}
+"""
 
 
-async def read_chat(session: AsyncSession, user_id: UUID, chat_id: UUID) -> ChatRead:
+async def read_chat(session: Unit, user_id: UUID, chat_id: UUID) -> ChatRead:
     """One chat as this user sees it. Raises ChatNotFound."""
-    entries = await _read(session, col(Membership.user_id) == user_id, col(Membership.chat_id) == chat_id)
+    entries = await read_for_members(session, chat_id, [user_id])
     if not entries:
         raise ChatNotFound
     return entries[user_id]
 
 
-async def read_for_members(session: AsyncSession, chat_id: UUID, user_ids: Iterable[UUID]) -> dict[UUID, ChatRead]:
+async def read_for_members(session: Unit, chat_id: UUID, user_ids: Iterable[UUID]) -> dict[UUID, ChatRead]:
     """One chat as each of these members sees it."""
-    return await _read(session, col(Membership.chat_id) == chat_id, col(Membership.user_id).in_(set(user_ids)))
+    rows = await _read(session, "chat_id = $1 AND user_id = ANY($2::uuid[])", chat_id, list(user_ids))
+    return {row["user_id"]: _chat_read(row) for row in rows}
 
 
 async def list_chats(
-    session: AsyncSession, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None
+    session: Unit, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None
 ) -> ChatList:
     """A page of one's chats, pinned ones first, then the latest updated. Raises InvalidInput for a foreign cursor.
 
@@ -76,14 +73,18 @@ async def list_chats(
     """
     sync = await read_sync(session, actor.id)
     since = _parse_sync(changed_since) if changed_since else None
-    conditions = [col(Membership.user_id) == actor.id]
+    where, values, order = "user_id = $1", [actor.id, limit + 1], "pinned DESC, updated_at DESC, id"
+    last = Cursor.parse(cursor) if cursor else None
     if since:
-        conditions.append(or_(col(Chat.changed_at) > since, col(Membership.changed_at) > since))
-    if cursor:
-        last = Cursor.parse(cursor)
-        conditions.append(col(Chat.id) > last.chat_id if since else _after(last))
-    order = (col(Chat.id),) if since else _ORDER
-    rows = list(await session.exec(_statement(*conditions).order_by(*order).limit(limit + 1)))
+        where, order = f"{where} AND greatest(chat.changed_at, membership.changed_at) > $3", "id"
+        values.append(since)
+        if last:
+            where, values = f"{where} AND id > $4", [*values, last.chat_id]
+    elif last:
+        pinned = "coalesce(pinned_at, 'epoch')"
+        where = f"{where} AND ({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))"
+        values += last
+    rows = await _read(session, where, *values, order=order)
     items = [_chat_read(row) for row in rows[:limit]]
     return ChatList(
         items=items,
@@ -94,25 +95,22 @@ async def list_chats(
     )
 
 
-async def read_sync(session: AsyncSession, user_id: UUID) -> str:
+async def read_sync(session: Unit, user_id: UUID) -> str:
     """A mark of everything in one's chat list: equal marks mean that nothing was missed.
 
     The time alone would not do: a change that was made earlier may be committed later. The sum of the versions tells.
     """
-    alive = col(Membership.removed_at).is_(None)
     # A removal doubles the membership's share, so that the sum grows with every change, this one too.
-    weight = case((alive, col(Membership.version) + Chat.version), else_=2 * col(Membership.version))
-    row = (
-        await session.exec(
-            select(
-                func.max(func.greatest(Membership.changed_at, case((alive, col(Chat.changed_at))))),
-                func.sum(weight + Membership.mine_version),
-            )
-            .join(Chat, col(Chat.id) == Membership.chat_id)
-            .where(Membership.user_id == user_id)
-        )
-    ).one()
-    return f"{_microseconds(row[0] or NEVER)}.{row[1] or 0}"
+    (row,) = await (await as_batch(session)).fetch(
+        """
+        SELECT max(greatest(membership.changed_at, CASE WHEN removed_at IS NULL THEN chat.changed_at END)) AS latest,
+            sum(CASE WHEN removed_at IS NULL THEN chat.version ELSE membership.version END
+                + membership.version + mine_version) AS versions
+        FROM membership JOIN chat ON chat.id = chat_id WHERE user_id = $1
+        """,
+        user_id,
+    )
+    return f"{_microseconds(row['latest'] or NEVER)}.{row['versions'] or 0}"
 
 
 def shared_part(chat: Chat, last_message: Preview | None) -> ChatShared:
@@ -180,72 +178,59 @@ class Cursor(NamedTuple):
         return base64.urlsafe_b64encode(plain.encode()).decode()
 
 
-_ORDER = (_PINNED.desc(), col(Chat.updated_at).desc(), col(Chat.id))
-
-
-def _after(cursor: Cursor) -> ColumnElement[bool]:
-    updated = col(Chat.updated_at)
-    return or_(
-        _PINNED < cursor.pinned_at,
-        and_(_PINNED == cursor.pinned_at, updated < cursor.updated_at),
-        and_(_PINNED == cursor.pinned_at, updated == cursor.updated_at, col(Chat.id) > cursor.chat_id),
+async def _read(session: Unit, where: str, *values: object, order: str = "") -> list[Any]:
+    """The entries that meet the conditions; with an order only the first $2 of them, in it."""
+    statement = _ENTRIES.format(
+        where=where,
+        preview=PREVIEW_LENGTH,
+        order=f"ORDER BY {order} LIMIT $2" if order else "",
+        order_again=f"ORDER BY {order}" if order else "",
     )
-
-
-def _statement(*conditions: ColumnElement[bool]) -> Any:
-    """Every chat that meets the conditions, with all that an entry shows."""
-    columns: Any = (Chat, Membership, Message, _peer.id, _peer.name, _peer.avatar_key, _OTHERS_READ)
-    return (
-        select(*columns)
-        .join(Chat, col(Chat.id) == Membership.chat_id)
-        .outerjoin(Message, and_(col(Message.chat_id) == Chat.id, col(Message.seq) == Chat.message_count))
-        .outerjoin(_peer, _IS_PEER)
-        .where(col(Membership.removed_at).is_(None), *conditions)
-        .execution_options(populate_existing=True)
-    )
-
-
-async def _read(session: AsyncSession, *conditions: ColumnElement[bool]) -> dict[UUID, ChatRead]:
-    await session.flush()
-    rows = await session.exec(_statement(*conditions))
-    return {row[1].user_id: _chat_read(row) for row in rows}
+    return await (await as_batch(session)).fetch(statement, *values)
 
 
 def _chat_read(row: Any) -> ChatRead:
-    chat, membership, message, peer_id, peer_name, peer_avatar, others_read_seq = row
-    return ChatRead(
-        **_base(chat),
-        id=chat.id,
-        last_message=preview(message),
-        mine=Mine(
-            version=membership.mine_version,
-            title=membership.title,
-            peer=brief(peer_id, peer_name, peer_avatar) if peer_id else None,
-            pinned_at=membership.pinned_at,
-            last_read_seq=membership.last_read_seq,
-            others_read_seq=others_read_seq,
-            visible_from_seq=membership.visible_from_seq,
-            unread_count=chat.message_count - membership.last_read_seq,
-        ),
-    )
+    peer = brief(row["peer_id"], row["name"], row["avatar_key"]) if row["peer_id"] else None
+    mine = {
+        "version": row["mine_version"],
+        "title": row["own_title"],
+        "peer": peer,
+        "pinned_at": row["pinned_at"],
+        "last_read_seq": row["last_read_seq"],
+        "others_read_seq": row["others_read_seq"],
+        "visible_from_seq": row["visible_from_seq"],
+        "unread_count": row["message_count"] - row["last_read_seq"],
+    }
+    fields = {name: row[name] for name in _CHAT_FIELDS} | {"type": ChatType(row["type"])}
+    return trusted(ChatRead, {**fields, "last_message": _last_message(row), "mine": trusted(Mine, mine)})
+
+
+_CHAT_FIELDS = (*ChatBase.model_fields, "id")
+
+
+def _last_message(row: Any) -> Preview | None:
+    if row["seq"] is None:
+        return None
+    payload = row["payload"] and System.model_validate(row["payload"])
+    fields = {name: row[name] for name in ("seq", "text", "sender_id", "sent_at")}
+    fields |= {"type": MessageType(row["message_type"]), "payload": payload, "deleted_at": row["unsent_at"]}
+    return trusted(Preview, fields)
 
 
 def _base(chat: Chat) -> dict[str, Any]:
     return {name: getattr(chat, name) for name in ChatBase.model_fields}
 
 
-async def _list_removed(session: AsyncSession, user_id: UUID, since: datetime) -> list[RemovedChat]:
-    rows = await session.exec(
-        select(Membership.chat_id, Membership.version, Membership.removed_reason).where(
-            Membership.user_id == user_id,
-            col(Membership.removed_at).is_not(None),
-            col(Membership.changed_at) > since,
-        )
+async def _list_removed(session: Unit, user_id: UUID, since: datetime) -> list[RemovedChat]:
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT chat_id, version, removed_reason AS reason FROM membership
+        WHERE user_id = $1 AND removed_at IS NOT NULL AND changed_at > $2
+        """,
+        user_id,
+        since,
     )
-    return [
-        RemovedChat.model_validate({"chat_id": chat_id, "version": version, "reason": reason})
-        for chat_id, version, reason in rows
-    ]
+    return [trusted(RemovedChat, dict(row)) for row in rows]
 
 
 def _parse_sync(sync: str) -> datetime:

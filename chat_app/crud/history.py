@@ -4,16 +4,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.sql.elements import ColumnElement
-from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
-
 from chat_app.crud.access import View, view_chat
 from chat_app.crud.attachments import attachment_read
 from chat_app.crud.users import list_briefs
 from chat_app.db import Unit, as_batch
 from chat_app.errors import InvalidInput, MessageNotFound
-from chat_app.models import Chat, Membership, Message
 from chat_app.models.attachments import AttachmentRead
 from chat_app.models.base import trusted
 from chat_app.models.chats import MemberRead
@@ -44,7 +39,7 @@ TOO_FAR_BACK = 10_000
 
 
 async def list_messages(
-    session: AsyncSession,
+    session: Unit,
     actor: Actor,
     chat_id: UUID,
     *,
@@ -87,7 +82,7 @@ def _bounds(view: View, before: int | None, after: int | None, around: int | Non
     return max(last - limit + 1, view.visible_from_seq), last
 
 
-async def get_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+async def get_message(session: Unit, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """One message. Raises MessageNotFound."""
     view = await view_chat(session, actor, chat_id)
     found = await read_messages(session, actor.id, chat_id, "seq = $3", seq)
@@ -96,7 +91,7 @@ async def get_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: i
     return found[0]
 
 
-async def list_changes(session: AsyncSession, actor: Actor, chat_id: UUID, *, since: int, limit: int = 100) -> Changes:
+async def list_changes(session: Unit, actor: Actor, chat_id: UUID, *, since: int, limit: int = 100) -> Changes:
     """Every message and member that changed after the version `since`, in the order of their versions."""
     view = await view_chat(session, actor, chat_id)
     if since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK:
@@ -121,7 +116,7 @@ async def list_changes(session: AsyncSession, actor: Actor, chat_id: UUID, *, si
         view.visible_from_seq,
         order="version, seq",
     )
-    members = await read_members(session, chat_id, col(Membership.version) > since, col(Membership.version) <= until)
+    members = await read_members(session, chat_id, "membership.version > $2 AND membership.version <= $3", since, until)
     return Changes(
         since=since,
         version=until,
@@ -134,22 +129,17 @@ async def list_changes(session: AsyncSession, actor: Actor, chat_id: UUID, *, si
     )
 
 
-async def _cut(session: AsyncSession, chat_id: UUID, view: View, since: int, limit: int) -> tuple[int, bool]:
+async def _cut(session: Unit, chat_id: UUID, view: View, since: int, limit: int) -> tuple[int, bool]:
     """The last version of a page of changes, never in the middle of one, and whether more follow."""
-    versions = (
-        select(Message.version)
-        .where(
-            Message.chat_id == chat_id,
-            col(Message.version) > since,
-            col(Message.version) <= view.version,
-            col(Message.seq) >= view.visible_from_seq,
-        )
-        .order_by(col(Message.version))
-        .offset(limit - 1)
-        .limit(1)
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT version FROM message WHERE chat_id = $1 AND version > $2 AND version <= $3 AND seq >= $4
+        ORDER BY version OFFSET $5 LIMIT 1
+        """,
+        *(chat_id, since, view.version, view.visible_from_seq, limit - 1),
     )
-    last = (await session.exec(versions)).first()
-    return (view.version, False) if last is None or last == view.version else (last, True)
+    last = rows[0]["version"] if rows else view.version
+    return (last, last < view.version)
 
 
 async def read_messages(
@@ -199,27 +189,20 @@ async def read_attachments(session: Unit, chat_id: UUID, seqs: Sequence[int]) ->
     return {row["seq"]: attachment_read(row) for row in rows}
 
 
-async def read_members(session: AsyncSession, chat_id: UUID, *conditions: ColumnElement[bool]) -> list[MemberRead]:
-    """Members, removed ones too unless the conditions say otherwise, in the order of their versions."""
-    await session.flush()
-    rows = await session.exec(
-        select(Membership, Chat.creator_id)
-        .join(Chat, col(Chat.id) == Membership.chat_id)
-        .where(Membership.chat_id == chat_id, *conditions)
-        .order_by(col(Membership.version), col(Membership.user_id))
-        .execution_options(populate_existing=True)
-    )
-    return [
-        MemberRead(
-            user_id=membership.user_id,
-            is_creator=membership.user_id == creator_id,
-            last_read_seq=membership.last_read_seq,
-            joined_at=membership.joined_at,
-            removed_at=membership.removed_at,
-            version=membership.version,
-        )
-        for membership, creator_id in rows
-    ]
+async def read_members(session: Unit, chat_id: UUID, condition: str, *values: object) -> list[MemberRead]:
+    """Members, removed ones too unless the condition says otherwise, in the order of their versions.
+
+    The values of the condition, in SQL, are $2 and on.
+    """
+    rows = await (await as_batch(session)).fetch(_MEMBERS.format(condition), chat_id, *values)
+    return [trusted(MemberRead, dict(row)) for row in rows]
+
+
+_MEMBERS = """
+SELECT user_id, user_id IS NOT DISTINCT FROM creator_id AS is_creator, last_read_seq, joined_at, removed_at,
+    membership.version
+FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND {} ORDER BY membership.version, user_id
+"""
 
 
 def people_in(messages: Iterable[MessageShared]) -> set[UUID]:

@@ -39,7 +39,7 @@ async def list_members(session: AsyncSession, actor: Actor, chat_id: UUID) -> Me
 
 async def current_members(session: AsyncSession, chat_id: UUID) -> list[MemberRead]:
     """The members of a chat in the order of joining."""
-    members = await read_members(session, chat_id, col(Membership.removed_at).is_(None))
+    members = await read_members(session, chat_id, "removed_at IS NULL")
     return sorted(members, key=lambda member: (member.joined_at, not member.is_creator, member.user_id))
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import func
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import LONGEST_TRANSACTION, read_clock
+from chat_app.db import LONGEST_TRANSACTION, Unit, as_batch, read_clock
 from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
 from chat_app.events import SessionsRevoked, record
 from chat_app.models import Session, User
@@ -72,20 +72,29 @@ async def refresh_session(session: AsyncSession, refresh_token: str) -> OpenedSe
     return OpenedSession(Actor(row.user_id, row.id), _refresh_token(row.id, successor))
 
 
-async def check_session(session: AsyncSession, actor: Actor) -> tuple[User, Session]:
-    """The actor's user and session if both still stand. Raises SessionRevoked or TokenExpired."""
-    found = (
-        await session.exec(
-            select(User, Session, func.now())
-            .join(Session, col(Session.user_id) == User.id)
-            .where(Session.id == actor.session_id, User.id == actor.id)
-        )
-    ).first()
-    if found is None or not found[0].is_active:
+class Standing(NamedTuple):
+    """A session that stands."""
+
+    expires_at: datetime
+    active_chat_id: UUID | None
+
+
+async def check_session(session: Unit, actor: Actor) -> Standing:
+    """The actor's session if it and the user still stand. Raises SessionRevoked or TokenExpired."""
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT expires_at, active_chat_id, revoked_at IS NOT NULL OR NOT is_active AS is_over,
+            expires_at <= now() AS is_late
+        FROM session JOIN "user" ON "user".id = user_id WHERE session.id = $1 AND user_id = $2
+        """,
+        actor.session_id,
+        actor.id,
+    )
+    if not rows or rows[0]["is_over"]:
         raise SessionRevoked
-    user, row, now = found
-    _check_alive(row, now)
-    return user, row
+    if rows[0]["is_late"]:
+        raise TokenExpired
+    return Standing(rows[0]["expires_at"], rows[0]["active_chat_id"])
 
 
 async def list_sessions(session: AsyncSession, actor: Actor) -> list[SessionRead]:

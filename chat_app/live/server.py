@@ -10,15 +10,14 @@ from uuid import UUID
 import orjson
 import socketio
 from pydantic import ValidationError
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app import logs, metrics
-from chat_app.auth import authenticate_connection
+from chat_app.auth import authenticate
 from chat_app.crud import access, sessions
 from chat_app.crud.entries import read_sync
 from chat_app.crud.messages import Sent
 from chat_app.crud.outbox import Outbox
-from chat_app.db import Database
+from chat_app.db import Database, Unit
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
 from chat_app.limits import Limits
@@ -120,9 +119,9 @@ class Live:
     async def _admit(self, connection_id: str, auth: Any) -> None:
         handshake = _handshake(auth)
         try:
-            async with self.database.transaction() as session:
-                actor = await authenticate_connection(session, handshake.token)
-                _, row = await sessions.check_session(session, actor)
+            async with self.database.reading() as session:
+                actor = await authenticate(session, handshake.token)
+                row = await sessions.check_session(session, actor)
                 connection = Connection(connection_id, actor, self.server, row.expires_at, self.connections)
                 # Known from here on, so that nothing that happens while it reads is missed.
                 self.connections.add(connection)
@@ -205,7 +204,7 @@ class Live:
         command = COMMANDS[call.name or ""]
         call.about["chat"] = getattr(data, "chat_id", None) or connection.active_chat_id
         logs.bind(chat=call.about["chat"])
-        log.info("authorized")
+        logs.tell("authorized")
         former_chat_id = connection.active_chat_id
         async with self.database.transaction() as session:
             result = await command.handler(session, connection, data)
@@ -268,7 +267,7 @@ def _handshake(auth: Any) -> Handshake:
 
 
 async def _choose_active(
-    session: AsyncSession, connection: Connection, handshake: Handshake, session_chat_id: UUID | None
+    session: Unit, connection: Connection, handshake: Handshake, session_chat_id: UUID | None
 ) -> None:
     """From the handshake, else the session's; one that is not one's own chat is none."""
     if "active_chat_id" in handshake.model_fields_set:
@@ -283,7 +282,7 @@ async def _choose_active(
         connection.active_chat_id = None
 
 
-async def _ready(session: AsyncSession, connection: Connection) -> Packet:
+async def _ready(session: Unit, connection: Connection) -> Packet:
     actor: Actor = connection.actor
     return encode(
         Ready(

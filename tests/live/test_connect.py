@@ -20,7 +20,7 @@ from chat_app.live.commands import ChatArgument
 from chat_app.models.base import LIMITS
 from chat_app.settings import get_settings
 from tests.clients import DEADLINE, Person, Socket, SocketDoor
-from tests.faults import no_commits
+from tests.faults import no_reads
 from tests.raw import RawSocket
 from tests.service import MakePerson, Service
 
@@ -133,7 +133,7 @@ class TestGettingIn:
             assert await refusal_of(anna, {"token": anna.token, **more}) == "invalid_input"
 
     async def test_nor_while_the_database_is_away(self, service: Service, database: Database, stranger: Person) -> None:
-        with no_commits(service.database, database):
+        with no_reads(database):
             assert await refusal_of(stranger, {"token": stranger.token}) == "unavailable"
         assert connections_of(service, stranger) == 0
 
