@@ -22,7 +22,7 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import codes, sessions
-from chat_app.crud.sessions import OpenedSession
+from chat_app.crud.sessions import OpenedSession, Standing
 from chat_app.db import Unit
 from chat_app.errors import (
     BadCode,
@@ -139,7 +139,7 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
 
     async def read_token(self, token: str | None, user_manager: UserManager) -> User | None:  # type: ignore[override]
         """The user behind a token. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
-        return await user_manager.user_db.get((await authenticate(user_manager.user_db.session, token)).id)
+        return await user_manager.user_db.get((await authenticate(user_manager.user_db.session, token))[0].id)
 
     def decode(self, token: str) -> Actor:
         """Who a token speaks for. Raises NotAuthenticated, TokenExpired."""
@@ -245,16 +245,16 @@ async def change_password(manager: UserManager, actor: Actor, data: PasswordChan
     await sessions.revoke_sessions(session, actor.id, keep=actor.session_id)
 
 
-async def authenticate(session: Unit, token: str | None) -> Actor:
+async def authenticate(session: Unit, token: str | None) -> tuple[Actor, Standing]:
     """Who a token speaks for, over HTTP and over Socket.IO. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
     if token is None:
         raise NotAuthenticated
     actor = SessionStrategy().decode(token)
     bind(user=actor.id, session=actor.session_id)
     try:
-        await sessions.check_session(session, actor)
+        standing = await sessions.check_session(session, actor)
     except ChatError as refused:
         log.info("refused", code=refused.code)
         raise
     tell("authorized")
-    return actor
+    return actor, standing

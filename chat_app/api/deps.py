@@ -92,7 +92,7 @@ bearer: Any = backend.transport.scheme
 async def authenticated(request: Request, token: str | None) -> Actor:
     """Who asks, counted. Raises NotAuthenticated, TokenExpired, SessionRevoked, RateLimited."""
     async with request.app.state.database.reading() as batch:
-        actor = await authenticate(batch, token)
+        actor, _ = await authenticate(batch, token)
     count(request, user=actor.id)
     return actor
 

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from engineio.exceptions import EngineIOError
+from engineio.exceptions import SocketIsClosedError, UnknownPacketError
 from engineio.packet import CLOSE, NOOP, PING, Packet
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import apply_mask  # type: ignore[attr-defined]  # in C where that can be
+from websockets.frames import CloseCode, apply_mask  # type: ignore[attr-defined]  # in C where that can be
 
 from chat_app import metrics
 from chat_app.live.connections import frame
@@ -53,7 +53,10 @@ class LeanProtocol(WebSocketsSansIOProtocol):
         while (bounds := _bounds(data, start)) is not None:
             body, end = bounds
             if body == end == start:
-                self.line.close()
+                # Nothing more is read, so nobody waits for the end of it.
+                self.conn.send_close(CloseCode.MESSAGE_TOO_BIG)
+                self.transport.write(b"".join(self.conn.data_to_send()))
+                self.transport.close()
                 return
             if end > len(data):
                 break
@@ -226,7 +229,9 @@ class Line:
         """The long way in."""
         try:
             await self.socket.receive(Packet(encoded_packet=packet.decode()))
-        except (EngineIOError, UnicodeDecodeError):
+        except UnknownPacketError:
+            pass
+        except (SocketIsClosedError, UnicodeDecodeError):
             self.close()
         except Exception as error:
             log_crash(error)
@@ -239,7 +244,7 @@ def fits(environ: dict[str, Any]) -> bool:
     return isinstance(getattr(environ["asgi.send"], "__self__", None), LeanProtocol)
 
 
-async def serve(server: Server, socket: Any, websocket: Any) -> bool:
+async def serve(server: Server, socket: Any, websocket: Any, environ: dict[str, Any]) -> bool:
     """Serve an accepted WebSocket of an Engine.IO socket to its end; false, and nothing done, where that can't be."""
     protocol = getattr(websocket.asgi_send, "__self__", None)
     if not isinstance(protocol, LeanProtocol):
@@ -248,6 +253,7 @@ async def serve(server: Server, socket: Any, websocket: Any) -> bool:
         return True
     socket.connected = socket.upgraded = True
     socket.last_ping, socket.schedule_ping = None, _never
+    _forget_handshake(protocol, environ)
     line = Line(server, socket, protocol)
     queue, socket.queue = socket.queue, line
     while not queue.empty():
@@ -279,6 +285,14 @@ async def _upgrade(socket: Any, websocket: Any) -> bool:
         return False
     finally:
         socket.upgrading = False
+
+
+def _forget_handshake(protocol: LeanProtocol, environ: dict[str, Any]) -> None:
+    # A browser's headers are 4 KB for each connection, as long as it lives.
+    for name in [name for name in environ if name.startswith("HTTP_") and name != "HTTP_X_REQUEST_ID"]:
+        del environ[name]
+    protocol.scope["headers"] = []
+    del protocol.request, protocol.response
 
 
 def _never() -> None:

@@ -120,12 +120,11 @@ class Live:
         handshake = _handshake(auth)
         try:
             async with self.database.reading() as session:
-                actor = await authenticate(session, handshake.token)
-                row = await sessions.check_session(session, actor)
-                connection = Connection(connection_id, actor, self.server, row.expires_at, self.connections)
+                actor, standing = await authenticate(session, handshake.token)
+                connection = Connection(connection_id, actor, self.server, standing.expires_at, self.connections)
                 # Known from here on, so that nothing that happens while it reads is missed.
                 self.connections.add(connection)
-                await _choose_active(session, connection, handshake, row.active_chat_id)
+                await _choose_active(session, connection, handshake, standing.active_chat_id)
                 self._ready[connection_id] = await _ready(session, connection)
         except BaseException:
             self._forget(connection_id)

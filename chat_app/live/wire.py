@@ -49,7 +49,9 @@ class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
         self._chat_server = engine.chat_server
 
     async def _serve(self, websocket: Any) -> None:
-        if not await lean.serve(self._chat_server, self._long_way.__self__, websocket):
+        engine_socket = self._long_way.__self__
+        environ = self._chat_server.environ[engine_socket.sid]
+        if not await lean.serve(self._chat_server, engine_socket, websocket, environ):
             await self._long_way(websocket)
 
     async def wait(self) -> str | bytes:
