@@ -1,0 +1,103 @@
+"""Who does not read is cut; the others do not notice."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import pytest
+
+from chat_app.live import lean
+from tests.clients import DEADLINE, Person, SocketDoor
+from tests.raw import RawSocket
+from tests.service import MakePerson, Service
+
+LONG = "я" * 8000
+
+
+@pytest.fixture
+async def anna(make_person: MakePerson) -> Person:
+    return await make_person("Anna", connected=True)
+
+
+@pytest.fixture
+async def boris(make_person: MakePerson) -> Person:
+    return await make_person("Boris", connected=True)
+
+
+@pytest.fixture
+async def silent(make_person: MakePerson) -> Person:
+    return await make_person("Silent")
+
+
+@asynccontextmanager
+async def reading_nothing(service: Service, silent: Person, chat_id: str) -> AsyncIterator[lean.Line]:
+    """Open the chat on a connection that then reads nothing more; the server's end of it."""
+    raw = await RawSocket.connected(service.base, silent.token)
+    assert (await raw.call("activate_chat", json.dumps({"chat_id": chat_id})))["ok"]
+    # What the library reads ahead is little against what is sent.
+    raw.socket.transport.pause_reading()
+    (line,) = lines_of(service, silent)
+    yield line
+    raw.socket.transport.abort()
+
+
+def lines_of(service: Service, person: Person) -> list[lean.Line]:
+    sockets = service.live.server.eio.sockets
+    return [sockets[connection.id].queue for connection in service.live.connections.of_user(UUID(person.id))]
+
+
+async def is_gone(service: Service, person: Person) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while service.live.connections.of_user(UUID(person.id)):  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def on_the_short_way(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("way") == "long":
+        pytest.skip("The libraries don't bound what they keep: only the short way does.")
+
+
+async def test_one_that_lets_too_much_pile_up_is_cut(
+    service: Service, anna: Person, boris: Person, silent: Person
+) -> None:
+    door = SocketDoor()
+    chat = await door.create_group(anna, boris, silent)
+    await boris.open(chat["id"])
+    most = sent = 0
+    async with reading_nothing(service, silent, chat["id"]) as line:
+        # The kernel keeps a few MB before anything piles up here.
+        while service.live.connections.of_user(UUID(silent.id)):
+            await asyncio.gather(*(door.send(anna, chat["id"], LONG) for _ in range(20)))
+            sent += 20
+            most = max(most, line.protocol.transport.get_write_buffer_size())
+            assert sent < 5000, "it is never cut"
+    assert 0 < most <= 4 * 2**20
+    told = [message["seq"] for event in await boris.heard("messages_changed") for message in event["messages"]]
+    assert told == list(range(2, sent + 2))
+
+
+async def test_one_that_takes_nothing_for_a_while_is_cut_however_little_it_is(
+    service: Service, anna: Person, silent: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = SocketDoor()
+    chat = await door.open_private_chat(anna, silent)
+    async with reading_nothing(service, silent, chat["id"]) as line:
+        while not line.protocol.transport.get_write_buffer_size():
+            await asyncio.gather(*(door.send(anna, chat["id"], LONG) for _ in range(20)))
+        monkeypatch.setattr(lean, "STALLED_SECONDS", 1)
+        await is_gone(service, silent)
+
+
+async def test_one_that_reads_slowly_but_does_is_kept(
+    service: Service, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean, "STALLED_SECONDS", 0.5)
+    door = SocketDoor()
+    chat = await door.open_private_chat(anna, boris)
+    for _ in range(5):
+        await door.send(anna, chat["id"])
+        await asyncio.sleep(0.5)
+    assert len(await boris.heard("chats_changed")) >= 5
