@@ -11,6 +11,7 @@ from chat_app.crud.entries import read_chat
 from chat_app.crud.history import read_members
 from chat_app.crud.sessions import clear_active_chat
 from chat_app.crud.users import check_users_exist, list_briefs
+from chat_app.db import Unit
 from chat_app.errors import GroupFull, MemberNotFound
 from chat_app.events import ChatsChanged, record
 from chat_app.models import Chat, Membership, User
@@ -30,14 +31,14 @@ from chat_app.models.sessions import Actor
 MOST_MEMBERS = LIMITS["members"]
 
 
-async def list_members(session: AsyncSession, actor: Actor, chat_id: UUID) -> MemberList:
+async def list_members(session: Unit, actor: Actor, chat_id: UUID) -> MemberList:
     """Everybody who is in the chat, in the order of joining."""
-    await access.access_chat(session, actor, chat_id)
+    await access.view_chat(session, actor, chat_id)
     members = await current_members(session, chat_id)
     return MemberList(items=members, users=await list_briefs(session, (member.user_id for member in members)))
 
 
-async def current_members(session: AsyncSession, chat_id: UUID) -> list[MemberRead]:
+async def current_members(session: Unit, chat_id: UUID) -> list[MemberRead]:
     """The members of a chat in the order of joining."""
     members = await read_members(session, chat_id, "removed_at IS NULL")
     return sorted(members, key=lambda member: (member.joined_at, not member.is_creator, member.user_id))

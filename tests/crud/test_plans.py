@@ -1,0 +1,117 @@
+"""What is asked of the database: by index whatever it is, and as many statements for much as for little."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from chat_app.crud import chats, history, members
+from chat_app.crud.messages import Draft, send_messages
+from chat_app.crud.sessions import check_session, open_session
+from chat_app.db import Batch, Database, Unit
+from chat_app.models.chats import GroupCreate, PrivateChatOpen
+from chat_app.models.messages import TextCreate
+from chat_app.models.sessions import Actor
+from tests.service import MakeUser
+
+Asked = list[tuple[str, tuple[object, ...]]]
+Use = Callable[[Unit, Actor, UUID], Awaitable[object]]
+
+USES: dict[str, Use] = {
+    "newest page": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id),
+    "page before": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id, before=4),
+    "page after": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id, after=1),
+    "page around": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id, around=3),
+    "one message": lambda unit, actor, chat_id: history.get_message(unit, actor, chat_id, 1),
+    "changes": lambda unit, actor, chat_id: history.list_changes(unit, actor, chat_id, since=1),
+    "members": lambda unit, actor, chat_id: members.list_members(unit, actor, chat_id),
+    "one chat": lambda unit, actor, chat_id: chats.get_chat(unit, actor, chat_id),
+    "chat list": lambda unit, actor, _: chats.list_chats(unit, actor, cursor=None, limit=50, changed_since=None),
+    "changed chats": lambda unit, actor, _: chats.list_chats(unit, actor, cursor=None, limit=50, changed_since="1.0"),
+    "session": lambda unit, actor, _: check_session(unit, actor),
+}
+
+
+def text(words: str, *, reply_to: int | None = None) -> TextCreate:
+    return TextCreate(client_id=uuid4(), type="text", text=words, reply_to=reply_to)
+
+
+async def found(database: Database, make_user: MakeUser, *, much: bool) -> tuple[Actor, UUID]:
+    """Somebody with one chat and one message, or with many of both."""
+    people = [await make_user() for _ in range(12 if much else 2)]
+    async with database.transaction() as session:
+        actor = (await open_session(session, people[0].id, "tests")).actor
+        for other in people[2:]:
+            await chats.open_private_chat(session, actor, PrivateChatOpen(user_id=other.id).user_id)
+        group = GroupCreate(title="Trip", member_ids=[person.id for person in people[1:]])
+        chat, _ = await chats.create_group(session, actor, group)
+        senders = [Actor(person.id, uuid4()) for person in people]
+        texts = [text(f"{number}", reply_to=1) for number in range(40 if much else 1)]
+        drafts = [Draft(senders[number % len(senders)], chat.id, data) for number, data in enumerate(texts)]
+        await send_messages(session, drafts)
+    return actor, chat.id
+
+
+@asynccontextmanager
+async def asking() -> AsyncIterator[Asked]:
+    asked: Asked = []
+    fetch, lock = Batch.fetch, Batch.lock
+
+    async def note_fetch(batch: Batch, statement: str, *values: object) -> list[Any]:
+        asked.append((statement, values))
+        return await fetch(batch, statement, *values)
+
+    async def note_lock(batch: Batch, statement: str, ids: Any, *, patience: float) -> None:
+        asked.append((statement, (list(ids),)))
+        await lock(batch, statement, ids, patience=patience)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batch, "fetch", note_fetch)
+        patch.setattr(Batch, "lock", note_lock)
+        yield asked
+
+
+async def plan_of(batch: Batch, statement: str, values: tuple[object, ...]) -> str:
+    # As for the thousandth time, whatever the values are.
+    await batch.connection.execute("SET plan_cache_mode = force_generic_plan")
+    lines = await batch.connection.fetch(f"EXPLAIN {statement}", *values)
+    await batch.connection.execute("RESET plan_cache_mode")
+    return "\n".join(line[0] for line in lines)
+
+
+class TestReading:
+    @pytest.mark.parametrize("use", USES)
+    async def test_uses_an_index_for_everything(self, use: str, database: Database, make_user: MakeUser) -> None:
+        actor, chat_id = await found(database, make_user, much=True)
+        async with asking() as asked, database.reading() as batch:
+            await USES[use](batch, actor, chat_id)
+        assert asked
+        async with database.reading() as batch:
+            plans = [await plan_of(batch, *one) for one in asked]
+        assert not [plan for plan in plans if "Seq Scan" in plan]
+
+    @pytest.mark.parametrize("use", USES)
+    async def test_asks_as_often_for_much_as_for_little(
+        self, use: str, database: Database, make_user: MakeUser
+    ) -> None:
+        numbers = []
+        for much in (False, True):
+            actor, chat_id = await found(database, make_user, much=much)
+            async with asking() as asked, database.reading() as batch:
+                await USES[use](batch, actor, chat_id)
+            numbers.append(len(asked))
+        assert numbers[0] == numbers[1] <= 5
+
+
+class TestSending:
+    async def test_takes_three_statements_however_many_are_sent(self, database: Database, make_user: MakeUser) -> None:
+        actor, chat_id = await found(database, make_user, much=True)
+        for number in (1, 50):
+            async with asking() as asked, database.batch() as batch:
+                await send_messages(batch, [Draft(actor, chat_id, text(f"{n}")) for n in range(number)])
+            assert len(asked) == 3
+        async with database.reading() as batch:
+            plans = [await plan_of(batch, *one) for one in asked]
+        assert not [plan for plan in plans if "Seq Scan" in plan]
