@@ -32,7 +32,7 @@ from chat_app.models.base import LIMITS, Input, as_json
 from chat_app.models.sessions import Actor
 
 SWEEP_SECONDS = 2
-CHECK_SECONDS = 1
+CHECK_SECONDS = 0.25
 
 
 class Handshake(Input):

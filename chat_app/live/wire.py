@@ -31,6 +31,7 @@ DispatchNow = Callable[[Connection, Any, Callable[[bytes], None]], bool]
 MOST_QUEUED_PACKETS = 1000
 # A transport that does not log in for so long is given up.
 LOGIN_SECONDS = 10
+SWEEP_PARTS = 8
 # A message that is an event: without a namespace, with or without a number to answer to.
 EVENT = re.compile(rb"42([0-9]{0,15})(?=\[)")
 
@@ -104,6 +105,8 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         self._unflushed: list[lean.Line] = []
         # Since when transports are without a connection: not logged in yet, refused, or logged out.
         self._strangers: dict[str, float] = {}
+        self._unswept: list[str] = []
+        self._part = 0
         self.connected: Callable[[Connection], None]
 
     def _engineio_server_class(self) -> type[_Engine]:
@@ -160,23 +163,37 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         return self.dispatch_now(connection, data, answer)
 
     async def sweep(self) -> None:
-        """To be called about every second: ask whether clients are there, and end what is left of others."""
+        """To be called some times a second: ask whether clients are there, and end what is left of others.
+
+        A part of them each time, so that thousands make no pause in which nobody is served.
+        """
+        if not self._unswept:
+            self._unswept = list(self.eio.sockets)
+            self._strangers = {sid: since for sid, since in self._strangers.items() if sid in self.eio.sockets}
+            self._part = max(100, len(self._unswept) // SWEEP_PARTS)
+        part, self._unswept = self._unswept[: self._part], self._unswept[self._part :]
         now = time.monotonic()
-        self._strangers = {
-            sid: self._strangers.get(sid, now) for sid in self.eio.sockets if self.connections.get(sid) is None
-        }
-        for sid in [sid for sid, since in self._strangers.items() if now - since >= LOGIN_SECONDS]:
-            log.info("stranger cut", connection=sid)
-            metrics.cut.labels("silent").inc()
-            await self.eio.disconnect(sid)
-        for sid, engine_socket in list(self.eio.sockets.items()):
-            if isinstance(engine_socket.queue, lean.Line):
-                engine_socket.queue.check(now, self.eio.ping_interval, self.eio.ping_timeout)
-            elif engine_socket.closed or engine_socket.queue.qsize() >= MOST_QUEUED_PACKETS:
-                await engine_socket.close(wait=False, abort=True, reason=self.reason.PING_TIMEOUT)
-                self.eio.sockets.pop(sid, None)
-            elif not engine_socket.closing:
-                await engine_socket.check_ping_timeout()
+        for sid in part:
+            engine_socket = self.eio.sockets.get(sid)
+            if engine_socket is None:
+                continue
+            if self.connections.get(sid) is not None:
+                self._strangers.pop(sid, None)
+            elif now - self._strangers.setdefault(sid, now) >= LOGIN_SECONDS:
+                log.info("stranger cut", connection=sid)
+                metrics.cut.labels("silent").inc()
+                await self.eio.disconnect(sid)
+                continue
+            await self._check(sid, engine_socket, now)
+
+    async def _check(self, sid: str, engine_socket: Any, now: float) -> None:
+        if isinstance(engine_socket.queue, lean.Line):
+            engine_socket.queue.check(now, self.eio.ping_interval, self.eio.ping_timeout)
+        elif engine_socket.closed or engine_socket.queue.qsize() >= MOST_QUEUED_PACKETS:
+            await engine_socket.close(wait=False, abort=True, reason=self.reason.PING_TIMEOUT)
+            self.eio.sockets.pop(sid, None)
+        elif not engine_socket.closing:
+            await engine_socket.check_ping_timeout()
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
         if lean.fits(environ):
