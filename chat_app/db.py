@@ -51,7 +51,8 @@ class Batch:
     @classmethod
     async def connect(cls, url: str) -> Self:
         # What is done here is found by its key, also while a young table has no statistics.
-        settings = CONNECT["server_settings"] | {"enable_seqscan": "off"}
+        by_key = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
+        settings = CONNECT["server_settings"] | by_key
         connection = await asyncpg.connect(url, **CONNECT | {"server_settings": settings})
         await connection.set_type_codec("jsonb", encoder=str, decoder=orjson.loads, schema="pg_catalog")
         return cls(connection, {})

@@ -19,6 +19,7 @@ from chat_app.errors import (
 )
 from chat_app.events import Audience
 from chat_app.models import Chat, Membership, Message
+from chat_app.models.base import as_json
 from chat_app.models.chats import ChatType
 from chat_app.models.messages import MessageType
 from chat_app.models.sessions import Actor
@@ -104,10 +105,11 @@ _LOCK_CHATS = "SELECT FROM chat WHERE id = ANY($1::uuid[]) AND deleted_at IS NUL
 
 # Only present members are in `members`: whoever isn't may not send, and is not told.
 _READ_LOCKED = """
-WITH repeated AS MATERIALIZED (
+WITH draft AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($1) AS draft (chat_id uuid, sender_id uuid, client_id uuid)
+), repeated AS MATERIALIZED (
     SELECT chat_id, sender_id, client_id, seq, content_hash
-    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS draft (chat_id, sender_id, client_id)
-    JOIN message USING (chat_id, sender_id, client_id)
+    FROM draft JOIN message USING (chat_id, sender_id, client_id)
 )
 SELECT id, type, title, creator_id, member_count, message_count, version, created_at, clock_timestamp() AS now,
     members, visible_from, ARRAY(
@@ -117,20 +119,20 @@ FROM chat, LATERAL (
     SELECT array_agg(user_id) AS members, array_agg(visible_from_seq) AS visible_from
     FROM membership WHERE chat_id = chat.id AND removed_at IS NULL
 ) AS present
-WHERE id = ANY($4::uuid[]) AND deleted_at IS NULL
+WHERE id = ANY(ARRAY(SELECT chat_id FROM draft)) AND deleted_at IS NULL
 """
 
 
 async def lock_to_send(
-    session: Unit, keys: Sequence[tuple[UUID, UUID, UUID]], *, patience: float = LOCK_SECONDS
+    session: Unit, drafts: Sequence[dict[str, UUID]], *, patience: float = LOCK_SECONDS
 ) -> list[Any]:
-    """For sends, by chat, sender and client id: a row for each chat, locked, with its present members, the first seq
-    that each may see, and the messages that were sent under these client ids before.
+    """For sends, by chat_id, sender_id and client_id: a row for each chat, locked, with its present members, the
+    first seq that each may see, and the messages that were sent under these client ids before.
     """
     batch = await as_batch(session)
-    chat_ids = {chat_id for chat_id, _, _ in keys}
-    await batch.lock(_LOCK_CHATS, chat_ids, patience=patience)
-    rows = await batch.fetch(_READ_LOCKED, *map(list, zip(*keys, strict=True)), list(chat_ids))
+    await batch.lock(_LOCK_CHATS, {draft["chat_id"] for draft in drafts}, patience=patience)
+    # As JSON, since the driver takes ten times as long for arrays.
+    rows = await batch.fetch(_READ_LOCKED, as_json(drafts).decode())
     for row in rows:
         database_of(session).take_turn(session, row["id"])
     return rows

@@ -28,7 +28,7 @@ from chat_app.errors import (
     MessageNotFound,
 )
 from chat_app.events import ChatsChanged, MessagesChanged, record
-from chat_app.models.base import trusted
+from chat_app.models.base import as_json, trusted
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
 from chat_app.models.messages import (
     AttachmentCreate,
@@ -71,7 +71,7 @@ class _Known:
     chat_id: UUID
     sender_id: UUID
     seq: int
-    content_hash: bytes
+    content_hash: str
     message: MessageRead | None = None
 
     def sent(self, is_new: bool, again: Again) -> Sent:
@@ -94,7 +94,7 @@ class _Chat:
     def of(cls, row: Any) -> Self:
         # A UUID of the driver's own class is slow to write.
         chat_id = UUID(int=row["id"].int)
-        known = {(known[0], known[1]): _Known(chat_id, known[0], known[2], known[3]) for known in row["known"]}
+        known = {(known[0], known[1]): _Known(chat_id, known[0], known[2], known[3].hex()) for known in row["known"]}
         audience = dict(zip(row["members"] or (), row["visible_from"] or (), strict=True))
         return cls(chat_id, row, audience, known, row["message_count"], row["version"])
 
@@ -126,12 +126,12 @@ class Sending:
         self.attachments = attachments
         # Without a chat nothing is placed.
         self.now: Any = max((chat.row["now"] for chat in chats.values()), default=None)
-        self._hashes: list[bytes] = []
+        self._hashes: list[str] = []
         self._placed: list[MessageRead] = []
 
     @classmethod
     async def begin(cls, session: Unit, drafts: Sequence[Draft], patience: float) -> Self:
-        keys = [(draft.chat_id, draft.actor.id, draft.data.client_id) for draft in drafts]
+        keys = [{"chat_id": d.chat_id, "sender_id": d.actor.id, "client_id": d.data.client_id} for d in drafts]
         rows = await access.lock_to_send(session, keys, patience=patience)
         wanted = {draft.data.attachment_id for draft in drafts if isinstance(draft.data, AttachmentCreate)}
         attachments = await lock_attachments(session, wanted) if wanted else {}
@@ -181,11 +181,12 @@ class Sending:
         if not self._placed:
             return
         chats = [chat for chat in self.chats.values() if chat.placed]
-        senders = {(message.chat_id, message.sender_id): message.seq for message in self._placed}
-        rows = zip(*map(_row, self._placed, self._hashes), strict=True)
-        counters = zip(*((chat.id, chat.message_count, chat.version) for chat in chats), strict=True)
-        positions = zip(*((*key, seq) for key, seq in senders.items()), strict=True)
-        mine = await self.batch.fetch(_WRITE, self.now, *rows, *counters, *positions)
+        senders = {(message.chat_id, message.sender_id) for message in self._placed}
+        rows = [
+            message.__dict__ | {"content_hash": content_hash}
+            for message, content_hash in zip(self._placed, self._hashes, strict=True)
+        ]
+        mine = await self.batch.fetch(_WRITE, self.now, as_json(rows).decode())
         carried = [a for a in self.attachments.values() if a.get("seq") is not None]
         if carried:
             columns = zip(*((a["id"], a["chat_id"], a["seq"]) for a in carried), strict=True)
@@ -238,22 +239,24 @@ class Sending:
 
 
 _WRITE = """
-WITH sent AS (
+WITH placed AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($2) AS placed (chat_id uuid, seq bigint, version bigint, sender_id uuid,
+        client_id uuid, content_hash text, type text, text text, payload jsonb, reply_to bigint)
+), sent AS (
     INSERT INTO message (chat_id, seq, version, sender_id, client_id, content_hash,
         type, text, payload, reply_to, like_count, sent_at)
-    SELECT chat_id, seq, version, sender_id, client_id, content_hash, type, text, payload::jsonb, reply_to, 0, $1
-    FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::uuid[], $6::uuid[], $7::bytea[],
-        $8::text[], $9::text[], $10::text[], $11::bigint[])
-        AS placed (chat_id, seq, version, sender_id, client_id, content_hash, type, text, payload, reply_to)
+    SELECT chat_id, seq, version, sender_id, client_id, decode(content_hash, 'hex'),
+        type, text, payload, reply_to, 0, $1
+    FROM placed
 ), counted AS (
     UPDATE chat SET message_count = last.seq, version = last.version, updated_at = $1, changed_at = $1
-    FROM unnest($12::uuid[], $13::bigint[], $14::bigint[]) AS last (chat_id, seq, version)
+    FROM (SELECT chat_id, max(seq) AS seq, max(version) AS version FROM placed GROUP BY chat_id) AS last
     WHERE id = last.chat_id
 )
 UPDATE membership SET last_read_seq = own.seq, mine_version = mine_version + 1, changed_at = $1
-FROM unnest($15::uuid[], $16::uuid[], $17::bigint[]) AS own (chat_id, user_id, seq)
-WHERE membership.chat_id = own.chat_id AND membership.user_id = own.user_id AND removed_at IS NULL
-RETURNING membership.chat_id, membership.user_id, title, pinned_at, visible_from_seq, last_read_seq, mine_version
+FROM (SELECT chat_id, sender_id, max(seq) AS seq FROM placed GROUP BY chat_id, sender_id) AS own
+WHERE membership.chat_id = own.chat_id AND user_id = sender_id AND removed_at IS NULL
+RETURNING membership.chat_id, user_id, title, pinned_at, visible_from_seq, last_read_seq, mine_version
 """
 
 _CARRY = """
@@ -309,19 +312,10 @@ def _message(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> Messa
     )
 
 
-def _row(message: MessageRead, content_hash: bytes) -> tuple[Any, ...]:
-    """In the order of the columns of `placed`."""
-    payload = message.payload and message.payload.model_dump_json()
-    return (
-        *(message.chat_id, message.seq, message.version, message.sender_id, message.client_id, content_hash),
-        *(message.type, message.text, payload, message.reply_to),
-    )
-
-
-def _content_hash(data: MessageCreate) -> bytes:
+def _content_hash(data: MessageCreate) -> str:
     content = {
         name: value
         for name, value in data.__dict__.items()
         if value is not None and name not in ("client_id", "chat_id")
     }
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
