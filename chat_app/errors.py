@@ -51,6 +51,12 @@ class BadCode(ChatError):
     status, code, commits = 400, "bad_code", True
 
 
+class WebsocketOnly(ChatError):
+    """Several nodes serve here, and long polling would reach any of them: connect with transports: ["websocket"]."""
+
+    status, code = 400, "websocket_only"
+
+
 class NotAuthenticated(ChatError):
     """This needs a valid access token."""
 

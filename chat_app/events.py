@@ -125,7 +125,16 @@ class SessionEnded(SQLModel):
     code: str
 
 
-Event = ChatsChanged | MessagesChanged | ReadChanged | TypingChanged | UsersChanged | SessionsRevoked | ActiveChatSet
+Event = (
+    ChatsChanged
+    | MessagesChanged
+    | ReadChanged
+    | TypingChanged
+    | UsersChanged
+    | ResyncRequired
+    | SessionsRevoked
+    | ActiveChatSet
+)
 WireEvent = (
     ChatsChanged
     | MessagesChanged

@@ -3,9 +3,16 @@
 Counted here and not by the `limits` library: its store in memory walks through all of its keys at every count.
 """
 
+import asyncio
+import hashlib
 import math
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from chat_app import metrics
 from chat_app.errors import RateLimited
@@ -56,6 +63,10 @@ PER_PHONE = {
 IN_ALL = {"request_code": Rate(600, 60)}
 
 
+EXCHANGE_SECONDS = 0.25
+EXCHANGE_TIMEOUT = 0.5
+
+
 class _Window:
     """Counts within a span of time, and forgets everything at its end."""
 
@@ -77,11 +88,74 @@ class _Window:
         return None
 
 
+class _Span(NamedTuple):
+    """One key's count within one span of time, the same on all nodes."""
+
+    scope: str
+    action: str
+    key: object
+    number: int
+    rate: Rate
+
+    @property
+    def name(self) -> str:
+        # Keys are phone numbers too, which are nobody's business.
+        what = hashlib.sha256(f"{self.scope} {self.action} {self.key}".encode()).hexdigest()[:32]
+        return f"chat:limit:{what}:{self.number}"
+
+    @property
+    def ends_in(self) -> float:
+        return (self.number + 1) * self.rate.seconds - time.time()
+
+
+class SharedCounts:
+    """What all nodes counted together, read every now and then: in between, each node lets through what it knows of."""
+
+    def __init__(self, client: "Redis", is_up: Callable[[], bool]) -> None:
+        self._client = client
+        self._is_up = is_up
+        self._untold: Counter[_Span] = Counter()
+        self._totals: dict[_Span, int] = {}
+
+    def hit(self, scope: str, action: str, key: object, rate: Rate) -> float | None:
+        """Count once more; the seconds to wait when it was too often."""
+        span = _Span(scope, action, key, int(time.time() // rate.seconds), rate)
+        if self._totals.get(span, 0) >= rate.times:
+            return span.ends_in
+        self._untold[span] += 1
+        return None
+
+    async def exchange(self) -> dict[_Span, int]:
+        """Tell what was counted here, and learn the totals. Without a bus each node is left with its own count."""
+        told, self._untold = self._untold, Counter()
+        if not told or not self._is_up():
+            return {}
+        counting = self._client.pipeline(transaction=False)
+        for span, count in told.items():
+            counting.incrby(span.name, count)
+            counting.expire(span.name, span.rate.seconds + 1)
+        try:
+            async with asyncio.timeout(EXCHANGE_TIMEOUT):
+                totals = (await counting.execute())[::2]
+        except (RedisError, OSError, TimeoutError):
+            return {}
+        learned = dict(zip(told, totals, strict=True))
+        self._totals = {span: total for span, total in self._totals.items() if span.ends_in > 0} | learned
+        return learned
+
+    async def run(self) -> None:
+        """Exchange until cancelled."""
+        while True:
+            await asyncio.sleep(EXCHANGE_SECONDS)
+            await self.exchange()
+
+
 class Limits:
     """Counts what happens; switched off it counts nothing."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
+        self.shared: SharedCounts | None = None
         scopes = {"user": PER_USER, "address": PER_ADDRESS, "phone": PER_PHONE, "all": IN_ALL}
         self._windows = {
             (scope, action): _Window(rate) for scope, rates in scopes.items() for action, rate in rates.items()
@@ -96,10 +170,26 @@ class Limits:
             if scope == "user":
                 self._hit(scope, "any", key)
 
+    async def check_exactly(self, action: str, **who: object) -> None:
+        """As `check`, with what the other nodes have counted until now. Raises RateLimited."""
+        self.check(action, **who)
+        if self.enabled and self.shared:
+            for span, total in (await self.shared.exchange()).items():
+                if total > span.rate.times and span.action == action and who.get(span.scope) == span.key:
+                    _refuse(action, span.scope, span.ends_in)
+
     def _hit(self, scope: str, action: str, key: object) -> None:
         window = self._windows.get((scope, action))
-        wait = window.hit(key) if window else None
+        if window is None:
+            return
+        wait = window.hit(key)
+        if wait is None and self.shared:
+            wait = self.shared.hit(scope, action, key, window.rate)
         if wait is not None:
-            log.warning("rate limited", action=action, by=scope)
-            metrics.rate_limited.labels(action, scope).inc()
-            raise RateLimited(retry_after=max(1, math.ceil(wait)))
+            _refuse(action, scope, wait)
+
+
+def _refuse(action: str, scope: str, wait: float) -> None:
+    log.warning("rate limited", action=action, by=scope)
+    metrics.rate_limited.labels(action, scope).inc()
+    raise RateLimited(retry_after=max(1, math.ceil(wait)))

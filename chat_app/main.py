@@ -20,7 +20,8 @@ from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import RequestLog
 from chat_app.db import Database
-from chat_app.limits import Limits
+from chat_app.limits import Limits, SharedCounts
+from chat_app.live.cluster import Cluster
 from chat_app.live.server import Live
 from chat_app.media.storage import Storage
 from chat_app.media.worker import close_worker
@@ -36,8 +37,13 @@ def create_app(settings: Settings) -> ASGIApp:
     api = create_api(settings)
     database = Database(settings.asyncpg_url, pool_size=settings.database_pool)
     limits = Limits(enabled=settings.rate_limits == "on")
-    live = Live(database, limits, _origin_check(settings))
+    live = Live(database, limits, _origin_check(settings), is_alone=settings.bus_url is None)
     database.on_commit, database.on_doubt = live.fanout.deliver, live.fanout.doubt
+    api.state.cluster = None
+    if settings.bus_url:
+        api.state.cluster = cluster = Cluster(settings.bus_url.get_secret_value(), live, database)
+        database.on_commit, database.on_doubt = cluster.tell, cluster.doubt
+        limits.shared = SharedCounts(cluster.client, lambda: cluster.bus.is_up)
     api.state.limits, api.state.codes = limits, CodeSender(settings)
     api.state.database, api.state.live = database, live
     api.state.storage = Storage(settings.media_location)
@@ -97,6 +103,9 @@ def _origin_check(settings: Settings) -> Any:
 async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     live: Live = api.state.live
     watching = [asyncio.create_task(work) for work in (live.sweep(), live.watch())]
+    cluster: Cluster | None = api.state.cluster
+    if cluster:
+        await cluster.start()
     try:
         yield
     finally:
@@ -105,6 +114,8 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
         await asyncio.wait(watching)
         await live.outbox.close()
         await api.state.live.presence.close()
+        if cluster:
+            await cluster.close()
         await api.state.codes.close()
         await close_worker()
         await api.state.database.close()

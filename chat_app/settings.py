@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".data")
     database_url: SecretStr | None = None
     database_pool: int = 10
+    bus_url: SecretStr | None = None
     media_url: str | None = None
     public_url: str | None = None
     secret: SecretStr | None = None
@@ -48,6 +49,14 @@ class Settings(BaseSettings):
         """There is no other database than PostgreSQL."""
         if value and not re.match(r"postgres(ql)?(\+\w+)?://", value.get_secret_value()):
             raise ValueError("must begin with postgresql://")
+        return value
+
+    @field_validator("bus_url")
+    @classmethod
+    def check_bus(cls, value: SecretStr | None) -> SecretStr | None:
+        """Valkey or Redis, over TCP, TLS or a Unix socket."""
+        if value and not re.match(r"(redis|valkey)s?://|unix:///", value.get_secret_value()):
+            raise ValueError("must begin with redis:// or valkey://")
         return value
 
     def unsafe(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import SecretStr
 from rich.console import Console
 
-from chat_app.embedded import embedded_postgres
+from chat_app.embedded import embedded_postgres, embedded_valkey
 from chat_app.settings import Settings, use_settings
 
 if TYPE_CHECKING:
@@ -40,6 +40,20 @@ def database(settings: Settings) -> Iterator[Settings]:
         with _progress("Starting PostgreSQL …"):
             url = stack.enter_context(embedded_postgres(settings.data_dir / "postgres"))
         yield use_settings(settings.model_copy(update={"database_url": SecretStr(url)}))
+
+
+@contextmanager
+def servers(settings: Settings, *, with_bus: bool) -> Iterator[Settings]:
+    """As database, and with a bus if several processes need one."""
+    if with_bus and settings.bus_url is None and not settings.is_development:
+        raise Refusal(
+            "Several workers in production need CHAT_BUS_URL: a Valkey or Redis over which they tell each other"
+        )
+    with database(settings) as settings, ExitStack() as stack:
+        if with_bus and settings.bus_url is None:
+            url = stack.enter_context(embedded_valkey())
+            settings = use_settings(settings.model_copy(update={"bus_url": SecretStr(url)}))
+        yield settings
 
 
 def upgrade() -> None:

@@ -1,7 +1,7 @@
 """People who use the service in tests: over real HTTP and real Socket.IO, and through either door alike."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -11,6 +11,17 @@ import socketio
 DEADLINE = 5.0
 
 Event = tuple[str, dict[str, Any]]
+
+
+async def until(condition: Callable[[], object], deadline: float = 3 * DEADLINE) -> None:
+    """Return when something has come true that tells nobody of it, such as what another process does."""
+    async with asyncio.timeout(deadline):
+        while not condition():  # noqa: ASYNC110  # as said
+            await asyncio.sleep(0.02)
+
+
+# With several nodes an answer from one says nothing of what another was told: these wait until all know the same.
+in_step: list[Callable[[], Awaitable[None]]] = []
 
 
 class Answer(NamedTuple):
@@ -112,6 +123,8 @@ class Person:
 
     async def settle(self) -> None:
         """Wait until everything that was committed before has arrived on every connection."""
+        for wait in in_step:
+            await wait()
         for socket in self.sockets:
             assert (await socket.call("list_chats", {"limit": 1})).ok
 

@@ -32,6 +32,7 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--two-nodes", action="store_true", help="Everybody who is made is on another node than the last.")
     parser.addoption(
         "--way", choices=["short", "long"], default="short", help="How WebSockets are served: by the libraries if long."
     )
@@ -42,6 +43,11 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--two-nodes"):
+        items[:] = [item for item in items if item.get_closest_marker("one_node") is None]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from tests.client_model import PASSING, ClientModel, Json
-from tests.clients import Person, Socket
+from tests.clients import Person, Socket, in_step
 
 # What must not come as long as nothing breaks.
 FAILURES = {"resync_required", "session_revoked"}
@@ -61,6 +61,8 @@ class Observer:
 
     async def settle(self) -> list[str]:
         """Wait until what was committed before has come, and apply it. Returns the names of what came."""
+        for wait in in_step:
+            await wait()
         # Answered without a look into the database, and after whatever was sent before.
         assert (await self.socket.call("settle")).code == "unknown_command"
         told = [name for name, _ in self.socket.events[self.applied :] if name not in PASSING]

@@ -3,23 +3,28 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import cycle, permutations
 from uuid import UUID
 
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from chat_app.auth import SessionStrategy
 from chat_app.crud.sessions import open_session
 from chat_app.db import Database
+from chat_app.embedded import embedded_valkey
+from chat_app.live.cluster import Cluster
 from chat_app.live.lean import LeanProtocol
 from chat_app.live.server import Live
 from chat_app.main import create_app
 from chat_app.models import User
 from chat_app.server import configuration
 from chat_app.settings import Settings
-from tests.clients import Door, HttpDoor, Person, SocketDoor
+from tests.clients import Door, HttpDoor, Person, SocketDoor, in_step, until
+from tests.conftest import free_port
 
 MakePerson = Callable[..., Awaitable[Person]]
 MakeUser = Callable[..., Awaitable[User]]
@@ -35,6 +40,8 @@ class Service:
     def __init__(self, settings: Settings, way: str = "short") -> None:
         self.app = create_app(settings)
         self.base = f"http://{settings.host}:{settings.port}"
+        # Where people are, one after the other.
+        self.bases = [self.base]
         options = {"host": settings.host, "port": settings.port, "timeout_graceful_shutdown": 3, "ws": WAYS[way]}
         self.server = uvicorn.Server(configuration(self.app, **options))
 
@@ -68,20 +75,43 @@ class Service:
 
 @pytest.fixture(scope="session")
 async def service(service_settings: Settings, pytestconfig: pytest.Config) -> AsyncIterator[Service]:
-    async with Service(service_settings, pytestconfig.getoption("way")) as running:
-        yield running
+    way = pytestconfig.getoption("way")
+    if not pytestconfig.getoption("--two-nodes"):
+        async with Service(service_settings, way) as running:
+            yield running
+        return
+    with embedded_valkey() as url:
+        shared = service_settings.model_copy(update={"bus_url": SecretStr(url)})
+        other = Service(shared.model_copy(update={"port": free_port()}), way)
+        async with Service(shared, way) as running, other:
+            running.bases.append(other.base)
+            in_step.append(lambda: _in_step(running, other))
+            yield running
+            in_step.clear()
+
+
+async def _in_step(*services: Service) -> None:
+    """Wait until each has heard and delivered what the others have published."""
+    clusters = [service.api.state.cluster for service in services]
+
+    def heard(listener: Cluster, speaker: Cluster) -> bool:
+        known = listener.bus._nodes.get(speaker.bus.node)
+        return known is not None and known.number >= speaker.bus._number and not listener.order._waiting
+
+    await until(lambda: all(heard(one, other) for one, other in permutations(clusters, 2)))
 
 
 @asynccontextmanager
 async def making_people(service: Service, make_user: MakeUser) -> AsyncIterator[MakePerson]:
     people: list[Person] = []
+    bases = cycle(service.bases)
 
     async def make(name: str = "Somebody", *, connected: bool = False, again: Person | None = None) -> Person:
         user_id = UUID(again.id) if again else (await make_user(name=name)).id
         async with service.database.transaction() as session:
             opened = await open_session(session, user_id, "tests")
         token = SessionStrategy().tokens(opened).access_token
-        person = Person(service.base, opened.actor.id, opened.actor.session_id, token, name)
+        person = Person(next(bases), opened.actor.id, opened.actor.session_id, token, name)
         people.append(person)
         if connected:
             await person.connect()

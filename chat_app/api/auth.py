@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import OAuth2PasswordRequestForm
 
 from chat_app import auth
-from chat_app.api.deps import Address, CurrentActor, SessionDep, UserManagerDep, count
+from chat_app.api.deps import Address, CurrentActor, SessionDep, UserManagerDep, count_exactly
 from chat_app.api.problems import responses
 from chat_app.crud import sessions, users
 from chat_app.errors import (
@@ -31,7 +31,7 @@ async def register(
     request: Request, session: SessionDep, manager: UserManagerDep, address: Address, data: UserCreate
 ) -> UserMe:
     """Register by phone number, however it is written. Then log in with the same phone and password."""
-    count(request, address=address)
+    await count_exactly(request, address=address)
     user = await manager.create(data)
     return await users.get_me(session, Actor(user.id, user.id))
 
@@ -45,7 +45,7 @@ async def login(
     user_agent: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Tokens:
     """Log in: `username` is the phone. Each login is a session of its own, with its own connections."""
-    count(request, address=address, phone=auth.plain_phone(form.username))
+    await count_exactly(request, address=address, phone=auth.plain_phone(form.username))
     return await auth.log_in(manager, form.username, form.password, user_agent)
 
 
@@ -55,7 +55,7 @@ async def refresh(request: Request, session: SessionDep, address: Address, data:
 
     Repeating the last one within 30 seconds gives the same answer; using an older one ends the session.
     """
-    count(request, address=address)
+    await count_exactly(request, address=address)
     return auth.SessionStrategy().tokens(await sessions.refresh_session(session, data.refresh_token))
 
 

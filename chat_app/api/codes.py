@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 
 from chat_app import auth
-from chat_app.api.deps import Address, CodeSenderDep, DatabaseDep, SessionDep, UserManagerDep, count
+from chat_app.api.deps import Address, CodeSenderDep, DatabaseDep, SessionDep, UserManagerDep, count_exactly
 from chat_app.api.problems import responses
 from chat_app.crud import codes, users
 from chat_app.errors import BadCode, RateLimited
@@ -25,7 +25,7 @@ async def request_code(
     The answer is the same for every number. In development the code stands in the log.
     """
     sender.check()
-    count(request, address=address, phone=data.phone)
+    await count_exactly(request, address=address, phone=data.phone)
     async with database.transaction() as session:
         code = await codes.request_code(session, data)
     if code.is_wanted:
@@ -42,7 +42,7 @@ async def login_with_code(
     user_agent: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Tokens:
     """Log in with a code. A number that is new becomes a user."""
-    count(request, address=address, phone=data.phone)
+    await count_exactly(request, address=address, phone=data.phone)
     return await auth.log_in_with_code(manager, data, user_agent)
 
 
@@ -51,7 +51,7 @@ async def verify_phone(
     request: Request, address: Address, session: SessionDep, manager: UserManagerDep, data: CodeUse
 ) -> UserMe:
     """Verify a registered number with a code."""
-    count(request, address=address, phone=data.phone)
+    await count_exactly(request, address=address, phone=data.phone)
     user = await auth.verify_phone(manager, data)
     return await users.get_me(session, Actor(user.id, user.id))
 
@@ -59,5 +59,5 @@ async def verify_phone(
 @router.post("/reset", status_code=204, responses=responses(BadCode))
 async def reset_password(request: Request, address: Address, manager: UserManagerDep, data: PasswordReset) -> None:
     """Set a new password with a code. All sessions of the user end."""
-    count(request, address=address, phone=data.phone)
+    await count_exactly(request, address=address, phone=data.phone)
     await auth.reset_password(manager, data)

@@ -76,6 +76,12 @@ def count(request: Request, **who: object) -> None:
     limits.check(request.scope["route"].name, **who)
 
 
+async def count_exactly(request: Request, **who: object) -> None:
+    """As count, together with all other nodes: for what is guessed or costs money."""
+    limits: Limits = request.app.state.limits
+    await limits.check_exactly(request.scope["route"].name, **who)
+
+
 async def get_address(request: Request) -> str | None:
     return request.client.host if request.client else None
 

@@ -4,9 +4,9 @@ import asyncio
 from threading import Event
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlmodel import SQLModel
+from sqlmodel import Field, SQLModel
 from starlette.responses import PlainTextResponse
 
 from chat_app.api.deps import DatabaseDep
@@ -28,6 +28,10 @@ class Health(SQLModel):
     status: Literal["ok"] = "ok"
 
 
+class Readiness(Health):
+    bus: Literal["up", "down"] | None = Field(description="Without it this node works on; null: it is the only one.")
+
+
 @router.get("/healthz")
 async def healthz() -> Health:
     """The process answers."""
@@ -35,8 +39,11 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", responses=responses(Unavailable))
-async def readyz(database: DatabaseDep) -> Health:
-    """The database answers, its schema is the one that this version needs, and the process is not about to end."""
+async def readyz(request: Request, database: DatabaseDep) -> Readiness:
+    """The database answers, its schema is the one that this version needs, and the process is not about to end.
+
+    The bus may be down: a node works on without it.
+    """
     if ending.is_set():
         raise Unavailable("The process is about to end.")
     checking = asyncio.create_task(is_current(database))
@@ -46,7 +53,8 @@ async def readyz(database: DatabaseDep) -> Health:
         raise Unavailable("The database does not answer.", retry_after=5)
     if not await checking:
         raise Unavailable("Migrations are missing.", retry_after=5)
-    return Health()
+    cluster = request.app.state.cluster
+    return Readiness(bus=cluster and ("up" if cluster.bus.is_up else "down"))
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={200: FIGURES})

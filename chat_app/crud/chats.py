@@ -1,10 +1,13 @@
 """Chats: opening, founding and deleting them, what is personal about them, and which one is active."""
 
 import hashlib
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
+from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col, select, update
@@ -32,6 +35,7 @@ __all__ = [
     "create_group",
     "delete_chat",
     "get_chat",
+    "list_changed",
     "list_chats",
     "mark_read",
     "open_chat",
@@ -258,3 +262,13 @@ async def open_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> OpenC
     # The page was read after the chat: its version may be newer, and then the chat tells less than it.
     page.version = min(page.version, chat.version)
     return OpenChat(chat=chat, page=page, members=members, users=await list_briefs(session, users))
+
+
+async def list_changed(session: AsyncSession, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:
+    """The versions of those of the chats that changed within a time."""
+    rows = await session.exec(
+        select(Chat.id, Chat.version).where(
+            col(Chat.id).in_(set(chat_ids)), col(Chat.changed_at) > func.clock_timestamp() - within
+        )
+    )
+    return dict(rows.all())

@@ -1,5 +1,6 @@
 """Who watches whom, and when somebody was seen last."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -31,10 +32,12 @@ async def list_peers(session: AsyncSession, user_id: UUID, open_chat_id: UUID | 
     return peers | set(members)
 
 
-async def write_last_seen(session: AsyncSession, user_id: UUID) -> datetime:
-    """The user was here until now."""
+async def write_last_seen(session: AsyncSession, user_ids: Collection[UUID]) -> datetime:
+    """These users were here until now."""
     now = await read_clock(session)
-    await session.exec(update(User).where(col(User.id) == user_id).values(last_seen_at=now))
+    # In the order of their ids, as other nodes may write the same.
+    locked = select(User.id).where(col(User.id).in_(user_ids)).order_by(col(User.id)).with_for_update()
+    await session.exec(update(User).where(col(User.id).in_(locked)).values(last_seen_at=now))
     return now
 
 

@@ -156,6 +156,12 @@ async def read_expiry(session: AsyncSession, session_ids: Iterable[UUID]) -> dic
     return dict(rows.all())
 
 
+async def read_active(session: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, UUID | None]:
+    """The active chats of sessions."""
+    rows = await session.exec(select(Session.id, Session.active_chat_id).where(col(Session.id).in_(set(session_ids))))
+    return dict(rows.all())
+
+
 async def clear_active_chat(session: AsyncSession, chat_id: UUID, user_ids: list[UUID]) -> None:
     """A chat that was lost is active nowhere."""
     await session.exec(

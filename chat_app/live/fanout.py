@@ -30,6 +30,12 @@ def encode(event: WireEvent) -> Packet:
     return Packet(b'2["%b",%b]' % (event.event.encode(), as_json(event)))
 
 
+def doubtful(events: list[Recorded]) -> tuple[ResyncRequired, Audience]:
+    """What to tell instead of events that may have happened."""
+    audience = {user_id: 0 for _, audience in events for user_id in audience}
+    return ResyncRequired(reason="undelivered"), audience
+
+
 class Fanout:
     """Writes events to the connections of this process.
 
@@ -52,6 +58,7 @@ class Fanout:
             ReadChanged: self._to_open,
             TypingChanged: self._to_open,
             UsersChanged: self._users_changed,
+            ResyncRequired: self._resync_required,
             ActiveChatSet: self._active_chat_set,
             SessionsRevoked: self._sessions_revoked,
         }
@@ -71,11 +78,7 @@ class Fanout:
 
     def doubt(self, events: list[Recorded]) -> None:
         """Tell whoever should have got these events that they may have happened."""
-        packet = encode(ResyncRequired(reason="undelivered"))
-        for user_id in {user_id for _, audience in events for user_id in audience}:
-            for connection in self.connections.of_user(user_id):
-                connection.send(packet)
-                metrics.resyncs.labels("undelivered").inc()
+        self._resync_required(*doubtful(events), set())
 
     def _chats_changed(self, event: ChatsChanged, audience: Audience, told: Told) -> None:
         packet = encode(event)
@@ -103,6 +106,14 @@ class Fanout:
         for connection, _ in self._open(event.chat_id, audience):
             connection.send(packet)
             told.add(connection)
+
+    def _resync_required(self, event: ResyncRequired, audience: Audience, told: Told) -> None:
+        packet = encode(event)
+        for user_id in audience:
+            for connection in self.connections.of_user(user_id):
+                connection.send(packet)
+                metrics.resyncs.labels(event.reason).inc()
+                told.add(connection)
 
     def _users_changed(self, event: UsersChanged, audience: Audience, told: Told) -> None:
         for user in event.users:

@@ -1,13 +1,15 @@
 """Who is online, and who is told what of a person: their private chats, and whoever has a chat with them open."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from datetime import datetime
 from uuid import UUID
 
 from chat_app.crud.presence import list_peers, list_watchers, write_last_seen
 from chat_app.db import Database
 from chat_app.errors import ChatError
 from chat_app.events import PresenceChanged, UsersChanged
+from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.fanout import encode
 
@@ -16,17 +18,25 @@ GRACE_SECONDS = 10
 
 
 class Presence:
-    """Watches the connections of this process."""
+    """Watches the connections of this process, and keeps what other nodes say of theirs."""
 
     def __init__(self, connections: Connections, database: Database) -> None:
         self.connections = connections
         self.database = database
+        self.publish: Callable[[Online], None] = lambda online: None
         self._leaving: dict[UUID, asyncio.TimerHandle] = {}
+        self._elsewhere: dict[UUID, set[UUID]] = {}
+        self._lost: dict[UUID, asyncio.TimerHandle] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
+    def here(self) -> set[UUID]:
+        """The users who are connected to this process, or were a moment ago."""
+        return {connection.actor.id for connection in self.connections} | set(self._leaving)
+
     def is_online(self, user_id: UUID) -> bool:
-        """Whether the user is connected, or was a moment ago."""
-        return bool(self.connections.of_user(user_id)) or user_id in self._leaving
+        """Whether the user is connected, to whatever node, or was a moment ago."""
+        is_here = bool(self.connections.of_user(user_id)) or user_id in self._leaving
+        return is_here or any(user_id in users for users in self._elsewhere.values())
 
     def came(self, connection: Connection) -> None:
         """A connection is live: the others are told, and it is told who else is online."""
@@ -35,7 +45,9 @@ class Presence:
         if leaving:
             leaving.cancel()
         elif len(self.connections.of_user(user_id)) == 1:
-            self.tell(PresenceChanged(user_id=user_id, online=True, last_seen_at=None), user_id)
+            self.publish(Online(came=[user_id]))
+            if not any(user_id in users for users in self._elsewhere.values()):
+                self._start(self._tell_online([user_id]))
         self._start(self._greet(connection))
 
     def went(self, user_id: UUID) -> None:
@@ -48,10 +60,31 @@ class Presence:
         """Tell whoever watches this person."""
         self._start(self._tell(event, about))
 
+    def heard(self, node: UUID, online: Online) -> None:
+        """Another node says who is connected to it."""
+        before = self._elsewhere.get(node, set())
+        came, went = set(online.came) - before, {user_id: online.went[user_id] for user_id in before & set(online.went)}
+        vanished = before - set(online.came) if online.whole else set()
+        new = [user_id for user_id in came if not self.is_online(user_id)]
+        self._elsewhere[node] = (before | came) - set(went) - vanished
+        self._start(self._tell_online(new))
+        self._start(self._tell_offline(went))
+        self._start(self._bury(vanished))
+
+    def lost(self, node: UUID) -> None:
+        """A node is gone: its users have a while to come back to another one."""
+        if node in self._elsewhere and node not in self._lost:
+            self._lost[node] = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._forget, node)
+
+    def returned(self, node: UUID) -> None:
+        """A node was not gone after all."""
+        if lost := self._lost.pop(node, None):
+            lost.cancel()
+
     async def close(self) -> None:
         """The process ends: nobody is told, as they are all asked to connect elsewhere."""
-        for leaving in self._leaving.values():
-            leaving.cancel()
+        for timer in [*self._leaving.values(), *self._lost.values()]:
+            timer.cancel()
         for task in self._telling:
             task.cancel()
 
@@ -61,11 +94,35 @@ class Presence:
 
     async def _say_goodbye(self, user_id: UUID) -> None:
         async with self.database.transaction() as session:
-            last_seen_at = await write_last_seen(session, user_id)
-        if not self.is_online(user_id):
-            await self._tell(PresenceChanged(user_id=user_id, online=False, last_seen_at=last_seen_at), user_id)
+            last_seen_at = await write_last_seen(session, [user_id])
+        if not self.connections.of_user(user_id):
+            self.publish(Online(went={user_id: last_seen_at}))
+            await self._tell_offline({user_id: last_seen_at})
+
+    def _forget(self, node: UUID) -> None:
+        del self._lost[node]
+        self._start(self._bury(self._elsewhere.pop(node)))
+
+    async def _bury(self, user_ids: Collection[UUID]) -> None:
+        """Users whose node did not say that they went."""
+        gone = [user_id for user_id in user_ids if not self.is_online(user_id)]
+        if gone:
+            async with self.database.transaction() as session:
+                last_seen_at = await write_last_seen(session, gone)
+            await self._tell_offline(dict.fromkeys(gone, last_seen_at))
+
+    async def _tell_online(self, user_ids: Iterable[UUID]) -> None:
+        for user_id in user_ids:
+            await self._tell(PresenceChanged(user_id=user_id, online=True, last_seen_at=None), user_id)
+
+    async def _tell_offline(self, last_seen: dict[UUID, datetime]) -> None:
+        for user_id, last_seen_at in last_seen.items():
+            if not self.is_online(user_id):
+                await self._tell(PresenceChanged(user_id=user_id, online=False, last_seen_at=last_seen_at), user_id)
 
     async def _tell(self, event: PresenceChanged | UsersChanged, about: UUID) -> None:
+        if not len(self.connections):
+            return
         async with self.database.transaction() as session:
             peers, chats = await list_watchers(session, about)
         watching = [self.connections.of_user(user_id) for user_id in peers]

@@ -82,7 +82,12 @@ class Live:
     """All that lives behind the Socket.IO path of one process."""
 
     def __init__(
-        self, database: Database, limits: Limits, allow_origin: Callable[[str | None, dict[str, Any]], bool]
+        self,
+        database: Database,
+        limits: Limits,
+        allow_origin: Callable[[str | None, dict[str, Any]], bool],
+        *,
+        is_alone: bool = True,
     ) -> None:
         self.database = database
         self.limits = limits
@@ -93,6 +98,8 @@ class Live:
             self.connections,
             cors_allowed_origins=allow_origin,
             http_compression=False,
+            # Of several nodes each would get some of the requests of one client.
+            transports=None if is_alone else ["websocket"],
         )
         self.outbox = Outbox(database)
         self.server.dispatch, self.server.dispatch_now = self._dispatch, self._dispatch_draft

@@ -20,6 +20,7 @@ from socketio.packet import BINARY_EVENT
 from socketio.packet import Packet as SocketPacket
 
 from chat_app import metrics
+from chat_app.errors import WebsocketOnly
 from chat_app.live import lean
 from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.logs import log
@@ -69,6 +70,13 @@ class _Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
         socket = self.sockets.pop(sid, None)
         if socket is not None:
             await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
+
+    def _bad_request(self, message: str | None = None) -> dict[str, Any]:
+        answer: dict[str, Any] = super()._bad_request(message)
+        if message == "Invalid transport" and self.transports == ["websocket"]:
+            answer["headers"] = [("Content-Type", "application/problem+json")]
+            answer["response"] = orjson.dumps(WebsocketOnly().problem(None))
+        return answer
 
 
 class _Packet(SocketPacket):  # type: ignore[misc]  # as above

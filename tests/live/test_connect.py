@@ -160,6 +160,7 @@ class TestGettingIn:
         assert await refusal_of(anna, {"token": token}) == "token_expired"
         assert (await socket.call("list_chats")).ok
 
+    @pytest.mark.one_node
     async def test_long_polling_works_as_well(self, anna: Person, boris: Person) -> None:
         path = "/socket.io/?EIO=4&transport=polling"
         path += f"&sid={json.loads((await anna.http.get(path)).text[1:])['sid']}"
@@ -231,6 +232,7 @@ NONSENSE = ["", "x", "4", "4x", "42", "42[", "4245[", "9", "49", "44", "45", "45
 
 
 class TestHostileClients:
+    @pytest.mark.one_node
     async def test_connecting_twice_over_one_transport_changes_nothing(
         self, service: Service, anna: Person, boris: Person
     ) -> None:
@@ -262,6 +264,7 @@ class TestHostileClients:
             await raw.say('422["list_chats",{}]')
             assert (await next_ack(raw))[0] == "2"
 
+    @pytest.mark.one_node
     async def test_whoever_said_goodbye_is_told_nothing_more(
         self, service: Service, anna: Person, boris: Person
     ) -> None:

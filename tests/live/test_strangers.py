@@ -58,6 +58,7 @@ async def test_who_is_not_logged_in_is_given_up(come: Come, anna: Person, monkey
     assert (await socket.call("list_chats")).ok
 
 
+@pytest.mark.one_node
 async def test_also_one_that_polls(anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
     path = "/socket.io/?EIO=4&transport=polling"

@@ -1,0 +1,144 @@
+"""Keeps the connections of this node in step with the other nodes, over the bus, or without it from the database."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from uuid import UUID
+
+from chat_app import metrics
+from chat_app.crud.chats import list_changed
+from chat_app.crud.sessions import read_active
+from chat_app.db import LONGEST_TRANSACTION, Database
+from chat_app.errors import ChatError
+from chat_app.events import Recorded, ResyncRequired
+from chat_app.live.bus import Bus, connect
+from chat_app.live.bus_messages import Online
+from chat_app.live.connections import Connection
+from chat_app.live.fanout import doubtful, encode
+from chat_app.live.order import Order
+from chat_app.live.server import Live
+from chat_app.logs import log_crash
+
+COMPARE_SECONDS = 2.0
+GATHER_SECONDS = 0.3
+
+
+class Cluster:
+    """One node of several."""
+
+    def __init__(self, url: str, live: Live, database: Database) -> None:
+        self.live = live
+        self.database = database
+        self.client = connect(url)
+        self.bus = Bus(self.client, self)
+        self.order = Order(live.fanout.deliver)
+        # What is missing from the bus can't be waited for.
+        self.order.is_waiting_worth_it = lambda: self.bus.is_up
+        live.presence.publish = lambda online: self.bus.publish([], online)
+        self._certain_at = time.monotonic()
+        self._answer: asyncio.TimerHandle | None = None
+        self._resync: asyncio.TimerHandle | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def tell(self, events: list[Recorded]) -> int:
+        """Tell one's own connections and the other nodes."""
+        self.bus.publish(events)
+        return self.order.release(events)
+
+    def doubt(self, events: list[Recorded]) -> None:
+        """Tell all who may be concerned that this may have happened."""
+        self.tell([Recorded(*doubtful(events))])
+
+    async def start(self) -> None:
+        shared = self.live.limits.shared
+        works = [self.bus.run(), self._compare(), *([shared.run()] if shared else [])]
+        self._tasks = [asyncio.create_task(work) for work in works]
+        await self.bus.start()
+
+    async def close(self) -> None:
+        await self.bus.leave()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.client.aclose()
+
+    def heard(self, events: list[Recorded]) -> None:
+        self.order.release(events)
+
+    def joined(self) -> None:
+        self._tell_presence(ask=True)
+
+    def missed(self) -> None:
+        if self._resync is None:
+            # After an outage every other node shows a gap, one soon after the other.
+            self._resync = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._tell_missed)
+
+    def online(self, node: UUID, online: Online) -> None:
+        self.live.presence.heard(node, online)
+        if online.ask and self._answer is None:
+            # Several ask at once, and all hear the answer.
+            self._answer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._tell_presence)
+
+    def present(self, node: UUID, is_there: bool) -> None:
+        if is_there:
+            self.live.presence.returned(node)
+        else:
+            self.live.presence.lost(node)
+
+    def _tell_missed(self) -> None:
+        """To all: whom it concerned nobody knows."""
+        self._resync = None
+        _ask_to_resync(self.live.connections, "missed")
+        self._tell_presence(ask=True)
+        self._following = asyncio.create_task(self._follow_sessions())
+
+    def _tell_presence(self, *, ask: bool = False) -> None:
+        self._answer = None
+        self.bus.publish([], Online(came=list(self.live.presence.here()), whole=True, ask=ask))
+
+    async def _compare(self) -> None:
+        """While others may not be heard: look into the database for what they changed in the chats that are open."""
+        while True:
+            try:
+                await self._tell_moved()
+            except ChatError:
+                pass  # the database is away, as was logged
+            except Exception as error:
+                log_crash(error)
+            await asyncio.sleep(COMPARE_SECONDS)
+            if not self.bus.in_doubt.is_set():
+                await self.bus.in_doubt.wait()
+                self._certain_at = time.monotonic()
+
+    async def _tell_moved(self) -> None:
+        chats = {connection.active_chat_id for connection in self.live.connections if connection.active_chat_id}
+        if not chats:
+            return
+        # Of an older change the others told before, unless its commit came so late.
+        seconds = time.monotonic() - self._certain_at + LONGEST_TRANSACTION.total_seconds()
+        async with self.database.transaction() as session:
+            versions = await list_changed(session, chats, timedelta(seconds=seconds))
+        for chat_id, version in versions.items():
+            if self.order.is_behind(chat_id, version):
+                _ask_to_resync(self.live.connections.with_open(chat_id), "bus_lost")
+
+    async def _follow_sessions(self) -> None:
+        """Connections that never chose their active chat follow their session's, which HTTP may have set elsewhere."""
+        following = [connection for connection in self.live.connections if not connection.chose_chat]
+        try:
+            async with self.database.transaction() as session:
+                active = await read_active(session, {connection.actor.session_id for connection in following})
+        except ChatError:
+            return
+        for connection in following:
+            if not connection.chose_chat and connection.actor.session_id in active:
+                connection.active_chat_id = active[connection.actor.session_id]
+
+
+def _ask_to_resync(connections: Iterable[Connection], reason: str) -> None:
+    packet = encode(ResyncRequired(reason=reason))
+    for connection in connections:
+        connection.send(packet)
+        metrics.resyncs.labels(reason).inc()

@@ -1,0 +1,147 @@
+"""Whatever happens on one node reaches the people on the others, and nobody else."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from tests.clients import Person, SocketDoor, until
+from tests.cluster.conftest import MakePersonAt, Node
+
+SOCKET = SocketDoor()
+
+
+async def open_group(creator: Person, *members: Person) -> str:
+    """A group that all of them have open."""
+    group = await SOCKET.create_group(creator, *members)
+    for person in (creator, *members):
+        await person.open(group["id"])
+    chat_id: str = group["id"]
+    return chat_id
+
+
+async def test_a_message_reaches_members_on_every_node_once(person_at: MakePersonAt) -> None:
+    anna, boris, clara = [await person_at(place, name) for place, name in enumerate(("Anna", "Boris", "Clara"))]
+    stranger = await person_at(1, "Stranger")
+    chat_id = await open_group(anna, boris, clara)
+    sent = await SOCKET.send(anna, chat_id, "to all")
+    again = await SOCKET.send(clara, chat_id, "from another node")
+    for person in (anna, boris, clara):
+        for message in (sent, again):
+            change = await person.socket.wait_for(
+                "messages_changed", lambda told, m=message: told["version"] == m["version"]
+            )
+            told = change["messages"][0]
+            assert told == {name: message[name] for name in told}
+            entry = await person.socket.wait_for(
+                "chats_changed", lambda told, m=message: m["version"] in [chat["version"] for chat in told["chats"]]
+            )
+            assert entry["chats"][0]["last_message"]["seq"] == message["seq"]
+    await SOCKET.send(boris, chat_id, "the last")
+    await clara.socket.wait_for("messages_changed", lambda told: told["messages"][0]["text"] == "the last")
+    versions = [told["version"] for told in clara.socket.named("messages_changed")]
+    assert versions == sorted(set(versions))
+    assert {name for name, _ in stranger.socket.events} <= {"ready"}
+    assert not any(person.socket.named("resync_required") for person in (anna, boris, clara))
+
+
+async def test_messages_sent_at_once_on_several_nodes_arrive_without_a_gap(person_at: MakePersonAt) -> None:
+    people = [await person_at(place % 3, f"Person {place}") for place in range(6)]
+    chat_id = await open_group(*people)
+    for person in people:
+        person.socket.events.clear()
+
+    async def talk(person: Person) -> None:
+        for _ in range(10):
+            await SOCKET.send(person, chat_id)
+
+    await asyncio.gather(*map(talk, people))
+    for person in people:
+        await person.socket.wait_for("messages_changed", lambda told: told["message_count"] == 61)
+        changes = person.socket.named("messages_changed")
+        assert [change["since"] for change in changes[1:]] == [change["version"] for change in changes[:-1]]
+
+
+async def test_typing_reading_and_titles_reach_other_nodes(person_at: MakePersonAt) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    tablet = await person_at(2, "Anna's tablet", again=anna)
+    chat_id = await open_group(anna, boris)
+    await SOCKET.do(anna, "set_typing", chat_id=chat_id, typing=True)
+    assert (await boris.socket.wait_for("typing_changed"))["user_id"] == anna.id
+    await SOCKET.send(boris, chat_id)
+    await SOCKET.do(anna, "mark_read", chat_id=chat_id, seq=2)
+    assert (await boris.socket.wait_for("read_changed"))["last_read_seq"] == 2
+    await SOCKET.do(anna, "rename_chat", chat_id=chat_id, title="Mine")
+    await tablet.socket.wait_for("chats_changed", lambda told: any(mine["title"] == "Mine" for mine in told["mine"]))
+    assert not [told for told in boris.socket.named("chats_changed") if any(m["title"] for m in told["mine"])]
+
+
+async def test_a_member_removed_on_another_node_is_told_and_gets_nothing_more(person_at: MakePersonAt) -> None:
+    anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Clara")
+    chat_id = await open_group(anna, boris, clara)
+    await SOCKET.do(anna, "remove_member", chat_id=chat_id, user_id=boris.id)
+    removal = await boris.socket.wait_for("chats_changed", lambda told: told["removed"])
+    assert removal["removed"][0]["chat_id"] == chat_id
+    boris.socket.events.clear()
+    for sender in (anna, clara):
+        secret = await SOCKET.send(sender, chat_id, "secret")
+        await clara.socket.wait_for("messages_changed", lambda told, m=secret: told["version"] == m["version"])
+    assert await boris.news() == []
+
+
+async def test_a_revoked_session_ends_on_every_node(person_at: MakePersonAt, nodes: list[Node]) -> None:
+    anna = await person_at(0, "Anna")
+    tablet = await person_at(2, "Anna's tablet", again=anna)
+    assert (await anna.http.delete(f"/api/v1/auth/sessions/{tablet.session_id}")).status_code == 204
+    await tablet.socket.wait_for("session_revoked")
+    assert (await anna.socket.call("list_chats")).ok
+
+
+async def test_the_active_chat_set_by_http_on_one_node_holds_on_another(
+    person_at: MakePersonAt, nodes: list[Node]
+) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    chat = await SOCKET.open_private_chat(anna, boris)
+    address = f"{nodes[2].service.base}/api/v1/chats/active"
+    assert (await anna.http.put(address, json={"chat_id": chat["id"]})).status_code == 200
+    for number in range(100):
+        sent = await SOCKET.send(boris, chat["id"], str(number))
+        await anna.socket.wait_for(
+            "chats_changed", lambda told, m=sent: any(c["version"] == m["version"] for c in told["chats"])
+        )
+        if anna.socket.named("messages_changed"):
+            return
+    raise AssertionError("it was never told of the chat that is active")
+
+
+async def test_presence_is_told_across_nodes(
+    person_at: MakePersonAt, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat_app.live.presence.GRACE_SECONDS", 0.2)
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    await SOCKET.open_private_chat(anna, boris)
+    tablet = await person_at(2, "Boris's tablet", again=boris)
+    clara = await person_at(2, "Clara")
+    await SOCKET.open_private_chat(clara, boris)
+    await boris.socket.close()
+    late = await clara.connect()
+    assert (await late.wait_for("presence_changed"))["user_id"] == boris.id, "he is online on another node"
+    elsewhere, left = nodes[0].service.live.presence._elsewhere, nodes[1].service.api.state.cluster.bus.node
+    await until(lambda: UUID(boris.id) not in elsewhere[left])
+    await anna.settle()
+    assert not [told for told in anna.socket.named("presence_changed") if not told["online"]], "his tablet is online"
+    await tablet.socket.close()
+    went = await anna.socket.wait_for("presence_changed", lambda told: not told["online"])
+    assert went["user_id"] == boris.id
+    profile = (await anna.http.get(f"/api/v1/users/{boris.id}")).json()
+    assert profile["last_seen_at"] == went["last_seen_at"]
+    await boris.connect()
+    await anna.socket.wait_for("presence_changed", lambda told: told["online"])
+
+
+async def test_only_the_websocket_transport_is_offered(nodes: list[Node], person_at: MakePersonAt) -> None:
+    anna = await person_at(0, "Anna")
+    answer = await anna.http.get("/socket.io/?EIO=4&transport=polling", headers={"Origin": "http://localhost:5173"})
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert answer.json()["code"] == "websocket_only" and "websocket" in answer.json()["detail"]
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:5173", "pages may read it"

@@ -1,0 +1,178 @@
+"""The bus is killed, frozen and cut: acks and the own node go on, others catch up, nothing leaks."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+
+from chat_app.live import presence
+from chat_app.live.bus import CHANNEL
+from chat_app.settings import Settings
+from tests.clients import Person, SocketDoor, until
+from tests.cluster.conftest import MakePersonAt, Node, Valkey
+from tests.process import Process
+
+SOCKET = SocketDoor()
+RESYNC = "resync_required"
+
+
+async def open_group(creator: Person, *members: Person) -> str:
+    """A group that all of them have open."""
+    group = await SOCKET.create_group(creator, *members)
+    for person in (creator, *members):
+        await person.open(group["id"])
+    chat_id: str = group["id"]
+    return chat_id
+
+
+async def told(person: Person, message: dict[str, Any]) -> None:
+    """Wait until a message has come."""
+    await person.socket.wait_for("messages_changed", lambda change: change["version"] == message["version"])
+
+
+async def catch_up(person: Person, chat_id: str, message: dict[str, Any]) -> None:
+    """What a client does after `resync_required`: it finds the message."""
+    await person.socket.wait_for(RESYNC)
+    changes = await SOCKET.do(person, "list_changes", chat_id=chat_id, since=message["version"] - 1)
+    assert changes["messages"][0]["text"] == message["text"]
+
+
+async def back_in_touch(nodes: list[Node], sender: Person, receiver: Person, chat_id: str) -> None:
+    """The nodes hear each other again, and what is sent is delivered live."""
+    await until(lambda: all(node.is_whole for node in nodes))
+    await told(receiver, await SOCKET.send(sender, chat_id, "live again"))
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+async def test_without_a_bus_the_own_node_goes_on_and_others_catch_up(
+    fault: str, person_at: MakePersonAt, nodes: list[Node], valkey: Valkey
+) -> None:
+    anna, dora, boris = await person_at(0, "Anna"), await person_at(0, "Dora"), await person_at(1, "Boris")
+    idle, eva = await person_at(2, "Idle"), await person_at(2, "Eva")
+    chat_id = await open_group(anna, dora, boris, idle)
+    await idle.open(await open_group(idle, eva))
+    for person in (boris, idle):
+        await person.forget()
+
+    valkey.kill() if fault == "killed" else valkey.freeze()
+    message = await SOCKET.send(anna, chat_id, "while it is away")
+    await told(dora, message)
+    await catch_up(boris, chat_id, message)
+    assert boris.socket.named("messages_changed") == []
+    assert idle.socket.named(RESYNC) == [], "nothing happened in the chat that it has open"
+
+    valkey.start() if fault == "killed" else valkey.thaw()
+    # What a bus that was only frozen had been given comes late, to those who waited for so long.
+    await until(lambda: idle.socket.named(RESYNC) or idle.socket.named("chats_changed"))
+    if fault == "killed":
+        await catch_up(idle, chat_id, message)
+    await back_in_touch(nodes, anna, boris, chat_id)
+
+
+async def test_a_killed_subscription_loses_nothing_in_silence(
+    person_at: MakePersonAt, nodes: list[Node], valkey: Valkey
+) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    chat_id = await open_group(anna, boris)
+    await boris.forget()
+    async with Redis(unix_socket_path=str(valkey.path)) as client:
+        await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    sent = [await SOCKET.send(anna, chat_id, str(number)) for number in range(5)]
+    await until(lambda: len(boris.socket.named("messages_changed")) == len(sent) or boris.socket.named(RESYNC))
+    await back_in_touch(nodes, anna, boris, chat_id)
+
+
+async def test_a_node_that_is_cut_off_tells_a_removed_member_nothing_and_others_follow_it(
+    person_at: MakePersonAt, nodes: list[Node]
+) -> None:
+    anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Clara")
+    chat_id = await open_group(anna, boris, clara)
+    nodes[1].wire.cut()
+    await until(lambda: not nodes[1].is_whole)
+    await SOCKET.do(anna, "remove_member", chat_id=chat_id, user_id=boris.id)
+    for person in (anna, boris, clara):
+        await person.forget()
+
+    secret = await SOCKET.send(clara, chat_id, "secret")
+    await told(clara, secret)
+    await SOCKET.do(clara, "set_typing", chat_id=chat_id, typing=True)
+    await catch_up(anna, chat_id, secret)
+    nodes[1].wire.heal()
+    await back_in_touch(nodes, anna, clara, chat_id)
+    await boris.socket.wait_for(RESYNC)
+    assert {name for name, _ in await boris.news()} == {RESYNC}
+    assert (await SOCKET.call(boris, "get_chat", chat_id=chat_id)).code == "chat_not_found"
+
+
+async def test_a_session_revoked_elsewhere_ends_also_without_the_bus(
+    person_at: MakePersonAt, nodes: list[Node]
+) -> None:
+    anna = await person_at(0, "Anna")
+    tablet = await person_at(1, "Anna's tablet", again=anna)
+    nodes[1].wire.cut()
+    await until(lambda: not nodes[1].is_whole)
+    assert (await anna.http.delete(f"/api/v1/auth/sessions/{tablet.session_id}")).status_code == 204
+    await tablet.socket.wait_for("session_revoked")
+
+
+async def test_the_active_chat_set_while_cut_off_is_found_afterwards(
+    person_at: MakePersonAt, nodes: list[Node]
+) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    chat = await SOCKET.open_private_chat(anna, boris)
+    nodes[1].wire.cut()
+    await until(lambda: not nodes[1].is_whole)
+    address = f"{nodes[0].service.base}/api/v1/chats/active"
+    assert (await boris.http.put(address, json={"chat_id": chat["id"]})).status_code == 200
+    nodes[1].wire.heal()
+    await boris.socket.wait_for(RESYNC)
+    (connection,) = nodes[1].service.live.connections
+    await until(lambda: str(connection.active_chat_id) == chat["id"])
+    await back_in_touch(nodes, anna, boris, chat["id"])
+
+
+async def test_a_node_that_dies_takes_its_users_offline_and_may_have_kept_something(
+    person_at: MakePersonAt,
+    nodes: list[Node],
+    at: Callable[[str, Person], Person],
+    service_settings: Settings,
+    valkey: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presence, "GRACE_SECONDS", 0.2)
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    await SOCKET.open_private_chat(anna, boris)
+    process = Process(service_settings)
+    process.environment["CHAT_BUS_URL"] = f"unix://{valkey.path}"
+    await process.start()
+    await boris.socket.close()
+    moved = at(process.base, boris)
+    await moved.connect()
+    await until(lambda: not nodes[1].service.live.presence.here() & {UUID(boris.id)})
+    await anna.forget()
+    await process.kill()
+    await anna.socket.wait_for(RESYNC)
+    went = await anna.socket.wait_for("presence_changed", lambda change: not change["online"])
+    assert went["user_id"] == boris.id
+
+
+async def test_what_does_not_belong_on_the_bus_is_ignored(
+    person_at: MakePersonAt, nodes: list[Node], valkey: Valkey
+) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    chat_id = await open_group(anna, boris)
+    await boris.forget()
+    made_up = '{"node":"%s","number":1,"since":0,"events":[{"event":"%s","data":{},"audience":[["%s",0]]}]}'
+    async with Redis(unix_socket_path=str(valkey.path)) as client:
+        for junk in (
+            "",
+            "[]",
+            "\x00",
+            '{"node":1}',
+            *(made_up % (chat_id, name, boris.id) for name in ("Gone", "Ready", "TypingChanged")),
+        ):
+            await client.publish(CHANNEL, junk)
+    await told(boris, await SOCKET.send(anna, chat_id))
+    assert {name for name, _ in await boris.news()} == {"messages_changed", "chats_changed"}

@@ -1,0 +1,104 @@
+"""`run --workers`: several real processes on one port, with a bus that is started for them."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from chat_app.settings import Settings
+from tests.clients import until
+from tests.conftest import free_port
+from tests.test_run import END_SECONDS, read_until_ready
+
+Start = Callable[..., Awaitable[Process]]
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+async def start(service_settings: Settings) -> AsyncIterator[Start]:
+    """`await start(port, CHAT_ENV=…)`: two workers on the database of the tests."""
+    assert service_settings.database_url
+    started: list[Process] = []
+
+    async def begin(port: int, **environment: str) -> Process:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
+        kept |= {"CHAT_DATABASE_URL": service_settings.database_url.get_secret_value()}
+        kept |= {"CHAT_DATA_DIR": str(service_settings.data_dir), "CHAT_LOG_LEVEL": "ERROR"}
+        command = [sys.executable, "-m", "chat_app", "run", "--no-seed", "--workers", "2", "--port", str(port)]
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, env=kept | environment, stdout=PIPE, stderr=PIPE
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_they_share_the_port_are_replaced_and_end_together(start: Start) -> None:
+    port = free_port()
+    parent = await start(port)
+    await read_until_ready(parent)
+    first = workers_of(parent.pid)
+    assert len(first) == 2
+    await is_ready(port)
+
+    first[0].kill()
+    await until(lambda: len(workers_of(parent.pid)) == 2 and first[0] not in workers_of(parent.pid))
+    first[1].kill()
+    await until(lambda: first[1] not in workers_of(parent.pid))
+    await is_ready(port)
+
+    family = psutil.Process(parent.pid).children(recursive=True)
+    parent.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(parent.wait(), END_SECONDS) == 0
+    await until(lambda: not any(map(psutil.Process.is_running, family)))
+
+
+async def test_when_the_parent_is_killed_nobody_stays(start: Start) -> None:
+    parent = await start(free_port())
+    await read_until_ready(parent)
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert any(process.name() == "valkey-server" for process in family) and len(family) >= 4
+    parent.kill()
+    await until(lambda: not any(map(psutil.Process.is_running, family)))
+
+
+async def test_production_refuses_several_without_a_bus(start: Start) -> None:
+    secret = "7f9c2ba4e88f827d616045507605853ed73b8093f6efbc88eb1a6eacfa66ef26"
+    process = await start(free_port(), CHAT_ENV="production", CHAT_SECRET=secret)
+    _, complaint = await asyncio.wait_for(process.communicate(), END_SECONDS)
+    assert process.returncode == 1
+    assert complaint.decode().startswith("Several workers in production need CHAT_BUS_URL")
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The workers that this process has now."""
+    found = []
+    for process in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if "worker" in process.cmdline():
+                found.append(process)
+    return found
+
+
+async def is_ready(port: int) -> None:
+    """It answers, sooner or later, and its bus is up."""
+    transport = httpx.AsyncHTTPTransport(retries=5)
+    async with httpx.AsyncClient(transport=transport, timeout=END_SECONDS) as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/readyz")
+        assert answer.json() == {"status": "ok", "bus": "up"}
