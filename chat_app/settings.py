@@ -3,6 +3,8 @@
 import os
 import re
 import secrets
+import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -114,12 +116,11 @@ class Settings(BaseSettings):
 def _development_secret(data_dir: Path) -> bytes:
     path = data_dir / "secret"
     data_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes().strip()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+    # It gets its name when it is whole: several servers that share the folder may start at once.
+    with tempfile.NamedTemporaryFile("w", dir=data_dir, prefix="secret-") as draft, suppress(FileExistsError):
+        draft.write(secrets.token_hex(32))
+        draft.flush()
+        os.link(draft.name, path)
     return path.read_bytes().strip()
 
 
