@@ -35,8 +35,9 @@ test-fuzz: $(READY) ## Send generated requests and commands to a fresh server, f
 test-root: $(READY) ## Run the tests that only root can
 	@exec $(BIN)/python -m pytest -m root $(ARGS)
 
-test-image: $(READY) ## Build the image without a container engine, and chat with it; needs Linux and root
+test-image: $(READY) ## Do as Dockerfile and compose.yaml say without a container engine, kill and replace the servers while people chat; needs Linux, root and caddy
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root; with a container engine try: docker compose up --build" >&2; exit 1; }
+	@command -v caddy >/dev/null || { echo "caddy is needed, the proxy of compose.yaml" >&2; exit 1; }
 	@exec unshare --mount --propagation private $(BIN)/python -m tests.image
 
 bench: $(READY) ## Measure, beside a plain Node server if there is Node; ARGS="W1 W2" chooses

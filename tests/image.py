@@ -4,7 +4,6 @@ Each stage is a layer over this machine's own system, which stands in for the ba
 the real base image lacks is not noticed. Needs Linux, root and a mount namespace of its own, with which all of it goes.
 """
 
-import asyncio
 import json
 import os
 import re
@@ -15,12 +14,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import asyncpg
 import yaml
 
-from chat_app.embedded import embedded_postgres
-from tests import smoke
-from tests.conftest import free_port
+from tests import replicas
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = Path("/mnt")
@@ -85,6 +81,16 @@ class Stage:
             run("mkdir", "-p", to if found.is_dir() or target.endswith("/") else to.parent)
             run("cp", "-a", "--no-preserve=ownership", f"{found}/." if found.is_dir() else found, to)
 
+    def mount(self, service: dict[str, Any]) -> None:
+        """The file systems of a service of compose.yaml."""
+        if service["read_only"]:
+            run("mount", "-o", "remount,bind,ro", self.root)
+        for path in (self.inside(volume.split(":")[1]) for volume in service["volumes"]):
+            # A new volume begins with what the image has there.
+            run("mount", "-t", "tmpfs", "-o", f"uid={path.stat().st_uid},mode=755", "none", path)
+        for folder in service["tmpfs"]:
+            run("mount", "-t", "tmpfs", "-o", "mode=1777", "none", self.inside(folder.split(":")[0]))
+
 
 def build() -> Stage:
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", "")
@@ -98,49 +104,12 @@ def build() -> Stage:
     return last
 
 
-def run_as(image: Stage, services: dict[str, Any], port: int, database_port: int) -> None:
-    """Migrate, serve, chat and end, with the environment and file systems of compose.yaml but for the two ports."""
-    app, migrate = services["app"], services["migrate"]
-    if app["read_only"]:
-        run("mount", "-o", "remount,bind,ro", image.root)
-    for path in (image.inside(volume.split(":")[1]) for volume in app["volumes"]):
-        # A new volume begins with what the image has there.
-        run("mount", "-t", "tmpfs", "-o", f"uid={path.stat().st_uid},mode=755", "none", path)
-    for folder in app["tmpfs"]:
-        run("mount", "-t", "tmpfs", "-o", "mode=1777", "none", image.inside(folder.split(":")[0]))
-    text = json.dumps(app["environment"]).replace("@postgres/", f"@127.0.0.1:{database_port}/")
-    while "${" in text:
-        text = re.sub(r"\$\{\w+:-([^${}]*)\}", r"\1", text)
-    env = json.loads(text.replace("localhost:8000", f"127.0.0.1:{port}"))
-    env |= {"CHAT_PORT": str(port), "CHAT_LOG_LEVEL": "WARNING"}
-
-    assert migrate["environment"] == app["environment"]
-    run(*image.command(migrate["command"], env))
-    health = image.command(image.commands["HEALTHCHECK"], env)
-    assert subprocess.run(health, check=False, stderr=subprocess.DEVNULL).returncode, "healthy without a server"
-    with subprocess.Popen(image.command(image.commands["CMD"], env)) as server:
-        try:
-            smoke.main(f"http://127.0.0.1:{port}/")
-            run(*health)
-            server.terminate()
-            assert server.wait(15) == 0, "SIGTERM does not end it in order"
-        finally:
-            server.kill()
-
-
-async def make_database(port: int) -> None:
-    connection = await asyncpg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres")
-    await connection.execute("CREATE ROLE chat LOGIN")
-    await connection.execute("CREATE DATABASE chat OWNER chat")
-    await connection.close()
-
-
 def main() -> None:
     run("mount", "-t", "tmpfs", "-o", "mode=755", "none", PLACE)
-    image, port = build(), free_port()
-    with embedded_postgres(PLACE / "postgres", settings={"listen_addresses": "127.0.0.1", "port": str(port)}):
-        asyncio.run(make_database(port))
-        run_as(image, yaml.safe_load((ROOT / "compose.yaml").read_text())["services"], free_port(), port)
+    image = build()
+    services = replicas.Services(image, PLACE, yaml.safe_load((ROOT / "compose.yaml").read_text())["services"])
+    with services.all():
+        replicas.check(services)
     sys.stdout.write(f"The image works as user {image.settings['USER']} with {PYTHON.name}\n")
 
 

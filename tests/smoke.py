@@ -1,11 +1,12 @@
 """Chats through a running service with its demo users, with nothing but Python: python tests/smoke.py [ADDRESS]"""
 
 import json
+import socket
 import sys
 import time
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
@@ -20,7 +21,8 @@ class Person:
         self.api = urljoin(address, "api/v1/")
         self.headers: dict[str, str] = {}
         form = urlencode({"username": phone, "password": PASSWORD}).encode()
-        self.headers["Authorization"] = f"Bearer {self._answer(Request(self.api + 'auth/login', form))['access_token']}"
+        self.token = self._answer(Request(self.api + "auth/login", form))["access_token"]
+        self.headers["Authorization"] = f"Bearer {self.token}"
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         headers = self.headers | {"Content-Type": "application/json"}
@@ -35,6 +37,43 @@ class Person:
 
     def _answer(self, request: Request) -> Any:
         return json.loads(fetch(request) or "null")
+
+
+class Listener:
+    """A connection that hears events: of WebSocket and Socket.IO no more than that takes."""
+
+    def __init__(self, address: str, token: str) -> None:
+        place = urlsplit(address)
+        self.socket = socket.create_connection((place.hostname, place.port or 80), timeout=10)
+        self.stream = self.socket.makefile("rb")
+        self.socket.sendall(
+            b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: " + place.netloc.encode() + b"\r\n"
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: c21va2Utc21va2Utc21vaw==\r\n\r\n"
+        )
+        status = self.stream.readline()
+        assert b" 101 " in status, f"no WebSocket: {status!r}"
+        while self.stream.readline().strip():
+            pass
+        self.say(f"40{json.dumps({'token': token})}")
+        self.hear('42["ready"')
+
+    def say(self, packet: str) -> None:
+        data = packet.encode()
+        # A text, its length in two bytes, and a mask, which has to be there, of zeros.
+        self.socket.sendall(b"\x81\xfe" + len(data).to_bytes(2, "big") + bytes(4) + data)
+
+    def hear(self, text: str) -> None:
+        """Return when a packet with this text has come. Raises TimeoutError."""
+        packet = ""
+        while text not in packet:
+            assert not packet.startswith("44"), f"refused: {packet}"
+            length = self.stream.read(2)[1]
+            if length >= 126:
+                length = int.from_bytes(self.stream.read(2 if length == 126 else 8), "big")
+            packet = self.stream.read(length).decode()
+            if packet == "2":
+                self.say("3")
 
 
 def fetch(what: str | Request) -> bytes:
@@ -58,12 +97,13 @@ def main(address: str) -> None:
     wait_until_ready(address)
     for page in PAGES:
         assert fetch(urljoin(address, page)), page
-    assert fetch(urljoin(address, "socket.io/?EIO=4&transport=polling")).startswith(b"0{"), "no Socket.IO"
 
     anna, boris = Person(address, ANNA), Person(address, BORIS)
     chat = anna.ask("POST", "chats/private", {"user_id": boris.ask("GET", "users/me")["id"]})["id"]
     message = {"client_id": str(uuid4()), "type": "text", "text": f"Smoke {uuid4()}"}
+    listener = Listener(address, boris.token)
     sent = anna.ask("POST", f"chats/{chat}/messages", message)
+    listener.hear(message["text"])
     assert boris.ask("GET", f"chats/{chat}/messages/{sent['seq']}")["text"] == message["text"]
 
     # A picture goes through the worker process and the store of files.
@@ -73,7 +113,7 @@ def main(address: str) -> None:
     # One that is so large goes through a file in /tmp.
     data = bytes(range(256)) * 2**13
     assert fetch(urljoin(address, anna.upload(data)["url"])) == data
-    sys.stdout.write(f"{address}: the pages, a message, a picture and a file came through\n")
+    sys.stdout.write(f"{address}: the pages, a message, its event, a picture and a file came through\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,253 @@
+"""The services of compose.yaml as processes of this machine, with the commands and settings that stand there.
+
+Each has a loopback address of its own under its name. Through the proxy people chat, while one server is killed and
+then all are replaced one after the other: nothing that was acknowledged may be missing, twice or elsewhere.
+"""
+
+import asyncio
+import json
+import re
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import jwt
+from socketio.exceptions import SocketIOError
+
+from chat_app.embedded import embedded_postgres, valkey_command
+from tests import smoke
+from tests.clients import Answer, Person, SocketDoor, http_answer, until
+from tests.conftest import free_port
+
+if TYPE_CHECKING:
+    from tests.image import Stage
+
+SERVERS = ("app-1", "app-2")
+PHONES = (smoke.ANNA, smoke.BORIS)
+# Docker's default before it kills, and what compose.yaml gives at least.
+STOP_SECONDS = 10
+# Of each writer, between one fault and the next.
+MESSAGES = 20
+PAUSE_SECONDS = 0.02
+
+
+class Services:
+    def __init__(self, image: "Stage", place: Path, services: dict[str, Any]) -> None:
+        self.image, self.place, self.services = image, place, services
+        network = f"127.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}"
+        self.addresses = {name: f"{network}.{number}" for number, name in enumerate(services, 1)}
+        self.port = free_port()
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def proxy(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def base(self, name: str) -> str:
+        """Where one server is, past the proxy."""
+        return f"http://{self.addresses[name]}:8000"
+
+    def environment(self, name: str) -> dict[str, str]:
+        """As without a .env, but for where the service listens: here all share one network."""
+        text = json.dumps(self.services[name]["environment"])
+        while "${" in text:
+            text = re.sub(r"\$\{\w+:-([^${}]*)\}", r"\1", text)
+        changed = {"CHAT_HOST": self.addresses[name], "CHAT_LOG_LEVEL": "WARNING", "CHAT_RATE_LIMITS": "off"}
+        found: dict[str, str] = json.loads(text.replace("http://localhost:8000", self.proxy))
+        return found | changed | {"PROXY_PORT": str(self.port)}
+
+    def command(self, name: str) -> list[str]:
+        words = self.services[name].get("command", self.image.commands["CMD"])
+        return self.image.command(words, self.environment(name))
+
+    @contextmanager
+    def all(self) -> Iterator[None]:
+        """Everything runs, in the order of what needs what."""
+        self._prepare()
+        with ExitStack() as stack:
+            settings = {"listen_addresses": self.addresses["postgres"], "port": "5432"}
+            stack.enter_context(embedded_postgres(self.place / "postgres", settings=settings))
+            asyncio.run(_make_database(self.addresses["postgres"]))
+            stack.callback(self._kill_all)
+            (self.place / "valkey").mkdir()
+            valkey = [*valkey_command()[:1], *self.services["valkey"]["command"][1:]]
+            where = ["--bind", self.addresses["valkey"], "--dir", str(self.place / "valkey"), "--loglevel", "warning"]
+            self.running["valkey"] = subprocess.Popen(valkey + where)
+            subprocess.run(self.command("migrate"), check=True)
+            assert self.health(SERVERS[0]), "healthy without a server"
+            for name in SERVERS:
+                self.start(name)
+            self.running["proxy"] = subprocess.Popen(self.command("proxy"), stderr=subprocess.DEVNULL)
+            yield
+
+    def start(self, name: str) -> None:
+        self.running[name] = subprocess.Popen(self.command(name))
+        smoke.wait_until_ready(self.base(name))
+
+    def stop(self, name: str) -> None:
+        self.running[name].terminate()
+        assert self.running[name].wait(STOP_SECONDS) == 0, "SIGTERM does not end it in order"
+
+    def kill(self, name: str) -> None:
+        self.running[name].kill()
+        self.running[name].wait()
+
+    def health(self, name: str) -> int:
+        """The image's own check: its status."""
+        # It asks 127.0.0.1, where a container has its server.
+        words = [word.replace("127.0.0.1", self.addresses[name]) for word in self.image.commands["HEALTHCHECK"]]
+        check = self.image.command(words, self.environment(name))
+        return subprocess.run(check, check=False, stderr=subprocess.DEVNULL).returncode
+
+    def _prepare(self) -> None:
+        """The names, the volumes and what is read only."""
+        hosts = "".join(f"{address} {name}\n" for name, address in self.addresses.items())
+        self.image.inside("/etc/hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
+        source, target, _ = self.services["proxy"]["volumes"][0].split(":")
+        self.image.inside(target).parent.mkdir(exist_ok=True)
+        self.image.inside(target).write_bytes((Path(__file__).parent.parent / source).read_bytes())
+        self.image.mount(self.services["app-1"])
+
+    def _kill_all(self) -> None:
+        for name in self.running:
+            self.kill(name)
+
+
+async def _make_database(address: str) -> None:
+    connection = await asyncpg.connect(f"postgresql://postgres@{address}/postgres")
+    await connection.execute("CREATE ROLE chat LOGIN")
+    await connection.execute("CREATE DATABASE chat OWNER chat")
+    await connection.close()
+
+
+def check(services: Services) -> None:
+    smoke.main(f"{services.proxy}/")
+    for name in SERVERS:
+        assert services.health(name) == 0, f"{name} is not healthy"
+        assert smoke.fetch(f"{services.base(name)}/metrics")
+    for path in ("metrics", "metrics/", "//metrics", "%6Detrics", "METRICS", "docs/../metrics"):
+        assert _status(f"{services.proxy}/{path}") == 404, f"/{path} is not for everybody"
+    asyncio.run(_chat_through_faults(services))
+
+
+def _status(address: str) -> int:
+    try:
+        smoke.fetch(address)
+    except HTTPError as error:
+        return error.code
+    return 200
+
+
+async def log_in(base: str, phone: str) -> Person:
+    form = {"username": phone, "password": smoke.PASSWORD}
+    async with httpx.AsyncClient(base_url=base, verify=False) as http:
+        token = (await http.post("/api/v1/auth/login", data=form)).json()["access_token"]
+    claims = jwt.decode(token, options={"verify_signature": False})
+    return Person(base, UUID(claims["sub"]), UUID(claims["sid"]), token, phone)
+
+
+class Writer:
+    """Somebody who sends numbered texts one after the other, each under its client_id until it is answered."""
+
+    def __init__(self, person: Person, way: str, chat_id: str) -> None:
+        self.person, self.way, self.chat_id = person, way, chat_id
+        self.acked: list[int] = []
+
+    async def write(self, enough: asyncio.Event) -> None:
+        while not enough.is_set():
+            text, client_id = f"{self.way} {len(self.acked)}", str(uuid4())
+            message = {"type": "text", "text": text, "client_id": client_id}
+            answer = None
+            while answer is None or answer.code == "unavailable":
+                answer = await self._try(message)
+                await asyncio.sleep(PAUSE_SECONDS)
+            assert answer.ok, answer
+            self.acked.append(answer.data["seq"])
+
+    async def _try(self, message: dict[str, str]) -> Answer | None:
+        """The answer, if there is one."""
+        try:
+            if self.way == "http":
+                response = await self.person.http.post(f"/api/v1/chats/{self.chat_id}/messages", json=message)
+                # 502: the proxy lost the server after it had passed the request on.
+                return None if response.status_code == 502 else http_answer(response)
+            if not (self.person.sockets and self.person.sockets[-1].client.connected):
+                await self.person.connect()
+            return await self.person.sockets[-1].call("send_message", {"chat_id": self.chat_id, **message})
+        except (SocketIOError, httpx.TransportError, TimeoutError):
+            return None
+
+
+async def _chat_through_faults(services: Services) -> None:
+    anna, boris = [await log_in(services.proxy, phone) for phone in PHONES]
+    chat_id = (await SocketDoor().open_private_chat(anna, boris))["id"]
+    await _chat_across(services, chat_id)
+    before = len(await _texts(services.base("app-1"), chat_id))
+
+    writers = [Writer(anna, "socket", chat_id), Writer(boris, "http", chat_id)]
+    enough = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for writer in writers:
+            tasks.create_task(writer.write(enough))
+        for disturb in _faults(services):
+            goal = [len(writer.acked) + MESSAGES for writer in writers]
+            await until(lambda goal=goal: all(len(w.acked) >= g for w, g in zip(writers, goal, strict=True)), 60)
+            await asyncio.to_thread(disturb)
+        enough.set()
+    assert len(anna.sockets) > 1, "nobody had to connect again"
+    for person in (anna, boris):
+        await person.close()
+    for name in SERVERS:
+        _compare(writers, (await _texts(services.base(name), chat_id))[before:], before)
+
+
+def _faults(services: Services) -> Iterator[Callable[[], None]]:
+    yield lambda: services.kill("app-1")
+    yield lambda: services.start("app-1")
+    for name in SERVERS:
+        yield lambda name=name: services.stop(name)  # type: ignore[misc]
+        yield lambda name=name: services.start(name)  # type: ignore[misc]
+    yield lambda: None
+
+
+async def _chat_across(services: Services, chat_id: str) -> None:
+    """What is sent to the one server is heard at the other, in both directions."""
+    anna, boris = [await log_in(services.base(name), phone) for name, phone in zip(SERVERS, PHONES, strict=True)]
+    for sender, hearer in ((anna, boris), (boris, anna)):
+        await hearer.open(chat_id)
+        sent = await SocketDoor().send(sender, chat_id)
+        await hearer.socket.wait_for("messages_changed", partial(_brings, sent))
+    for person in (anna, boris):
+        await person.close()
+
+
+def _brings(message: dict[str, Any], event: dict[str, Any]) -> bool:
+    return message["seq"] in [told["seq"] for told in event["messages"]]
+
+
+async def _texts(base: str, chat_id: str) -> list[str]:
+    """The whole history as this server tells it; the text of seq 1 comes first."""
+    reader = await log_in(base, smoke.BORIS)
+    messages: list[dict[str, Any]] = []
+    while not messages or messages[0]["seq"] > 1:
+        bounds = {"before": messages[0]["seq"]} if messages else {}
+        page = await SocketDoor().history(reader, chat_id, **bounds)
+        messages = sorted(page, key=lambda message: message["seq"]) + messages
+    await reader.close()
+    assert [message["seq"] for message in messages] == list(range(1, len(messages) + 1)), "not 1, 2, 3 …"
+    return [message["text"] for message in messages]
+
+
+def _compare(writers: list[Writer], texts: list[str], before: int) -> None:
+    for writer in writers:
+        places = [(text, seq) for seq, text in enumerate(texts, before + 1) if text.startswith(writer.way)]
+        acked = [(f"{writer.way} {number}", seq) for number, seq in enumerate(writer.acked)]
+        assert places == acked, f"lost, doubled or elsewhere: {sorted({*places} ^ {*acked})}"
