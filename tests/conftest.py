@@ -3,17 +3,19 @@
 No test empties a table: each makes its own users, so tests can't meet each other.
 """
 
+import asyncio
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from chat_app import migrations
 from chat_app.db import Database
@@ -36,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--way", choices=["short", "long"], default="short", help="How WebSockets are served: by the libraries if long."
     )
+    parser.addoption("--postgres", help="The address of a server to use instead of an embedded one.")
+    parser.addoption("--valkey", help="The same, for --two-nodes. Only one test process may use it.")
 
 
 def free_port() -> int:
@@ -57,10 +61,26 @@ def data_dir() -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def _database_of(server: str) -> Iterator[str]:
+    """The address of a new database on a server that runs already: the processes of a test run share it."""
+    name = f"tests_{uuid4().hex}"
+
+    async def do(statement: str) -> None:
+        connection = await asyncpg.connect(server)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(do(f"CREATE DATABASE {name}"))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    asyncio.run(do(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
 @pytest.fixture(scope="session")
-def postgres_url(data_dir: Path) -> Iterator[str]:
+def postgres_url(data_dir: Path, pytestconfig: pytest.Config) -> Iterator[str]:
     """A real server with the newest schema."""
-    with embedded_postgres(data_dir / "postgres", settings=FAST) as url:
+    given = pytestconfig.getoption("--postgres")
+    with _database_of(given) if given else embedded_postgres(data_dir / "postgres", settings=FAST) as url:
         migrations.upgrade(url.replace("postgresql://", "postgresql+asyncpg://"))
         yield url
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import cycle, permutations
 from uuid import UUID
 
@@ -80,7 +80,8 @@ async def service(service_settings: Settings, pytestconfig: pytest.Config) -> As
         async with Service(service_settings, way) as running:
             yield running
         return
-    with embedded_valkey() as url:
+    given = pytestconfig.getoption("--valkey")
+    with nullcontext(given) if given else embedded_valkey() as url:
         shared = service_settings.model_copy(update={"bus_url": SecretStr(url)})
         other = Service(shared.model_copy(update={"port": free_port()}), way)
         async with Service(shared, way) as running, other:
