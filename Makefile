@@ -35,7 +35,7 @@ test-fuzz: $(READY) ## Send generated requests and commands to a fresh server, f
 test-root: $(READY) ## Run the tests that only root can
 	@exec $(BIN)/python -m pytest -m root $(ARGS)
 
-test-image: $(READY) ## Do as Dockerfile and compose.yaml say without a container engine, kill and replace the servers while people chat; needs Linux, root and caddy
+test-image: $(READY) ## Run the Dockerfile and compose.yaml without a container engine, with faults; needs Linux, root and caddy
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root; with a container engine try: docker compose up --build" >&2; exit 1; }
 	@command -v caddy >/dev/null || { echo "caddy is needed, the proxy of compose.yaml" >&2; exit 1; }
 	@exec unshare --mount --propagation private $(BIN)/python -m tests.image
