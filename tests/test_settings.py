@@ -1,0 +1,23 @@
+"""What the settings make by themselves."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+from chat_app.settings import _development_secret
+
+
+def test_servers_that_start_at_once_on_one_folder_sign_with_the_same_secret(tmp_path: Path) -> None:
+    # As a process that has not asked before.
+    read = _development_secret.__wrapped__
+    for attempt in range(20):
+        start = Barrier(8)
+
+        def begin(_: int, folder: Path = tmp_path / str(attempt), start: Barrier = start) -> bytes:
+            start.wait()
+            return read(folder)
+
+        with ThreadPoolExecutor(8) as servers:
+            (secret,) = set(servers.map(begin, range(8)))
+        assert len(secret) >= 32
+        assert [path.name for path in (tmp_path / str(attempt)).iterdir()] == ["secret"]
