@@ -154,9 +154,12 @@ class Bus:
             yield subscription
         finally:
             self.is_up = False
+            self._judge()
             self._waiting.clear()
-            await subscription.aclose()  # type: ignore[no-untyped-call]  # the library is not typed here
-            await self._client.connection_pool.disconnect()
+            with suppress(TimeoutError):  # a frozen bus takes no goodbye
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    await subscription.aclose()  # type: ignore[no-untyped-call]  # the library is not typed here
+                    await self._client.connection_pool.disconnect()
 
     def _join(self) -> None:
         now = time.monotonic()
@@ -172,7 +175,6 @@ class Bus:
         if not self._is_lost:
             log.warning("bus lost", error=type(errors.exceptions[0]).__name__)
         self._is_lost = True
-        self._judge()
 
     def _judge(self) -> None:
         metrics.bus_up.set(self.is_up)
@@ -218,11 +220,14 @@ class Bus:
     def _receive(self, packet: bytes) -> None:
         try:
             message = Message.model_validate_json(packet)
-            if message.node != self.node:
-                self._hear(message, message.recorded())
+            events = message.recorded()
         except (ValidationError, KeyError) as error:
             # If it was a node's, its next number tells that something was missed.
             log.warning("bus message not understood", error=type(error).__name__)
+            return
+        try:
+            if message.node != self.node:
+                self._hear(message, events)
         except Exception as error:
             log_crash(error)
             self._listener.missed()
@@ -231,11 +236,12 @@ class Bus:
         known = self._nodes.get(message.node)
         before = known.number if known else 0 if self._others_known else message.since
         returned = known is None or known.is_silent
-        self._nodes[message.node] = _Node(message.number)
+        # What a frozen bus was given may come after what was said over the next connection.
+        self._nodes[message.node] = _Node(max(message.number, before))
         if returned:
             self._judge()
             self._listener.present(message.node, is_there=True)
-        if before != message.since:
+        if before < message.since:
             log.warning("missed on the bus", node=str(message.node), messages=message.since - before)
             self._listener.missed()
         if events:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from chat_app.logs import log_crash
 
 COMPARE_SECONDS = 2.0
 GATHER_SECONDS = 0.3
+CLOSE_SECONDS = 1.5
 
 
 class Cluster:
@@ -62,7 +64,9 @@ class Cluster:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.client.aclose()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.client.aclose()
 
     def heard(self, events: list[Recorded]) -> None:
         self.order.release(events)
