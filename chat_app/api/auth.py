@@ -3,11 +3,11 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.security import OAuth2PasswordRequestForm
 
 from chat_app import auth
-from chat_app.api.deps import Address, CurrentActor, SessionDep, UserManagerDep, count_exactly
+from chat_app.api.deps import CurrentActor, SessionDep, UserAgent, UserManagerDep, count_stranger
 from chat_app.api.problems import responses
 from chat_app.crud import sessions, users
 from chat_app.errors import (
@@ -27,11 +27,9 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 
 @router.post("/register", status_code=201, responses=responses(PhoneTaken))
-async def register(
-    request: Request, session: SessionDep, manager: UserManagerDep, address: Address, data: UserCreate
-) -> UserMe:
+async def register(request: Request, session: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
     """Register by phone number, however it is written. Then log in with the same phone and password."""
-    await count_exactly(request, address=address)
+    await count_stranger(request)
     user = await manager.create(data)
     return await users.get_me(session, Actor(user.id, user.id))
 
@@ -39,23 +37,22 @@ async def register(
 @router.post("/login", responses=responses(BadCredentials, PhoneNotVerified))
 async def login(
     request: Request,
-    address: Address,
     manager: UserManagerDep,
     form: Annotated[OAuth2PasswordRequestForm, Depends()],
-    user_agent: Annotated[str | None, Header(include_in_schema=False)] = None,
+    user_agent: UserAgent = None,
 ) -> Tokens:
     """Log in: `username` is the phone. Each login is a session of its own, with its own connections."""
-    await count_exactly(request, address=address, phone=auth.plain_phone(form.username))
+    await count_stranger(request, phone=auth.plain_phone(form.username))
     return await auth.log_in(manager, form.username, form.password, user_agent)
 
 
 @router.post("/refresh", responses=responses(NotAuthenticated, SessionRevoked, RefreshReused))
-async def refresh(request: Request, session: SessionDep, address: Address, data: RefreshRequest) -> Tokens:
+async def refresh(request: Request, session: SessionDep, data: RefreshRequest) -> Tokens:
     """Get new tokens for the same session; the refresh token changes with each use.
 
     Repeating the last one within 30 seconds gives the same answer; using an older one ends the session.
     """
-    await count_exactly(request, address=address)
+    await count_stranger(request)
     return auth.SessionStrategy().tokens(await sessions.refresh_session(session, data.refresh_token))
 
 

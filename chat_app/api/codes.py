@@ -1,11 +1,9 @@
 """One-time codes: logging in, verifying and resetting with a code that goes to the phone."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 
 from chat_app import auth
-from chat_app.api.deps import Address, CodeSenderDep, DatabaseDep, SessionDep, UserManagerDep, count_exactly
+from chat_app.api.deps import CodeSenderDep, DatabaseDep, SessionDep, UserAgent, UserManagerDep, count_stranger
 from chat_app.api.problems import responses
 from chat_app.crud import codes, users
 from chat_app.errors import BadCode, RateLimited
@@ -17,15 +15,13 @@ router = APIRouter(prefix="/auth/codes", tags=["auth"])
 
 
 @router.post("", status_code=202, responses=responses(RateLimited))
-async def request_code(
-    request: Request, database: DatabaseDep, address: Address, sender: CodeSenderDep, data: CodeRequest
-) -> CodeSent:
+async def request_code(request: Request, database: DatabaseDep, sender: CodeSenderDep, data: CodeRequest) -> CodeSent:
     """Have six digits sent to a phone: to log in, to verify the number, or to reset the password.
 
     The answer is the same for every number. In development the code stands in the log.
     """
     sender.check()
-    await count_exactly(request, address=address, phone=data.phone)
+    await count_stranger(request, phone=data.phone)
     async with database.transaction() as session:
         code = await codes.request_code(session, data)
     if code.is_wanted:
@@ -35,29 +31,23 @@ async def request_code(
 
 @router.post("/login", responses=responses(BadCode))
 async def login_with_code(
-    request: Request,
-    address: Address,
-    manager: UserManagerDep,
-    data: CodeUse,
-    user_agent: Annotated[str | None, Header(include_in_schema=False)] = None,
+    request: Request, manager: UserManagerDep, data: CodeUse, user_agent: UserAgent = None
 ) -> Tokens:
     """Log in with a code. A number that is new becomes a user."""
-    await count_exactly(request, address=address, phone=data.phone)
+    await count_stranger(request, phone=data.phone)
     return await auth.log_in_with_code(manager, data, user_agent)
 
 
 @router.post("/verify", responses=responses(BadCode))
-async def verify_phone(
-    request: Request, address: Address, session: SessionDep, manager: UserManagerDep, data: CodeUse
-) -> UserMe:
+async def verify_phone(request: Request, session: SessionDep, manager: UserManagerDep, data: CodeUse) -> UserMe:
     """Verify a registered number with a code."""
-    await count_exactly(request, address=address, phone=data.phone)
+    await count_stranger(request, phone=data.phone)
     user = await auth.verify_phone(manager, data)
     return await users.get_me(session, Actor(user.id, user.id))
 
 
 @router.post("/reset", status_code=204, responses=responses(BadCode))
-async def reset_password(request: Request, address: Address, manager: UserManagerDep, data: PasswordReset) -> None:
+async def reset_password(request: Request, manager: UserManagerDep, data: PasswordReset) -> None:
     """Set a new password with a code. All sessions of the user end."""
-    await count_exactly(request, address=address, phone=data.phone)
+    await count_stranger(request, phone=data.phone)
     await auth.reset_password(manager, data)
