@@ -24,7 +24,6 @@ from chat_app.limits import Limits, SharedCounts
 from chat_app.live.cluster import Cluster
 from chat_app.live.server import Live
 from chat_app.media.storage import Storage
-from chat_app.media.worker import close_worker
 from chat_app.settings import LOCAL_ORIGINS, Settings
 from chat_app.sms import CodeSender
 from chat_app.web import openapi, pages
@@ -117,6 +116,5 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
         if cluster:
             await cluster.close()
         await api.state.codes.close()
-        await close_worker()
         await api.state.database.close()
         await api.state.storage.close()
