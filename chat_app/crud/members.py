@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -73,30 +74,20 @@ async def write_memberships(
     session: AsyncSession, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
 ) -> None:
     """Put users into a locked chat; whoever comes back starts anew, but the counter of what is personal goes on."""
-    former = {
-        row.user_id: row
-        for row in await session.exec(
-            select(Membership)
-            .where(col(Membership.chat_id) == chat.id, col(Membership.user_id).in_(user_ids))
-            .execution_options(populate_existing=True)
-        )
+    fields = {
+        **dict.fromkeys(("removed_at", "removed_reason", "title", "pinned_at")),
+        "version": chat.version,
+        # Founders were there from the beginning, so that they can catch up from version 0.
+        "joined_version": 0 if founding else chat.version,
+        "joined_at": chat.changed_at,
+        "changed_at": chat.changed_at,
+        "visible_from_seq": visible_from_seq,
+        "last_read_seq": visible_from_seq - 1,
     }
-    for user_id in user_ids:
-        returning = former.get(user_id)
-        row = Membership(
-            chat_id=chat.id,
-            user_id=user_id,
-            version=chat.version,
-            # Founders were there from the beginning, so that they can catch up from version 0.
-            joined_version=0 if founding else chat.version,
-            joined_at=chat.changed_at,
-            changed_at=chat.changed_at,
-            visible_from_seq=visible_from_seq,
-            last_read_seq=visible_from_seq - 1,
-            mine_version=returning.mine_version + 1 if returning else 1,
-        )
-        await session.merge(row)
-    await session.flush()
+    rows = [{"chat_id": chat.id, "user_id": user_id, "mine_version": 1, **fields} for user_id in user_ids]
+    anew = {"mine_version": Membership.mine_version + 1, **fields}
+    written = insert(Membership).values(rows)
+    await session.exec(written.on_conflict_do_update(index_elements=["chat_id", "user_id"], set_=anew))
 
 
 async def _become_group(session: AsyncSession, actor: Actor, chat: Chat, title: str) -> None:
