@@ -58,9 +58,10 @@ def _run(function: Callable[..., T], args: tuple[Any, ...]) -> T:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.alarm(ALARM_SECONDS)
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    # Whatever a library prints must not get between the answers.
-    answers = os.dup(1)
-    os.dup2(2, 1)
+    # Whatever a library prints must not get between the answers, nor fill the pipe that nobody reads.
+    answers, nowhere = os.dup(1), sys.stderr.fileno()
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, most))

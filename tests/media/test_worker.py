@@ -70,6 +70,7 @@ def eat(size: int) -> int:
 def chatter() -> str:
     print("between the answers")  # noqa: T201
     os.write(1, b"between the answers")
+    os.write(2, b"." * 1_000_000)
     return "answer"
 
 
