@@ -180,7 +180,7 @@ def openapi() -> None:
 @cli.command()
 def asyncapi() -> None:
     """Print the document of the Socket.IO API."""
-    from chat_app.web.documents import asyncapi
+    from chat_app.web.asyncapi import asyncapi
 
     _print_json(asyncapi())
 

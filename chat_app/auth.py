@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from fastapi.security import OAuth2PasswordRequestForm
 from fastapi_users import BaseUserManager, UUIDIDMixin
 from fastapi_users.authentication import JWTStrategy
 from fastapi_users.db import BaseUserDatabase
+from fastapi_users.jwt import generate_jwt
 from fastapi_users.password import PasswordHelper
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
@@ -44,7 +45,7 @@ from chat_app.settings import get_settings
 
 Result = TypeVar("Result")
 
-ACCESS_LIFETIME = timedelta(minutes=15)
+ACCESS_SECONDS = 15 * 60
 AUDIENCE = "chat_app"
 CLAIMS = ["exp", "iat", "sub", "sid", "aud"]
 LOGIN_PATH = "/api/v1/auth/login"
@@ -107,15 +108,15 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
     async def create(self, user_create: UserCreate, safe: bool = True, request: Request | None = None) -> User:  # type: ignore[override]  # our own schema
         """Register. Raises PhoneTaken."""
         hashed = await hash_password(user_create.password)
-        user = await self.user_db.create(
-            {"phone": user_create.phone, "name": user_create.name, "hashed_password": hashed}
-        )
+        fields = {"phone": user_create.phone, "name": user_create.name, "hashed_password": hashed}
+        user = await self.user_db.create(fields)
         log.info("registered", user=user.id)
         return user
 
     async def authenticate(self, credentials: OAuth2PasswordRequestForm) -> User | None:
         """The user if phone and password are right; takes as long for a number that nobody has."""
-        user = await self._find(credentials.username)
+        phone = plain_phone(credentials.username)
+        user = await self.user_db.get_by_email(phone) if phone else None
         # While the password is checked the connection serves others.
         await self.user_db.session.close()
         if user is None or user.hashed_password is None:
@@ -126,16 +127,12 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
             return None
         return await self.user_db.update(user, {"hashed_password": rehashed}) if rehashed else user
 
-    async def _find(self, phone: str) -> User | None:
-        plain = plain_phone(phone)
-        return await self.user_db.get_by_email(plain) if plain else None
-
 
 class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as above
     """Access tokens that carry the session, and are good for as long as it stands."""
 
     def __init__(self) -> None:
-        super().__init__(get_settings().signing_secret.decode(), int(ACCESS_LIFETIME.total_seconds()), [AUDIENCE])
+        super().__init__(get_settings().signing_secret.decode(), ACCESS_SECONDS, [AUDIENCE])
 
     async def read_token(self, token: str | None, user_manager: UserManager) -> User | None:  # type: ignore[override]
         """The user behind a token. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
@@ -159,19 +156,10 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
 
     def tokens(self, opened: OpenedSession) -> Tokens:
         """What a client gets for a session that was opened or refreshed."""
-        now = datetime.now(UTC)
-        claims = {
-            "sub": str(opened.actor.id),
-            "sid": str(opened.actor.session_id),
-            "aud": AUDIENCE,
-            "iat": now,
-            "exp": now + ACCESS_LIFETIME,
-        }
-        return Tokens(
-            access_token=jwt.encode(claims, str(self.encode_key), algorithm=self.algorithm),
-            refresh_token=opened.refresh_token,
-            expires_in=int(ACCESS_LIFETIME.total_seconds()),
-        )
+        user_id, session_id = map(str, opened.actor)
+        claims = {"sub": user_id, "sid": session_id, "aud": AUDIENCE, "iat": datetime.now(UTC)}
+        token = generate_jwt(claims, self.encode_key, self.lifetime_seconds, algorithm=self.algorithm)
+        return Tokens(access_token=token, refresh_token=opened.refresh_token, expires_in=ACCESS_SECONDS)
 
 
 def plain_phone(phone: str) -> str | None:
@@ -189,30 +177,29 @@ async def log_in(manager: UserManager, phone: str, password: str, user_agent: st
         raise BadCredentials
     if get_settings().phone_verification == "required" and not user.is_verified:
         raise PhoneNotVerified
-    opened = await sessions.open_session(manager.user_db.session, user.id, user_agent)
-    bind(user=user.id, session=opened.actor.session_id)
-    return SessionStrategy().tokens(opened)
+    return await _open_session(manager, user, user_agent)
 
 
 async def log_in_with_code(manager: UserManager, data: CodeUse, user_agent: str | None) -> Tokens:
     """Open a session with a code; a number that is new becomes a user. Raises BadCode."""
-    session = manager.user_db.session
-    await codes.use_code(session, data.phone, Purpose.LOGIN, data.code)
-    user = await manager.user_db.get_by_email(data.phone)
+    user = await _use_code(manager, data, Purpose.LOGIN)
     if user is None:
         user = await manager.user_db.create({"phone": data.phone, "name": DEFAULT_NAME})
     if not user.is_active:
         raise BadCode
     await manager.user_db.update(user, {"is_verified": True})
-    opened = await sessions.open_session(session, user.id, user_agent)
+    return await _open_session(manager, user, user_agent)
+
+
+async def _open_session(manager: UserManager, user: User, user_agent: str | None) -> Tokens:
+    opened = await sessions.open_session(manager.user_db.session, user.id, user_agent)
     bind(user=user.id, session=opened.actor.session_id)
     return SessionStrategy().tokens(opened)
 
 
 async def verify_phone(manager: UserManager, data: CodeUse) -> User:
     """Remember that this number is its user's. Raises BadCode."""
-    await codes.use_code(manager.user_db.session, data.phone, Purpose.VERIFY, data.code)
-    user = await manager.user_db.get_by_email(data.phone)
+    user = await _use_code(manager, data, Purpose.VERIFY)
     if user is None:
         raise BadCode
     return await manager.user_db.update(user, {"is_verified": True})
@@ -221,13 +208,16 @@ async def verify_phone(manager: UserManager, data: CodeUse) -> User:
 async def reset_password(manager: UserManager, data: PasswordReset) -> None:
     """Set a password with a code; all sessions of the user end. Raises BadCode."""
     hashed = await hash_password(data.new_password)
-    session = manager.user_db.session
-    await codes.use_code(session, data.phone, Purpose.RESET, data.code)
-    user = await manager.user_db.get_by_email(data.phone)
+    user = await _use_code(manager, data, Purpose.RESET)
     if user is None:
         raise BadCode
     await manager.user_db.update(user, {"hashed_password": hashed, "is_verified": True})
-    await sessions.revoke_sessions(session, user.id)
+    await sessions.revoke_sessions(manager.user_db.session, user.id)
+
+
+async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> User | None:
+    await codes.use_code(manager.user_db.session, data.phone, purpose, data.code)
+    return await manager.user_db.get_by_email(data.phone)
 
 
 async def change_password(manager: UserManager, actor: Actor, data: PasswordChange) -> None:

@@ -171,12 +171,8 @@ def _initialise(installed: Path, directory: Path, user: dict[str, Any], *, sync:
 @contextmanager
 def _running(installed: Path, directory: Path, options: Mapping[str, str], user: dict[str, Any]) -> Iterator[None]:
     log = directory.with_name(f"{directory.name}.log")
-    command = [
-        str(installed / "bin" / "postgres"),
-        "-D",
-        str(directory),
-        *(f"--{name}={options[name]}" for name in options),
-    ]
+    postgres = installed / "bin" / "postgres"
+    command = [str(postgres), "-D", str(directory), *(f"--{name}={options[name]}" for name in options)]
     # In a session of its own: Ctrl-C is for us, and the server must outlast our last transaction.
     context: dict[str, Any] = {"cwd": directory, "stdin": subprocess.DEVNULL, "start_new_session": True, **user}
     server = None

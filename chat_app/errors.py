@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, ClassVar
 
 MOST_TOLD = 20
 LONGEST_DETAIL = 200
+Wrong = list[dict[str, str]]
 
 
 class ChatError(Exception):
@@ -15,22 +17,19 @@ class ChatError(Exception):
     code: ClassVar[str] = "internal"
     # Some refusals are themselves a change that has to stay, such as the end of a session whose token was stolen.
     commits: ClassVar[bool] = False
+    retry_after: int | None = None
 
     def __init__(
-        self,
-        detail: str | None = None,
-        *,
-        errors: list[dict[str, str]] | None = None,
-        retry_after: int | None = None,
+        self, detail: str | None = None, *, errors: Wrong | None = None, retry_after: int | None = None
     ) -> None:
         self.detail = detail or (type(self).__doc__ or "").strip()
         self.errors = errors
-        self.retry_after = retry_after
+        self.retry_after = retry_after or self.retry_after
         super().__init__(self.detail)
 
     def problem(self, request_id: str | None) -> dict[str, Any]:
         """The RFC 9457 object, for HTTP bodies and for acks."""
-        problem: dict[str, Any] = {
+        problem = {
             "type": f"urn:chat:error:{self.code}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
@@ -38,185 +37,55 @@ class ChatError(Exception):
             "code": self.code,
             "request_id": request_id,
         }
-        if self.errors is not None:
-            problem["errors"] = self.errors
-        if self.retry_after is not None:
-            problem["retry_after"] = self.retry_after
-        return problem
-
-
-class BadCode(ChatError):
-    """The code is wrong, used, or too old; ask for another."""
-
-    status, code, commits = 400, "bad_code", True
-
-
-class WebsocketOnly(ChatError):
-    """Several nodes serve here, and long polling would reach any of them: connect with transports: ["websocket"]."""
-
-    status, code = 400, "websocket_only"
-
-
-class NotAuthenticated(ChatError):
-    """This needs a valid access token."""
-
-    status, code = 401, "not_authenticated"
-
-
-class TokenExpired(ChatError):
-    """The token has expired; get a new one from /auth/refresh or log in again."""
-
-    status, code = 401, "token_expired"
-
-
-class SessionRevoked(ChatError):
-    """This session was ended; log in again."""
-
-    status, code = 401, "session_revoked"
-
-
-class BadCredentials(ChatError):
-    """Wrong phone or password."""
-
-    status, code = 401, "bad_credentials"
-
-
-class RefreshReused(ChatError):
-    """This refresh token was used before, so its session was ended; log in again."""
-
-    status, code, commits = 401, "refresh_reused", True
-
-
-class NotCreator(ChatError):
-    """Only the creator of the group may do this."""
-
-    status, code = 403, "not_creator"
-
-
-class NotAuthor(ChatError):
-    """Only the author of the message may do this."""
-
-    status, code = 403, "not_author"
-
-
-class PhoneNotVerified(ChatError):
-    """This phone number has to be verified first: ask for a code with the purpose `verify`."""
-
-    status, code = 403, "phone_not_verified"
-
-
-class NotFound(ChatError):
-    """There is nothing here."""
-
-    status, code = 404, "not_found"
-
-
-class ChatNotFound(ChatError):
-    """There is no such chat, or you are not in it."""
-
-    status, code = 404, "chat_not_found"
-
-
-class MessageNotFound(ChatError):
-    """There is no such message, or you can't see it."""
-
-    status, code = 404, "message_not_found"
-
-
-class UserNotFound(ChatError):
-    """There is no such user."""
-
-    status, code = 404, "user_not_found"
-
-
-class MemberNotFound(ChatError):
-    """This user is not a member of the chat."""
-
-    status, code = 404, "member_not_found"
-
-
-class AttachmentNotFound(ChatError):
-    """There is no such attachment, or you can't see it."""
-
-    status, code = 404, "attachment_not_found"
-
-
-class SessionNotFound(ChatError):
-    """You have no such session."""
-
-    status, code = 404, "session_not_found"
-
-
-class MethodNotAllowed(ChatError):
-    """This address does not answer this method."""
-
-    status, code = 405, "method_not_allowed"
-
-
-class PhoneTaken(ChatError):
-    """This phone number is registered already."""
-
-    status, code = 409, "phone_taken"
-
-
-class UsernameTaken(ChatError):
-    """Somebody else has this username."""
-
-    status, code = 409, "username_taken"
-
-
-class ClientIdReused(ChatError):
-    """This client_id was used before with other content."""
-
-    status, code = 409, "client_id_reused"
-
-
-class NoActiveChat(ChatError):
-    """No chat is active; activate one or name a chat_id."""
-
-    status, code = 409, "no_active_chat"
-
-
-class NotAGroup(ChatError):
-    """This works in groups only."""
-
-    status, code = 409, "not_a_group"
-
-
-class CreatorCannotLeave(ChatError):
-    """The creator can't leave the group, only delete it."""
-
-    status, code = 409, "creator_cannot_leave"
-
-
-class MessageDeleted(ChatError):
-    """This message was deleted."""
-
-    status, code = 409, "message_deleted"
-
-
-class GroupFull(ChatError):
-    """The group has as many members as it may have."""
-
-    status, code = 409, "group_full"
-
-
-class AttachmentUsed(ChatError):
-    """Another message carries this attachment already; upload the file again."""
-
-    status, code = 409, "attachment_used"
-
-
-class TooLarge(ChatError):
-    """This is larger than allowed."""
-
-    status, code = 413, "too_large"
-
-
-class UnsupportedMediaType(ChatError):
-    """Files of this type are not accepted."""
-
-    status, code = 415, "unsupported_media_type"
+        more = {"errors": self.errors, "retry_after": self.retry_after}
+        return problem | {name: value for name, value in more.items() if value is not None}
+
+
+def _error(status: int, code: str, meaning: str, **more: Any) -> type[ChatError]:
+    """A class of the tree: its name follows from its code, and clients read its docstring."""
+    name = code.title().replace("_", "")
+    return type(name, (ChatError,), {"__doc__": meaning, "status": status, "code": code, **more})
+
+
+BadCode = _error(400, "bad_code", "The code is wrong, used, or too old; ask for another.", commits=True)
+WebsocketOnly = _error(
+    400,
+    "websocket_only",
+    'Several nodes serve here, and long polling would reach any of them: connect with transports: ["websocket"].',
+)
+NotAuthenticated = _error(401, "not_authenticated", "This needs a valid access token.")
+TokenExpired = _error(401, "token_expired", "The token has expired; get a new one from /auth/refresh or log in again.")
+SessionRevoked = _error(401, "session_revoked", "This session was ended; log in again.")
+BadCredentials = _error(401, "bad_credentials", "Wrong phone or password.")
+RefreshReused = _error(
+    401, "refresh_reused", "This refresh token was used before, so its session was ended; log in again.", commits=True
+)
+NotCreator = _error(403, "not_creator", "Only the creator of the group may do this.")
+NotAuthor = _error(403, "not_author", "Only the author of the message may do this.")
+PhoneNotVerified = _error(
+    403, "phone_not_verified", "This phone number has to be verified first: ask for a code with the purpose `verify`."
+)
+NotFound = _error(404, "not_found", "There is nothing here.")
+ChatNotFound = _error(404, "chat_not_found", "There is no such chat, or you are not in it.")
+MessageNotFound = _error(404, "message_not_found", "There is no such message, or you can't see it.")
+UserNotFound = _error(404, "user_not_found", "There is no such user.")
+MemberNotFound = _error(404, "member_not_found", "This user is not a member of the chat.")
+AttachmentNotFound = _error(404, "attachment_not_found", "There is no such attachment, or you can't see it.")
+SessionNotFound = _error(404, "session_not_found", "You have no such session.")
+MethodNotAllowed = _error(405, "method_not_allowed", "This address does not answer this method.")
+PhoneTaken = _error(409, "phone_taken", "This phone number is registered already.")
+UsernameTaken = _error(409, "username_taken", "Somebody else has this username.")
+ClientIdReused = _error(409, "client_id_reused", "This client_id was used before with other content.")
+NoActiveChat = _error(409, "no_active_chat", "No chat is active; activate one or name a chat_id.")
+NotAGroup = _error(409, "not_a_group", "This works in groups only.")
+CreatorCannotLeave = _error(409, "creator_cannot_leave", "The creator can't leave the group, only delete it.")
+MessageDeleted = _error(409, "message_deleted", "This message was deleted.")
+GroupFull = _error(409, "group_full", "The group has as many members as it may have.")
+AttachmentUsed = _error(
+    409, "attachment_used", "Another message carries this attachment already; upload the file again."
+)
+TooLarge = _error(413, "too_large", "This is larger than allowed.")
+UnsupportedMediaType = _error(415, "unsupported_media_type", "Files of this type are not accepted.")
 
 
 class InvalidInput(ChatError):
@@ -232,52 +101,28 @@ class InvalidInput(ChatError):
     @classmethod
     def found(cls, errors: Iterable[Mapping[str, Any]], *, skip: int = 0) -> "InvalidInput":
         """What a validation found; `skip` leaves out where FastAPI says body, query or path."""
-        return cls(
-            errors=[
-                {
-                    "pointer": "".join(f"/{_pointer_part(part)}" for part in error["loc"][skip:]),
-                    "code": str(error["type"]),
-                    "detail": _harmless(error["msg"]),
-                }
-                for error in errors
-            ][:MOST_TOLD]
-        )
+        return cls(errors=[_wrong(error, skip) for error in islice(errors, MOST_TOLD)])
 
 
-class BadImage(ChatError):
-    """This is not a picture that can be read: JPEG, PNG, WebP or GIF, as base64 or a data URI."""
-
-    status, code = 422, "bad_image"
-
-
-class RateLimited(ChatError):
-    """That was too often; wait for `retry_after` seconds."""
-
-    status, code = 429, "rate_limited"
-
-    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
-        super().__init__(detail, retry_after=retry_after)
-
-
-class Internal(ChatError):
-    """Something went wrong here; the request_id finds it in the log."""
-
-    status, code = 500, "internal"
+BadImage = _error(
+    422, "bad_image", "This is not a picture that can be read: JPEG, PNG, WebP or GIF, as base64 or a data URI."
+)
+RateLimited = _error(429, "rate_limited", "That was too often; wait for `retry_after` seconds.", retry_after=1)
+Internal = _error(500, "internal", "Something went wrong here; the request_id finds it in the log.")
 
 
 class Unavailable(ChatError):
     """The service can't answer now; try again."""
 
-    status, code = 503, "unavailable"
-
-    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
-        super().__init__(detail, retry_after=retry_after)
+    status, code, retry_after = 503, "unavailable", 1
 
 
-class UnknownCommand(ChatError):
-    """There is no such command."""
+UnknownCommand = _error(404, "unknown_command", "There is no such command.")
 
-    status, code = 404, "unknown_command"
+
+def _wrong(error: Mapping[str, Any], skip: int) -> dict[str, str]:
+    pointer = "".join(f"/{_pointer_part(part)}" for part in error["loc"][skip:])
+    return {"pointer": pointer, "code": str(error["type"]), "detail": _harmless(error["msg"])}
 
 
 def _pointer_part(part: str | int) -> str:

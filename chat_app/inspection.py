@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import col, delete
 
-from chat_app.crud.avatars import avatar_paths
+from chat_app.crud.avatars import SIZES
 from chat_app.db import Database, remove_files
 from chat_app.media.storage import Storage
 from chat_app.models import Attachment
@@ -56,13 +56,14 @@ RULES = {
         WHERE type IN ('image', 'video', 'audio', 'voice', 'file') AND deleted_at IS NULL AND attachment.id IS NULL""",
 }
 
-FILES = """
+FILES = f"""(
     SELECT id, key, size FROM attachment
-    UNION ALL SELECT id, preview_key, NULL FROM attachment WHERE preview_key IS NOT NULL"""
-AVATARS = 'SELECT id, avatar_key FROM "user" WHERE avatar_key IS NOT NULL'
+    UNION ALL SELECT id, preview_key, NULL FROM attachment WHERE preview_key IS NOT NULL
+    UNION ALL SELECT id, concat_ws('/', 'avatars', avatar_key, picture), NULL
+    FROM "user", unnest(ARRAY{list(SIZES)}) AS picture WHERE avatar_key IS NOT NULL
+) AS file"""
 # A file goes after its row, so only a row that is still there is without its file.
-STILL_ATTACHED = "SELECT 1 FROM attachment WHERE id = :id AND :key IN (key, preview_key)"
-STILL_SHOWN = 'SELECT 1 FROM "user" WHERE id = :id AND avatar_key = :key'
+STILL_THERE = text(f"SELECT 1 FROM {FILES} WHERE id = :id AND key = :key")
 
 # Whatever else is in the store is not ours.
 OURS = re.compile(r"attachments/(?P<id>[0-9a-f]{32})/.+|avatars/(?P<avatar>[0-9a-f]{40}\.(?:jpg|png))/[a-z]+")
@@ -84,23 +85,17 @@ async def verify(database: Database, storage: Storage) -> AsyncIterator[str]:
 
 
 async def _verify_files(database: Database, storage: Storage, reader: AsyncConnection) -> AsyncIterator[str]:
-    async def verify_file(row: Any, key: str, size: int | None, still: str, value: str) -> str | None:
-        found = await storage.size(key)
-        if found is not None and size in (None, found):
+    async def verify_file(row: Any) -> str | None:
+        found = await storage.size(row.key)
+        if found is not None and row.size in (None, found):
             return None
         async with database.engine.connect() as connection:
-            if await connection.scalar(text(still), {"id": row.id, "key": value}) is None:
+            if await connection.scalar(STILL_THERE, {"id": row.id, "key": row.key}) is None:
                 return None
-        return f"a file is missing or has another size: {key} size={found} expected={size or 'any'}"
+        return f"a file is missing or has another size: {row.key} size={found} expected={row.size or 'any'}"
 
-    async for rows in (await reader.stream(text(FILES))).partitions(AT_ONCE):
-        checks = [verify_file(row, row.key, row.size, STILL_ATTACHED, row.key) for row in rows]
-        for violation in filter(None, await asyncio.gather(*checks)):
-            yield violation
-    async for row in await reader.stream(text(AVATARS)):
-        paths = avatar_paths(row.avatar_key)
-        checks = [verify_file(row, path, None, STILL_SHOWN, row.avatar_key) for path in paths]
-        for violation in filter(None, await asyncio.gather(*checks)):
+    async for rows in (await reader.stream(text(f"SELECT * FROM {FILES}"))).partitions(AT_ONCE):
+        for violation in filter(None, await asyncio.gather(*map(verify_file, rows))):
             yield violation
 
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chat_app import metrics
-from chat_app.api import attachments, auth, avatars, chats, codes, health, media, members, messages, users
+from chat_app.api import attachments, auth, chats, health, media, members, messages, users
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import RequestLog
@@ -24,7 +24,6 @@ from chat_app.limits import Limits, SharedCounts
 from chat_app.live.cluster import Cluster
 from chat_app.live.server import Live
 from chat_app.media.storage import Storage
-from chat_app.media.worker import close_worker
 from chat_app.settings import LOCAL_ORIGINS, Settings
 from chat_app.sms import CodeSender
 from chat_app.web import openapi, pages
@@ -81,7 +80,7 @@ def create_api(settings: Settings) -> FastAPI:
 
 def _routes() -> APIRouter:
     routes = APIRouter(prefix=PREFIX)
-    for module in (auth, codes, users, avatars, chats, members, messages, attachments):
+    for module in (auth, users, chats, members, messages, attachments):
         routes.include_router(module.router)
     return routes
 
@@ -117,6 +116,5 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
         if cluster:
             await cluster.close()
         await api.state.codes.close()
-        await close_worker()
         await api.state.database.close()
         await api.state.storage.close()

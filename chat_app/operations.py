@@ -1,6 +1,6 @@
 """What an operator does from the command line: check the surroundings, make users, end sessions."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 from uuid import UUID
 
@@ -24,36 +24,28 @@ class Checked(NamedTuple):
 
 async def check(settings: Settings, database: Database) -> AsyncIterator[Checked]:
     """Try all that the server needs, whatever fails on the way."""
-
-    async def check_settings() -> str:
-        return "; ".join(settings.unsafe())
-
-    async def check_database() -> str:
-        async with database.engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
-        return ""
-
-    async def check_migrations() -> str:
-        return "" if await is_current(database) else "some are missing: run `python -m chat_app migrate`"
-
-    async def check_media() -> str:
-        await Storage(settings.media_location).check()
-        return ""
-
-    checks: dict[str, Callable[[], Awaitable[str]]] = {
-        "settings": check_settings,
-        "database": check_database,
-        "migrations": check_migrations,
-        "media": check_media,
-    }
-    for part, find_wrong in checks.items():
+    for part in ("settings", "database", "migrations", "media"):
         try:
-            wrong = await find_wrong()
+            wrong = await _find_wrong(part, settings, database)
         except Exception as error:
             # Of those that clients are told, the cause says more.
             cause = error.__cause__ if isinstance(error, ChatError) else error
             wrong = (str(cause) or repr(cause)).partition("\n")[0]
         yield Checked(part, wrong or None)
+
+
+async def _find_wrong(part: str, settings: Settings, database: Database) -> str:
+    match part:
+        case "settings":
+            return "; ".join(settings.unsafe())
+        case "database":
+            async with database.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        case "migrations":
+            return "" if await is_current(database) else "some are missing: run `python -m chat_app migrate`"
+        case "media":
+            await Storage(settings.media_location).check()
+    return ""
 
 
 async def create_user(database: Database, data: UserCreate) -> UUID:

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from anyio._backends._asyncio import _root_task
 from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 from sqlalchemy import make_url, text
@@ -40,6 +41,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--postgres", help="The address of a server to use instead of an embedded one.")
     parser.addoption("--valkey", help="The same, for --two-nodes. Only one test process may use it.")
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def root_task() -> AsyncIterator[None]:
+    """anyio ends its processes with the task that runs the loop; here each test is such a task, on the same loop."""
+    root = asyncio.create_task(asyncio.Event().wait())
+    _root_task.set(root)
+    yield
+    root.cancel()
 
 
 def free_port() -> int:

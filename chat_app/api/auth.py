@@ -1,25 +1,35 @@
-"""Registering, logging in, staying logged in, logging out."""
+"""Registering, logging in with a password or a code, staying logged in, logging out."""
 
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.security import OAuth2PasswordRequestForm
 
 from chat_app import auth
-from chat_app.api.deps import Address, CurrentActor, SessionDep, UserManagerDep, count_exactly
+from chat_app.api.deps import (
+    CodeSenderDep,
+    CurrentActor,
+    DatabaseDep,
+    SessionDep,
+    UserAgent,
+    UserManagerDep,
+    count_stranger,
+)
 from chat_app.api.problems import responses
-from chat_app.crud import sessions, users
+from chat_app.crud import codes, sessions, users
 from chat_app.errors import (
+    BadCode,
     BadCredentials,
     NotAuthenticated,
     PhoneNotVerified,
     PhoneTaken,
+    RateLimited,
     RefreshReused,
     SessionNotFound,
     SessionRevoked,
 )
-from chat_app.models.codes import PasswordChange
+from chat_app.models.codes import CodeRequest, CodeSent, CodeUse, PasswordChange, PasswordReset
 from chat_app.models.sessions import Actor, RefreshRequest, SessionRead, Tokens
 from chat_app.models.users import UserCreate, UserMe
 
@@ -27,11 +37,9 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 
 @router.post("/register", status_code=201, responses=responses(PhoneTaken))
-async def register(
-    request: Request, session: SessionDep, manager: UserManagerDep, address: Address, data: UserCreate
-) -> UserMe:
+async def register(request: Request, session: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
     """Register by phone number, however it is written. Then log in with the same phone and password."""
-    await count_exactly(request, address=address)
+    await count_stranger(request)
     user = await manager.create(data)
     return await users.get_me(session, Actor(user.id, user.id))
 
@@ -39,23 +47,22 @@ async def register(
 @router.post("/login", responses=responses(BadCredentials, PhoneNotVerified))
 async def login(
     request: Request,
-    address: Address,
     manager: UserManagerDep,
     form: Annotated[OAuth2PasswordRequestForm, Depends()],
-    user_agent: Annotated[str | None, Header(include_in_schema=False)] = None,
+    user_agent: UserAgent = None,
 ) -> Tokens:
     """Log in: `username` is the phone. Each login is a session of its own, with its own connections."""
-    await count_exactly(request, address=address, phone=auth.plain_phone(form.username))
+    await count_stranger(request, phone=auth.plain_phone(form.username))
     return await auth.log_in(manager, form.username, form.password, user_agent)
 
 
 @router.post("/refresh", responses=responses(NotAuthenticated, SessionRevoked, RefreshReused))
-async def refresh(request: Request, session: SessionDep, address: Address, data: RefreshRequest) -> Tokens:
+async def refresh(request: Request, session: SessionDep, data: RefreshRequest) -> Tokens:
     """Get new tokens for the same session; the refresh token changes with each use.
 
     Repeating the last one within 30 seconds gives the same answer; using an older one ends the session.
     """
-    await count_exactly(request, address=address)
+    await count_stranger(request)
     return auth.SessionStrategy().tokens(await sessions.refresh_session(session, data.refresh_token))
 
 
@@ -81,3 +88,42 @@ async def revoke_session(session: SessionDep, actor: CurrentActor, session_id: U
 async def change_password(actor: CurrentActor, manager: UserManagerDep, data: PasswordChange) -> None:
     """Set a new password. Your other sessions end."""
     await auth.change_password(manager, actor, data)
+
+
+@router.post("/codes", status_code=202, responses=responses(RateLimited))
+async def request_code(request: Request, database: DatabaseDep, sender: CodeSenderDep, data: CodeRequest) -> CodeSent:
+    """Have six digits sent to a phone: to log in, to verify the number, or to reset the password.
+
+    The answer is the same for every number. In development the code stands in the log.
+    """
+    sender.check()
+    await count_stranger(request, phone=data.phone)
+    async with database.transaction() as session:
+        code = await codes.request_code(session, data)
+    if code.is_wanted:
+        sender.send(data.phone, code.digits)
+    return CodeSent(expires_in=int(codes.LIFETIME.total_seconds()), resend_in=int(codes.RESEND_AFTER.total_seconds()))
+
+
+@router.post("/codes/login", responses=responses(BadCode))
+async def login_with_code(
+    request: Request, manager: UserManagerDep, data: CodeUse, user_agent: UserAgent = None
+) -> Tokens:
+    """Log in with a code. A number that is new becomes a user."""
+    await count_stranger(request, phone=data.phone)
+    return await auth.log_in_with_code(manager, data, user_agent)
+
+
+@router.post("/codes/verify", responses=responses(BadCode))
+async def verify_phone(request: Request, session: SessionDep, manager: UserManagerDep, data: CodeUse) -> UserMe:
+    """Verify a registered number with a code."""
+    await count_stranger(request, phone=data.phone)
+    user = await auth.verify_phone(manager, data)
+    return await users.get_me(session, Actor(user.id, user.id))
+
+
+@router.post("/codes/reset", status_code=204, responses=responses(BadCode))
+async def reset_password(request: Request, manager: UserManagerDep, data: PasswordReset) -> None:
+    """Set a new password with a code. All sessions of the user end."""
+    await count_stranger(request, phone=data.phone)
+    await auth.reset_password(manager, data)

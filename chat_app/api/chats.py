@@ -21,15 +21,7 @@ from chat_app.api.messages import SEND_RESPONSES
 from chat_app.api.problems import responses
 from chat_app.crud import chats, history
 from chat_app.crud.messages import Draft
-from chat_app.errors import (
-    ChatNotFound,
-    ClientIdReused,
-    GroupFull,
-    NoActiveChat,
-    NotAGroup,
-    NotCreator,
-    UserNotFound,
-)
+from chat_app.errors import ChatNotFound, ClientIdReused, GroupFull, NoActiveChat, NotAGroup, NotCreator, UserNotFound
 from chat_app.models.base import ChatCursor, Sync
 from chat_app.models.chats import ActiveChat, ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen, ReadUpTo
 from chat_app.models.messages import MessageCreate, MessagePage, MessageRead

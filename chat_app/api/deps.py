@@ -1,10 +1,11 @@
-"""What routes are given: a session that commits before the answer, who asks, and the store of files."""
+"""What routes are given: a session that commits before the answer, who asks, and what the application keeps."""
 
 from collections.abc import AsyncIterator
+from operator import attrgetter
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends, Path, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi_users.authentication import AuthenticationBackend, BearerTransport
 from pydantic import AfterValidator
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -20,12 +21,22 @@ from chat_app.models.sessions import Actor
 from chat_app.sms import CodeSender
 
 
-async def get_database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
+def _kept(name: str) -> Any:
+    find = attrgetter(name)
+
+    async def get(request: Request) -> Any:
+        return find(request.app.state)
+
+    return Depends(get)
 
 
-async def open_session(database: Annotated[Database, Depends(get_database)]) -> AsyncIterator[AsyncSession]:
+DatabaseDep = Annotated[Database, _kept("database")]
+StorageDep = Annotated[Storage, _kept("storage")]
+CodeSenderDep = Annotated[CodeSender, _kept("codes")]
+OutboxDep = Annotated[Outbox, _kept("live.outbox")]
+
+
+async def open_session(database: DatabaseDep) -> AsyncIterator[AsyncSession]:
     async with database.transaction() as session:
         yield session
 
@@ -34,33 +45,12 @@ async def open_session(database: Annotated[Database, Depends(get_database)]) -> 
 SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]
 
 
-async def open_reading(database: Annotated[Database, Depends(get_database)]) -> AsyncIterator[Batch]:
+async def open_reading(database: DatabaseDep) -> AsyncIterator[Batch]:
     async with database.reading() as batch:
         yield batch
 
 
 ReadingDep = Annotated[Batch, Depends(open_reading, scope="function")]
-DatabaseDep = Annotated[Database, Depends(get_database)]
-
-
-async def get_storage(request: Request) -> Storage:
-    storage: Storage = request.app.state.storage
-    return storage
-
-
-async def get_code_sender(request: Request) -> CodeSender:
-    sender: CodeSender = request.app.state.codes
-    return sender
-
-
-async def get_outbox(request: Request) -> Outbox:
-    outbox: Outbox = request.app.state.live.outbox
-    return outbox
-
-
-OutboxDep = Annotated[Outbox, Depends(get_outbox)]
-CodeSenderDep = Annotated[CodeSender, Depends(get_code_sender)]
-StorageDep = Annotated[Storage, Depends(get_storage)]
 
 
 async def get_user_manager(session: SessionDep) -> UserManager:
@@ -76,17 +66,11 @@ def count(request: Request, **who: object) -> None:
     limits.check(request.scope["route"].name, **who)
 
 
-async def count_exactly(request: Request, **who: object) -> None:
-    """As count, together with all other nodes: for what is guessed or costs money."""
+async def count_stranger(request: Request, **who: object) -> None:
+    """As count, for what needs no token: of the address too, and together with all other nodes, as it is guessed."""
     limits: Limits = request.app.state.limits
-    await limits.check_exactly(request.scope["route"].name, **who)
-
-
-async def get_address(request: Request) -> str | None:
-    return request.client.host if request.client else None
-
-
-Address = Annotated[str | None, Depends(get_address)]
+    address = request.client.host if request.client else None
+    await limits.check_exactly(request.scope["route"].name, address=address, **who)
 
 
 backend = AuthenticationBackend(  # type: ignore[type-var]  # a User has a phone for an email
@@ -115,6 +99,7 @@ def _in_log(chat_id: UUID) -> UUID:
     return chat_id
 
 
+UserAgent = Annotated[str | None, Header(include_in_schema=False)]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 CURSOR = Query(description="The `next_cursor` of the page before.")
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]

@@ -24,16 +24,10 @@ from chat_app.web.openapi import responses
 
 __all__ = ["handle_errors", "problem_response", "responses"]
 
-_BY_STATUS: dict[int, type[ChatError]] = {
-    400: InvalidInput,
-    401: NotAuthenticated,
-    404: NotFound,
-    405: MethodNotAllowed,
-    413: TooLarge,
-    415: UnsupportedMediaType,
+# What the libraries refuse with a status alone.
+_BY_STATUS: dict[int, type[ChatError]] = {400: InvalidInput} | {
+    kind.status: kind for kind in (NotAuthenticated, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType)
 }
-
-
 UNREADABLE = InvalidInput.at("", "unreadable", "The body can't be read.")
 
 

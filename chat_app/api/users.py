@@ -6,14 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import StringConstraints
 
-from chat_app.api.deps import CurrentActor, Limit, SessionDep
+from chat_app.api.asker import Asker, AskerRoute
+from chat_app.api.deps import CurrentActor, DatabaseDep, Limit, SessionDep, StorageDep
 from chat_app.api.problems import responses
-from chat_app.crud import users
-from chat_app.errors import UsernameTaken, UserNotFound
+from chat_app.crud import avatars, users
+from chat_app.errors import BadImage, UsernameTaken, UserNotFound
 from chat_app.models.base import NO_NUL
-from chat_app.models.users import UserList, UserLookup, UserMe, UserRead, UserUpdate
+from chat_app.models.users import Avatar, AvatarUpload, UserList, UserLookup, UserMe, UserRead, UserUpdate
 
 router = APIRouter(prefix="/users", tags=["users"])
+waiting = APIRouter(route_class=AskerRoute)
 
 NameQuery = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NO_NUL)]
 
@@ -52,3 +54,23 @@ async def lookup_user(session: SessionDep, actor: CurrentActor, data: UserLookup
 async def get_user(session: SessionDep, actor: CurrentActor, user_id: UUID) -> UserRead:
     """Somebody's public profile."""
     return await users.get_user(session, user_id)
+
+
+@waiting.put("/me/avatar", responses=responses(BadImage))
+async def set_avatar(database: DatabaseDep, actor: Asker, storage: StorageDep, data: AvatarUpload) -> Avatar:
+    """Set your picture: JPEG, PNG, WebP or GIF, at most 10 MB and 40 megapixels.
+
+    It is kept as it is, and cut to squares of 400, 100 and 50 pixels; all four without metadata.
+    """
+    async with avatars.stored_avatar(actor, storage, data.image) as key, database.transaction() as session:
+        return await avatars.set_avatar(session, actor, key)
+
+
+@waiting.delete("/me/avatar", status_code=204)
+async def delete_avatar(database: DatabaseDep, actor: Asker) -> None:
+    """Remove your picture."""
+    async with database.transaction() as session:
+        await avatars.delete_avatar(session, actor)
+
+
+router.include_router(waiting)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, exists, or_
+from sqlalchemy import delete, text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -20,7 +20,7 @@ from chat_app.media.links import attachment_url
 from chat_app.media.sniff import picture_format
 from chat_app.media.storage import Storage
 from chat_app.media.worker import in_worker
-from chat_app.models import Attachment, Chat, Membership, Message
+from chat_app.models import Attachment
 from chat_app.models.attachments import AttachmentBase, AttachmentRead
 from chat_app.models.base import new_id, trusted
 from chat_app.models.sessions import Actor
@@ -74,22 +74,12 @@ async def get_attachment(session: AsyncSession, actor: Actor, attachment_id: UUI
 
 async def access_attachment(session: AsyncSession, actor: Actor, attachment_id: UUID) -> Attachment:
     """One's own as long as it isn't sent, then whoever sees its message."""
-    sees_message = and_(
-        _is_live(),
-        exists().where(
-            col(Membership.chat_id) == Attachment.chat_id,
-            col(Membership.user_id) == actor.id,
-            col(Membership.removed_at).is_(None),
-            col(Membership.visible_from_seq) <= Attachment.seq,
-        ),
-    )
-    is_unsent = and_(col(Attachment.chat_id).is_(None), col(Attachment.owner_id) == actor.id)
-    return await _find(session, attachment_id, or_(is_unsent, sees_message))
+    return await _find(session, attachment_id, _IS_OWN_OR_VISIBLE, actor=actor.id)
 
 
 async def find_attachment(session: AsyncSession, attachment_id: UUID) -> Attachment:
     """For whoever has its signed address. Raises AttachmentNotFound once it is deleted, or the chat is."""
-    return await _find(session, attachment_id, or_(col(Attachment.chat_id).is_(None), _is_live()))
+    return await _find(session, attachment_id, f"(attachment.chat_id IS NULL OR {_IS_LIVE})")
 
 
 async def lock_attachments(session: Unit, attachment_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
@@ -118,19 +108,22 @@ def attachment_read(row: Mapping[str, Any]) -> AttachmentRead:
     return trusted(AttachmentRead, fields)
 
 
-def _is_live() -> ColumnElement[bool]:
-    return and_(
-        exists().where(
-            col(Message.chat_id) == Attachment.chat_id,
-            col(Message.seq) == Attachment.seq,
-            col(Message.deleted_at).is_(None),
-        ),
-        exists().where(col(Chat.id) == Attachment.chat_id, col(Chat.deleted_at).is_(None)),
+_IS_LIVE = """EXISTS (
+    SELECT FROM message JOIN chat ON chat.id = message.chat_id
+    WHERE message.chat_id = attachment.chat_id AND message.seq = attachment.seq
+        AND message.deleted_at IS NULL AND chat.deleted_at IS NULL
+)"""
+_IS_OWN_OR_VISIBLE = f"""(
+    attachment.chat_id IS NULL AND owner_id = :actor OR {_IS_LIVE} AND EXISTS (
+        SELECT FROM membership WHERE membership.chat_id = attachment.chat_id AND user_id = :actor
+            AND removed_at IS NULL AND visible_from_seq <= attachment.seq
     )
+)"""
 
 
-async def _find(session: AsyncSession, attachment_id: UUID, condition: ColumnElement[bool]) -> Attachment:
-    found = (await session.exec(select(Attachment).where(Attachment.id == attachment_id, condition))).first()
+async def _find(session: AsyncSession, attachment_id: UUID, condition: str, **values: UUID) -> Attachment:
+    statement = select(Attachment).where(Attachment.id == attachment_id, text(condition).bindparams(**values))
+    found = (await session.exec(statement)).first()
     if found is None:
         raise AttachmentNotFound
     return found

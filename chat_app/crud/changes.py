@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlmodel import col, update
+from sqlalchemy import ColumnElement, Update, and_, update
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud.access import audience_of
@@ -47,18 +49,22 @@ async def add_system_message(
     return message
 
 
+def change_memberships(chat_id: UUID, *which: ColumnElement[bool], **values: Any) -> Update:
+    """A statement that writes to memberships of a chat beside the session, which must read them anew."""
+    changed = update(Membership).where(col(Membership.chat_id) == chat_id, *which).values(**values)
+    return changed.execution_options(synchronize_session=False)
+
+
+def change_mine(chat_id: UUID, *which: ColumnElement[bool], changed_at: Any, **values: Any) -> Update:
+    """As change_memberships, for what is personal: it takes the next `mine.version`."""
+    mine_version = Membership.mine_version + 1
+    return change_memberships(chat_id, *which, mine_version=mine_version, changed_at=changed_at, **values)
+
+
 async def move_own_read_position(session: AsyncSession, chat: Chat, user_id: UUID, seq: int) -> None:
     """Whoever causes a message has read up to it."""
-    await session.exec(
-        update(Membership)
-        .where(
-            col(Membership.chat_id) == chat.id,
-            col(Membership.user_id) == user_id,
-            col(Membership.removed_at).is_(None),
-        )
-        .values(last_read_seq=seq, mine_version=Membership.mine_version + 1, changed_at=chat.changed_at)
-        .execution_options(synchronize_session=False)
-    )
+    is_own = and_(col(Membership.user_id) == user_id, col(Membership.removed_at).is_(None))
+    await session.exec(change_mine(chat.id, is_own, last_read_seq=seq, changed_at=chat.changed_at))
     # The message tells its sender of it without naming the version: not before what was the version before.
     database_of(session).take_turn(session, (chat.id, user_id))
 

@@ -7,14 +7,14 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, and_, func
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import access, changes
-from chat_app.crud.entries import list_chats, mentioned, mine_of, read_chat, read_for_members, shared_part
+from chat_app.crud.entries import list_chats as list_chats
+from chat_app.crud.entries import mentioned, mine_of, read_chat, read_for_members, shared_part
 from chat_app.crud.history import list_messages
 from chat_app.crud.members import MOST_MEMBERS, current_members, end_memberships, write_memberships
 from chat_app.crud.users import check_users_exist, list_briefs
@@ -27,24 +27,6 @@ from chat_app.models.chats import ChatRead, ChatType, GroupCreate, RemovedReason
 from chat_app.models.messages import SystemEvent
 from chat_app.models.screens import OpenChat
 from chat_app.models.sessions import Actor
-
-__all__ = [
-    "activate_chat",
-    "active_chat",
-    "clear_active",
-    "create_group",
-    "delete_chat",
-    "get_chat",
-    "list_changed",
-    "list_chats",
-    "mark_read",
-    "open_chat",
-    "open_private_chat",
-    "pin_chat",
-    "rename_chat",
-    "set_typing",
-    "unpin_chat",
-]
 
 
 async def get_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
@@ -163,20 +145,17 @@ async def delete_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> Non
 async def rename_chat(session: AsyncSession, actor: Actor, chat_id: UUID, title: str | None) -> ChatRead:
     """Give a chat a title that only the actor sees; None takes it back."""
     differs = col(Membership.title).is_distinct_from(title)
-    await _change_mine(session, actor, chat_id, differs, title=title)
-    return await read_chat(session, actor.id, chat_id)
+    return (await _change_mine(session, actor, chat_id, differs, title=title))[0]
 
 
 async def pin_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
     """Keep a chat on top of the actor's list; the latest pin comes first."""
-    await _change_mine(session, actor, chat_id, col(Membership.pinned_at).is_(None), pinned_at=NOW)
-    return await read_chat(session, actor.id, chat_id)
+    return (await _change_mine(session, actor, chat_id, col(Membership.pinned_at).is_(None), pinned_at=NOW))[0]
 
 
 async def unpin_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
     """Let a pinned chat go back to its place."""
-    await _change_mine(session, actor, chat_id, col(Membership.pinned_at).is_not(None), pinned_at=None)
-    return await read_chat(session, actor.id, chat_id)
+    return (await _change_mine(session, actor, chat_id, col(Membership.pinned_at).is_not(None), pinned_at=None))[0]
 
 
 async def mark_read(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> ChatRead:
@@ -184,34 +163,26 @@ async def mark_read(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int
     view = await access.view_chat(session, actor, chat_id)
     position = min(seq, view.message_count)
     differs = col(Membership.last_read_seq) < position
-    if await _change_mine(session, actor, chat_id, differs, last_read_seq=position):
+    chat, is_new = await _change_mine(session, actor, chat_id, differs, last_read_seq=position)
+    if is_new:
         told = ReadChanged(chat_id=chat_id, user_id=actor.id, last_read_seq=position)
         record(session, told, await access.audience_of(session, chat_id))
-    return await read_chat(session, actor.id, chat_id)
+    return chat
 
 
 async def _change_mine(
     session: AsyncSession, actor: Actor, chat_id: UUID, differs: ColumnElement[bool], **values: object
-) -> bool:
-    """Change what is personal where it differs; it takes no version of the chat, and only the actor is told."""
-    changed = await session.exec(
-        update(Membership)
-        .where(
-            col(Membership.chat_id) == chat_id,
-            col(Membership.user_id) == actor.id,
-            col(Membership.removed_at).is_(None),
-            differs,
-        )
-        .values(**values, mine_version=Membership.mine_version + 1, changed_at=NOW)
-        .returning(col(Membership.visible_from_seq))
-        .execution_options(synchronize_session=False)
-    )
-    if changed.first() is None:
-        return False
-    database_of(session).take_turn(session, (chat_id, actor.id))
+) -> tuple[ChatRead, bool]:
+    """The chat, and whether what is personal differed and was changed: no version is taken, only the actor is told."""
+    is_own = and_(col(Membership.user_id) == actor.id, col(Membership.removed_at).is_(None))
+    change = changes.change_mine(chat_id, is_own, differs, changed_at=NOW, **values)
+    is_changed = (await session.exec(change.returning(col(Membership.version)))).first() is not None
+    if is_changed:
+        database_of(session).take_turn(session, (chat_id, actor.id))
     chat = await read_chat(session, actor.id, chat_id)
-    record(session, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
-    return True
+    if is_changed:
+        record(session, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
+    return chat, is_changed
 
 
 async def set_typing(session: AsyncSession, actor: Actor, chat_id: UUID, typing: bool) -> None:

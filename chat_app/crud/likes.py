@@ -13,7 +13,7 @@ from chat_app.errors import InvalidInput, MessageDeleted
 from chat_app.models import Like, User
 from chat_app.models.messages import MessageRead
 from chat_app.models.sessions import Actor
-from chat_app.models.users import UserPage, profile
+from chat_app.models.users import UserPage, UserRead, profile
 
 
 async def like_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
@@ -58,7 +58,7 @@ async def list_likes(
         statement = statement.where(col(Like.user_id) > _parse_cursor(cursor))
     users = list(await session.exec(statement))
     return UserPage(
-        items=[profile(user) for user in users[:limit]],
+        items=[profile(user, UserRead) for user in users[:limit]],
         next_cursor=users[limit - 1].id.hex if len(users) > limit else None,
     )
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlmodel import col, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import access, changes
@@ -16,15 +17,7 @@ from chat_app.errors import GroupFull, MemberNotFound
 from chat_app.events import ChatsChanged, record
 from chat_app.models import Chat, Membership, User
 from chat_app.models.base import LIMITS
-from chat_app.models.chats import (
-    ChatRead,
-    ChatType,
-    MemberList,
-    MemberRead,
-    MembersAdd,
-    RemovedChat,
-    RemovedReason,
-)
+from chat_app.models.chats import ChatRead, ChatType, MemberList, MemberRead, MembersAdd, RemovedChat, RemovedReason
 from chat_app.models.messages import SystemEvent
 from chat_app.models.sessions import Actor
 
@@ -73,63 +66,38 @@ async def _join(
     visible_from_seq = membership.visible_from_seq if data.share_history else chat.message_count + 1
     message = await changes.add_system_message(session, chat, actor, event, joining)
     await write_memberships(session, chat, joining, visible_from_seq=visible_from_seq)
-    await changes.record_members(
-        session,
-        chat,
-        message,
-        changed=[*joining, actor.id] if converted else joining,
-        joined=joining,
-        to_all=converted,
-    )
+    changed = [*joining, actor.id] if converted else joining
+    await changes.record_members(session, chat, message, changed=changed, joined=joining, to_all=converted)
 
 
 async def write_memberships(
     session: AsyncSession, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
 ) -> None:
     """Put users into a locked chat; whoever comes back starts anew, but the counter of what is personal goes on."""
-    former = {
-        row.user_id: row
-        for row in await session.exec(
-            select(Membership)
-            .where(col(Membership.chat_id) == chat.id, col(Membership.user_id).in_(user_ids))
-            .execution_options(populate_existing=True)
-        )
+    fields = {
+        **dict.fromkeys(("removed_at", "removed_reason", "title", "pinned_at")),
+        "version": chat.version,
+        # Founders were there from the beginning, so that they can catch up from version 0.
+        "joined_version": 0 if founding else chat.version,
+        "joined_at": chat.changed_at,
+        "changed_at": chat.changed_at,
+        "visible_from_seq": visible_from_seq,
+        "last_read_seq": visible_from_seq - 1,
     }
-    for user_id in user_ids:
-        returning = former.get(user_id)
-        row = Membership(
-            chat_id=chat.id,
-            user_id=user_id,
-            version=chat.version,
-            # Founders were there from the beginning, so that they can catch up from version 0.
-            joined_version=0 if founding else chat.version,
-            joined_at=chat.changed_at,
-            changed_at=chat.changed_at,
-            visible_from_seq=visible_from_seq,
-            last_read_seq=visible_from_seq - 1,
-            mine_version=returning.mine_version + 1 if returning else 1,
-        )
-        await session.merge(row)
-    await session.flush()
+    rows = [{"chat_id": chat.id, "user_id": user_id, "mine_version": 1, **fields} for user_id in user_ids]
+    anew = {"mine_version": Membership.mine_version + 1, **fields}
+    written = insert(Membership).values(rows)
+    await session.exec(written.on_conflict_do_update(index_elements=["chat_id", "user_id"], set_=anew))
 
 
 async def _become_group(session: AsyncSession, actor: Actor, chat: Chat, title: str) -> None:
     """The pair is free for a new private chat; own titles meant the peer and go."""
     chat.type, chat.title, chat.creator_id = ChatType.GROUP, title, actor.id
     chat.low_id = chat.high_id = None
-    await session.exec(
-        update(Membership)
-        .where(col(Membership.chat_id) == chat.id)
-        .values(title=None, mine_version=Membership.mine_version + 1, changed_at=chat.changed_at)
-        .execution_options(synchronize_session=False)
-    )
+    await session.exec(changes.change_mine(chat.id, title=None, changed_at=chat.changed_at))
     # The actor is the creator from now on, which a member's row tells.
-    await session.exec(
-        update(Membership)
-        .where(col(Membership.chat_id) == chat.id, col(Membership.user_id) == actor.id)
-        .values(version=chat.version)
-        .execution_options(synchronize_session=False)
-    )
+    is_actor = col(Membership.user_id) == actor.id
+    await session.exec(changes.change_memberships(chat.id, is_actor, version=chat.version))
 
 
 async def _names(session: AsyncSession, chat: Chat, joining: list[UUID]) -> str:
@@ -167,12 +135,9 @@ async def _part(session: AsyncSession, actor: Actor, chat: Chat, user_id: UUID, 
 
 async def end_memberships(session: AsyncSession, chat: Chat, user_ids: Sequence[UUID], reason: RemovedReason) -> None:
     """Take users out of a locked chat, at once and everywhere: their lists, their active chats."""
-    await session.exec(
-        update(Membership)
-        .where(col(Membership.chat_id) == chat.id, col(Membership.user_id).in_(user_ids))
-        .values(removed_at=chat.changed_at, removed_reason=reason, version=chat.version, changed_at=chat.changed_at)
-        .execution_options(synchronize_session=False)
-    )
+    now, who = chat.changed_at, col(Membership.user_id).in_(user_ids)
+    ended = {"removed_at": now, "removed_reason": reason, "version": chat.version, "changed_at": now}
+    await session.exec(changes.change_memberships(chat.id, who, **ended))
     await clear_active_chat(session, chat.id, list(user_ids))
     removed = RemovedChat(chat_id=chat.id, version=chat.version, reason=reason)
     record(session, ChatsChanged(removed=[removed]), dict.fromkeys(user_ids, 1))

@@ -2,34 +2,26 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CompoundSelect, union_all
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import read_clock
-from chat_app.models import Chat, Membership, User
+from chat_app.db import Unit, as_batch, read_clock
+from chat_app.models import User
 
 
 async def list_watchers(session: AsyncSession, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
     """Who is told of this user: the peers of their private chats, and whoever has one of these chats open."""
-    chats = await session.exec(
-        select(Membership.chat_id).where(Membership.user_id == user_id, col(Membership.removed_at).is_(None))
-    )
-    return await _private_peers(session, user_id), set(chats)
+    chats = await _ids(session, "SELECT chat_id FROM membership WHERE user_id = $1 AND removed_at IS NULL", user_id)
+    return await _ids(session, _PRIVATE_PEERS, user_id), chats
 
 
 async def list_peers(session: AsyncSession, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
     """Whose presence this user is told of: private peers, and the members of the chat that is open."""
-    peers = await _private_peers(session, user_id)
-    if open_chat_id is None:
-        return peers
-    members = await session.exec(
-        select(Membership.user_id).where(Membership.chat_id == open_chat_id, col(Membership.removed_at).is_(None))
-    )
-    return peers | set(members)
+    members = "SELECT user_id FROM membership WHERE chat_id = $1 AND removed_at IS NULL"
+    peers = await _ids(session, _PRIVATE_PEERS, user_id)
+    return peers | await _ids(session, members, open_chat_id) if open_chat_id else peers
 
 
 async def write_last_seen(session: AsyncSession, user_ids: Collection[UUID]) -> datetime:
@@ -41,9 +33,8 @@ async def write_last_seen(session: AsyncSession, user_ids: Collection[UUID]) -> 
     return now
 
 
-async def _private_peers(session: AsyncSession, user_id: UUID) -> set[UUID]:
-    pairs: CompoundSelect[Any] = union_all(
-        select(Chat.high_id).where(Chat.low_id == user_id), select(Chat.low_id).where(Chat.high_id == user_id)
-    )
-    rows = await (await session.connection()).execute(pairs)
-    return set(rows.scalars())
+_PRIVATE_PEERS = "SELECT high_id FROM chat WHERE low_id = $1 UNION ALL SELECT low_id FROM chat WHERE high_id = $1"
+
+
+async def _ids(session: Unit, query: str, of: UUID) -> set[UUID]:
+    return {row[0] for row in await (await as_batch(session)).fetch(query, of)}

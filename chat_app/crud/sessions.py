@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from chat_app.db import LONGEST_TRANSACTION, Unit, as_batch, read_clock
 from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
 from chat_app.events import SessionsRevoked, record
-from chat_app.models import Session, User
+from chat_app.models import Session
 from chat_app.models.sessions import Actor, SessionRead
 from chat_app.settings import get_settings
 
@@ -58,8 +58,12 @@ async def refresh_session(session: AsyncSession, refresh_token: str) -> OpenedSe
     session_id, secret = _parse(refresh_token)
     row = await session.get(Session, session_id, with_for_update=True, populate_existing=True)
     now = await read_clock(session)
-    _check_alive(row, now)
-    assert row is not None
+    if row is None:
+        raise NotAuthenticated
+    if row.revoked_at:
+        raise SessionRevoked
+    if row.expires_at <= now:
+        raise TokenExpired
     # The successor follows from the token itself, so the second answer can equal the first without storing either.
     successor = hmac.digest(get_settings().signing_secret, b"refresh" + secret, "sha256")
     if _hash(secret) == row.refresh_hash:
@@ -140,20 +144,14 @@ async def list_revoked(session: AsyncSession, since: datetime) -> tuple[set[UUID
 
 async def read_expiry(session: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, datetime]:
     """When those of the sessions that still stand expire."""
-    wanted = set(session_ids)
-    if not wanted:
-        return {}
-    rows = await session.exec(
-        select(Session.id, Session.expires_at)
-        .join(User, col(User.id) == Session.user_id)
-        .where(
-            col(Session.id).in_(wanted),
-            col(Session.revoked_at).is_(None),
-            col(Session.expires_at) > func.clock_timestamp(),
-            col(User.is_active),
-        )
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT session.id, expires_at FROM session JOIN "user" ON "user".id = user_id
+        WHERE session.id = ANY($1::uuid[]) AND revoked_at IS NULL AND expires_at > clock_timestamp() AND is_active
+        """,
+        list(session_ids),
     )
-    return dict(rows.all())
+    return dict(rows)
 
 
 async def read_active(session: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, UUID | None]:
@@ -179,15 +177,6 @@ async def _revoke(session: AsyncSession, rows: list[Session]) -> None:
         row.revoked_at = now
     await session.flush()
     record(session, SessionsRevoked(session_ids=[row.id for row in rows]), {})
-
-
-def _check_alive(row: Session | None, now: datetime) -> None:
-    if row is None:
-        raise NotAuthenticated
-    if row.revoked_at:
-        raise SessionRevoked
-    if row.expires_at <= now:
-        raise TokenExpired
 
 
 def _hash(secret: bytes) -> bytes:

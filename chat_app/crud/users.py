@@ -18,7 +18,7 @@ from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserU
 
 async def get_me(session: AsyncSession, actor: Actor) -> UserMe:
     """One's own account: the only place where a phone is told."""
-    return _me(await _access_user(session, actor.id))
+    return profile(await _access_user(session, actor.id), UserMe)
 
 
 async def update_me(session: AsyncSession, actor: Actor, data: UserUpdate) -> UserMe:
@@ -32,7 +32,7 @@ async def update_me(session: AsyncSession, actor: Actor, data: UserUpdate) -> Us
         raise UsernameTaken from error
     if user.name != former_name:
         record_user(session, user)
-    return _me(user)
+    return profile(user, UserMe)
 
 
 def record_user(session: AsyncSession, user: User) -> None:
@@ -42,7 +42,7 @@ def record_user(session: AsyncSession, user: User) -> None:
 
 async def get_user(session: AsyncSession, user_id: UUID) -> UserRead:
     """Anybody's public profile. Raises UserNotFound."""
-    return profile(await _access_user(session, user_id))
+    return profile(await _access_user(session, user_id), UserRead)
 
 
 async def lookup_user(session: AsyncSession, data: UserLookup) -> UserRead:
@@ -50,7 +50,7 @@ async def lookup_user(session: AsyncSession, data: UserLookup) -> UserRead:
     user = (await session.exec(select(User).where(User.phone == data.phone))).first()
     if user is None:
         raise UserNotFound
-    return profile(user)
+    return profile(user, UserRead)
 
 
 async def search_users(
@@ -70,7 +70,7 @@ async def search_users(
         # Of somebody without a username nobody knows how it begins, and what is not known would come first.
         statement = statement.order_by(func.coalesce(begins, false()).desc(), closeness.desc())
     users = await session.exec(statement.order_by(func.lower(User.name), col(User.id)).limit(limit))
-    return [profile(user) for user in users]
+    return [profile(user, UserRead) for user in users]
 
 
 async def list_briefs(session: Unit, user_ids: Iterable[UUID]) -> list[UserBrief]:
@@ -97,9 +97,3 @@ async def _access_user(session: AsyncSession, user_id: UUID) -> User:
     if user is None:
         raise UserNotFound
     return user
-
-
-def _me(user: User) -> UserMe:
-    return UserMe(
-        **profile(user).model_dump(), phone=user.phone, is_verified=user.is_verified, created_at=user.created_at
-    )

@@ -4,7 +4,7 @@ import binascii
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from chat_app.media.sniff import picture_format
 DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
 MAX_AVATAR_BYTES = 10 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+OPTIONS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 4}, "WEBP": {"quality": 90}}
 # Decoded that is 160 MB, and twice that while it is turned.
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_000
@@ -64,16 +65,16 @@ def avatars(data: bytes) -> Pictures:
     """JPEG, or PNG when something shines through. Raises BadImage."""
     with _opened(data) as image:
         pixels = _pixels(image)
-        suffix, encode = ("png", _png) if pixels.mode == "RGBA" else ("jpg", _jpeg)
+        suffix, kind = ("png", "PNG") if pixels.mode == "RGBA" else ("jpg", "JPEG")
         # Each is cut from the one before: the full picture is worked through only once.
         large = ImageOps.fit(pixels, (400, 400))
         return Pictures(
             hashlib.sha256(data).digest(),
             suffix,
-            encode(pixels),
-            encode(large),
-            encode(ImageOps.fit(large, (100, 100))),
-            encode(ImageOps.fit(large, (50, 50))),
+            _encoded(pixels, kind),
+            _encoded(large, kind),
+            _encoded(ImageOps.fit(large, (100, 100)), kind),
+            _encoded(ImageOps.fit(large, (50, 50)), kind),
         )
 
 
@@ -90,14 +91,10 @@ def clean(data: bytes) -> Picture | None:
     elif kind == "WEBP" and is_animated_webp(data):
         data = clean_webp(data)
     else:
-        data = _encoded_again(data, ENCODERS[kind])
+        with _opened(data) as image:
+            data = _encoded(_pixels(image), kind)
     with _opened(data) as image:
         return Picture(data, f"image/{kind.lower()}", *image.size, _preview(image))
-
-
-def _encoded_again(data: bytes, encode: Callable[[Image.Image], bytes]) -> bytes:
-    with _opened(data) as image:
-        return encode(_pixels(image))
 
 
 @contextmanager
@@ -155,27 +152,12 @@ def _preview(image: Image.Image) -> bytes:
     if pixels.mode == "RGBA":
         paper = Image.new("RGBA", pixels.size, "white")
         pixels = Image.alpha_composite(paper, pixels).convert("RGB")
-    return _jpeg(pixels)
+    return _encoded(pixels, "JPEG")
 
 
-def _jpeg(image: Image.Image) -> bytes:
-    return _encoded(image, "JPEG", quality=90)
-
-
-def _png(image: Image.Image) -> bytes:
-    return _encoded(image, "PNG", compress_level=4)
-
-
-def _webp(image: Image.Image) -> bytes:
-    return _encoded(image, "WEBP", quality=90)
-
-
-def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+def _encoded(image: Image.Image, kind: str) -> bytes:
     out = BytesIO()
-    image.save(out, kind, **options)
+    image.save(out, kind, **OPTIONS[kind])
     if out.tell() > MAX_BYTES:
         raise BadImage("This picture is too large without its metadata.")
     return out.getvalue()
-
-
-ENCODERS = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp}

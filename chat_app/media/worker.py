@@ -2,120 +2,77 @@
 
 import asyncio
 import os
-import pickle
+import resource
+import signal
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, TypeVarTuple
 
-from chat_app.errors import BadImage, Unavailable
+from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
+
+from chat_app.errors import BadImage, ChatError, Unavailable
 from chat_app.logs import log
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 JOB_SECONDS = 30
+# The service gives up and kills earlier; this is for a job that hangs after the service is gone.
+ALARM_SECONDS = 40
+MEMORY_BYTES = 1 << 30
+NICENESS = 10
 MAX_WAITING = 32
 MAX_WAITING_BYTES = 100_000_000
-# Each may take the memory that __main__ allows it, so there are never more than two, however many cores.
+# Each may take all of that memory, so there are never more than two, however many cores.
 PROCESSES = max(1, min(2, (os.cpu_count() or 1) - 1))
 
-
-class Worker:
-    """One process, started for its first job and again after a job that it did not survive."""
-
-    def __init__(self) -> None:
-        self.process: Process | None = None
-
-    async def run(self, job: bytes) -> Any:
-        """The result of a job; raises what it raised, or BadImage if it crashed or took too long."""
-        try:
-            async with asyncio.timeout(JOB_SECONDS):
-                is_result, answer = pickle.loads(await self._exchange(job))
-        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
-            log.warning("media worker lost", reason=type(error).__name__)
-            await self.stop()
-            raise BadImage from None
-        except BaseException:
-            # Its answer is still to come, and would be taken for that of the next job.
-            await self.stop()
-            raise
-        if not is_result:
-            raise answer
-        return answer
-
-    async def _exchange(self, job: bytes) -> bytes:
-        if self.process is None:
-            self.process = await _start()
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(len(job).to_bytes(8) + job)
-        await self.process.stdin.drain()
-        size = int.from_bytes(await self.process.stdout.readexactly(8))
-        return await self.process.stdout.readexactly(size)
-
-    async def stop(self) -> None:
-        process, self.process = self.process, None
-        if process is not None and process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def _start() -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "chat_app.media"),
-        stdin=PIPE,
-        stdout=PIPE,
-        limit=1 << 20,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        # Ctrl-C in a terminal goes to a whole group. This one ends with its stdin: however the service ends.
-        start_new_session=True,
-    )
-
-
-class Pool:
-    """The workers of one event loop, and who waits for them."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.workers = [Worker() for _ in range(PROCESSES)]
-        self.idle = self.workers.copy()
-        self.free = asyncio.Semaphore(PROCESSES)
-        self.jobs = 0
-        self.bytes = 0
-
-    async def run(self, job: bytes) -> Any:
-        """Runs a job as soon as a worker is free; raises Unavailable when too much waits already."""
-        if self.jobs >= MAX_WAITING + PROCESSES or self.bytes + len(job) > MAX_WAITING_BYTES:
-            raise Unavailable("Too many pictures wait to be read; try again.", retry_after=5)
-        self.jobs += 1
-        self.bytes += len(job)
-        try:
-            async with self.free:
-                worker = self.idle.pop()
-                try:
-                    return await worker.run(job)
-                finally:
-                    self.idle.append(worker)
-        finally:
-            self.jobs -= 1
-            self.bytes -= len(job)
-
-
-_pool: Pool | None = None
+_bytes = 0
 
 
 async def in_worker(function: Callable[[*Ts], T], *args: *Ts) -> T:
-    """What `function(*args)` returns or raises. BadImage when it crashes, eats its memory or takes too long."""
-    global _pool
-    if _pool is None or _pool.loop is not asyncio.get_running_loop():
-        _pool = Pool()
-    result: T = await _pool.run(pickle.dumps((function, args)))
-    return result
+    """What `function(*args)` returns or raises. BadImage when it crashes, eats its memory or takes too long.
+
+    Raises Unavailable when too much waits already.
+    """
+    global _bytes
+    free, size = to_process.current_default_process_limiter(), sum(map(sys.getsizeof, args))
+    free.total_tokens = PROCESSES
+    if free.statistics().tasks_waiting >= MAX_WAITING or _bytes + size > MAX_WAITING_BYTES:
+        raise Unavailable("Too many pictures wait to be read; try again.", retry_after=5)
+    _bytes += size
+    try:
+        async with free, asyncio.timeout(JOB_SECONDS):
+            # Whoever gives up kills the process: its answer would be taken for that of the next job.
+            return await to_process.run_sync(_run, function, args, cancellable=True, limiter=CapacityLimiter(1))
+    except (TimeoutError, BrokenWorkerProcess) as error:
+        log.warning("media worker lost", reason=type(error).__name__)
+        raise BadImage from None
+    finally:
+        _bytes -= size
 
 
-async def close_worker() -> None:
-    """End the workers, also one that is busy."""
-    global _pool
-    pool, _pool = _pool, None
-    if pool is not None:
-        await asyncio.gather(*(worker.stop() for worker in pool.workers))
+def _run(function: Callable[..., T], args: tuple[Any, ...]) -> T:
+    """In the process. Only the job is limited: input that was read by half would be taken for another job."""
+    # Ctrl-C in a terminal goes to all; this process ends with its stdin, however the service ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.alarm(ALARM_SECONDS)
+    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    # Whatever a library prints must not get between the answers, nor fill the pipe that nobody reads.
+    answers, nowhere = os.dup(1), sys.stderr.fileno()
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    with suppress(ValueError, OSError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, most))
+    try:
+        return function(*args)
+    except ChatError:
+        raise
+    except BaseException:
+        os._exit(1)  # no memory left, or a mistake of ours: the next job gets a new process
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        os.dup2(answers, 1)
+        os.close(answers)
+        signal.alarm(0)

@@ -1,7 +1,7 @@
 """People: the account, the public profile and what is edited in it."""
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 from uuid import UUID
 
 from pydantic import StringConstraints
@@ -82,12 +82,7 @@ class Avatar(SQLModel):
         if key is None:
             return None
         folder = f"{get_settings().base_url}/media/avatars/{key}"
-        return cls(
-            original=f"{folder}/original",
-            large=f"{folder}/large",
-            medium=f"{folder}/medium",
-            small=f"{folder}/small",
-        )
+        return cls(**{size: f"{folder}/{size}" for size in cls.model_fields})
 
 
 class AvatarUpload(Input):
@@ -128,13 +123,9 @@ def brief(user_id: UUID, name: str, avatar_key: str | None) -> UserBrief:
     return trusted(UserBrief, {"id": user_id, "name": name, "avatar": Avatar.of(avatar_key)})
 
 
-def profile(user: User) -> UserRead:
-    """What everybody may know of a user."""
-    return UserRead(
-        id=user.id,
-        name=user.name,
-        avatar=Avatar.of(user.avatar_key),
-        username=user.username,
-        bio=user.bio,
-        last_seen_at=user.last_seen_at,
-    )
+Profile = TypeVar("Profile", bound=UserRead)
+
+
+def profile(user: User, kind: type[Profile]) -> Profile:
+    """What everybody may know of a user, or more."""
+    return kind.model_validate(user, update={"avatar": Avatar.of(user.avatar_key)}, from_attributes=True)

@@ -23,6 +23,26 @@ class ConnectError(SQLModel):
 
 
 NOTHING: Schema = {"type": "null"}
+HEAD = {
+    "asyncapi": "3.0.0",
+    "info": {
+        "title": "Chat events",
+        "version": VERSION,
+        "description": texts.with_errors(texts.EVENTS, all_errors()),
+    },
+    "defaultContentType": "application/json",
+    "servers": {
+        "chat": {
+            "host": "{host}",
+            "pathname": "/socket.io",
+            "protocol": "socket.io",
+            "protocolVersion": "5",
+            "description": "The same address as HTTP.",
+            "variables": {"host": {"default": "localhost:8000"}},
+            "security": [{"$ref": "#/components/securitySchemes/token"}],
+        }
+    },
+}
 # What comes without being asked for.
 TOLD: dict[str, type[SQLModel]] = {"connect_error": ConnectError, **{event.event: event for event in EVENTS}}
 
@@ -32,15 +52,15 @@ def asyncapi() -> dict[str, Any]:
     payloads, schemas = _payloads()
     messages = dict(_messages(payloads, schemas))
     document = {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "Chat events",
-            "version": VERSION,
-            "description": texts.with_errors(texts.EVENTS, all_errors()),
+        **HEAD,
+        "channels": {
+            "chat": {
+                "address": "/",
+                "title": "The default namespace",
+                "servers": [{"$ref": "#/servers/chat"}],
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+            }
         },
-        "defaultContentType": "application/json",
-        "servers": {"chat": _server()},
-        "channels": {"chat": _channel(messages)},
         "operations": dict(_operations()),
         "components": {
             "messages": messages,
@@ -52,27 +72,6 @@ def asyncapi() -> dict[str, Any]:
     return document
 
 
-def _server() -> dict[str, Any]:
-    return {
-        "host": "{host}",
-        "pathname": "/socket.io",
-        "protocol": "socket.io",
-        "protocolVersion": "5",
-        "description": "The same address as HTTP.",
-        "variables": {"host": {"default": "localhost:8000"}},
-        "security": [{"$ref": "#/components/securitySchemes/token"}],
-    }
-
-
-def _channel(messages: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "address": "/",
-        "title": "The default namespace",
-        "servers": [{"$ref": "#/servers/chat"}],
-        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
-    }
-
-
 def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
     """The schema of every argument, answer and event by the name of its message, and the schemas they refer to."""
     commands = COMMANDS.values()
@@ -80,16 +79,12 @@ def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
         ("connect", "validation", TypeAdapter(Handshake)),
         *((name, "serialization", TypeAdapter(model)) for name, model in TOLD.items()),
         *((command.name, "validation", command.input) for command in commands),
-        *((_answer_to(command), "serialization", command.output) for command in commands if command.output),
+        *((f"{command.name}_answer", "serialization", command.output) for command in commands if command.output),
     ]
     found, definitions = TypeAdapter.json_schemas(parts, ref_template=REFERENCE)
     schemas: dict[str, Schema] = definitions["$defs"]
     require_all(schemas)
     return {name: schema for (name, _), schema in found.items()}, schemas
-
-
-def _answer_to(command: Command) -> str:
-    return f"{command.name}_answer"
 
 
 def _messages(payloads: dict[str, Schema], schemas: dict[str, Schema]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -101,8 +96,8 @@ def _messages(payloads: dict[str, Schema], schemas: dict[str, Schema]) -> Iterat
     for command in COMMANDS.values():
         name, argument = command.name, payloads[command.name]
         yield name, _message(name, argument, examples(argument, schemas))
-        name, data = _answer_to(command), payloads.get(_answer_to(command), NOTHING)
-        yield name, _message(name, *_answer(command, data, schemas))
+        name = f"{name}_answer"
+        yield name, _message(name, *_answer(command, payloads.get(name, NOTHING), schemas))
 
 
 def _meaning(model: type[SQLModel]) -> str:
@@ -141,7 +136,7 @@ def _answer(command: Command, data: Schema, schemas: dict[str, Schema]) -> tuple
 def _operations() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "connect", _operation("send", "connect", _meaning(Handshake), ["ready", "connect_error"])
     for command in COMMANDS.values():
-        yield command.name, _operation("send", command.name, command.description, [_answer_to(command)])
+        yield command.name, _operation("send", command.name, command.description, [f"{command.name}_answer"])
     for name, model in TOLD.items():
         yield name, _operation("receive", name, _meaning(model), [])
 
@@ -151,12 +146,7 @@ def _operation(action: str, name: str, description: str, answers: list[str]) -> 
         references = [{"$ref": f"#/channels/chat/messages/{name}"} for name in names]
         return {"channel": {"$ref": "#/channels/chat"}, "messages": references}
 
-    made = {
-        "action": action,
-        "title": name,
-        "description": description,
-        **refer([name]),
-    }
+    made = {"action": action, "title": name, "description": description, **refer([name])}
     return {**made, "reply": refer(answers)} if answers else made
 
 

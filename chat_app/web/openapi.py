@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
@@ -82,16 +81,7 @@ def customize(api: FastAPI) -> None:
 def document(api: FastAPI) -> dict[str, Any]:
     """The OpenAPI document; made once, then kept."""
     if api.openapi_schema is None:
-        api.openapi_schema = _completed(
-            get_openapi(
-                title=api.title,
-                version=api.version,
-                summary=api.summary,
-                description=api.description,
-                tags=api.openapi_tags,
-                routes=api.routes,
-            )
-        )
+        api.openapi_schema = _completed(FastAPI.openapi(api))
     return api.openapi_schema
 
 
