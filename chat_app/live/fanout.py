@@ -133,7 +133,7 @@ class Fanout:
     def _open(self, chat_id: UUID, audience: Audience) -> list[tuple[Connection, int]]:
         """The connections of the audience that have the chat active, with the first seq that each may see."""
         return [
-            (connection, audience[connection.actor.id])
+            (connection, audience[connection.key])
             for connection in self.connections.with_open(chat_id)
-            if connection.actor.id in audience
+            if connection.key in audience
         ]
