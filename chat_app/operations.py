@@ -10,6 +10,7 @@ from chat_app.auth import UserDatabase, UserManager, plain_phone
 from chat_app.crud import sessions
 from chat_app.db import Database
 from chat_app.errors import ChatError, UserNotFound
+from chat_app.live.bus import connect
 from chat_app.media.storage import Storage
 from chat_app.migrations import is_current
 from chat_app.models import User
@@ -24,7 +25,7 @@ class Checked(NamedTuple):
 
 async def check(settings: Settings, database: Database) -> AsyncIterator[Checked]:
     """Try all that the server needs, whatever fails on the way."""
-    for part in ("settings", "database", "migrations", "media"):
+    for part in ("settings", "database", "migrations", "media", *(("bus",) if settings.bus_url else ())):
         try:
             wrong = await _find_wrong(part, settings, database)
         except Exception as error:
@@ -45,6 +46,9 @@ async def _find_wrong(part: str, settings: Settings, database: Database) -> str:
             return "" if await is_current(database) else "some are missing: run `python -m chat_app migrate`"
         case "media":
             await Storage(settings.media_location).check()
+        case "bus" if settings.bus_url:
+            async with connect(settings.bus_url.get_secret_value()) as client:
+                await client.ping()
     return ""
 
 
