@@ -248,8 +248,12 @@ class TestTheCommand:
         assert lines["migrations"].startswith("some are missing")
         assert lines["media"].startswith("No such file")
 
-        status, printed, _ = await run(stored, "check", CHAT_DATABASE_URL="postgresql://chat:secret@127.0.0.1:9/x")
+        away = "chat:secret@127.0.0.1:9/0"
+        urls = {"CHAT_DATABASE_URL": f"postgresql://{away}", "CHAT_BUS_URL": f"redis://{away}"}
+        status, printed, _ = await run(stored, "check", **urls)
         assert status == 1
+        lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
+        assert "Connect call failed" in lines["database"] and "Connect call failed" in lines["bus"]
         assert "secret" not in printed
 
     async def test_create_user_reads_the_password_from_stdin(self, stored: Stored) -> None:

@@ -120,7 +120,7 @@ router.include_router(waiting)
 
 
 @router.get("/{chat_id}", responses=responses(ChatNotFound))
-async def get_chat(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> ChatRead:
+async def get_chat(session: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath) -> ChatRead:
     """One of your chats."""
     return await chats.get_chat(session, actor, chat_id)
 

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from chat_app.api.deps import ChatIdPath, CurrentActor, SessionDep
+from chat_app.api.deps import ChatIdPath, CurrentActor, ReadingDep, SessionDep
 from chat_app.api.problems import responses
 from chat_app.crud import members
 from chat_app.errors import (
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/chats/{chat_id}", tags=["members"])
 
 
 @router.get("/members", responses=responses(ChatNotFound))
-async def list_members(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> MemberList:
+async def list_members(session: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath) -> MemberList:
     """Everybody who is in the chat, in the order of joining."""
     return await members.list_members(session, actor, chat_id)
 

@@ -18,7 +18,7 @@ from chat_app.crud.entries import mentioned, mine_of, read_chat, read_for_member
 from chat_app.crud.history import list_messages
 from chat_app.crud.members import MOST_MEMBERS, current_members, end_memberships, write_memberships
 from chat_app.crud.users import check_users_exist, list_briefs
-from chat_app.db import database_of, read_clock
+from chat_app.db import Unit, database_of, read_clock
 from chat_app.errors import ClientIdReused, GroupFull, InvalidInput, NoActiveChat
 from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, TypingChanged, record
 from chat_app.models import Chat, Membership, Session
@@ -29,7 +29,7 @@ from chat_app.models.screens import OpenChat
 from chat_app.models.sessions import Actor
 
 
-async def get_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
+async def get_chat(session: Unit, actor: Actor, chat_id: UUID) -> ChatRead:
     """One of one's chats. Raises ChatNotFound."""
     return await read_chat(session, actor.id, chat_id)
 

@@ -11,13 +11,13 @@ from chat_app.db import Unit, as_batch, read_clock
 from chat_app.models import User
 
 
-async def list_watchers(session: AsyncSession, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
+async def list_watchers(session: Unit, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
     """Who is told of this user: the peers of their private chats, and whoever has one of these chats open."""
     chats = await _ids(session, "SELECT chat_id FROM membership WHERE user_id = $1 AND removed_at IS NULL", user_id)
     return await _ids(session, _PRIVATE_PEERS, user_id), chats
 
 
-async def list_peers(session: AsyncSession, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
+async def list_peers(session: Unit, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
     """Whose presence this user is told of: private peers, and the members of the chat that is open."""
     members = "SELECT user_id FROM membership WHERE chat_id = $1 AND removed_at IS NULL"
     peers = await _ids(session, _PRIVATE_PEERS, user_id)

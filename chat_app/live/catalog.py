@@ -38,7 +38,7 @@ class Command:
     """A command: `handler(session, connection, data)` with `data` valid for `input` answers `output`.
 
     `statuses`: the HTTP statuses that a success may have. `is_draft`: `handler(connection, data)` makes the message
-    that the outbox then sends.
+    that the outbox then sends. `reads`: it changes nothing, and takes a Batch for a session.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Command:
     output: TypeAdapter[Any] | None
     statuses: tuple[int, ...]
     is_draft: bool = False
+    reads: bool = False
 
     @property
     def description(self) -> str:
@@ -59,7 +60,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def command(
-    argument: Any, answer: Any = None, *, statuses: tuple[int, ...] = (200,), is_draft: bool = False
+    argument: Any, answer: Any = None, *, statuses: tuple[int, ...] = (200,), **kind: bool
 ) -> Callable[[Handler], Handler]:
     """Register a command under its function's name."""
 
@@ -70,7 +71,7 @@ def command(
             input=TypeAdapter(argument),
             output=None if answer is None else TypeAdapter(answer),
             statuses=statuses,
-            is_draft=is_draft,
+            **kind,
         )
         return handler
 

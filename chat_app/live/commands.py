@@ -8,6 +8,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import chats, history, likes, members, messages
 from chat_app.crud.messages import Draft
+from chat_app.db import Unit
 from chat_app.errors import NoActiveChat
 from chat_app.live.catalog import command
 from chat_app.live.connections import Connection
@@ -125,8 +126,8 @@ def _chat_id(connection: Connection, data: OpenChatArgument) -> UUID:
     return chat_id
 
 
-@command(ListChats, ChatList)
-async def list_chats(session: AsyncSession, connection: Connection, data: ListChats) -> ChatList:
+@command(ListChats, ChatList, reads=True)
+async def list_chats(session: Unit, connection: Connection, data: ListChats) -> ChatList:
     """Your chats with type, message count and last update: pinned first, then the latest updated."""
     return await chats.list_chats(
         session, connection.actor, cursor=data.cursor, limit=data.limit, changed_since=data.changed_since
@@ -165,8 +166,8 @@ async def activate_chat(session: AsyncSession, connection: Connection, data: Act
         raise
 
 
-@command(ListMessages, MessagePage)
-async def list_messages(session: AsyncSession, connection: Connection, data: ListMessages) -> MessagePage:
+@command(ListMessages, MessagePage, reads=True)
+async def list_messages(session: Unit, connection: Connection, data: ListMessages) -> MessagePage:
     """A page of the history: before or after a seq, around one, or the newest; bounds are exclusive, one at most."""
     return await history.list_messages(
         session,
@@ -188,8 +189,8 @@ def send_message(connection: Connection, data: SendText | SendAttachment | SendL
     return Draft(connection.actor, _chat_id(connection, data), data)
 
 
-@command(ChatArgument, ChatRead)
-async def get_chat(session: AsyncSession, connection: Connection, data: ChatArgument) -> ChatRead:
+@command(ChatArgument, ChatRead, reads=True)
+async def get_chat(session: Unit, connection: Connection, data: ChatArgument) -> ChatRead:
     """One of your chats."""
     return await chats.get_chat(session, connection.actor, data.chat_id)
 
@@ -224,8 +225,8 @@ async def leave_chat(session: AsyncSession, connection: Connection, data: ChatAr
     await members.leave_chat(session, connection.actor, data.chat_id)
 
 
-@command(ChatArgument, MemberList)
-async def list_members(session: AsyncSession, connection: Connection, data: ChatArgument) -> MemberList:
+@command(ChatArgument, MemberList, reads=True)
+async def list_members(session: Unit, connection: Connection, data: ChatArgument) -> MemberList:
     """Everybody who is in the chat, in the order of joining."""
     return await members.list_members(session, connection.actor, data.chat_id)
 
@@ -254,8 +255,8 @@ async def delete_message(session: AsyncSession, connection: Connection, data: Me
     await messages.delete_message(session, connection.actor, data.chat_id, data.seq)
 
 
-@command(MessageArgument, MessageRead)
-async def get_message(session: AsyncSession, connection: Connection, data: MessageArgument) -> MessageRead:
+@command(MessageArgument, MessageRead, reads=True)
+async def get_message(session: Unit, connection: Connection, data: MessageArgument) -> MessageRead:
     """One message."""
     return await history.get_message(session, connection.actor, data.chat_id, data.seq)
 
@@ -286,8 +287,8 @@ async def mark_read(session: AsyncSession, connection: Connection, data: MarkRea
     return await chats.mark_read(session, connection.actor, data.chat_id, data.seq)
 
 
-@command(ListChanges, Changes)
-async def list_changes(session: AsyncSession, connection: Connection, data: ListChanges) -> Changes:
+@command(ListChanges, Changes, reads=True)
+async def list_changes(session: Unit, connection: Connection, data: ListChanges) -> Changes:
     """Every message and member that changed after a version: what an open chat missed while it was disconnected."""
     return await history.list_changes(session, connection.actor, data.chat_id, since=data.since, limit=data.limit)
 

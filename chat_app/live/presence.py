@@ -123,7 +123,7 @@ class Presence:
     async def _tell(self, event: PresenceChanged | UsersChanged, about: UUID) -> None:
         if not len(self.connections):
             return
-        async with self.database.transaction() as session:
+        async with self.database.reading() as session:
             peers, chats = await list_watchers(session, about)
         watching = [self.connections.of_user(user_id) for user_id in peers]
         watching += [self.connections.with_open(chat_id) for chat_id in chats]
@@ -132,7 +132,7 @@ class Presence:
             connection.send(packet)
 
     async def _greet(self, connection: Connection) -> None:
-        async with self.database.transaction() as session:
+        async with self.database.reading() as session:
             watched = await list_peers(session, connection.actor.id, connection.active_chat_id)
         for user_id in watched:
             if user_id != connection.actor.id and self.is_online(user_id):

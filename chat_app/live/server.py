@@ -212,7 +212,8 @@ class Live:
         logs.bind(chat=call.about["chat"])
         logs.tell("authorized")
         former_chat_id = connection.active_chat_id
-        async with self.database.transaction() as session:
+        opened: Any = self.database.reading() if command.reads else self.database.transaction()
+        async with opened as session:
             result = await command.handler(session, connection, data)
         if connection.active_chat_id not in (None, former_chat_id):
             self.presence.opened(connection)
