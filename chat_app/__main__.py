@@ -5,11 +5,13 @@ What reads the settings when it is imported is imported inside the commands, whe
 
 import asyncio
 import json
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import asyncpg
 import typer
@@ -229,12 +231,26 @@ def main() -> None:
     # The server is meant to be ended by a signal; anything else was cut short.
     status_on_signal = 0 if sys.argv[1:2] in (["run"], ["worker"]) else 1
     server.end_on_signals(status_on_signal)
+    status: str | int | None = 0
     try:
         cli()
+    except SystemExit as end:
+        status = end.code
     except asyncio.CancelledError:
-        sys.exit(status_on_signal)
+        status = status_on_signal
     except (Refusal, EmbeddedServerError, several.WorkerFailed, ChatError, OSError, asyncpg.PostgresError) as error:
-        sys.exit(str(error) or repr(error))
+        status = str(error) or repr(error)
+    _end(status)
+
+
+def _end(status: str | int | None) -> NoReturn:
+    # Not by the interpreter's own way: a thread of the store of files that is still at work would make it abort.
+    with suppress(OSError):
+        if isinstance(status, str):
+            sys.stderr.write(f"{status}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(1 if isinstance(status, str) else status or 0)
 
 
 if __name__ == "__main__":
