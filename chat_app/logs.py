@@ -80,7 +80,8 @@ def line(event: str, values: dict[str, Any]) -> None:
     if not _lines:
         asyncio.get_running_loop().call_soon(_write_lines)
     about = {"event": event, "level": "info", "logger": "chat_app", "timestamp": datetime.now(UTC)}
-    _lines.append(orjson.dumps(values | about, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
+    # str: the driver's UUIDs, for one.
+    _lines.append(orjson.dumps(values | about, default=str, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
 
 
 class _Handler(logging.StreamHandler[Any]):

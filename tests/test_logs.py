@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import secrets
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from sqlalchemy import text
 
@@ -99,6 +101,19 @@ class TestAChange:
     ) -> None:
         request_id, _ = await asked(door, anna, "get_chat", {"chat_id": chat_id})
         assert list(await lines_of(process, request_id)) == ["received", "authorized", "answered"]
+
+
+class TestLoggingIn:
+    async def test_is_told_with_who_it_is(self, process: Process) -> None:
+        async with httpx.AsyncClient(base_url=f"{process.base}/api/v1/auth") as client:
+            account = {"phone": f"+7916{secrets.randbelow(10**7):07}", "password": "long-password"}
+            user_id = (await client.post("/register", json=account)).json()["id"]
+            form = {"username": account["phone"], "password": account["password"]}
+            answer = await client.post("/login", data=form)
+        request_id = answer.headers["x-request-id"]
+        answered = await process.wait_for(request_id=request_id, event="answered")
+        assert (answered["status"], answered["user"]) == (200, user_id)
+        assert not [line for line in process.lines() if line["level"] == "error"]
 
 
 class TestARefusal:
