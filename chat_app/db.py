@@ -188,7 +188,11 @@ class Database:
     async def _bare(self) -> AsyncIterator[Batch]:
         batch: Batch | None = None
         try:
-            batch = self._idle.pop() if self._idle else await Batch.connect(self._url)
+            # Those that a restart of the database has ended are no loss.
+            while batch is None and self._idle:
+                batch = self._idle.pop()
+                batch = None if batch.connection.is_closed() else batch
+            batch = batch or await Batch.connect(self._url)
             batch.info = {"database": self}
             yield batch
         except (OSError, asyncpg.InterfaceError) as error:

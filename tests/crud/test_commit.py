@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
@@ -34,7 +35,8 @@ from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from chat_app.settings import Settings, get_settings
-from tests.faults import no_commits
+from tests.clients import DEADLINE
+from tests.faults import END_BACKEND, no_commits
 
 PACKAGE = Path(chat_app.__file__).parent
 MakeUser = Callable[..., Awaitable[User]]
@@ -290,6 +292,34 @@ class TestTurns:
     async def test_nothing_is_kept_of_turns_that_are_over(self, telling: Telling) -> None:
         await asyncio.gather(*(self.change(telling, uuid4()) for _ in range(5)))
         assert telling._turns == {}
+
+
+class TestBareConnections:
+    async def test_that_the_database_ended_are_replaced(self, telling: Telling, database: Database) -> None:
+        async with telling.reading() as one, telling.reading() as other:
+            pids = [batch.connection.get_server_pid() for batch in (one, other)]
+        async with database.engine.connect() as connection:
+            for pid in pids:
+                assert (await connection.execute(END_BACKEND, {"pid": pid})).scalar()
+        async with asyncio.timeout(DEADLINE):
+            while not all(batch.connection.is_closed() for batch in (one, other)):  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.01)
+        async with telling.reading() as batch:
+            assert [row[0] for row in await batch.fetch("SELECT 1")] == [1]
+        async with telling.batch() as batch:
+            assert [row[0] for row in await batch.fetch("SELECT 2")] == [2]
+
+    async def test_that_fail_in_a_transaction_are_not_used_again(self, telling: Telling) -> None:
+        async def fail() -> None:
+            async with telling.batch() as batch:
+                await batch.lock("SELECT FROM chat WHERE id = ANY($1::uuid[]) FOR UPDATE", [uuid4()], patience=1)
+                await batch.fetch("SELECT 1 / 0")
+
+        with pytest.raises(asyncpg.PostgresError):
+            await fail()
+        async with telling.reading() as batch:
+            assert not batch.connection.is_in_transaction()
+            await batch.fetch("SELECT 1")
 
 
 class TestBatches:
