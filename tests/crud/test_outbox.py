@@ -1,0 +1,157 @@
+"""Sends that wait for the commit before theirs, and then share one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import pytest
+
+from chat_app.crud import chats, outbox
+from chat_app.crud.messages import Draft, Sent
+from chat_app.crud.outbox import Outbox
+from chat_app.db import Batch, Database
+from chat_app.errors import ChatError, ChatNotFound, Internal, Unavailable
+from chat_app.models.messages import TextCreate
+from chat_app.models.sessions import Actor
+from tests.clients import DEADLINE
+from tests.service import MakeUser
+
+HOLD = "SELECT FROM chat WHERE id = ANY($1::uuid[]) FOR UPDATE"
+
+Result = Sent | ChatError
+
+
+@pytest.fixture
+async def box(database: Database) -> AsyncIterator[Outbox]:
+    made = Outbox(database)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def anna(make_user: MakeUser) -> Actor:
+    return Actor((await make_user()).id, uuid4())
+
+
+@pytest.fixture
+async def chat_ids(database: Database, anna: Actor, make_user: MakeUser) -> list[UUID]:
+    others = [await make_user() for _ in range(6)]
+    async with database.transaction() as session:
+        return [(await chats.open_private_chat(session, anna, other.id))[0].id for other in others]
+
+
+def draft(actor: Actor, chat_id: UUID, words: str = "hello") -> Draft:
+    return Draft(actor, chat_id, TextCreate.model_construct(client_id=uuid4(), type="text", text=words, reply_to=None))
+
+
+async def put(box: Outbox, *drafts: Draft) -> list[tuple[int, Result]]:
+    """Put them in at once; the results with their places, in the order in which they came."""
+    results: list[tuple[int, Result]] = []
+    done = asyncio.Event()
+
+    def note(place: int, result: Result) -> None:
+        results.append((place, result))
+        if len(results) == len(drafts):
+            done.set()
+
+    for place, one in enumerate(drafts):
+        box.put(one, lambda result, place=place: note(place, result))
+    async with asyncio.timeout(DEADLINE):
+        await done.wait()
+    return results
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    counted: list[None] = []
+    commit = Batch.commit
+
+    async def count_and_commit(batch: Batch) -> None:
+        counted.append(None)
+        await commit(batch)
+
+    monkeypatch.setattr(Batch, "commit", count_and_commit)
+    return counted
+
+
+async def test_what_comes_at_once_shares_commits(
+    box: Outbox, anna: Actor, chat_ids: list[UUID], commits: list[None]
+) -> None:
+    results = await put(box, *(draft(anna, chat_ids[number % 6]) for number in range(60)))
+    assert all(isinstance(result, Sent) for _, result in results)
+    # The first of each lane goes alone, as nothing waits for more to come.
+    assert len(commits) <= 2 * outbox.LANES
+
+
+async def test_what_comes_alone_goes_at_once(
+    box: Outbox, anna: Actor, chat_ids: list[UUID], commits: list[None]
+) -> None:
+    for number in range(3):
+        assert (await box.send(draft(anna, chat_ids[0]))).message.seq == number + 1
+    assert len(commits) == 3
+
+
+async def test_order_is_kept(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+    results = await put(box, *(draft(anna, chat_ids[0]) for _ in range(300)))
+    assert [place for place, _ in results] == list(range(300))
+    assert [result.message.seq for _, result in results if isinstance(result, Sent)] == list(range(1, 301))
+
+
+async def test_a_chat_that_somebody_holds_keeps_nobody_else_waiting(
+    box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
+) -> None:
+    held, *free = chat_ids
+    async with database.batch() as holder:
+        await holder.lock(HOLD, [held], patience=1)
+        waiting = [asyncio.create_task(put(box, *(draft(anna, held) for _ in range(3))))]
+        sent = await put(box, *(draft(anna, chat_id) for chat_id in free), *(draft(anna, chat_id) for chat_id in free))
+        assert all(isinstance(result, Sent) for _, result in sent)
+        # Later ones to the same chat queue up behind the first.
+        waiting.append(asyncio.create_task(put(box, draft(anna, held))))
+        await asyncio.wait(waiting, timeout=0.3)
+        assert not any(task.done() for task in waiting)
+    seqs = [result.message.seq for task in waiting for _, result in await task if isinstance(result, Sent)]
+    assert seqs == [1, 2, 3, 4]
+
+
+async def test_a_chat_that_is_held_for_too_long_is_given_up_alone(
+    box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "LOCK_SECONDS", 0.3)
+    held, free, *_ = chat_ids
+    async with database.batch() as holder:
+        await holder.lock(HOLD, [held], patience=1)
+        results = dict(await put(box, draft(anna, held), draft(anna, free)))
+    assert isinstance(results[0], Unavailable)
+    assert isinstance(results[1], Sent)
+    assert (await box.send(draft(anna, held))).message.seq == 1
+
+
+async def test_one_that_is_refused_does_not_touch_the_others(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+    results = dict(await put(box, *(draft(anna, chat_id) for chat_id in (chat_ids[0], uuid4(), chat_ids[1]))))
+    assert isinstance(results[1], ChatNotFound)
+    assert isinstance(results[0], Sent) and isinstance(results[2], Sent)
+
+
+async def test_nor_does_one_that_breaks_the_statement(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+    # No door lets a NUL through; the database does not take it.
+    words = ["first", "bro\x00ken", "last"]
+    results = dict(await put(box, *(draft(anna, chat_ids[0], text) for text in words)))
+    assert isinstance(results[1], Internal)
+    assert [result.message.seq for result in (results[0], results[2]) if isinstance(result, Sent)] == [1, 2]
+
+
+async def test_nor_does_one_whose_sender_can_not_be_told(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+    def explode(_result: Result) -> None:
+        raise RuntimeError
+
+    box.put(draft(anna, chat_ids[0]), explode)
+    assert (await box.send(draft(anna, chat_ids[0]))).message.seq == 2
+
+
+async def test_closing_waits_for_what_is_under_way(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+    results: list[Result] = []
+    for chat_id in chat_ids:
+        box.put(draft(anna, chat_id), results.append)
+    await box.close()
+    assert len(results) == len(chat_ids) and all(isinstance(result, Sent) for result in results)
