@@ -70,6 +70,8 @@ class _Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
         socket = self.sockets.pop(sid, None)
         if socket is not None:
             await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
+            # What was said is sent, and then the transport is closed, whether or not the client does it.
+            await socket.queue.put(None)
 
     def _bad_request(self, message: str | None = None) -> dict[str, Any]:
         answer: dict[str, Any] = super()._bad_request(message)

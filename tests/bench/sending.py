@@ -42,10 +42,20 @@ SHAPES = {
 
 
 def experiments() -> list[Experiment]:
-    return [
+    beside_node = [
         Experiment(*title.split(": "), {"chat_app": partial(_ours, shape), "node": partial(_node, shape)})
         for title, shape in SHAPES.items()
     ]
+    two_beside_one = [
+        Experiment(
+            f"{name}-two",
+            f"{about}, by two processes on a bus",
+            {"two": partial(_ours, shape, workers=2), "one": partial(_ours, shape)},
+        )
+        for (name, about), shape in ((title.split(": "), shape) for title, shape in SHAPES.items())
+        if name in ("W1", "W2", "W3")
+    ]
+    return beside_node + two_beside_one
 
 
 def ours_load(chats: list[Chat], shape: Shape) -> Load:
@@ -77,11 +87,11 @@ def _client(auth: dict[str, str | None], command: bytes, chat: Chat, sends: bool
     return Client(b"40" + orjson.dumps(auth), command, sends=sends, others=len(chat.members) - 1)
 
 
-def _ours(shape: Shape, house: House, seconds: float) -> Outcome:
+def _ours(shape: Shape, house: House, seconds: float, *, workers: int = 1) -> Outcome:
     chats = seed.make_chats(shape.chats, shape.members)
     with house.database("migrated") as database:
         seed.write(database, seed.members_of(chats), chats)
-        return measure(house.ours(database), ours_load(chats, shape), seconds)
+        return measure(house.ours(database, workers=workers), ours_load(chats, shape), seconds)
 
 
 def _node(shape: Shape, house: House, seconds: float) -> Outcome:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import asyncpg
 import psutil
 
-from chat_app.embedded import embedded_postgres
+from chat_app.embedded import embedded_postgres, embedded_valkey
 
 ROOT = Path(__file__).parent.parent.parent
 PEER = Path(__file__).parent / "peer"
@@ -137,9 +137,9 @@ class House:
         asyncio.run(run())
 
     @contextmanager
-    def ours(self, database: str) -> Iterator[Server]:
-        """chat_app as in production, but for the limits."""
-        port = free_port()
+    def ours(self, database: str, *, workers: int = 1) -> Iterator[Server]:
+        """chat_app as in production, but for the limits; several workers are on a bus."""
+        port, command = free_port(), [sys.executable, "-m", "chat_app", "run"]
         environment = _environment(
             CHAT_ENV="production",
             CHAT_SECRET=SECRET,
@@ -149,8 +149,11 @@ class House:
             CHAT_RATE_LIMITS="load-test",
             CHAT_LOG_FORMAT="json",
         )
-        with self._running("chat_app", [sys.executable, "-m", "chat_app", "run"], environment, port) as server:
-            yield server
+        with ExitStack() as stack:
+            if workers > 1:
+                command += ["--workers", str(workers)]
+                environment["CHAT_BUS_URL"] = stack.enter_context(embedded_valkey())
+            yield stack.enter_context(self._running("chat_app", command, environment, port))
 
     @contextmanager
     def node(self, database: str) -> Iterator[Server]:

@@ -61,7 +61,9 @@ async def test_without_a_bus_the_own_node_goes_on_and_others_catch_up(
     await told(dora, message)
     await catch_up(boris, chat_id, message)
     assert boris.socket.named("messages_changed") == []
-    assert idle.socket.named(RESYNC) == [], "nothing happened in the chat that it has open"
+    if fault == "killed":
+        # Of one that is frozen a node may first notice that the others have fallen silent, and then asks everybody.
+        assert idle.socket.named(RESYNC) == [], "nothing happened in the chat that it has open"
 
     valkey.start() if fault == "killed" else valkey.thaw()
     # What a bus that was only frozen had been given comes late, to those who waited for so long.
