@@ -23,7 +23,7 @@ test: $(READY) ## Run the tests; ARGS go to pytest
 	@exec $(BIN)/python -m pytest -n auto $(ARGS)
 
 test-nodes: $(READY) ## Run the tests of the live door with everybody on another node than the last; ARGS go to pytest
-	@exec $(BIN)/python -m pytest -n auto --two-nodes $(ARGS) tests/live
+	@exec $(BIN)/python -m pytest -n auto --three-nodes $(ARGS) tests/live
 
 test-long-way: $(READY) ## Run the tests of the live door with WebSockets served by the libraries alone; ARGS go to pytest
 	@exec $(BIN)/python -m pytest -n auto --way long $(ARGS) tests/live tests/test_bad_packets.py

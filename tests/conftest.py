@@ -35,12 +35,12 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--two-nodes", action="store_true", help="Everybody who is made is on another node than the last.")
+    parser.addoption("--three-nodes", action="store_true", help="Everybody is on another node than the last.")
     parser.addoption(
         "--way", choices=["short", "long"], default="short", help="How WebSockets are served: by the libraries if long."
     )
     parser.addoption("--postgres", help="The address of a server to use instead of an embedded one.")
-    parser.addoption("--valkey", help="The same, for --two-nodes. Only one test process may use it.")
+    parser.addoption("--valkey", help="The same, for --three-nodes. Only one test process may use it.")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--two-nodes"):
+    if config.getoption("--three-nodes"):
         items[:] = [item for item in items if item.get_closest_marker("one_node") is None]
 
 

@@ -76,18 +76,19 @@ class Service:
 @pytest.fixture(scope="session")
 async def service(service_settings: Settings, pytestconfig: pytest.Config) -> AsyncIterator[Service]:
     way = pytestconfig.getoption("way")
-    if not pytestconfig.getoption("--two-nodes"):
+    if not pytestconfig.getoption("--three-nodes"):
         async with Service(service_settings, way) as running:
             yield running
         return
     given = pytestconfig.getoption("--valkey")
     with nullcontext(given) if given else embedded_valkey() as url:
         shared = service_settings.model_copy(update={"bus_url": SecretStr(url)})
-        other = Service(shared.model_copy(update={"port": free_port()}), way)
-        async with Service(shared, way) as running, other:
-            running.bases.append(other.base)
-            in_step.append(lambda: _in_step(running, other))
-            yield running
+        nodes = [Service(shared, way)]
+        nodes += [Service(shared.model_copy(update={"port": free_port()}), way) for _ in range(2)]
+        async with nodes[0], nodes[1], nodes[2]:
+            nodes[0].bases = [node.base for node in nodes]
+            in_step.append(lambda: _in_step(*nodes))
+            yield nodes[0]
             in_step.clear()
 
 
