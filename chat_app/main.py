@@ -22,7 +22,7 @@ from chat_app.api.requests import RequestLog
 from chat_app.db import Database
 from chat_app.limits import Limits, SharedCounts
 from chat_app.live.cluster import Cluster
-from chat_app.live.server import Live
+from chat_app.live.server import Live, end_tasks
 from chat_app.media.storage import Storage
 from chat_app.settings import LOCAL_ORIGINS, Settings
 from chat_app.sms import CodeSender
@@ -108,9 +108,7 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in watching:
-            task.cancel()
-        await asyncio.wait(watching)
+        await end_tasks(watching)
         await live.outbox.close()
         await api.state.live.presence.close()
         if cluster:

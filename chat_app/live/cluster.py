@@ -18,7 +18,7 @@ from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection
 from chat_app.live.fanout import doubtful, encode
 from chat_app.live.order import Order
-from chat_app.live.server import Live
+from chat_app.live.server import Live, end_tasks
 from chat_app.logs import log_crash
 
 COMPARE_SECONDS = 2.0
@@ -61,9 +61,7 @@ class Cluster:
 
     async def close(self) -> None:
         await self.bus.leave()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.client.aclose()
