@@ -1,0 +1,57 @@
+"""What the README and the manifests' README name exists: targets, commands, settings, files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chat_app.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / name for name in ("README.md", "manifests/README.md", "manifests/RUNBOOK.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+class TestAPage:
+    def test_names_targets_of_make_that_exist(self, page: Path) -> None:
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        assert set(re.findall(r"`?make ([a-z-]+)", _code(page))) <= targets
+
+    def test_links_to_files_that_exist(self, page: Path) -> None:
+        links = re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == []
+
+    def test_applies_manifests_that_exist(self, page: Path) -> None:
+        named = re.findall(r"kubectl \S*\s?apply -[kf] (\S+)", page.read_text())
+        assert [path for path in named if not (ROOT / path).exists()] == []
+
+    def test_names_settings_that_exist(self, page: Path) -> None:
+        known = {f"CHAT_{name.upper()}" for name in Settings.model_fields}
+        assert set(re.findall(r"CHAT_[A-Z_]+[A-Z]", page.read_text())) <= known
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    known = {f"CHAT_{name.upper()}" for name in Settings.model_fields}
+    assert known <= set(re.findall(r"CHAT_[A-Z_]+[A-Z]", PAGES[0].read_text()))
+
+
+def test_every_target_is_in_the_readme() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert targets - {"help", "format", "clean"} <= set(re.findall(r"make ([a-z-]+)", PAGES[0].read_text()))
+
+
+def test_the_commands_of_operators_exist() -> None:
+    listed = re.search(r"### Look after it\n(.*?)\n#", PAGES[0].read_text(), re.DOTALL)
+    assert listed
+    named = set(re.findall(r"^\| `([a-z-]+)", listed[1], re.MULTILINE))
+    shown = subprocess.run([sys.executable, "-m", "chat_app", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert len(named) >= 5
+    assert [command for command in named if command not in shown.stdout] == []
+
+
+def _code(page: Path) -> str:
+    """Blocks and what stands between backticks."""
+    text = page.read_text()
+    return "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text))
