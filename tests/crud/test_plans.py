@@ -1,5 +1,6 @@
 """What is asked of the database: by index whatever it is, and as many statements for much as for little."""
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -81,6 +82,12 @@ async def plan_of(batch: Batch, statement: str, values: tuple[object, ...]) -> s
     return "\n".join(line[0] for line in lines)
 
 
+def reads_all(plan: str) -> bool:
+    """Whether it goes through a whole table, or through the whole of an index, which has no condition then."""
+    scans = re.findall(r"(?:Bitmap )?Index (?:Only )?Scan.*\n\s*(.*)", plan)
+    return "Seq Scan" in plan or not all(line.startswith("Index Cond") for line in scans)
+
+
 class TestReading:
     @pytest.mark.parametrize("use", USES)
     async def test_uses_an_index_for_everything(self, use: str, database: Database, make_user: MakeUser) -> None:
@@ -90,7 +97,7 @@ class TestReading:
         assert asked
         async with database.reading() as batch:
             plans = [await plan_of(batch, *one) for one in asked]
-        assert not [plan for plan in plans if "Seq Scan" in plan]
+        assert not [plan for plan in plans if reads_all(plan)]
 
     @pytest.mark.parametrize("use", USES)
     async def test_asks_as_often_for_much_as_for_little(
@@ -113,5 +120,7 @@ class TestSending:
                 await send_messages(batch, [Draft(actor, chat_id, text(f"{n}")) for n in range(number)])
             assert len(asked) == 3
         async with database.reading() as batch:
+            # As autovacuum does once there are some; of an empty table an index may be read as a whole.
+            await batch.connection.execute("ANALYZE chat, membership, message")
             plans = [await plan_of(batch, *one) for one in asked]
-        assert not [plan for plan in plans if "Seq Scan" in plan]
+        assert not [plan for plan in plans if reads_all(plan)]
