@@ -144,7 +144,7 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
     def __init__(self) -> None:
         super().__init__(get_settings().signing_secret.decode(), ACCESS_SECONDS, [AUDIENCE])
 
-    async def read_token(self, token: str | None, user_manager: UserManager) -> User | None:  # type: ignore[override]
+    async def read_token(self, token: str | None, user_manager: UserManager) -> User | None:  # type: ignore[override]  # ours
         """The user behind a token. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
         return await user_manager.user_db.get((await authenticate(user_manager.user_db.session, token))[0].id)
 

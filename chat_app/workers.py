@@ -83,6 +83,7 @@ class _Worker:
 def serve(count: int, settings: Settings, listening: socket.socket, on_ready: Callable[[], None]) -> None:
     """Run so many workers until a signal, as SystemExit, ends them. Raises WorkerFailed."""
     assert settings.database_url and settings.bus_url
+    # All that was set goes on to them, with what this process has decided: not read here, but handed over.
     environment = os.environ | {
         "CHAT_HOST": settings.host,
         "CHAT_PORT": str(settings.port),

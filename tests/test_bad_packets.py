@@ -205,11 +205,39 @@ class TestATransport:
                         await socket.send(packet)
                 await socket.close()
 
+    @pytest.mark.one_node
+    async def test_may_cut_a_frame_wherever_it_goes_over_from_polling(
+        self, service: Service, bystander: Person, attacker: Person
+    ) -> None:
+        for cut in (1, 3, 6, 15):
+            async with polling(bystander) as url:
+                await bystander.http.post(url, content=f'40{{"token":"{attacker.token}"}}')
+                while '42["ready"' not in (await bystander.http.get(url)).text:
+                    pass
+                address = (service.base + url).replace("http", "ws", 1).replace("polling", "websocket")
+                socket = await connect(address, compression=None, proxy=None)
+                await socket.send("2probe")
+                assert await socket.recv() == "3probe"
+                frame = masked(b'427["list_chats",{}]')
+                # The beginning comes with what ends the polling, the rest when it has ended.
+                socket.transport.write(masked(b"5") + b"\x82\x81\x00\x00\x00\x00b" + frame[:cut])
+                await asyncio.sleep(0.2)
+                socket.transport.write(frame[cut:])
+                async with asyncio.timeout(DEADLINE):
+                    while not str(await socket.recv()).startswith("437["):
+                        pass
+                await socket.close()
+
     async def test_by_polling_works_and_may_be_forgotten(self, bystander: Person, attacker: Person) -> None:
         async with polling(bystander) as url:
             posted = await bystander.http.post(url, content=f'40{{"token":"{attacker.token}"}}')
             assert posted.is_success
             assert (await bystander.http.get(url)).text.startswith("40{")
+
+
+def masked(text: bytes) -> bytes:
+    """A frame as clients send it, with a mask that changes nothing."""
+    return bytes((0x81, 0x80 | len(text))) + bytes(4) + text
 
 
 @asynccontextmanager

@@ -59,7 +59,8 @@ class Outbox:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        await asyncio.gather(*(lane.task for lane in (*self._lanes, *self._apart.values()) if lane.task))
+        while tasks := [lane.task for lane in (*self._lanes, *self._apart.values()) if lane.task]:
+            await asyncio.gather(*tasks)
 
     def _append(self, lane: _Lane, waiting: _Waiting) -> None:
         lane.waiting.append(waiting)

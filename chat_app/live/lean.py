@@ -36,7 +36,10 @@ ENGINE_TYPES = b"0123456"
 
 
 class LeanProtocol(WebSocketsSansIOProtocol):
-    """Reads whole text frames by itself once `line` is set; everything else the libraries read."""
+    """Reads whole text frames by itself once `line` is set; everything else the libraries read.
+
+    They only ever get whole frames, so that none is begun by them and ended here.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -45,7 +48,7 @@ class LeanProtocol(WebSocketsSansIOProtocol):
         self.is_fragmented = False
 
     def data_received(self, data: bytes) -> None:
-        if self.line is None:
+        if not self.handshake_complete:
             super().data_received(data)
             return
         data = self.partial + data if self.partial else data
@@ -60,7 +63,7 @@ class LeanProtocol(WebSocketsSansIOProtocol):
                 return
             if end > len(data):
                 break
-            if data[start] == WHOLE_TEXT and not self.is_fragmented:
+            if self.line and data[start] == WHOLE_TEXT and not self.is_fragmented:
                 self.line.hear(apply_mask(data[body:end], data[body - 4 : body]))
             else:
                 opcode, is_last = data[start] & 0x0F, data[start] & 0x80
@@ -260,7 +263,9 @@ async def serve(server: Server, socket: Any, websocket: Any, environ: dict[str, 
         line.put_nowait(queue.get_nowait())
     try:
         while not protocol.queue.empty():
-            line.hear((await websocket.wait()).encode())
+            packet = await websocket.wait()
+            if isinstance(packet, str):
+                line.hear(packet.encode())
         protocol.line = line
         await websocket.wait()
     except OSError:

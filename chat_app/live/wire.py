@@ -1,4 +1,4 @@
-"""The one place beneath the public interface of python-socketio and python-engineio.
+"""Beneath the public interface of python-socketio and python-engineio; with `lean`, the only place that is.
 
 Why: its way out is a task and an encoding for each recipient, its way in lets a client's packet call the handlers of
 `connect` and `disconnect`, and nothing runs between the acceptance of a connection and its first event.

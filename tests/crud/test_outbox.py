@@ -149,6 +149,20 @@ async def test_nor_does_one_whose_sender_can_not_be_told(box: Outbox, anna: Acto
     assert (await box.send(draft(anna, chat_ids[0]))).message.seq == 2
 
 
+async def test_closing_waits_for_what_was_set_apart_meanwhile(
+    box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
+) -> None:
+    results: list[Result] = []
+    async with database.batch() as holder:
+        await holder.lock(HOLD, chat_ids[:1], patience=1)
+        box.put(draft(anna, chat_ids[0]), results.append)
+        closing = asyncio.create_task(box.close())
+        await asyncio.wait([closing], timeout=5 * outbox.PATIENCE_SECONDS)
+        assert not results
+    await closing
+    assert len(results) == 1 and isinstance(results[0], Sent)
+
+
 async def test_closing_waits_for_what_is_under_way(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
     results: list[Result] = []
     for chat_id in chat_ids:
