@@ -26,6 +26,8 @@ from chat_app.logs import log, tell
 SLOW_QUERY_SECONDS = 0.2
 LOCK_SECONDS = 5.0
 LONGEST_TRANSACTION = timedelta(seconds=60)
+# A plan is kept for what the tables were when it was made; a young one grows a thousandfold while it is in use.
+PLAN_SECONDS = 5.0
 
 # A statement or a wait that takes longer is given up, so no transaction is older than this when it commits.
 SERVER_SETTINGS = {
@@ -41,11 +43,12 @@ SERVER_SETTINGS = {
 class Batch:
     """A transaction on the bare driver, for what is done thousands of times a second; `info` as a session has it."""
 
-    __slots__ = ("_locks", "connection", "info")
+    __slots__ = ("_locks", "connection", "info", "planned_at")
 
     def __init__(self, connection: Any, info: dict[Any, Any]) -> None:
         self.connection = connection
         self.info = info
+        self.planned_at = time.monotonic()
         self._locks: dict[str, Any] = {}
 
     @classmethod
@@ -76,6 +79,12 @@ class Batch:
         started = time.perf_counter()
         await self.connection.execute(f"{begin}{wait}; EXECUTE {name}('{{{array}}}')")
         _tell_if_slow(started, statement)
+
+    async def plan_anew(self) -> None:
+        """Have the statements planned again, now and then."""
+        if time.monotonic() - self.planned_at > PLAN_SECONDS:
+            await self.connection.execute("DISCARD PLANS")
+            self.planned_at = time.monotonic()
 
     async def commit(self) -> None:
         if self.connection.is_in_transaction():
@@ -124,7 +133,7 @@ class Database:
         self.on_commit: Listener = lambda events: 0
         self.on_doubt: Doubter = lambda events: None
         self.on_removal: Remover = _keep
-        self._url = url.replace("+asyncpg", "", 1)
+        self.url = url.replace("+asyncpg", "", 1)
         self._idle: list[Batch] = []
         self._readers = asyncio.Semaphore(pool_size)
         self._removals: set[asyncio.Task[None]] = set()
@@ -192,8 +201,9 @@ class Database:
             while batch is None and self._idle:
                 batch = self._idle.pop()
                 batch = None if batch.connection.is_closed() else batch
-            batch = batch or await Batch.connect(self._url)
+            batch = batch or await Batch.connect(self.url)
             batch.info = {"database": self}
+            await batch.plan_anew()
             yield batch
         except (OSError, asyncpg.InterfaceError) as error:
             raise _unavailable(error) from error

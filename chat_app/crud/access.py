@@ -108,8 +108,10 @@ _READ_LOCKED = """
 WITH draft AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1) AS draft (chat_id uuid, sender_id uuid, client_id uuid)
 ), repeated AS MATERIALIZED (
-    SELECT chat_id, sender_id, client_id, seq, content_hash
-    FROM draft JOIN message USING (chat_id, sender_id, client_id)
+    SELECT draft.*, seq, content_hash FROM draft, LATERAL (
+        SELECT seq, content_hash FROM message
+        WHERE chat_id = draft.chat_id AND sender_id = draft.sender_id AND client_id = draft.client_id LIMIT 1
+    ) AS former
 )
 SELECT id, type, title, creator_id, member_count, message_count, version, created_at, clock_timestamp() AS now,
     members, visible_from, ARRAY(

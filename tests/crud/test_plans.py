@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from chat_app import db
 from chat_app.crud import chats, history, members
 from chat_app.crud.messages import Draft, send_messages
 from chat_app.crud.sessions import check_session, open_session
@@ -82,6 +83,19 @@ async def plan_of(batch: Batch, statement: str, values: tuple[object, ...]) -> s
     return "\n".join(line[0] for line in lines)
 
 
+@asynccontextmanager
+async def empty_tables(database: Database) -> AsyncIterator[Batch]:
+    """A connection that sees the tables as they are when the first message is sent, with the statistics of that."""
+    batch = await Batch.connect(database.url)
+    try:
+        for table in ("chat", "membership", "message"):
+            await batch.connection.execute(f"CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)")
+            await batch.connection.execute(f"ANALYZE {table}")
+        yield batch
+    finally:
+        batch.connection.terminate()
+
+
 def reads_all(plan: str) -> bool:
     """Whether it goes through a whole table, or through the whole of an index, which has no condition then."""
     scans = re.findall(r"(?:Bitmap )?Index (?:Only )?Scan.*\n\s*(.*)", plan)
@@ -120,7 +134,37 @@ class TestSending:
                 await send_messages(batch, [Draft(actor, chat_id, text(f"{n}")) for n in range(number)])
             assert len(asked) == 3
         async with database.reading() as batch:
-            # As autovacuum does once there are some; of an empty table an index may be read as a whole.
+            # As autovacuum does once there are some.
             await batch.connection.execute("ANALYZE chat, membership, message")
             plans = [await plan_of(batch, *one) for one in asked]
         assert not [plan for plan in plans if reads_all(plan)]
+
+    async def test_looks_messages_up_in_their_chat_also_with_a_plan_made_while_there_were_none(
+        self, database: Database, make_user: MakeUser
+    ) -> None:
+        actor, chat_id = await found(database, make_user, much=False)
+        async with asking() as asked, database.batch() as batch:
+            await send_messages(batch, [Draft(actor, chat_id, text("Hello"))])
+        async with empty_tables(database) as batch:
+            plans = [await plan_of(batch, *one) for one in asked if one[0].lstrip().startswith("WITH draft")]
+        (plan,) = plans
+        # By whichever index: of the whole chat at worst, and not of all chats.
+        assert re.search(r"Scan using \S+ on message .*\n\s*Index Cond: \(\(?chat_id = ", plan), plan
+
+
+class TestPlans:
+    async def test_are_made_anew_as_the_tables_grow(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(db, "PLAN_SECONDS", 0.0)
+        async with empty_tables(database) as batch:
+            await batch.connection.execute("SET plan_cache_mode = force_generic_plan")
+            await batch.connection.execute("PREPARE probe (bigint) AS SELECT FROM message WHERE seq > $1")
+            before = await batch.connection.fetch("EXPLAIN EXECUTE probe(1)")
+            await batch.connection.execute(
+                """
+                INSERT INTO message (chat_id, seq, version, type, sender_id, like_count, sent_at)
+                SELECT gen_random_uuid(), n, n, 'text', gen_random_uuid(), 0, now() FROM generate_series(1, 5000) AS n
+                """
+            )
+            assert await batch.connection.fetch("EXPLAIN EXECUTE probe(1)") == before
+            await batch.plan_anew()
+            assert await batch.connection.fetch("EXPLAIN EXECUTE probe(1)") != before
