@@ -319,14 +319,16 @@ async def read_clock(session: AsyncSession) -> datetime:
 
 def _versions(events: list[Recorded]) -> dict[str, int]:
     """The chats that got a new version, for the log."""
-    versions: dict[str, int] = {}
+    versions: dict[UUID, int] = {}
     for event, _ in events:
         if isinstance(event, MessagesChanged):
-            versions[str(event.chat_id)] = event.version
+            versions[event.chat_id] = event.version
         elif isinstance(event, ChatsChanged):
-            versions |= {str(chat.id): chat.version for chat in event.chats}
-            versions |= {str(chat.chat_id): chat.version for chat in event.removed}
-    return versions
+            for chat in event.chats:
+                versions[chat.id] = chat.version
+            for removed in event.removed:
+                versions[removed.chat_id] = removed.version
+    return {str(chat_id): version for chat_id, version in versions.items()}
 
 
 def _code(error: DBAPIError) -> str:

@@ -113,7 +113,7 @@ async def send_active_message(database: DatabaseDep, outbox: OutboxDep, actor: A
     async with database.transaction() as session:
         chat_id = await chats.active_chat(session, actor)
     sent = await outbox.send(Draft(actor, chat_id, data))
-    return reply(sent.message, 201 if sent.is_new else 200)
+    return reply(sent.json, 201 if sent.is_new else 200)
 
 
 router.include_router(waiting)

@@ -111,4 +111,4 @@ def reply(data: Any, status: int = 200) -> Response:
     """The answer as it is: for what is asked for most, as checking our own data against their model takes twice as
     long as reading them.
     """
-    return Response(as_json(data), status, media_type="application/json")
+    return Response(data if isinstance(data, bytes) else as_json(data), status, media_type="application/json")

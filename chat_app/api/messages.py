@@ -63,7 +63,7 @@ async def send_message(outbox: OutboxDep, actor: Asker, chat_id: ChatIdPath, dat
     Members get `chats_changed`, those who have the chat active also `messages_changed`.
     """
     sent = await outbox.send(Draft(actor, chat_id, data))
-    return reply(sent.message, 201 if sent.is_new else 200)
+    return reply(sent.json, 201 if sent.is_new else 200)
 
 
 router.include_router(sending)

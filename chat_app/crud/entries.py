@@ -22,7 +22,7 @@ from chat_app.models.chats import (
     Mine,
     RemovedChat,
 )
-from chat_app.models.messages import MessageRead, MessageType, Preview, System
+from chat_app.models.messages import MessageShared, MessageType, Preview, System
 from chat_app.models.sessions import Actor
 from chat_app.models.users import brief
 
@@ -118,7 +118,7 @@ def shared_part(chat: Chat, last_message: Preview | None) -> ChatShared:
     return ChatShared(**_base(chat), id=chat.id, last_message=last_message)
 
 
-def preview(message: Message | MessageRead | None) -> Preview | None:
+def preview(message: Message | MessageShared | None) -> Preview | None:
     """The newest message as the chat list shows it."""
     if message is None:
         return None

@@ -15,7 +15,7 @@ import orjson
 from chat_app.crud import access
 from chat_app.crud.attachments import attachment_read, lock_attachments
 from chat_app.crud.entries import preview
-from chat_app.crud.history import read_messages, shared_message
+from chat_app.crud.history import read_messages
 from chat_app.crud.users import list_briefs
 from chat_app.db import Batch, Unit, as_batch, database_of
 from chat_app.errors import (
@@ -28,7 +28,7 @@ from chat_app.errors import (
     MessageNotFound,
 )
 from chat_app.events import ChatsChanged, MessagesChanged, record
-from chat_app.models.base import as_json, trusted
+from chat_app.models.base import as_json, trusted, written
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
 from chat_app.models.messages import (
     AttachmentCreate,
@@ -38,6 +38,7 @@ from chat_app.models.messages import (
     LocationCreate,
     MessageCreate,
     MessageRead,
+    MessageShared,
     MessageType,
 )
 from chat_app.models.sessions import Actor
@@ -58,10 +59,14 @@ class Draft(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """A message as its sender sees it; `is_new` is false when it had been sent before."""
+    """A message as its sender sees it, written once; `is_new` is false when it had been sent before."""
 
-    message: MessageRead
+    json: bytes
     is_new: bool
+
+    @property
+    def message(self) -> MessageRead:
+        return MessageRead.model_validate_json(self.json)
 
 
 @dataclass(slots=True)
@@ -71,11 +76,11 @@ class _Known:
     chat_id: UUID
     sender_id: UUID
     seq: int
-    content_hash: str
-    message: MessageRead | None = None
+    content_hash: bytes
+    json: bytes | None = None
 
     def sent(self, is_new: bool, again: Again) -> Sent:
-        return Sent(self.message or again[self.sender_id, self.chat_id, self.seq], is_new)
+        return Sent(self.json or as_json(again[self.sender_id, self.chat_id, self.seq]), is_new)
 
 
 @dataclass(slots=True)
@@ -88,13 +93,11 @@ class _Chat:
     known: dict[tuple[UUID, UUID], _Known]
     message_count: int
     version: int
-    placed: list[MessageRead] = field(default_factory=list)
+    placed: list[MessageShared] = field(default_factory=list)
 
     @classmethod
-    def of(cls, row: Any) -> Self:
-        # A UUID of the driver's own class is slow to write.
-        chat_id = UUID(int=row["id"].int)
-        known = {(known[0], known[1]): _Known(chat_id, known[0], known[2], known[3].hex()) for known in row["known"]}
+    def of(cls, chat_id: UUID, row: Any) -> Self:
+        known = {(known[0], known[1]): _Known(chat_id, known[0], known[2], known[3]) for known in row["known"]}
         audience = dict(zip(row["members"] or (), row["visible_from"] or (), strict=True))
         return cls(chat_id, row, audience, known, row["message_count"], row["version"])
 
@@ -103,7 +106,7 @@ class _Chat:
         return trusted(
             ChatShared,
             {
-                "type": ChatType(row["type"]),
+                "type": row["type"],
                 "title": row["title"],
                 "creator_id": row["creator_id"],
                 "member_count": row["member_count"],
@@ -126,8 +129,7 @@ class Sending:
         self.attachments = attachments
         # Without a chat nothing is placed.
         self.now: Any = max((chat.row["now"] for chat in chats.values()), default=None)
-        self._hashes: list[str] = []
-        self._placed: list[MessageRead] = []
+        self._rows: list[bytes] = []
 
     @classmethod
     async def begin(cls, session: Unit, drafts: Sequence[Draft], patience: float) -> Self:
@@ -135,7 +137,10 @@ class Sending:
         rows = await access.lock_to_send(session, keys, patience=patience)
         wanted = {draft.data.attachment_id for draft in drafts if isinstance(draft.data, AttachmentCreate)}
         attachments = await lock_attachments(session, wanted) if wanted else {}
-        return cls(await as_batch(session), {row["id"]: _Chat.of(row) for row in rows}, attachments)
+        # A UUID of the driver's own class is slow to write.
+        ids = {draft.chat_id: draft.chat_id for draft in drafts}
+        chats = [_Chat.of(ids[row["id"]], row) for row in rows]
+        return cls(await as_batch(session), {chat.id: chat for chat in chats}, attachments)
 
     def place(self, draft: Draft) -> tuple[_Known, bool] | ChatError:
         """Give the draft its seq and version, or find what it repeats (then False), or say what is wrong with it."""
@@ -144,7 +149,8 @@ class Sending:
         if chat is None or visible_from_seq is None:
             return ChatNotFound()
         content_hash = _content_hash(data)
-        known = chat.known.get((draft.actor.id, data.client_id))
+        key = draft.actor.id, data.client_id
+        known = chat.known.get(key)
         if known:
             return (known, False) if known.content_hash == content_hash else ClientIdReused()
         if data.reply_to is not None and not visible_from_seq <= data.reply_to <= chat.message_count:
@@ -156,12 +162,12 @@ class Sending:
         chat.version += 1
         if isinstance(data, AttachmentCreate):
             self.attachments[data.attachment_id] |= {"chat_id": chat.id, "seq": chat.message_count}
-        message = _message(draft, chat, self.now, attachment and attachment_read(attachment))
-        chat.placed.append(message)
-        self._placed.append(message)
-        self._hashes.append(content_hash)
-        known = _Known(chat.id, draft.actor.id, message.seq, content_hash, message)
-        chat.known[draft.actor.id, data.client_id] = known
+        fields = _fields(draft, chat, self.now, attachment and attachment_read(attachment))
+        json = as_json(fields)
+        chat.placed.append(written(trusted(MessageShared, fields), json))
+        self._rows.append(b'{"content_hash":"%b",%b' % (content_hash.hex().encode(), json[1:]))
+        own = b'%b,"liked":false}' % json[:-1]
+        known = chat.known[key] = _Known(chat.id, draft.actor.id, chat.message_count, content_hash, own)
         return known, True
 
     def _attachment(self, draft: Draft) -> dict[str, Any] | ChatError:
@@ -178,50 +184,45 @@ class Sending:
 
     async def write(self) -> None:
         """Write what was placed, move the counters and the senders' read positions, and record the events."""
-        if not self._placed:
+        if not self._rows:
             return
-        chats = [chat for chat in self.chats.values() if chat.placed]
-        senders = {(message.chat_id, message.sender_id) for message in self._placed}
-        rows = [
-            message.__dict__ | {"content_hash": content_hash}
-            for message, content_hash in zip(self._placed, self._hashes, strict=True)
-        ]
-        mine = await self.batch.fetch(_WRITE, self.now, as_json(rows).decode())
+        mine = await self.batch.fetch(_WRITE, self.now, (b"[%b]" % b",".join(self._rows)).decode())
         carried = [a for a in self.attachments.values() if a.get("seq") is not None]
         if carried:
             columns = zip(*((a["id"], a["chat_id"], a["seq"]) for a in carried), strict=True)
             await self.batch.fetch(_CARRY, *columns)
-        for key in senders:
-            database_of(self.batch).take_turn(self.batch, key)
-        by_chat: dict[UUID, dict[UUID, Any]] = {}
+        database = database_of(self.batch)
+        by_chat: dict[UUID, list[Any]] = {}
         for row in mine:
-            by_chat.setdefault(row["chat_id"], {})[row["user_id"]] = row
-        for chat in chats:
-            await self._record(chat, by_chat[chat.id])
+            database.take_turn(self.batch, (row["chat_id"], row["user_id"]))
+            by_chat.setdefault(row["chat_id"], []).append(row)
+        for chat_id, rows in by_chat.items():
+            await self._record(self.chats[chat_id], rows)
 
-    async def _record(self, chat: _Chat, mine: dict[UUID, Any]) -> None:
+    async def _record(self, chat: _Chat, mine: list[Any]) -> None:
         told = {
             "chat_id": chat.id,
             "since": chat.version - len(chat.placed),
             "version": chat.version,
             "message_count": chat.message_count,
-            "messages": [shared_message(message) for message in chat.placed],
+            "messages": chat.placed,
             "members": [],
             "users": [],
         }
         record(self.batch, trusted(MessagesChanged, told), chat.audience)
         entry = {"chats": [chat.shared(self.now)], "mine": [], "removed": [], "users": []}
         # The newest message tells its sender that they have read so far; other senders have to be told.
-        others = {user_id: row for user_id, row in mine.items() if user_id != chat.placed[-1].sender_id}
-        is_private = chat.row["type"] == ChatType.PRIVATE
-        people = await list_briefs(self.batch, chat.audience) if others and is_private else []
+        newest_sender = chat.placed[-1].sender_id
+        others = {row["user_id"]: row for row in mine if row["user_id"] != newest_sender}
+        rest = chat.audience
+        if others:
+            rest = {user_id: seen_from for user_id, seen_from in rest.items() if user_id not in others}
+            is_private = chat.row["type"] == ChatType.PRIVATE
+            people = await list_briefs(self.batch, chat.audience) if is_private else []
         for user_id, row in others.items():
             peer = next((user for user in people if user.id != user_id), None)
             own = {**entry, "mine": [_mine(chat, row, peer)]}
             record(self.batch, trusted(ChatsChanged, own), {user_id: chat.audience[user_id]})
-        rest = chat.audience
-        if others:
-            rest = {user_id: seen_from for user_id, seen_from in rest.items() if user_id not in others}
         record(self.batch, trusted(ChatsChanged, entry), rest)
 
     async def read_again(self) -> Again:
@@ -229,7 +230,7 @@ class Sending:
         repeated: dict[tuple[UUID, UUID], list[int]] = {}
         for chat in self.chats.values():
             for known in chat.known.values():
-                if known.message is None:
+                if known.json is None:
                     repeated.setdefault((known.sender_id, known.chat_id), []).append(known.seq)
         return {
             (sender_id, chat_id, message.seq): message
@@ -283,39 +284,39 @@ def _mine(chat: _Chat, row: Any, peer: UserBrief | None) -> ChatMine:
     )
 
 
-def _message(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> MessageRead:
+def _fields(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> dict[str, Any]:
+    """Of a message as it goes to everybody."""
     data = draft.data
     payload: Location | Contact | None = None
     if isinstance(data, LocationCreate):
         payload = Location(latitude=data.latitude, longitude=data.longitude)
     elif isinstance(data, ContactCreate):
         payload = Contact(name=data.name, phone=data.phone)
-    return trusted(
-        MessageRead,
-        {
-            "chat_id": chat.id,
-            "seq": chat.message_count,
-            "version": chat.version,
-            "client_id": data.client_id,
-            "type": MessageType(data.type),
-            "text": getattr(data, "text", None),
-            "reply_to": data.reply_to,
-            "sender_id": draft.actor.id,
-            "like_count": 0,
-            "sent_at": now,
-            "edited_at": None,
-            "deleted_at": None,
-            "payload": payload,
-            "attachment": attachment,
-            "liked": False,
-        },
-    )
+    return {
+        "chat_id": chat.id,
+        "seq": chat.message_count,
+        "version": chat.version,
+        "client_id": data.client_id,
+        "type": _TYPES[data.type],
+        "text": getattr(data, "text", None),
+        "reply_to": data.reply_to,
+        "sender_id": draft.actor.id,
+        "like_count": 0,
+        "sent_at": now,
+        "edited_at": None,
+        "deleted_at": None,
+        "payload": payload,
+        "attachment": attachment,
+    }
 
 
-def _content_hash(data: MessageCreate) -> str:
+_TYPES: dict[str, MessageType] = {kind.value: kind for kind in MessageType}
+
+
+def _content_hash(data: MessageCreate) -> bytes:
     content = {
         name: value
         for name, value in data.__dict__.items()
         if value is not None and name not in ("client_id", "chat_id")
     }
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()

@@ -3,7 +3,7 @@
 Having a chat open is a wish, not a right: who is told of a chat, its audience decides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -37,20 +37,27 @@ class Packet:
 class Wire(Protocol):
     """What puts packets on a connection, in the order of the calls and without waiting."""
 
-    def send(self, connection_id: str, packet: Packet) -> None: ...
+    def send(self, connection: "Connection", packet: Packet) -> None: ...
 
 
 class Connection:
     """One Socket.IO connection of a session."""
 
-    __slots__ = ("_active_chat_id", "_connections", "actor", "chose_chat", "expires_at", "id", "key", "waiting", "wire")
+    __slots__ = (
+        *("_active_chat_id", "_connections", "about", "actor", "chose_chat", "expires_at", "id", "key", "send"),
+        *("waiting", "wire"),
+    )
 
     def __init__(self, id: str, actor: Actor, wire: Wire, expires_at: datetime, connections: "Connections") -> None:
         self.id = id
         self.actor = actor
         # The user's id as audiences hold it: the driver's own class is found in dictionaries three times as fast.
         self.key: UUID = DriverUUID(actor.id.bytes)
+        # For the log, as members of a JSON object.
+        self.about = b'"user":"%b","session":"%b"' % (str(actor.id).encode(), str(actor.session_id).encode())
         self.wire = wire
+        # Send an encoded packet, after `ready`; the wire puts a shorter way here once it knows one.
+        self.send: Callable[[Packet], None] = self._send
         self.expires_at = expires_at
         # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
         self.chose_chat = False
@@ -70,10 +77,9 @@ class Connection:
         self._active_chat_id = chat_id
         self._connections.open_chat(self)
 
-    def send(self, packet: Packet) -> None:
-        """Send an encoded packet, after `ready`."""
+    def _send(self, packet: Packet) -> None:
         if self.waiting is None:
-            self.wire.send(self.id, packet)
+            self.wire.send(self, packet)
         else:
             self.waiting.append(packet)
 
@@ -81,7 +87,7 @@ class Connection:
         """Tell the client that it is live, and whatever happened meanwhile."""
         waiting, self.waiting = self.waiting or [], None
         for packet in [ready, *waiting]:
-            self.wire.send(self.id, packet)
+            self.wire.send(self, packet)
 
     def choose_chat(self, chat_id: UUID | None) -> None:
         """This connection decides what is active on it."""

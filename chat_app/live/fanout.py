@@ -92,20 +92,25 @@ class Fanout:
 
     def _messages_changed(self, event: MessagesChanged, audience: Audience, told: Told) -> None:
         packets: dict[int, Packet] = {}
-        first = min((message.seq for message in event.messages), default=0)
-        for connection, visible_from_seq in self._open(event.chat_id, audience):
+        first = min([message.seq for message in event.messages], default=0)
+        for connection in self.connections.with_open(event.chat_id):
+            visible_from_seq = audience.get(connection.key)
+            if visible_from_seq is None:
+                continue
             # All who see everything get the same packet.
             seen_from = visible_from_seq if visible_from_seq > first else 0
-            if seen_from not in packets:
-                packets[seen_from] = encode(event.seen_from(seen_from))
-            connection.send(packets[seen_from])
+            packet = packets.get(seen_from)
+            if packet is None:
+                packet = packets[seen_from] = encode(event.seen_from(seen_from))
+            connection.send(packet)
             told.add(connection)
 
     def _to_open(self, event: ReadChanged | TypingChanged, audience: Audience, told: Told) -> None:
         packet = encode(event)
-        for connection, _ in self._open(event.chat_id, audience):
-            connection.send(packet)
-            told.add(connection)
+        for connection in self.connections.with_open(event.chat_id):
+            if connection.key in audience:
+                connection.send(packet)
+                told.add(connection)
 
     def _resync_required(self, event: ResyncRequired, audience: Audience, told: Told) -> None:
         packet = encode(event)
@@ -129,11 +134,3 @@ class Fanout:
             for connection in list(self.connections.of_session(session_id)):
                 self.end(connection)
                 told.add(connection)
-
-    def _open(self, chat_id: UUID, audience: Audience) -> list[tuple[Connection, int]]:
-        """The connections of the audience that have the chat active, with the first seq that each may see."""
-        return [
-            (connection, audience[connection.key])
-            for connection in self.connections.with_open(chat_id)
-            if connection.key in audience
-        ]

@@ -11,7 +11,6 @@ fit, because the server is another one or a version changed, connections go the 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from engineio.exceptions import SocketIsClosedError, UnknownPacketError
@@ -20,6 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, apply_mask  # type: ignore[attr-defined]  # in C where that can be
 
 from chat_app import metrics
+from chat_app.live.connections import Packet as Ready
 from chat_app.live.connections import frame
 from chat_app.logs import log, log_crash
 
@@ -138,7 +138,13 @@ class Line:
             self.server.will_flush(self)
         self.frames.append(framed)
 
-    def flush(self, join: Callable[[list[bytes]], bytes]) -> None:
+    def send(self, packet: Ready) -> None:
+        """As write, of a packet that was framed before."""
+        if not self.frames:
+            self.server.will_flush(self)
+        self.frames.append(packet.framed)
+
+    def flush(self) -> None:
         frames, self.frames = self.frames, []
         transport = self.protocol.transport
         if self.is_closed or transport.is_closing():
@@ -146,7 +152,7 @@ class Line:
         if transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
             self.cut("unread")
         else:
-            transport.write(frames[0] if len(frames) == 1 else join(frames))
+            transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def put_nowait(self, packet: Packet | None) -> None:
         """What the libraries send goes the same way; after their last packet the transport is closed."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -52,14 +53,14 @@ class Call:
         self.name = name
         self.started = time.perf_counter()
         self.id = logs.new_request_id()
-        actor = connection.actor
-        self.about: dict[str, Any] = {
-            "request_id": self.id,
-            "command": name,
-            "user": actor.id,
-            "session": actor.session_id,
-        }
-        logs.line("received", self.about)
+        # As members of a JSON object.
+        self.about = b'"request_id":"%b","command":%b,%b' % (self.id.encode(), _quoted(name), connection.about)
+        logs.line(b"received", self.about)
+
+    def authorize(self, chat_id: UUID | None) -> None:
+        """Log that it may be run, on this chat."""
+        self.about = b'%b,"chat":%b' % (self.about, as_json(chat_id))
+        logs.line(b"authorized", self.about)
 
     def succeed(self, status: int, data: bytes) -> bytes:
         self._log(status, "ok")
@@ -75,7 +76,8 @@ class Call:
     def _log(self, status: int, code: str) -> None:
         seconds = time.perf_counter() - self.started
         metrics.observe_command(self.name, code, seconds)
-        logs.line("answered", self.about | {"status": status, "code": code, "ms": round(seconds * 1000, 1)})
+        said = (self.about, status, code.encode(), seconds * 1000)
+        logs.line(b"answered", b'%b,"status":%d,"code":"%b","ms":%.1f' % said)
 
 
 class Live:
@@ -162,7 +164,7 @@ class Live:
         if self._dispatch_draft(connection, packet, answered.set_result):
             return await answered
         call = Call(connection, _name(packet))
-        logs.bind_request(**call.about)
+        logs.bind_request(**orjson.loads(b"{%b}" % call.about))
         try:
             return call.succeed(*await self._run(call, packet))
         except Exception as error:
@@ -179,12 +181,11 @@ class Live:
             if isinstance(result, ChatError):
                 answer(call.fail(result))
             else:
-                answer(call.succeed(201 if result.is_new else 200, as_json(result.message)))
+                answer(call.succeed(201 if result.is_new else 200, result.json))
 
         try:
             draft = COMMANDS[name].handler(connection, self._argument(call, packet))
-            call.about["chat"] = draft.chat_id
-            logs.line("authorized", call.about)
+            call.authorize(draft.chat_id)
         except Exception as error:
             answer(call.fail(error))
         else:
@@ -201,16 +202,16 @@ class Live:
         if len(packet) > 2:
             raise InvalidInput.at("", "too_many_arguments", "A command takes one object.")
         try:
-            return COMMANDS[call.name].input.validate_python(packet[1] if len(packet) == 2 else {})
+            return COMMANDS[call.name].validate(packet[1] if len(packet) == 2 else {})
         except ValidationError as error:
             raise InvalidInput.found(error.errors(include_input=False)) from error
 
     async def _run(self, call: Call, packet: Any) -> tuple[int, bytes]:
         data, connection = self._argument(call, packet), call.connection
         command = COMMANDS[call.name or ""]
-        call.about["chat"] = getattr(data, "chat_id", None) or connection.active_chat_id
-        logs.bind(chat=call.about["chat"])
-        logs.tell("authorized")
+        chat_id = getattr(data, "chat_id", None) or connection.active_chat_id
+        logs.bind(chat=chat_id)
+        call.authorize(chat_id)
         former_chat_id = connection.active_chat_id
         opened: Any = self.database.reading() if command.reads else self.database.transaction()
         async with opened as session:
@@ -311,6 +312,9 @@ async def _ready(session: Unit, connection: Connection) -> Packet:
             server_time=datetime.now(UTC),
         )
     )
+
+
+_quoted = cache(orjson.dumps)
 
 
 def _name(packet: Any) -> str | None:

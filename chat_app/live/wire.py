@@ -122,14 +122,15 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
     def _engineio_server_class(self) -> type[_Engine]:
         return _Engine
 
-    def send(self, connection_id: str, packet: Packet) -> None:
+    def send(self, connection: Connection, packet: Packet) -> None:
         """Put an encoded Socket.IO packet on a connection; one that is gone is nothing."""
-        engine_socket = self.eio.sockets.get(connection_id)
+        engine_socket = self.eio.sockets.get(connection.id)
         if engine_socket is None or engine_socket.closed:
             return
         queue = engine_socket.queue
         if isinstance(queue, lean.Line):
-            queue.write(packet.framed)
+            connection.send = queue.send
+            queue.send(packet)
         elif queue.qsize() < MOST_QUEUED_PACKETS:
             queue.put_nowait(EnginePacket(MESSAGE, packet.body.decode()))
         # Else it does not poll, and the sweep ends it.
@@ -141,19 +142,8 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
 
     def _flush(self) -> None:
         lines, self._unflushed = self._unflushed, []
-        joined: dict[tuple[int, ...], bytes] = {}
-
-        def join(frames: list[bytes]) -> bytes:
-            # Mostly the same frames go to many. They live as long as the lists, so their ids are theirs.
-            key = tuple(map(id, frames))
-            if key not in joined:
-                kept.append(frames)
-                joined[key] = b"".join(frames)
-            return joined[key]
-
-        kept: list[list[bytes]] = []
         for line in lines:
-            line.flush(join)
+            line.flush()
 
     def take(self, line: lean.Line, packet: bytes) -> bool:
         """An event on the short way, if that is open to it."""
@@ -246,4 +236,4 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
             return
         answer = await self.dispatch(connection, data)
         if id is not None:
-            self.send(eio_sid, Packet(b"3%d[%b]" % (id, answer)))
+            self.send(connection, Packet(b"3%d[%b]" % (id, answer)))
