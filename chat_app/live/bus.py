@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
@@ -225,7 +224,7 @@ class Bus:
         try:
             message = Message.model_validate_json(packet)
             events = message.recorded()
-        except (ValidationError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             # If it was a node's, its next number tells that something was missed.
             log.warning("bus message not understood", error=type(error).__name__)
             return

@@ -1,15 +1,22 @@
-"""What nodes say to each other, as JSON; whatever comes is checked."""
+"""What nodes say to each other, as JSON.
+
+What comes is checked for being whole; the content of messages and chats is taken as the node had it that told it.
+"""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as DriverUUID
 from pydantic import BaseModel
 
-from chat_app.events import Audience, Event, Recorded
-from chat_app.models.base import as_json
+from chat_app.events import Audience, ChatsChanged, Event, MessagesChanged, Recorded
+from chat_app.models.base import as_json, trusted
+from chat_app.models.chats import ChatMine, ChatShared, RemovedChat
+from chat_app.models.messages import MessageShared
 
+Whole = TypeVar("Whole", bound=BaseModel)
 EVENTS: dict[str, Any] = {event.__name__: event for event in get_args(Event)}
 
 
@@ -26,7 +33,7 @@ class _Told(BaseModel):
     event: str
     data: dict[str, Any]
     # null: that of the event before.
-    audience: list[tuple[UUID, int]] | None
+    audience: list[tuple[str, int]] | None
 
 
 class Message(BaseModel):
@@ -39,13 +46,37 @@ class Message(BaseModel):
     is_leaving: bool = False
 
     def recorded(self) -> list[Recorded]:
-        """Raises ValidationError or KeyError, such as for what a newer version of the service tells."""
+        """Raises ValueError or KeyError, such as for what a newer version of the service tells."""
         audience: Audience = {}
         events: list[Recorded] = []
         for told in self.events:
-            audience = audience if told.audience is None else dict(told.audience)
-            events.append(Recorded(EVENTS[told.event].model_validate(told.data), audience))
+            if told.audience is not None:
+                audience = {DriverUUID(user_id): seen_from for user_id, seen_from in told.audience}
+            events.append(Recorded(_event(told.event, told.data), audience))
         return events
+
+
+def _event(name: str, data: dict[str, Any]) -> Event:
+    kind = EVENTS[name]
+    if kind is MessagesChanged:
+        chat_id, messages = UUID(data["chat_id"]), [_whole(MessageShared, message) for message in data["messages"]]
+        return _whole(MessagesChanged, data | {"chat_id": chat_id, "messages": messages})
+    if kind is ChatsChanged:
+        chats, mine = ([_whole(part, each) for each in data[name]] for part, name in _PARTS)
+        removed = [RemovedChat.model_validate(each) for each in data["removed"]]
+        return _whole(ChatsChanged, data | {"chats": chats, "mine": mine, "removed": removed})
+    event: Event = kind.model_validate(data)
+    return event
+
+
+_PARTS: tuple[tuple[type[BaseModel], str], ...] = ((ChatShared, "chats"), (ChatMine, "mine"))
+
+
+def _whole(kind: type[Whole], data: dict[str, Any]) -> Whole:
+    """Not checked further: that takes ten times as long, and half of what a node does is to hear the others."""
+    if not kind.model_fields.keys() <= data.keys():
+        raise KeyError(kind.__name__)
+    return trusted(kind, data)
 
 
 def encode(
