@@ -6,6 +6,7 @@ takes killed processes for users of the server, which it then never stops, and c
 
 import fcntl
 import importlib.util
+import fcntl
 import os
 import pwd
 import re
@@ -133,8 +134,12 @@ def _server_user(directory: Path) -> dict[str, Any]:
         return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
     useradd = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     try:
-        subprocess.run(useradd, check=False, capture_output=True)
-        account = pwd.getpwnam(SYSTEM_USER)
+        # Two that run at once both succeed, with two ids of which one is gone afterwards.
+        with open(__file__) as alone:
+            fcntl.flock(alone, fcntl.LOCK_EX)
+            if SYSTEM_USER not in (account.pw_name for account in pwd.getpwall()):
+                subprocess.run(useradd, check=False, capture_output=True)
+            account = pwd.getpwnam(SYSTEM_USER)
     except (OSError, KeyError) as error:
         raise EmbeddedServerError("PostgreSQL can't run as root and useradd failed: use another user") from error
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
