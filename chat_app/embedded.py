@@ -6,7 +6,6 @@ takes killed processes for users of the server, which it then never stops, and c
 
 import fcntl
 import importlib.util
-import fcntl
 import os
 import pwd
 import re
