@@ -134,7 +134,7 @@ def _server_user(directory: Path) -> dict[str, Any]:
     useradd = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     try:
         # Two that run at once both succeed, with two ids of which one is gone afterwards.
-        with open(__file__) as alone:
+        with Path(__file__).open() as alone:
             fcntl.flock(alone, fcntl.LOCK_EX)
             if SYSTEM_USER not in (account.pw_name for account in pwd.getpwall()):
                 subprocess.run(useradd, check=False, capture_output=True)

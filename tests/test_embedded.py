@@ -1,0 +1,34 @@
+"""The embedded PostgreSQL on a machine that never had one."""
+
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+START = """
+import os
+from pathlib import Path
+from chat_app import embedded
+
+os.write(1, b"%d " % embedded._server_user(Path("/nowhere"))["user"])
+"""
+# In a mount namespace with an /etc of its own, so that the machine keeps its users.
+SCRIPT = """
+mount --bind "$1" /etc
+for round in 1 2 3 4 5; do
+    userdel embedded_postgres 2>/dev/null
+    "$2" -c "$3" & "$2" -c "$3" & wait
+    id --user embedded_postgres
+done
+"""
+
+
+@pytest.mark.root
+def test_two_first_starts_at_once_run_as_the_same_user(tmp_path: Path) -> None:
+    etc = copytree("/etc", tmp_path / "etc", symlinks=True)
+    command = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", etc, sys.executable, START]
+    rounds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(rounds) == 5
+    assert all(len(set(users.split())) == 1 and len(users.split()) == 3 for users in rounds), rounds
