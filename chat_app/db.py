@@ -27,7 +27,7 @@ SLOW_QUERY_SECONDS = 0.2
 LOCK_SECONDS = 5.0
 LONGEST_TRANSACTION = timedelta(seconds=60)
 # A plan is kept for what the tables were when it was made; a young one grows a thousandfold while it is in use.
-PLAN_SECONDS = 5.0
+PLAN_SECONDS = 10.0
 
 # A statement or a wait that takes longer is given up, so no transaction is older than this when it commits.
 SERVER_SETTINGS = {
