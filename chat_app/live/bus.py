@@ -224,7 +224,7 @@ class Bus:
         try:
             message = Message.model_validate_json(packet)
             events = message.recorded()
-        except (ValueError, KeyError) as error:
+        except Exception as error:
             # If it was a node's, its next number tells that something was missed.
             log.warning("bus message not understood", error=type(error).__name__)
             return

@@ -46,7 +46,7 @@ class Message(BaseModel):
     is_leaving: bool = False
 
     def recorded(self) -> list[Recorded]:
-        """Raises ValueError or KeyError, such as for what a newer version of the service tells."""
+        """Raises whatever it is, such as for what a newer version of the service tells."""
         audience: Audience = {}
         events: list[Recorded] = []
         for told in self.events:
@@ -62,14 +62,12 @@ def _event(name: str, data: dict[str, Any]) -> Event:
         chat_id, messages = UUID(data["chat_id"]), [_whole(MessageShared, message) for message in data["messages"]]
         return _whole(MessagesChanged, data | {"chat_id": chat_id, "messages": messages})
     if kind is ChatsChanged:
-        chats, mine = ([_whole(part, each) for each in data[name]] for part, name in _PARTS)
-        removed = [RemovedChat.model_validate(each) for each in data["removed"]]
+        chats = [_whole(ChatShared, chat) for chat in data["chats"]]
+        mine = [_whole(ChatMine, own) for own in data["mine"]]
+        removed = [RemovedChat.model_validate(removal) for removal in data["removed"]]
         return _whole(ChatsChanged, data | {"chats": chats, "mine": mine, "removed": removed})
     event: Event = kind.model_validate(data)
     return event
-
-
-_PARTS: tuple[tuple[type[BaseModel], str], ...] = ((ChatShared, "chats"), (ChatMine, "mine"))
 
 
 def _whole(kind: type[Whole], data: dict[str, Any]) -> Whole:

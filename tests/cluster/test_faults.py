@@ -166,14 +166,21 @@ async def test_what_does_not_belong_on_the_bus_is_ignored(
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
     chat_id = await open_group(anna, boris)
     await boris.forget()
-    made_up = '{"node":"%s","number":1,"since":0,"events":[{"event":"%s","data":{},"audience":[["%s",0]]}]}'
+    made_up = '{"node":"%s","number":1,"since":0,"events":[{"event":"%s","data":%s,"audience":[["%s",0]]}]}'
+    wrong = [
+        *((name, "{}") for name in ("Gone", "Ready", "TypingChanged", "MessagesChanged", "ChatsChanged")),
+        ("MessagesChanged", f'{{"chat_id":"{chat_id}","messages":null}}'),
+        ("MessagesChanged", f'{{"chat_id":"{chat_id}","messages":[1]}}'),
+        ("MessagesChanged", '{"chat_id":1,"messages":[]}'),
+        ("ChatsChanged", '{"chats":[null],"mine":[],"removed":[],"users":[]}'),
+    ]
     async with Redis(unix_socket_path=str(valkey.path)) as client:
         for junk in (
             "",
             "[]",
             "\x00",
             '{"node":1}',
-            *(made_up % (chat_id, name, boris.id) for name in ("Gone", "Ready", "TypingChanged")),
+            *(made_up % (chat_id, name, data, boris.id) for name, data in wrong),
         ):
             await client.publish(CHANNEL, junk)
     await told(boris, await SOCKET.send(anna, chat_id))
