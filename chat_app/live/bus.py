@@ -21,6 +21,7 @@ from uuid_utils.compat import uuid7
 from chat_app import metrics
 from chat_app.events import Recorded
 from chat_app.live.bus_messages import Message, Online, encode
+from chat_app.live.tasks import run_together
 from chat_app.logs import log, log_crash
 
 CHANNEL = "chat:events"
@@ -112,14 +113,13 @@ class Bus:
         """Keep up the connection to the bus until cancelled."""
         while True:
             try:
-                async with self._subscribed() as subscription, asyncio.TaskGroup() as tasks:
-                    for work in (self._write(), self._read(subscription), self._watch()):
-                        tasks.create_task(work)
-            except* (RedisError, OSError) as group:
-                self._lose(group)
-            except* Exception as group:
-                log_crash(group)
-                self._lose(group)
+                async with self._subscribed() as subscription:
+                    await run_together(self._write(), self._read(subscription), self._watch())
+            except (RedisError, OSError) as error:
+                self._lose(error)
+            except Exception as error:
+                log_crash(error)
+                self._lose(error)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def start(self) -> None:
@@ -171,9 +171,9 @@ class Bus:
         log.info("bus joined")
         self._listener.joined()
 
-    def _lose(self, errors: BaseExceptionGroup[Exception]) -> None:
+    def _lose(self, error: Exception) -> None:
         if not self._is_lost:
-            log.warning("bus lost", error=type(errors.exceptions[0]).__name__)
+            log.warning("bus lost", error=type(error).__name__)
         self._is_lost = True
 
     def _judge(self) -> None:

@@ -18,7 +18,8 @@ from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection
 from chat_app.live.fanout import doubtful, encode
 from chat_app.live.order import Order
-from chat_app.live.server import Live, end_tasks
+from chat_app.live.server import Live
+from chat_app.live.tasks import end_tasks
 from chat_app.logs import log_crash
 
 COMPARE_SECONDS = 2.0

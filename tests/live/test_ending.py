@@ -2,24 +2,57 @@
 
 import asyncio
 
-from chat_app.live.server import end_tasks
+import pytest
+
+from chat_app.live.tasks import end_tasks, run_together
 from tests.clients import DEADLINE
 
 
-async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
-    swallowed: list[None] = []
+class Stubborn:
+    """Work that goes on when it is cancelled for the first time."""
 
-    async def stubborn() -> None:
+    def __init__(self) -> None:
+        self.swallowed = 0
+
+    async def run(self) -> None:
         while True:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                if swallowed:
+                if self.swallowed:
                     raise
-                swallowed.append(None)
+                self.swallowed += 1
 
-    task = asyncio.create_task(stubborn())
+
+async def fail() -> None:
+    raise RuntimeError
+
+
+async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
+    stubborn = Stubborn()
+    task = asyncio.create_task(stubborn.run())
     await asyncio.sleep(0)
     async with asyncio.timeout(DEADLINE):
         await end_tasks([task])
-    assert swallowed and task.cancelled()
+    assert stubborn.swallowed and task.cancelled()
+
+
+async def test_it_ends_also_when_another_fails() -> None:
+    stubborn = Stubborn()
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(RuntimeError):
+            await run_together(stubborn.run(), fail())
+    assert stubborn.swallowed
+
+
+async def test_it_ends_also_when_whoever_ends_it_is_cancelled() -> None:
+    stubborn, before = Stubborn(), asyncio.all_tasks()
+    together = asyncio.create_task(run_together(stubborn.run()))
+    await asyncio.sleep(0.01)
+    together.cancel()
+    await asyncio.sleep(0.01)
+    together.cancel()
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(asyncio.CancelledError):
+            await together
+    assert stubborn.swallowed and asyncio.all_tasks() == before
