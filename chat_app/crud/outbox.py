@@ -73,8 +73,8 @@ class Outbox:
             else:
                 async with self._slots:
                     await self._send(batch, LOCK_SECONDS)
-            # In one round of the loop what was told is written, in the next what was answered to it is read: together
-            # that makes batches twice as large.
+            # In one round of the loop what was told is written, in the next what was answered to it is read, and
+            # shares the next commit: else those who were just answered and the others take turns for ever.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         lane.task = None

@@ -14,13 +14,13 @@ from collections import deque
 from typing import Any, Protocol
 
 from engineio.exceptions import SocketIsClosedError, UnknownPacketError
-from engineio.packet import CLOSE, NOOP, PING, Packet
+from engineio.packet import CLOSE, NOOP, PING
+from engineio.packet import Packet as EnginePacket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, apply_mask  # type: ignore[attr-defined]  # in C where that can be
 
 from chat_app import metrics
-from chat_app.live.connections import Packet as Ready
-from chat_app.live.connections import frame
+from chat_app.live.connections import Packet, frame
 from chat_app.logs import log, log_crash
 
 # A text as long as it may be, each character escaped, is far below.
@@ -138,8 +138,8 @@ class Line:
             self.server.will_flush(self)
         self.frames.append(framed)
 
-    def send(self, packet: Ready) -> None:
-        """As write, of a packet that was framed before."""
+    def send(self, packet: Packet) -> None:
+        """As write, of a packet that is framed already; not by way of it, as this is done for each recipient."""
         if not self.frames:
             self.server.will_flush(self)
         self.frames.append(packet.framed)
@@ -154,7 +154,7 @@ class Line:
         else:
             transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
-    def put_nowait(self, packet: Packet | None) -> None:
+    def put_nowait(self, packet: EnginePacket | None) -> None:
         """What the libraries send goes the same way; after their last packet the transport is closed."""
         if packet is not None:
             encoded = packet.encode()
@@ -162,7 +162,7 @@ class Line:
             if packet.packet_type == CLOSE:
                 self.close()
 
-    async def put(self, packet: Packet | None) -> None:
+    async def put(self, packet: EnginePacket | None) -> None:
         self.put_nowait(packet)
 
     async def join(self) -> None:
@@ -193,7 +193,7 @@ class Line:
             self.protocol.transport.abort()
         elif silent > interval and self.socket.last_ping is None:
             self.socket.last_ping = time.time()
-            self.put_nowait(Packet(PING))
+            self.put_nowait(EnginePacket(PING))
 
     # In
 
@@ -237,7 +237,7 @@ class Line:
     async def _receive(self, packet: bytes) -> None:
         """The long way in."""
         try:
-            await self.socket.receive(Packet(encoded_packet=packet.decode()))
+            await self.socket.receive(EnginePacket(encoded_packet=packet.decode()))
         except UnknownPacketError:
             pass
         except (SocketIsClosedError, UnicodeDecodeError):
@@ -290,7 +290,7 @@ async def _upgrade(socket: Any, websocket: Any) -> bool:
         if await websocket.wait() != "2probe":
             return False
         await websocket.send("3probe")
-        await socket.queue.put(Packet(NOOP))  # ends the poll
+        await socket.queue.put(EnginePacket(NOOP))  # ends the poll
         return bool(await websocket.wait() == "5")
     except OSError:
         return False

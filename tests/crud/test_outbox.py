@@ -169,3 +169,19 @@ async def test_closing_waits_for_what_is_under_way(box: Outbox, anna: Actor, cha
         box.put(draft(anna, chat_id), results.append)
     await box.close()
     assert len(results) == len(chat_ids) and all(isinstance(result, Sent) for result in results)
+
+
+async def test_what_answers_a_batch_shares_the_next(
+    box: Outbox, anna: Actor, chat_ids: list[UUID], commits: list[None]
+) -> None:
+    loop, results = asyncio.get_running_loop(), asyncio.Queue[Sent | ChatError]()
+
+    def answer(_sent: Sent | ChatError) -> None:
+        # As soon as it can have been read.
+        loop.call_soon(loop.call_soon, box.put, draft(anna, chat_ids[0]), results.put_nowait)
+
+    box.put(draft(anna, chat_ids[0]), answer)
+    await asyncio.sleep(0)
+    box.put(draft(anna, chat_ids[1]), results.put_nowait)
+    assert all([isinstance(await results.get(), Sent) for _ in range(2)])
+    assert len(commits) == 2
