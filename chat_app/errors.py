@@ -73,6 +73,7 @@ MemberNotFound = _error(404, "member_not_found", "This user is not a member of t
 AttachmentNotFound = _error(404, "attachment_not_found", "There is no such attachment, or you can't see it.")
 SessionNotFound = _error(404, "session_not_found", "You have no such session.")
 MethodNotAllowed = _error(405, "method_not_allowed", "This address does not answer this method.")
+TooSlow = _error(408, "too_slow", "The request arrived too slowly, or not at all.")
 PhoneTaken = _error(409, "phone_taken", "This phone number is registered already.")
 UsernameTaken = _error(409, "username_taken", "Somebody else has this username.")
 ClientIdReused = _error(409, "client_id_reused", "This client_id was used before with other content.")
@@ -108,6 +109,7 @@ BadImage = _error(
     422, "bad_image", "This is not a picture that can be read: JPEG, PNG, WebP or GIF, as base64 or a data URI."
 )
 RateLimited = _error(429, "rate_limited", "That was too often; wait for `retry_after` seconds.", retry_after=1)
+HeadersTooLarge = _error(431, "headers_too_large", "The headers of the request are larger than 32 KB.")
 Internal = _error(500, "internal", "Something went wrong here; the request_id finds it in the log.")
 
 

@@ -50,6 +50,8 @@ def create_app(settings: Settings) -> ASGIApp:
     database.on_removal = api.state.storage.delete
     metrics.watch_pool(database.engine.pool)
     metrics.connections.set_function(live.connections.__len__)
+    # Long polling has bodies too.
+    live.server.handle_request = BodyLimit(live.server.handle_request)
     app: Any = socketio.ASGIApp(live.server, other_asgi_app=api)
     if settings.trusted_proxies:
         app = ProxyHeadersMiddleware(app, trusted_hosts=settings.trusted_proxies)

@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from sqlalchemy import make_url
 
+from chat_app.api.http_protocol import KEEP_ALIVE_SECONDS, HttpProtocol
 from chat_app.live.lean import LeanProtocol
 from chat_app.settings import Settings
 
@@ -56,6 +57,8 @@ def configuration(app: Any, **options: Any) -> uvicorn.Config:
             "access_log": False,
             "server_header": False,
             "proxy_headers": False,
+            "http": HttpProtocol,
+            "timeout_keep_alive": KEEP_ALIVE_SECONDS,
             "ws": LeanProtocol,
             "ws_max_size": LARGEST_FRAME,
             # Engine.IO has pings of its own.

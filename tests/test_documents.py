@@ -137,11 +137,12 @@ class TestOpenAPI:
         routes = operations(http | {"webhooks": {}}).values()
         assert {tag for operation in routes for tag in operation["tags"]} == set(TAGS)
 
-    def test_protected_routes_can_answer_401_and_all_500_and_503(self, http: Node) -> None:
+    def test_protected_routes_can_answer_401_and_all_408_431_500_and_503(self, http: Node) -> None:
         protected = 0
         for operation in operations(http | {"webhooks": {}}).values():
             protected += "security" in operation
-            assert {"500", "503"} | ({"401"} if "security" in operation else set()) <= set(operation["responses"])
+            expected = {"408", "431", "500", "503"} | ({"401"} if "security" in operation else set())
+            assert expected <= set(operation["responses"])
         assert protected > 20
 
     def test_every_event_is_a_webhook(self, http: Node) -> None:

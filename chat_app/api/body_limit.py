@@ -8,17 +8,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_app.api.problems import problem_response
-from chat_app.errors import ChatError, TooLarge, Unavailable
+from chat_app.errors import ChatError, TooLarge, TooSlow
 
 LIMITS = {("POST", "/api/v1/attachments"): 30 * 2**20, ("PUT", "/api/v1/users/me/avatar"): 16 * 2**20}
 OTHER = 2**20
-# A body may pause for so long, and must be faster than so many bytes a second on the whole.
-PATIENCE_SECONDS = 30
-SLOWEST = 8000
+# A body may pause for so long, and needs so many bytes a second on average.
+PATIENCE_SECONDS = 10
+SLOWEST = 8 * 1024
 
 
 class BodyLimit:
-    """ASGI middleware: 413 by the announced length or by counting, 503 for a body that stops arriving."""
+    """ASGI middleware: 413 by the announced length or by counting, 408 for a body that hardly arrives."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -58,12 +58,12 @@ class _Body:
     async def receive(self) -> Message:
         if self.is_complete:
             return await self._receive()
-        deadline = self._started + PATIENCE_SECONDS + self._received / SLOWEST
+        on_average = self._started + self._received / SLOWEST - time.monotonic()
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            async with asyncio.timeout(PATIENCE_SECONDS + min(0, on_average)):
                 message = await self._next()
         except TimeoutError:
-            self.refusal = Unavailable("The body stopped arriving.")
+            self.refusal = TooSlow()
             raise self.refusal from None
         self.check(self._received)
         return message

@@ -121,7 +121,7 @@ def _operations(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _add_errors(operation: dict[str, Any]) -> None:
     """What any route can answer, beside what it declares itself."""
-    possible: list[type[ChatError]] = [errors.Internal, errors.Unavailable]
+    possible: list[type[ChatError]] = [errors.TooSlow, errors.HeadersTooLarge, errors.Internal, errors.Unavailable]
     if "security" in operation:
         possible += [errors.NotAuthenticated, errors.TokenExpired, errors.SessionRevoked]
     if "parameters" in operation or "requestBody" in operation:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from chat_app.api import body_limit
 from tests.clients import Person, http_answer
@@ -95,8 +96,8 @@ async def test_a_body_that_stops_is_given_up(service: Service, monkeypatch: pyte
     async with sending(service, f"POST {REGISTER}") as (reader, writer):
         writer.write(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
         answer = await reader.read()
-    assert b" 503 " in answer.splitlines()[0]
-    assert b'"code":"unavailable"' in answer
+    assert b" 408 " in answer.splitlines()[0]
+    assert b'"code":"too_slow"' in answer
 
 
 async def test_a_body_that_dribbles_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +111,68 @@ async def test_a_body_that_dribbles_is_given_up(service: Service, monkeypatch: p
     async with sending(service, f"POST {REGISTER}") as (reader, writer):
         writer.write(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
         dribbling = asyncio.create_task(dribble(writer))
-        assert b" 503 " in await reader.readline()
+        assert b" 408 " in await reader.readline()
         dribbling.cancel()
+
+
+async def test_so_is_one_to_long_polling(anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/socket.io/?EIO=4&transport=polling"
+    sid = json.loads((await anna.http.get(path)).text[1:])["sid"]
+    monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.3)
+    async with sending(service, f"POST {path}&sid={sid}") as (reader, writer):
+        writer.write(b"Content-Length: 1000\r\n\r\n4")
+        assert b" 408 " in await reader.readline()
+
+
+class SlowClient:
+    """Sends a body at a steady pace, by a clock of its own: seconds of which nobody has to wait."""
+
+    def __init__(self, size: int, pace: int) -> None:
+        self.left, self.pace, self.now = size, pace, 0.0
+        self.answers: list[Message] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def receive(self) -> Message:
+        await asyncio.sleep(0)
+        self.now += 1
+        part = min(self.left, self.pace)
+        self.left -= part
+        return {"type": "http.request", "body": b"x" * part, "more_body": self.left > 0}
+
+    async def send(self, message: Message) -> None:
+        self.answers.append(message)
+
+    async def upload(self, monkeypatch: pytest.MonkeyPatch) -> int:
+        """Send it to an application that reads it; the status of the answer."""
+        monkeypatch.setattr(body_limit, "time", self)
+        headers = [(b"content-length", str(self.left).encode())]
+        scope = {"type": "http", "method": "POST", "path": ATTACHMENTS, "headers": headers}
+        await body_limit.BodyLimit(_read_and_answer)(scope, self.receive, self.send)
+        status: int = self.answers[0]["status"]
+        return status
+
+
+async def _read_and_answer(_scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive())["more_body"]:
+        pass
+    await send({"type": "http.response.start", "status": 201, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(("kilobytes", "status"), [(64, 201), (9, 201), (7, 408)])
+async def test_25_megabytes_need_8_kilobytes_a_second(
+    kilobytes: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await SlowClient(25 * MEGABYTE, kilobytes * 1024).upload(monkeypatch) == status
+
+
+async def test_a_fast_beginning_is_no_credit_for_a_pause(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.3)
+    async with sending(service, f"POST {REGISTER}") as (reader, writer):
+        writer.write(b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n" + b" " * 999_999)
+        assert b" 408 " in await reader.readline()
 
 
 async def test_a_slow_answer_is_no_slow_body(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
