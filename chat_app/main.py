@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import socketio
@@ -30,6 +30,7 @@ from chat_app.sms import CodeSender
 from chat_app.web import openapi, pages
 
 PREFIX = "/api/v1"
+CLOSE_SECONDS = 2
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -111,11 +112,14 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await end_tasks(watching)
-        await live.outbox.close()
-        await api.state.live.presence.close()
-        if cluster:
-            await cluster.close()
-        await api.state.codes.close()
-        await api.state.database.close()
-        await api.state.storage.close()
+        # The process ends: what does not answer by then is left as it is.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await end_tasks(watching)
+                await live.outbox.close()
+                await live.presence.close()
+                if cluster:
+                    await cluster.close()
+                await api.state.codes.close()
+                await api.state.database.close()
+                await api.state.storage.close()

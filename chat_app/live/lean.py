@@ -80,6 +80,12 @@ class LeanProtocol(WebSocketsSansIOProtocol):
         if self.curr_msg_data_type == "text":
             self.line.hear(whole)
 
+    def shutdown(self) -> None:
+        if self.line is None or self.line.ended:
+            super().shutdown()
+        else:
+            self.line.end()
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self.line is not None:
             self.line.is_closed = True
@@ -112,11 +118,17 @@ class Server(Protocol):
     def will_flush(self, line: "Line") -> None:
         """See that `line.flush` is called soon."""
 
+    def will_shut_down(self, line: "Line") -> None:
+        """Shut down the protocol of this line once all lines have ended."""
+
 
 class Line:
     """One connection that goes the short way. It stands in for the queue of its Engine.IO socket."""
 
-    __slots__ = ("_inbox", "_is_busy", "frames", "heard_at", "is_closed", "protocol", "server", "socket", "stalled")
+    __slots__ = (
+        *("_inbox", "_is_busy", "ended", "frames", "heard_at", "is_closed", "protocol", "server", "socket"),
+        "stalled",
+    )
 
     def __init__(self, server: Server, socket: Any, protocol: LeanProtocol) -> None:
         self.server = server
@@ -124,6 +136,8 @@ class Line:
         self.protocol = protocol
         self.frames: list[bytes] = []
         self.is_closed = False
+        # At the end of the process: set when the command under way is answered.
+        self.ended: asyncio.Event | None = None
         self.heard_at = time.monotonic()
         # How much was unread at the last look, and since when it does not get less.
         self.stalled = (0, 0.0)
@@ -172,6 +186,14 @@ class Line:
         """Say goodbye once everything is written: whoever serves the transport wakes up and closes it."""
         self.protocol.queue.put_nowait({"type": "websocket.disconnect", "code": 1000})
 
+    def end(self) -> None:
+        """Begin no more commands: what is committed from here on is answered before the connection is closed."""
+        self.ended, self._inbox = asyncio.Event(), None
+        self.protocol.transport.pause_reading()
+        if not self._is_busy:
+            self.ended.set()
+        self.server.will_shut_down(self)
+
     def cut(self, reason: str) -> None:
         metrics.cut.labels("slow").inc()
         log.warning("slow reader cut", reason=reason, connection=self.socket.sid)
@@ -201,7 +223,7 @@ class Line:
         """A packet came: it waits for those before it to be answered."""
         self.heard_at = time.monotonic()
         self.socket.last_ping = None
-        if packet == b"3":
+        if packet == b"3" or self.ended:
             return
         if not packet or packet[0] not in ENGINE_TYPES or len(packet) > MOST_PACKET_BYTES:
             self.close()
@@ -233,6 +255,8 @@ class Line:
             if len(self._inbox) == MOST_WAITING_PACKETS // 2:
                 self.protocol.transport.resume_reading()
             self._begin(waiting)
+        if self.ended:
+            self.ended.set()
 
     async def _receive(self, packet: bytes) -> None:
         """The long way in."""

@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import engineio
@@ -32,6 +33,8 @@ DispatchNow = Callable[[Connection, Any, Callable[[bytes], None]], bool]
 MOST_QUEUED_PACKETS = 1000
 # A transport that does not log in for so long is given up.
 LOGIN_SECONDS = 10
+# At the end of the process commands that have begun get so long for their answers.
+DRAIN_SECONDS = 4
 SWEEP_PARTS = 8
 # A message that is an event: without a namespace, with or without a number to answer to.
 EVENT = re.compile(rb"42([0-9]{0,15})(?=\[)")
@@ -113,6 +116,8 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         self.dispatch: Dispatch
         self.dispatch_now: DispatchNow
         self._unflushed: list[lean.Line] = []
+        self._ending: list[lean.Line] = []
+        self._shutdown: asyncio.Task[None] | None = None
         # Since when transports are without a connection: not logged in yet, refused, or logged out.
         self._strangers: dict[str, float] = {}
         self._unswept: list[str] = []
@@ -144,6 +149,23 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         lines, self._unflushed = self._unflushed, []
         for line in lines:
             line.flush()
+
+    def will_shut_down(self, line: lean.Line) -> None:
+        self._ending.append(line)
+        if self._shutdown is None:
+            self._shutdown = asyncio.create_task(self._shut_down())
+
+    async def _shut_down(self) -> None:
+        """Close the connections together: the commit of one of them makes events for others."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                for line in self._ending:
+                    assert line.ended
+                    await line.ended.wait()
+        self._flush()
+        for line in self._ending:
+            if not line.is_closed:
+                line.protocol.shutdown()
 
     def take(self, line: lean.Line, packet: bytes) -> bool:
         """An event on the short way, if that is open to it."""

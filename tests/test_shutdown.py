@@ -1,0 +1,146 @@
+"""SIGTERM (P24): what is committed is answered, clients are asked to reconnect, and nothing delays the end."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from chat_app.db import Database
+from chat_app.settings import Settings
+from tests.clients import DEADLINE, Person, SocketDoor, until
+from tests.process import START_SECONDS, Process
+from tests.raw import RawSocket
+from tests.service import MakePerson
+
+pytestmark = pytest.mark.timeout(180)
+
+SLOW = "takes a second to commit"
+SET_UP = (
+    f"""CREATE FUNCTION slow_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.text = '{SLOW}' THEN PERFORM pg_sleep(1); END IF;
+        RETURN NULL;
+    END $$""",
+    """CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON message DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION slow_commit()""",
+)
+TAKE_DOWN = ("DROP TRIGGER slow_commit ON message", "DROP FUNCTION slow_commit")
+SENDERS = 12
+
+
+@pytest.fixture
+async def slow_commits(database: Database) -> AsyncIterator[AsyncConnection]:
+    """Within COMMIT a message with this text takes its time."""
+    async with database.engine.connect() as connection:
+        connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        for statement in SET_UP:
+            await connection.execute(text(statement))
+        yield connection
+        for statement in TAKE_DOWN:
+            await connection.execute(text(statement))
+
+
+async def is_committing(connection: AsyncConnection) -> None:
+    sleeping = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+    async with asyncio.timeout(DEADLINE):
+        while not (await connection.execute(sleeping)).scalar_one():
+            pass
+
+
+async def say(raw: RawSocket, chat_id: str, words: str) -> int:
+    """Send a message without waiting; the number of its ack."""
+    number = next(raw.numbers)
+    content = {"chat_id": chat_id, "type": "text", "text": words, "client_id": str(uuid4())}
+    await raw.say(f"42{number}{json.dumps(['send_message', content])}")
+    return number
+
+
+async def test_sends_in_flight_are_answered_and_their_events_delivered(
+    service_settings: Settings,
+    make_person: MakePerson,
+    at: Callable[[str, Person], Person],
+    slow_commits: AsyncConnection,
+) -> None:
+    node = Process(service_settings)
+    await node.start()
+    reader, *senders = [at(node.base, await make_person(f"Person {number}")) for number in range(SENDERS + 1)]
+    chat_id = (await SocketDoor().create_group(reader, *senders))["id"]
+    raws = [await RawSocket.connected(node.base, sender.token) for sender in senders]
+    idle = await RawSocket.connected(node.base, reader.token)
+
+    numbers = [await say(raws[0], chat_id, SLOW)]
+    await is_committing(slow_commits)
+    numbers += [await say(raw, chat_id, "waits for the commit before it") for raw in raws[1:]]
+    await until(lambda: len(node.lines(command="send_message", event="authorized")) == SENDERS)
+    node.process.terminate()
+
+    answers = [await raw.answer_to(number) for raw, number in zip(raws, numbers, strict=True)]
+    assert sorted(answer["data"]["seq"] for answer in answers) == list(range(2, SENDERS + 2))
+    counts = [0]
+    with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012  # after its events
+        while True:
+            packet = await idle.hear()
+            if packet.startswith('42["chats_changed",'):
+                counts.append(json.loads(packet[2:])[1]["chats"][0]["message_count"])
+    assert max(counts) == SENDERS + 1
+    assert closed.value.rcvd and closed.value.rcvd.code == CloseCode.SERVICE_RESTART
+    assert await asyncio.wait_for(node.process.wait(), START_SECONDS) == 0
+    await node.kill()
+
+
+async def test_nothing_begins_any_more(
+    service_settings: Settings,
+    make_person: MakePerson,
+    at: Callable[[str, Person], Person],
+    slow_commits: AsyncConnection,
+) -> None:
+    node = Process(service_settings)
+    await node.start()
+    anna, boris = at(node.base, await make_person("Anna")), await make_person("Boris")
+    chat_id = (await SocketDoor().open_private_chat(anna, boris))["id"]
+    raw = await RawSocket.connected(node.base, anna.token)
+    first = await say(raw, chat_id, SLOW)
+    await is_committing(slow_commits)
+    for _ in range(20):
+        await say(raw, chat_id, "waits for the answer before it")
+    node.process.terminate()
+    answered = await raw.answer_to(first)
+    with pytest.raises(ConnectionClosed):  # noqa: PT012  # nothing but events comes before
+        while True:
+            assert not (await raw.hear()).startswith("43")
+    assert await asyncio.wait_for(node.process.wait(), START_SECONDS) == 0
+    await node.kill()
+    written = text("SELECT count(*) FROM message WHERE chat_id = :chat_id")
+    assert (await slow_commits.execute(written, {"chat_id": chat_id})).scalar_one() == answered["data"]["seq"]
+
+
+async def test_stalled_readers_do_not_delay_it(
+    service_settings: Settings, make_person: MakePerson, at: Callable[[str, Person], Person]
+) -> None:
+    node = Process(service_settings)
+    started = time.monotonic()
+    await node.start()
+    start_seconds = time.monotonic() - started
+    anna = at(node.base, await make_person("Anna"))
+    # More than the kernel keeps for a connection.
+    file = {"file": ("a file", bytes(24 * 2**20), "application/octet-stream")}
+    url = urlsplit((await anna.http.post("/api/v1/attachments", files=file)).json()["url"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(node.base).port, limit=1024)
+    writer.write(f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: chat\r\n\r\n".encode())
+    assert b" 200 " in await reader.readline()
+    signalled = time.monotonic()
+    node.process.terminate()
+    assert await asyncio.wait_for(node.process.wait(), START_SECONDS) == 0
+    # A busy machine takes longer, for this as for the start.
+    assert time.monotonic() - signalled < 10 + start_seconds
+    cut_short = node.lines(level="error", logger="uvicorn.error")
+    assert any(line["event"].startswith("Cancel 1 running task") for line in cut_short), "the reader did not stall"
+    writer.transport.abort()
+    await node.kill()
