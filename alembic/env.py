@@ -1,7 +1,5 @@
 """Runs revisions on the database of the settings, or on the URL or connection in the configuration's attributes."""
 
-import asyncio
-
 from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -9,6 +7,7 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 import chat_app.models  # noqa: F401  # registers the tables
+from chat_app.live.tasks import run as run_in_loop
 from chat_app.migrations import LOCK
 from chat_app.settings import get_settings
 
@@ -42,4 +41,4 @@ if context.is_offline_mode():
 if connection := context.config.attributes.get("connection"):
     run(connection)
 else:
-    asyncio.run(run_online())
+    run_in_loop(run_online())

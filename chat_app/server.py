@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from chat_app.api.http_protocol import KEEP_ALIVE_SECONDS, HttpProtocol
 from chat_app.live.lean import LeanProtocol
+from chat_app.live.tasks import run
 from chat_app.settings import Settings
 
 SHUTDOWN_SECONDS = 5
@@ -44,7 +45,8 @@ class _Server(uvicorn.Server):
 
 def serve(app: Any, listening: socket.socket, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
     """Answer requests until a signal ends the process; `on_end` is called within its handler."""
-    _Server(configuration(app), on_ready, on_end).run(sockets=[listening])
+    config = configuration(app)
+    run(_Server(config, on_ready, on_end).serve(sockets=[listening]), config.get_loop_factory())
 
 
 def configuration(app: Any, **options: Any) -> uvicorn.Config:

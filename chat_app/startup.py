@@ -3,7 +3,6 @@
 What reads the settings when it is imported is imported inside the functions, when the settings are known to be good.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from chat_app.embedded import embedded_postgres, embedded_valkey
+from chat_app.live.tasks import run
 from chat_app.settings import Settings, use_settings
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def with_database(settings: Settings, use: "Callable[[Database], Awaitable[Resul
         finally:
             await opened.close()
 
-    return asyncio.run(call())
+    return run(call())
 
 
 @contextmanager

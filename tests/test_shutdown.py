@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
+import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -16,9 +19,11 @@ from websockets.frames import CloseCode
 from chat_app.db import Database
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Person, SocketDoor, until
-from tests.process import START_SECONDS, Process
+from tests.conftest import free_port
+from tests.process import ROOT, START_SECONDS, Process
 from tests.raw import RawSocket
 from tests.service import MakePerson
+from tests.silent_names import HOST, SECONDS
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -144,3 +149,23 @@ async def test_stalled_readers_do_not_delay_it(
     assert any(line["event"].startswith("Cancel 1 running task") for line in cut_short), "the reader did not stall"
     writer.transport.abort()
     await node.kill()
+
+
+@pytest.mark.parametrize("variable", ["CHAT_BUS_URL", "CHAT_DATABASE_URL"])
+async def test_a_silent_name_server_does_not_delay_it(variable: str, service_settings: Settings) -> None:
+    assert service_settings.database_url
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")} | {
+        "CHAT_DATABASE_URL": service_settings.database_url.get_secret_value(),
+        "CHAT_DATA_DIR": str(service_settings.data_dir),
+        "CHAT_LOG_LEVEL": "ERROR",
+        variable: f"{'redis' if variable == 'CHAT_BUS_URL' else 'postgresql'}://{HOST}/0",
+    }
+    command = [sys.executable, "-m", "tests.silent_names", "run", "--no-seed", "--port", str(free_port())]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=PIPE)
+    awaited = b"Ready" if variable == "CHAT_BUS_URL" else b"looking up"
+    assert process.stdout
+    async with asyncio.timeout(START_SECONDS):
+        while not (line := await process.stdout.readline()).startswith(awaited):
+            assert line
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), SECONDS / 2) == 0

@@ -1,0 +1,30 @@
+"""Runs the service where the name server never answers: `python -m tests.silent_names run …`."""
+
+import socket
+import sys
+import time
+from typing import Any
+
+HOST = "silent.example.org"
+# As long as a resolver tries; more than anybody waits for the end of a process.
+SECONDS = 60
+
+_getaddrinfo = socket.getaddrinfo
+
+
+def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+    if host in (HOST, HOST.encode()):
+        sys.stdout.write("looking up\n")
+        sys.stdout.flush()
+        time.sleep(SECONDS)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    return _getaddrinfo(host, *arguments, **options)
+
+
+if __name__ == "__main__":
+    socket.getaddrinfo = getaddrinfo
+    # It asks the C library, not this function; asyncio's own loop takes its place.
+    sys.modules["uvloop"] = None  # type: ignore[assignment]
+    from chat_app.__main__ import main
+
+    main()
