@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import orjson
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests.bench import servers
 from tests.bench.generator import Generator
 from tests.bench.load import SLOT, Client, Counts, Load
 from tests.clients import Person
@@ -32,6 +34,24 @@ async def test_it_measures_our_own_server(tmp_path: Path) -> None:
     assert run["errors"] == []
     assert row["messages/s"] > 0 and row["server, cores"] > 0 and row["database, cores"] > 0 and row["memory, MB"] > 0
     assert 0 < row["ack p50, ms"] <= row["ack p99, ms"] and 0 < row["delivery p50, ms"] <= row["delivery p99, ms"]
+
+
+async def test_node_needs_npm_only_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "node").symlink_to("/bin/true")
+    shutil.copy(servers.PEER / "package-lock.json", tmp_path)
+    monkeypatch.setattr(servers, "PEER", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = servers.node_is_missing()
+    assert missing and "there is no npm here" in missing
+    locked = json.loads((tmp_path / "package-lock.json").read_text())
+    del locked["packages"][""]
+    installed = tmp_path / "node_modules" / ".package-lock.json"
+    installed.parent.mkdir()
+    installed.write_text(json.dumps(locked))
+    assert servers.node_is_missing() is None
+    locked["packages"]["node_modules/pg"]["version"] = "0.0.1"
+    installed.write_text(json.dumps(locked))
+    assert servers.node_is_missing()
 
 
 def client(person: Person, chat_id: str, *, sends: bool = False, others: int = 1) -> Client:

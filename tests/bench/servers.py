@@ -1,6 +1,7 @@
 """What is measured: a freshly started server, ours or Node's, on a database of its own in one real PostgreSQL."""
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -205,11 +206,21 @@ def house() -> Iterator[House]:
 
 
 def node_is_missing() -> str | None:
-    """Install what Node's server needs; why it can't run here."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        return "Node is not measured: there is no node or npm here."
+    """Install what Node's server needs, unless it is there; why it can't run here."""
+    if not shutil.which("node"):
+        return "Node is not measured: there is no node here."
+    if _packages(PEER / "node_modules" / ".package-lock.json") == _packages(PEER / "package-lock.json"):
+        return None
+    if not shutil.which("npm"):
+        return f"Node is not measured: its packages are not in {PEER / 'node_modules'}, and there is no npm here."
     done = subprocess.run(["npm", "ci", "--silent", "--prefix", str(PEER)], capture_output=True, text=True, check=False)
     return f"Node is not measured: npm ci failed: {done.stderr.strip()[-300:]}" if done.returncode else None
+
+
+def _packages(lock: Path) -> dict[str, str]:
+    """The versions of the packages; npm leaves such a file with what it has installed."""
+    found = json.loads(lock.read_text())["packages"] if lock.exists() else {}
+    return {path: package["version"] for path, package in found.items() if path}
 
 
 def free_port() -> int:
