@@ -44,7 +44,7 @@ test-image: $(READY) ## Run the Dockerfile and compose.yaml without a container 
 	@command -v caddy >/dev/null || { echo "caddy is needed, the proxy of compose.yaml" >&2; exit 1; }
 	@exec unshare --mount --propagation private $(BIN)/python -m tests.image
 
-bench: $(READY) ## Measure, beside a plain Node server if there is Node; ARGS="W1 W2" chooses
+bench: $(READY) ## Measure, beside a plain Node server or another revision; ARGS="W1 W2 --beside HEAD" chooses
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(READY) ## Check style, types, the floors of the imports, YAML, Dockerfile and workflows

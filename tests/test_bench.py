@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from tests.bench import servers
 from tests.bench.generator import Generator
 from tests.bench.load import SLOT, Client, Counts, Load
+from tests.bench.usage import cpu
 from tests.clients import Person
 from tests.process import ROOT
 from tests.service import MakePerson, Service
@@ -22,6 +23,7 @@ from tests.service import MakePerson, Service
 READY = b'42["ready"'
 
 
+@pytest.mark.timeout(180)
 async def test_it_measures_our_own_server(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = ["-m", "tests.bench", "W0", "--runs", "1", "--seconds", "1", "--no-node", "--json", str(figures)]
@@ -34,6 +36,41 @@ async def test_it_measures_our_own_server(tmp_path: Path) -> None:
     assert run["errors"] == []
     assert row["messages/s"] > 0 and row["server, cores"] > 0 and row["database, cores"] > 0 and row["memory, MB"] > 0
     assert 0 < row["ack p50, ms"] <= row["ack p99, ms"] and 0 < row["delivery p50, ms"] <= row["delivery p99, ms"]
+
+
+BURN = """
+import os, subprocess, sys, threading, time
+def burn(do=lambda: sum(range(10_000))):
+    ends = time.thread_time() + 0.2
+    while time.thread_time() < ends: do()
+if sys.argv[1:]:
+    sys.exit(burn())
+ended = threading.Thread(target=burn)
+ended.start()
+ended.join()
+subprocess.run([sys.executable, sys.argv[0], "child"], check=True)
+zero = open("/dev/zero", "rb", buffering=0)
+burn()
+burn(lambda: zero.read(2**20))
+children = os.times()
+print(time.process_time() + children.children_user + children.children_system, flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_cpu_time_has_all_threads_and_children(tmp_path: Path) -> None:
+    file = tmp_path / "burn.py"
+    file.write_text(BURN)
+    burning = await asyncio.create_subprocess_exec(sys.executable, file, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert burning.stdin and burning.stdout
+    own = float(await burning.stdout.readline())
+    measured = cpu(burning.pid)
+    burning.stdin.close()
+    await burning.wait()
+    assert own > 0.8
+    assert measured.total == pytest.approx(own, abs=0.01)
+    assert measured.user > 0.3 and measured.kernel > 0.1
+    assert measured.user + measured.kernel == pytest.approx(own, abs=0.05)
 
 
 async def test_node_needs_npm_only_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
-"""The command line: run experiments, each side in turn, and tell the medians."""
+"""The command line: run experiments, each side in turn, and print the medians."""
 
 import json
 import math
 import resource
 import sys
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,36 +13,51 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from chat_app.server import end_on_signals
+from tests.bench import beside as revisions
 from tests.bench import disturbed, idle, reading, report, seed, sending
-from tests.bench.report import Experiment, Outcome
+from tests.bench.report import BESIDE, Experiment, Results
 from tests.bench.servers import House, house, node_is_missing
 
 EXPERIMENTS = [experiment for module in (sending, idle, reading, disturbed) for experiment in module.experiments()]
+
+# The status of what a signal has ended.
+INTERRUPTED = 130
 
 console = Console(width=110)
 
 
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Such as W1 W5-orm; W5 is all that begin so.")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each side; the medians are told.")] = 3,
+    runs: Annotated[int | None, typer.Option(min=1, help="Runs of each side: 3, or 5 with --beside.")] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="What is measured of each run, after warming up.")] = 10,
-    node: Annotated[bool, typer.Option(help="Measure Node's server too.")] = True,
+    node: Annotated[bool | None, typer.Option(help="Measure Node's server too; by default not with --beside.")] = None,
+    beside: Annotated[str | None, typer.Option(metavar="REVISION", help="Measure this revision in turn.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every run there.")] = None,
 ) -> None:
-    """Measure chat_app, beside the Node server that a team would have written."""
+    """Measure chat_app, beside the Node server that a team would have written or another revision of its own."""
     chosen = _chosen(names or [])
     # For ten thousand connections; the servers inherit it.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     seed.use_secret()
-    facts = report.surroundings()
-    report.show_surroundings(console, facts)
-    skipped = {"node"} if _is_without_node(node) else set()
-    with house() as built, _plain_errors():
-        results = {experiment.name: _run(built, experiment, skipped, runs, seconds) for experiment in chosen}
+    with _plain_errors():
+        facts = report.surroundings() | ({"beside": revisions.find_commit(beside)} if beside else {})
+        report.show_surroundings(console, facts)
+        skipped = {"node"} if _is_without_node(node if node is not None else not beside) else set()
+        with house() as built:
+            compared = _both(chosen, built, facts["beside"]) if beside else chosen
+            results = {each.name: run(built, each, skipped, runs or (5 if beside else 3), seconds) for each in compared}
     if json_file:
-        json_file.write_text(json.dumps({"surroundings": facts, "results": _without_nan(results)}, indent=2))
-    if any(run["errors"] for sides in results.values() for runs_of_side in sides.values() for run in runs_of_side):
+        json_file.write_text(json.dumps(_without_nan(_as_json(facts, results)), indent=2))
+    if any(outcome.errors for sides in results.values() for outcomes in sides.values() for outcome in outcomes):
         sys.exit("There were errors: these figures are not to be trusted.")
+
+
+def _both(chosen: list[Experiment], built: House, commit: str) -> list[Experiment]:
+    other = revisions.check_out(built, commit)
+    if revisions.needs_other_packages(other):
+        console.print("Warning: its requirements.txt differs from this tree's; the packages installed here serve both.")
+    return [pair for experiment in chosen for pair in revisions.pairs(experiment, other)]
 
 
 @contextmanager
@@ -68,19 +84,34 @@ def _is_without_node(wanted: bool) -> bool:
     return not wanted or missing is not None
 
 
-def _run(built: House, experiment: Experiment, skipped: set[str], runs: int, seconds: float) -> dict[str, Any]:
-    """One after the other and not all of one first, so that what changes on the machine meets all."""
-    outcomes: dict[str, list[Outcome]] = {side: [] for side in experiment.sides if side not in skipped}
-    for _ in range(runs):
-        for side, done in outcomes.items():
+def run(built: House, experiment: Experiment, skipped: set[str], runs: int, seconds: float) -> Results:
+    """In turn, and in the other order each time, so that changes on the machine affect all sides."""
+    outcomes: Results = {side: [] for side in experiment.sides if side not in skipped}
+    for number in range(runs):
+        for side in list(outcomes)[:: -1 if number % 2 else 1]:
             outcome = experiment.sides[side](built, seconds)
             for error in outcome.errors:
                 console.print(f"{experiment.name}, {side}: {error}", markup=False)
-            done.append(outcome)
-    console.print(
-        report.table(experiment, {side: report.medians([o.row for o in done]) for side, done in outcomes.items()})
-    )
-    return {side: [outcome._asdict() for outcome in done] for side, done in outcomes.items()}
+            outcomes[side].append(outcome)
+    rows = report.rows(outcomes)
+    console.print(report.table(experiment, rows))
+    if BESIDE in rows and (line := report.ratio_line(experiment, rows)):
+        console.print(line, highlight=False)
+    return outcomes
+
+
+def _as_json(facts: dict[str, Any], results: dict[str, Results]) -> dict[str, Any]:
+    return {
+        "surroundings": facts,
+        "results": {
+            name: {side: [outcome._asdict() for outcome in outcomes] for side, outcomes in sides.items()}
+            for name, sides in results.items()
+        },
+        "ratios": {
+            name: {figure: ratio._asdict() for figure, ratio in report.ratios(report.rows(sides)).items()}
+            for name, sides in results.items()
+        },
+    }
 
 
 def _without_nan(value: Any) -> Any:
@@ -95,4 +126,9 @@ def _without_nan(value: Any) -> Any:
 if __name__ == "__main__":
     cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     cli.command()(bench)
-    cli()
+    # By exceptions, so that all that was started is ended in order.
+    end_on_signals(INTERRUPTED)
+    try:
+        cli()
+    except CancelledError:
+        sys.exit(INTERRUPTED)

@@ -1,7 +1,6 @@
 """Whether messages are late while others upload photos or log in."""
 
 import asyncio
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from functools import partial
 from tempfile import TemporaryFile
 
 from chat_app.auth import hash_password
-from tests.bench import seed
+from tests.bench import children, seed
 from tests.bench.report import Experiment, Outcome
 from tests.bench.seed import Person
 from tests.bench.sending import Shape, measure, ours_load
@@ -44,7 +43,7 @@ def _logins(people: list[Person], phones: list[str]) -> list[str]:
 
 def _run(arguments: Arguments | None, house: House, seconds: float) -> Outcome:
     chats, others = seed.make_chats(MODEST.chats, MODEST.members), seed.make_people(100)
-    with house.database("migrated") as database:
+    with house.database() as database:
         seed.write(database, seed.members_of(chats), chats)
         phones = seed.write(database, others, [], asyncio.run(hash_password(PASSWORD)))
         during = partial(_disturbance, arguments(others, phones)) if arguments else None
@@ -59,7 +58,7 @@ def _disturbance(arguments: list[str], server: Server) -> Iterator[Outcome]:
     errors: list[str] = []
     with TemporaryFile() as output:
         command = [sys.executable, "-m", "tests.bench.disturb", kind, f"http://127.0.0.1:{server.port}", *others]
-        started, process = time.monotonic(), subprocess.Popen(command, cwd=ROOT, stdout=output)
+        started, process = time.monotonic(), children.start(command, cwd=ROOT, stdout=output)
         try:
             yield Outcome(row, errors)
         finally:

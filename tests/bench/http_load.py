@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.bench.load import MOST_ERRORS_KEPT
-from tests.bench.report import Outcome, per, percentile
+from tests.bench.report import Outcome, percentile
 from tests.bench.servers import Server
+from tests.bench.usage import per
 
 CONNECTIONS = 8
 WARM_SECONDS = 3
@@ -92,11 +93,9 @@ def measure(server: Server, request: Callable[[int], bytes], seconds: float) -> 
     finally:
         run.close()
     done = len(run.milliseconds)
-    cpu, database = after.server - before.server, after.database - before.database
     row = {
         "requests/s": done / took,
-        "requests per CPU-s of the server": per(done, cpu),
-        "requests per CPU-s, database included": per(done, cpu + database),
+        **after.rates(before, "requests", done),
         "p50, ms": percentile(run.milliseconds, 50),
         "p99, ms": percentile(run.milliseconds, 99),
         "answer, KB": per((run.received - received) / 1024, done),

@@ -30,7 +30,7 @@ def experiments() -> list[Experiment]:
 
 def _ours(number: int, house: House, seconds: float) -> Outcome:
     people = seed.make_people(PEOPLE)
-    with house.database("migrated") as database:
+    with house.database() as database:
         seed.write(database, people, [])
         return _measure(
             house.ours(database), people, number, lambda person: {"token": person.token}, b'42["ready"', seconds
@@ -39,7 +39,7 @@ def _ours(number: int, house: House, seconds: float) -> Outcome:
 
 def _node(number: int, house: House, seconds: float) -> Outcome:
     people = seed.make_people(PEOPLE)
-    with house.database() as database:
+    with house.database("template1") as database:
         seed.write_for_node(database, [])
         return _measure(
             house.node(database), people, number, lambda person: {"user_id": str(person.id)}, b"40{", seconds
@@ -71,7 +71,7 @@ def _measure(
     counted = number - WARM_UP
     row = {
         "connected in, s": took,
-        "CPU for each connect, ms": (connected.server - before.server) / counted * 1000,
+        "CPU for each connect, ms": (connected.server.total - before.server.total) / counted * 1000,
         "memory of each, KB": (after.memory - before.memory) / counted / 1024,
         **after.since(connected, seconds),
     }

@@ -94,7 +94,7 @@ def _fresh(chat: Chat) -> Chat:
 
 def _make_history(house: House) -> History:
     chats = dict(zip((LONG, SHORT), seed.make_chats(2, 20), strict=True))
-    url = house.make_database("migrated")
+    url = house.make_database()
     seed.write(url, seed.members_of(chats.values()), list(chats.values()))
     for length, chat in chats.items():
         seed.fill(url, [chat], length)
@@ -103,7 +103,7 @@ def _make_history(house: House) -> History:
 
 def _make_lists(house: House) -> Lists:
     """Of each list half are private chats, half are groups of three."""
-    url = house.make_database("migrated")
+    url = house.make_database()
     readers = seed.make_people(len(LISTS))
     peers = seed.make_people(max(LISTS) // 2 + 1)
     chats = [

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,10 @@ from rich.table import Table
 from tests.bench.servers import ROOT, House
 
 Row = dict[str, float]
+Run = Callable[[House, float], "Outcome"]
+
+# The sides of two revisions of the service: the working tree, and the other one.
+HERE, BESIDE = "here", "beside"
 
 HIGHER_IS_BETTER = ("/s", " per CPU-s")
 LOWER_IS_BETTER = (", ms", ", s", "memory", "each")
@@ -30,17 +34,28 @@ class Outcome(NamedTuple):
     errors: list[str]
 
 
+# By side.
+Results = dict[str, list[Outcome]]
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """What is measured in turn, side by side; with two of them the ratio is told."""
+    """What is measured in turn, side by side."""
 
     name: str
     title: str
-    sides: dict[str, Callable[[House, float], Outcome]]
+    sides: dict[str, Run]
 
 
-def per(amount: float, of: float) -> float:
-    return amount / of if of else math.nan
+class Ratio(NamedTuple):
+    """How much better the first side is than the second: of the pairs of runs, the median and the extremes."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.least:.3f}–{self.most:.3f})"
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -49,28 +64,59 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else math.nan
 
 
-def medians(rows: Sequence[Row]) -> Row:
-    return {name: median(row[name] for row in rows) for name in rows[0]}
+def rows(results: Results) -> dict[str, list[Row]]:
+    return {side: [outcome.row for outcome in outcomes] for side, outcomes in results.items()}
 
 
-def table(experiment: Experiment, sides: dict[str, Row]) -> Table:
+def ratios(sides: Mapping[str, Sequence[Row]]) -> dict[str, Ratio]:
+    """By figure, of two sides or two revisions; a run of one side and the next of the other are a pair."""
+    if len(sides) != 2 and BESIDE not in sides:
+        return {}
+    one, other = list(sides.values())[:2]
+    found = {
+        name: [_better_by(name, *pair) for pair in zip(_values(one, name), _values(other, name), strict=True)]
+        for name in one[0]
+    }
+    return {
+        name: Ratio(median(values), min(values), max(values))
+        for name, values in found.items()
+        if not any(map(math.isnan, values))
+    }
+
+
+def table(experiment: Experiment, sides: Mapping[str, Sequence[Row]]) -> Table:
     made = Table(title=f"{experiment.name}: {experiment.title}", title_justify="left", title_style="bold")
+    better = ratios(sides)
     made.add_column("", no_wrap=True)
-    for name in (*sides, *(["better by"] if len(sides) == 2 else [])):
+    for name in (*sides, *(["better by"] if better else [])):
         made.add_column(name, justify="right")
-    for name in dict.fromkeys(name for row in sides.values() for name in row):
-        values = [row.get(name, math.nan) for row in sides.values()]
-        made.add_row(name, *map(_number, values), *([_ratio(name, *values)] if len(sides) == 2 else []))
+    for name in dict.fromkeys(name for runs in sides.values() for name in runs[0]):
+        values = [median(_values(runs, name)) for runs in sides.values()]
+        made.add_row(name, *map(_number, values), *([str(better.get(name, ""))] if better else []))
     return made
 
 
-def _ratio(name: str, one: float, other: float) -> str:
-    """How much better the first is than the second."""
-    if not one or not other or math.isnan(one + other):
-        return ""
+def ratio_line(experiment: Experiment, sides: Mapping[str, Sequence[Row]]) -> str:
+    """By which figure two revisions are compared; empty without one of this kind."""
+    lines = (
+        f"{experiment.name} {HERE}:{BESIDE} {ratio} {name}"
+        for name, ratio in ratios(sides).items()
+        if name.endswith("per CPU-s of the server")
+    )
+    return next(lines, "")
+
+
+def _values(runs: Sequence[Row], name: str) -> list[float]:
+    return [row.get(name, math.nan) for row in runs]
+
+
+def _better_by(name: str, one: float, other: float) -> float:
+    """How much better the first is than the second; NaN where neither more nor less is better."""
+    if not one or not other:
+        return math.nan
     if any(part in name for part in HIGHER_IS_BETTER):
-        return f"{one / other:.2f}x"
-    return f"{other / one:.2f}x" if any(part in name for part in LOWER_IS_BETTER) else ""
+        return one / other
+    return other / one if any(part in name for part in LOWER_IS_BETTER) else math.nan
 
 
 def _number(value: float) -> str:

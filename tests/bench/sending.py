@@ -10,9 +10,10 @@ import orjson
 from tests.bench import seed
 from tests.bench.generator import Generator
 from tests.bench.load import SLOT, Client, Counts, Load
-from tests.bench.report import Experiment, Outcome, Row, per, percentile
+from tests.bench.report import Experiment, Outcome, Row, percentile
 from tests.bench.seed import Chat
-from tests.bench.servers import House, Server, Usage
+from tests.bench.servers import House, Server
+from tests.bench.usage import Usage, per
 
 WARM_SECONDS = 3
 SETTLE_SECONDS = 1
@@ -89,14 +90,14 @@ def _client(auth: dict[str, str | None], command: bytes, chat: Chat, sends: bool
 
 def _ours(shape: Shape, house: House, seconds: float, *, workers: int = 1) -> Outcome:
     chats = seed.make_chats(shape.chats, shape.members)
-    with house.database("migrated") as database:
+    with house.database() as database:
         seed.write(database, seed.members_of(chats), chats)
         return measure(house.ours(database, workers=workers), ours_load(chats, shape), seconds)
 
 
 def _node(shape: Shape, house: House, seconds: float) -> Outcome:
     chats = seed.make_chats(shape.chats, shape.members)
-    with house.database() as database:
+    with house.database("template1") as database:
         seed.write_for_node(database, chats)
         return measure(house.node(database), node_load(chats, shape), seconds)
 
@@ -121,13 +122,11 @@ def measure(
 
 
 def _outcome(counts: Counts, before: Usage, after: Usage) -> Outcome:
-    server, database = after.server - before.server, after.database - before.database
     row: Row = {
         "messages/s": counts.acked / counts.seconds,
         "deliveries/s": counts.delivered / counts.seconds,
-        "messages per CPU-s of the server": per(counts.acked, server),
-        "messages per CPU-s, database included": per(counts.acked, server + database),
-        "deliveries per CPU-s of the server": per(counts.delivered, server),
+        **after.rates(before, "messages", counts.acked),
+        "deliveries per CPU-s of the server": per(counts.delivered, after.server.total - before.server.total),
         "ack p50, ms": percentile(counts.ack_ms, 50),
         "ack p99, ms": percentile(counts.ack_ms, 99),
         "delivery p50, ms": percentile(counts.delivery_ms, 50),

@@ -8,46 +8,25 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-import psutil
 
-from chat_app.embedded import embedded_postgres, embedded_valkey
+from chat_app.embedded import embedded_valkey
+from tests.bench import children
+from tests.bench.usage import Usage, usage
 
 ROOT = Path(__file__).parent.parent.parent
 PEER = Path(__file__).parent / "peer"
-START_SECONDS = 30
-TICKS = os.sysconf("SC_CLK_TCK")
+START_SECONDS = 60
 SECRET = secrets.token_hex(32)
 
 Made = TypeVar("Made")
-
-
-@dataclass
-class Usage:
-    """CPU seconds so far, those of the whole machine and of the generator too, and bytes of memory now."""
-
-    server: float
-    database: float
-    memory: int
-    machine: float
-    generator: float
-
-    def since(self, before: "Usage", seconds: float) -> dict[str, float]:
-        """The cores that each took."""
-        cores = {
-            name: (getattr(self, name) - getattr(before, name)) / seconds
-            for name in ("server", "database", "generator", "machine")
-        }
-        others = max(0.0, cores.pop("machine") - sum(cores.values()))
-        return {f"{name}, cores": taken for name, taken in (cores | {"all else on the machine": others}).items()}
 
 
 @dataclass
@@ -61,11 +40,7 @@ class Server:
     log: Path
 
     def usage(self) -> Usage:
-        memory = psutil.Process(self.process.pid).memory_info().rss
-        times = psutil.cpu_times()
-        machine = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
-        server, database = cpu_seconds(self.process.pid), cpu_seconds(self.postmaster)
-        return Usage(server, database, memory, machine, time.process_time())
+        return usage(self.process.pid, self.postmaster)
 
     def complaints(self) -> list[str]:
         """What its log tells of errors."""
@@ -74,31 +49,21 @@ class Server:
         return [f"{self.name} logged: {line[:300]}" for line in found]
 
 
-def cpu_seconds(pid: int) -> float:
-    """Of a process, of its descendants, and of those that have ended."""
-    total = _ticks(pid)
-    for child in psutil.Process(pid).children(recursive=True):
-        # One that has just ended is counted by its parent from now on.
-        with suppress(FileNotFoundError, ProcessLookupError):
-            total += _ticks(child.pid)
-    return total / TICKS
-
-
-def _ticks(pid: int) -> int:
-    # utime, stime, cutime and cstime, counted behind the name, which may hold spaces.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15]))
-
-
 class House:
-    """One PostgreSQL with its defaults, in which every server gets a fresh database."""
+    """One PostgreSQL with its defaults, in which every server gets a fresh database.
 
-    def __init__(self, folder: Path, url: str) -> None:
+    The servers run the code in `root`. Those of another name have their own tables in the same PostgreSQL.
+    """
+
+    def __init__(self, folder: Path, url: str, root: Path = ROOT, name: str = "here") -> None:
         self.folder = folder
         self.url = url
+        self.root = root
+        self.name = name
         self.postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
         self.number = 0
         self.made: dict[str, Any] = {}
+        self._make_template()
 
     def once(self, name: str, make: "Callable[[House], Made]") -> Made:
         """What takes long to make and is only read."""
@@ -108,26 +73,31 @@ class House:
         return made
 
     @contextmanager
-    def database(self, template: str = "template1") -> Iterator[str]:
-        """The URL of a new database, for one run."""
+    def database(self, template: str | None = None) -> Iterator[str]:
+        """The URL of a new database, for one run: a copy of the template, or with our tables."""
         url = self.make_database(template)
         yield url
         self._run(f"DROP DATABASE {url.rpartition('?')[0].rpartition('/')[2]} WITH (FORCE)")
 
-    def make_database(self, template: str = "template1") -> str:
+    def make_database(self, template: str | None = None) -> str:
         """The URL of a new database."""
         self.number += 1
-        self._run(f"CREATE DATABASE bench_{self.number} TEMPLATE {template}")
-        return self.url.replace("/postgres?", f"/bench_{self.number}?")
+        name = f"{self.name}_{self.number}"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template or self.name}")
+        return self.url.replace("/postgres?", f"/{name}?")
 
-    def make_template(self) -> None:
-        """A database with our tables, migrated once; the others are copies of it."""
-        self._run("CREATE DATABASE migrated")
-        url = self.url.replace("/postgres?", "/migrated?")
-        environment = _environment(CHAT_DATABASE_URL=url, CHAT_DATA_DIR=str(self.folder))
-        subprocess.run(
-            [sys.executable, "-m", "chat_app", "migrate"], cwd=ROOT, env=environment, check=True, capture_output=True
-        )
+    def _make_template(self) -> None:
+        """A database with our tables, made once by the migrations in `root`; the others are copies of it."""
+        self._run(f"CREATE DATABASE {self.name}")
+        environment = self._settings(self.url.replace("/postgres?", f"/{self.name}?"))
+        command = [sys.executable, "-m", "chat_app", "migrate"]
+        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the migrations of {self.name} failed:\n{done.stderr}")
+
+    def _settings(self, database: str, **others: str) -> dict[str, str]:
+        """The environment of every revision. It may hold a setting by an older name too: unknown ones are ignored."""
+        return _environment(CHAT_DATABASE_URL=database, CHAT_DATA_DIR=str(self.folder), **others)
 
     def _run(self, statement: str) -> None:
         async def run() -> None:
@@ -141,11 +111,10 @@ class House:
     def ours(self, database: str, *, workers: int = 1) -> Iterator[Server]:
         """chat_app as in production, but for the limits; several workers are on a bus."""
         port, command = free_port(), [sys.executable, "-m", "chat_app", "run"]
-        environment = _environment(
+        environment = self._settings(
+            database,
             CHAT_ENV="production",
             CHAT_SECRET=SECRET,
-            CHAT_DATABASE_URL=database,
-            CHAT_DATA_DIR=str(self.folder),
             CHAT_PORT=str(port),
             CHAT_RATE_LIMITS="load-test",
             CHAT_LOG_FORMAT="json",
@@ -154,7 +123,7 @@ class House:
             if workers > 1:
                 command += ["--workers", str(workers)]
                 environment["CHAT_BUS_URL"] = stack.enter_context(embedded_valkey())
-            yield stack.enter_context(self._running("chat_app", command, environment, port))
+            yield stack.enter_context(self._running(f"chat_app-{self.name}", command, environment, port))
 
     @contextmanager
     def node(self, database: str) -> Iterator[Server]:
@@ -179,9 +148,9 @@ class House:
     def _running(self, name: str, command: list[str], environment: dict[str, str], port: int) -> Iterator[Server]:
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+            process = children.start(command, cwd=self.root, env=environment, stdout=output, stderr=output)
         try:
-            _wait_for(port, process, log)
+            _wait_for(name, port, process, log)
             yield Server(name, port, process, self.postmaster, log)
         finally:
             process.terminate()
@@ -194,15 +163,15 @@ class House:
 
 @contextmanager
 def house() -> Iterator[House]:
-    """PostgreSQL with default durability, in a temporary folder."""
-    folder = Path(tempfile.mkdtemp(prefix="chat-bench-"))
-    try:
-        with embedded_postgres(folder / "postgres") as url:
-            made = House(folder, url)
-            made.make_template()
-            yield made
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """PostgreSQL with default durability and a temporary folder, both held by a process that outlasts this one."""
+    keeper = [sys.executable, "-m", "tests.bench.postgres"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(keeper, cwd=ROOT, stdin=pipe, stdout=pipe, start_new_session=True) as running:
+        assert running.stdout
+        if not (ready := running.stdout.readline()):
+            raise RuntimeError("PostgreSQL did not start")
+        folder, url = json.loads(ready)
+        yield House(Path(folder), url)
 
 
 def node_is_missing() -> str | None:
@@ -234,14 +203,14 @@ def _environment(**values: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")} | values
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(name: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{process.args!r} did not start:\n{log.read_text()}") from None
+                raise RuntimeError(f"{name} did not start:\n{log.read_text()}") from None
             time.sleep(0.05)
         else:
             return

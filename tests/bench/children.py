@@ -1,0 +1,25 @@
+"""Processes that do not outlive the bench, however it ends."""
+
+import ctypes
+import subprocess
+from collections.abc import Sequence
+from signal import SIGKILL
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Popen, in a session of its own: Ctrl-C is for the bench, which then ends what it started, in order."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+        **options,
+    )
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, SIGKILL)
