@@ -21,8 +21,9 @@ from fastapi_users.password import PasswordHelper
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.exc import IntegrityError
-from sqlmodel import select
+from sqlalchemy import ColumnElement
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import codes, sessions
@@ -87,18 +88,22 @@ class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a
     async def get(self, id: UUID) -> User | None:
         return await self.session.get(User, id)
 
-    async def get_by_email(self, email: str) -> User | None:
-        return (await self.session.exec(select(User).where(User.phone == email))).first()
+    async def lock(self, is_meant: ColumnElement[bool]) -> User | None:
+        """The user, locked until the commit, as other transactions have left it.
+
+        Code that opens a session or sets a password calls this first, so that each sees what the other has written.
+        """
+        statement = select(User).where(is_meant).with_for_update(key_share=True)
+        return (await self.session.exec(statement, execution_options={"populate_existing": True})).first()
 
     async def create(self, create_dict: dict[str, Any]) -> User:
-        user = User(**create_dict)
-        self.session.add(user)
-        try:
-            await self.session.flush()
-        except IntegrityError as error:
-            raise PhoneTaken from error
-        await self.session.refresh(user)
-        return user
+        """Raises PhoneTaken; the transaction can go on after it."""
+        values = User(**create_dict).model_dump(exclude={"created_at"})
+        inserted = insert(User).values(values).on_conflict_do_nothing(index_elements=["phone"]).returning(col(User.id))
+        user_id = (await self.session.exec(inserted)).scalar_one_or_none()
+        if user_id is None:
+            raise PhoneTaken
+        return await self.session.get_one(User, user_id)
 
     async def update(self, user: User, update_dict: dict[str, Any]) -> User:
         user.sqlmodel_update(update_dict)
@@ -124,18 +129,27 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         return user
 
     async def authenticate(self, credentials: OAuth2PasswordRequestForm) -> User | None:
-        """The user if phone and password are right; takes as long for a number that nobody has."""
+        """The user, locked, if phone and password are right; takes as long for a number that nobody has."""
         phone = plain_phone(credentials.username)
-        user = await self.user_db.get_by_email(phone) if phone else None
-        # While the password is checked the connection serves others.
-        await self.user_db.session.close()
-        if user is None or user.hashed_password is None:
-            await hash_password(credentials.password)
-            return None
-        is_right, rehashed = await _off_loop(_passwords.verify_and_update, credentials.password, user.hashed_password)
-        if not is_right:
-            return None
-        return await self.user_db.update(user, {"hashed_password": rehashed}) if rehashed else user
+        return await self.check_password(col(User.phone) == phone, credentials.password)
+
+    async def check_password(self, is_meant: ColumnElement[bool], password: str) -> User | None:
+        """The user, locked, if this is the password; otherwise None, after the same time."""
+        while True:
+            user = (await self.user_db.session.exec(select(User).where(is_meant))).first()
+            stored = user and user.hashed_password
+            # While the password is checked the connection serves others.
+            await self.user_db.session.close()
+            if stored is None:
+                await hash_password(password)
+                return None
+            is_right, rehashed = await _off_loop(_passwords.verify_and_update, password, stored)
+            if not is_right:
+                return None
+            user = await self.user_db.lock(is_meant)
+            # A password that was changed meanwhile is checked anew.
+            if user is not None and user.hashed_password == stored:
+                return await self.user_db.update(user, {"hashed_password": rehashed}) if rehashed else user
 
 
 class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as above
@@ -181,7 +195,7 @@ def plain_phone(phone: str) -> str | None:
 
 
 async def log_in(manager: UserManager, phone: str, password: str, user_agent: str | None) -> Tokens:
-    """Open a session with phone and password. Raises BadCredentials."""
+    """Open a session with phone and password. Raises BadCredentials, PhoneNotVerified."""
     user = await manager.authenticate(OAuth2PasswordRequestForm(username=phone, password=password))
     if user is None or not user.is_active:
         raise BadCredentials
@@ -192,12 +206,7 @@ async def log_in(manager: UserManager, phone: str, password: str, user_agent: st
 
 async def log_in_with_code(manager: UserManager, data: CodeUse, user_agent: str | None) -> Tokens:
     """Open a session with a code; a number that is new becomes a user. Raises BadCode."""
-    user = await _use_code(manager, data, Purpose.LOGIN)
-    if user is None:
-        user = await manager.user_db.create({"phone": data.phone, "name": DEFAULT_NAME})
-    if not user.is_active:
-        raise BadCode
-    await manager.user_db.update(user, {"is_verified": True})
+    user = await manager.user_db.update(await _use_code(manager, data, Purpose.LOGIN), {"is_verified": True})
     return await _open_session(manager, user, user_agent)
 
 
@@ -209,39 +218,45 @@ async def _open_session(manager: UserManager, user: User, user_agent: str | None
 
 async def verify_phone(manager: UserManager, data: CodeUse) -> User:
     """Remember that this number is its user's. Raises BadCode."""
-    user = await _use_code(manager, data, Purpose.VERIFY)
-    if user is None:
-        raise BadCode
-    return await manager.user_db.update(user, {"is_verified": True})
+    return await manager.user_db.update(await _use_code(manager, data, Purpose.VERIFY), {"is_verified": True})
 
 
 async def reset_password(manager: UserManager, data: PasswordReset) -> None:
     """Set a password with a code; all sessions of the user end. Raises BadCode."""
     hashed = await hash_password(data.new_password)
-    user = await _use_code(manager, data, Purpose.RESET)
-    if user is None:
+    await _set_password(manager, await _use_code(manager, data, Purpose.RESET), hashed)
+
+
+async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> User:
+    """The user, locked, of a number that was proven. Raises BadCode."""
+    await codes.use_code(manager.user_db.session, data.phone, purpose, data.code)
+    if purpose is Purpose.LOGIN:
+        with suppress(PhoneTaken):
+            await manager.user_db.create({"phone": data.phone, "name": DEFAULT_NAME})
+    user = await manager.user_db.lock(col(User.phone) == data.phone)
+    if user is None or not user.is_active:
         raise BadCode
+    return user
+
+
+async def _set_password(manager: UserManager, user: User, hashed: str | None) -> None:
+    """Replace or clear the password of a user who has proven the number, and end all sessions."""
     await manager.user_db.update(user, {"hashed_password": hashed, "is_verified": True})
     await sessions.revoke_sessions(manager.user_db.session, user.id)
 
 
-async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> User | None:
-    await codes.use_code(manager.user_db.session, data.phone, purpose, data.code)
-    return await manager.user_db.get_by_email(data.phone)
-
-
 async def change_password(manager: UserManager, actor: Actor, data: PasswordChange) -> None:
-    """Set a new password; the user's other sessions end. Raises BadCredentials."""
-    session = manager.user_db.session
-    user = await session.get(User, actor.id, with_for_update=True, populate_existing=True)
+    """Set a new password; the user's other sessions end. Raises BadCredentials, SessionRevoked."""
+    hashed = await hash_password(data.new_password)
+    session, is_meant = manager.user_db.session, col(User.id) == actor.id
+    user = await manager.user_db.lock(is_meant)
+    if user is None or user.hashed_password is not None:
+        user = await manager.check_password(is_meant, data.current_password or "")
     if user is None:
         raise BadCredentials
-    if user.hashed_password is not None:
-        given = data.current_password or ""
-        is_right, _ = await _off_loop(_passwords.verify_and_update, given, user.hashed_password)
-        if not is_right:
-            raise BadCredentials
-    await manager.user_db.update(user, {"hashed_password": await hash_password(data.new_password)})
+    # A first login by code may have ended this session and cleared the password after the request was authenticated.
+    await sessions.check_session(session, actor)
+    await manager.user_db.update(user, {"hashed_password": hashed})
     await sessions.revoke_sessions(session, actor.id, keep=actor.session_id)
 
 

@@ -34,7 +34,7 @@ class OpenedSession(NamedTuple):
 
 
 async def open_session(session: AsyncSession, user_id: UUID, user_agent: str | None) -> OpenedSession:
-    """Log a user in on one more device."""
+    """Log a user in on one more device. The caller has locked the user's row and checked the credential under it."""
     secret = secrets.token_bytes(32)
     now = await read_clock(session)
     row = Session(
