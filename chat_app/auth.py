@@ -28,6 +28,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import codes, sessions
 from chat_app.crud.sessions import OpenedSession, Standing
+from chat_app.crud.users import record_user
 from chat_app.db import Unit
 from chat_app.errors import (
     BadCode,
@@ -42,7 +43,7 @@ from chat_app.errors import (
 from chat_app.logs import bind, log, tell
 from chat_app.models import User
 from chat_app.models.base import Phone
-from chat_app.models.codes import CodeUse, PasswordChange, PasswordReset, Purpose
+from chat_app.models.codes import CodeLogin, CodeUse, PasswordChange, PasswordReset, Purpose
 from chat_app.models.sessions import Actor, Tokens
 from chat_app.models.users import DEFAULT_NAME, UserCreate
 from chat_app.settings import get_settings
@@ -124,8 +125,24 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         """Register. Raises PhoneTaken."""
         hashed = await hash_password(user_create.password)
         fields = {"phone": user_create.phone, "name": user_create.name, "hashed_password": hashed}
-        user = await self.user_db.create(fields)
+        try:
+            user = await self.user_db.create(fields)
+        except PhoneTaken:
+            user = await self._register_anew(fields)
         log.info("registered", user=user.id)
+        return user
+
+    async def _register_anew(self, fields: dict[str, Any]) -> User:
+        """Where numbers must be verified, an account that was never used blocks no number. Raises PhoneTaken."""
+        if get_settings().phone_verification != "required":
+            raise PhoneTaken
+        session, user = self.user_db.session, await self.user_db.lock(col(User.phone) == fields["phone"])
+        if user is None or user.is_verified or not user.is_active or await sessions.has_sessions(session, user.id):
+            raise PhoneTaken
+        former_name = user.name
+        await self.user_db.update(user, fields)
+        if user.name != former_name:
+            record_user(session, user)
         return user
 
     async def authenticate(self, credentials: OAuth2PasswordRequestForm) -> User | None:
@@ -204,9 +221,13 @@ async def log_in(manager: UserManager, phone: str, password: str, user_agent: st
     return await _open_session(manager, user, user_agent)
 
 
-async def log_in_with_code(manager: UserManager, data: CodeUse, user_agent: str | None) -> Tokens:
+async def log_in_with_code(manager: UserManager, data: CodeLogin, user_agent: str | None) -> Tokens:
     """Open a session with a code; a number that is new becomes a user. Raises BadCode."""
-    user = await manager.user_db.update(await _use_code(manager, data, Purpose.LOGIN), {"is_verified": True})
+    hashed = await hash_password(data.password) if data.password else None
+    user = await _use_code(manager, data, Purpose.LOGIN)
+    # Until the first proof the account may belong to somebody who registered a number of another person.
+    if hashed or not user.is_verified:
+        await _set_password(manager, user, hashed)
     return await _open_session(manager, user, user_agent)
 
 
@@ -216,9 +237,12 @@ async def _open_session(manager: UserManager, user: User, user_agent: str | None
     return SessionStrategy().tokens(opened)
 
 
-async def verify_phone(manager: UserManager, data: CodeUse) -> User:
-    """Remember that this number is its user's. Raises BadCode."""
-    return await manager.user_db.update(await _use_code(manager, data, Purpose.VERIFY), {"is_verified": True})
+async def verify_phone(manager: UserManager, actor: Actor, data: CodeUse) -> None:
+    """Mark the actor's number as verified. Raises BadCode, or NotAuthenticated if it is not the actor's number."""
+    user = await manager.user_db.get(actor.id)
+    if user is None or user.phone != data.phone:
+        raise NotAuthenticated
+    await manager.user_db.update(await _use_code(manager, data, Purpose.VERIFY), {"is_verified": True})
 
 
 async def reset_password(manager: UserManager, data: PasswordReset) -> None:

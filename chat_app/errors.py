@@ -63,7 +63,9 @@ RefreshReused = _error(
 NotCreator = _error(403, "not_creator", "Only the creator of the group may do this.")
 NotAuthor = _error(403, "not_author", "Only the author of the message may do this.")
 PhoneNotVerified = _error(
-    403, "phone_not_verified", "This phone number has to be verified first: ask for a code with the purpose `verify`."
+    403,
+    "phone_not_verified",
+    "This phone number has to be verified first: ask for a code with the purpose `login`, and log in with that.",
 )
 NotFound = _error(404, "not_found", "There is nothing here.")
 ChatNotFound = _error(404, "chat_not_found", "There is no such chat, or you are not in it.")

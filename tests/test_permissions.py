@@ -37,7 +37,7 @@ from tests.raw import RawSocket
 from tests.service import MakePerson, Service
 
 PUBLIC = {"register", "login", "refresh", "healthz", "readyz", "metrics"} | {
-    *("request_code", "login_with_code", "verify_phone", "reset_password")
+    *("request_code", "login_with_code", "reset_password")
 }
 # Documents, and files whose addresses are secret or signed.
 UNDOCUMENTED = {

@@ -452,6 +452,10 @@ class TestP20:
         await http.post(f"{api}/auth/register", json=user | {"name": f"{phone}\x00"})
         await http.post(f"{api}/auth/register", content=f'{{"phone": "{phone}"')
         await http.post(f"{api}/auth/login", data={"username": phone, "password": self.PASSWORDS[0] + "!"})
+        with_code = {"phone": phone, "code": "000000"}
+        await http.post(f"{api}/auth/codes/login", json=with_code | {"password": self.PASSWORDS[0]})
+        await http.post(f"{api}/auth/codes/reset", json=with_code | {"new_password": self.PASSWORDS[0]})
+        await http.post(f"{api}/auth/codes/verify", json=with_code)
         await http.post(f"{api}/auth/refresh", json={"refresh_token": anna.tokens[-1][:-4] + "AAAA"})
         async with broken_table(database, "like"):
             chat = (await http.get(f"{api}/chats")).json()["items"][0]

@@ -29,7 +29,7 @@ from chat_app.errors import (
     SessionNotFound,
     SessionRevoked,
 )
-from chat_app.models.codes import CodeRequest, CodeSent, CodeUse, PasswordChange, PasswordReset
+from chat_app.models.codes import CodeLogin, CodeRequest, CodeSent, CodeUse, PasswordChange, PasswordReset
 from chat_app.models.sessions import Actor, RefreshRequest, SessionRead, Tokens
 from chat_app.models.users import UserCreate, UserMe
 
@@ -38,7 +38,11 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 @router.post("/register", status_code=201, responses=responses(PhoneTaken))
 async def register(request: Request, session: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
-    """Register by phone number, however it is written. Then log in with the same phone and password."""
+    """Register by phone number, however it is written. Then log in with the same phone and password.
+
+    Where numbers have to be verified (`CHAT_PHONE_VERIFICATION=required`), log in with a code first; until somebody
+    did, the number can be registered anew, with another name and password.
+    """
     await count_stranger(request)
     user = await manager.create(data)
     return await users.get_me(session, Actor(user.id, user.id))
@@ -86,13 +90,14 @@ async def revoke_session(session: SessionDep, actor: CurrentActor, session_id: U
 
 @router.post("/password", status_code=204, responses=responses(BadCredentials))
 async def change_password(actor: CurrentActor, manager: UserManagerDep, data: PasswordChange) -> None:
-    """Set a new password. Your other sessions end."""
+    """Set a new password. Your other sessions end. `current_password` may be missing only if you have none."""
     await auth.change_password(manager, actor, data)
 
 
 @router.post("/codes", status_code=202, responses=responses(RateLimited))
 async def request_code(request: Request, database: DatabaseDep, sender: CodeSenderDep, data: CodeRequest) -> CodeSent:
-    """Have six digits sent to a phone: to log in, to verify the number, or to reset the password.
+    """Have six digits sent to a phone. The code is good for its purpose only: to log in, to verify the number of
+    your account, to reset the password, to change your number to this one, or to delete your account.
 
     The answer is the same for every number. In development the code stands in the log.
     """
@@ -107,23 +112,32 @@ async def request_code(request: Request, database: DatabaseDep, sender: CodeSend
 
 @router.post("/codes/login", responses=responses(BadCode))
 async def login_with_code(
-    request: Request, manager: UserManagerDep, data: CodeUse, user_agent: UserAgent = None
+    request: Request, manager: UserManagerDep, data: CodeLogin, user_agent: UserAgent = None
 ) -> Tokens:
-    """Log in with a code. A number that is new becomes a user."""
+    """Log in with a code. A number that is new becomes a user, without a password unless you send one.
+
+    If the number was registered but never verified, this makes you its only owner: the password that it was registered
+    with is cleared and all other sessions end. `has_password` of `GET /users/me` shows whether one is set.
+    """
     await count_stranger(request, phone=data.phone)
     return await auth.log_in_with_code(manager, data, user_agent)
 
 
 @router.post("/codes/verify", responses=responses(BadCode))
-async def verify_phone(request: Request, session: SessionDep, manager: UserManagerDep, data: CodeUse) -> UserMe:
-    """Verify a registered number with a code."""
+async def verify_phone(
+    request: Request, session: SessionDep, actor: CurrentActor, manager: UserManagerDep, data: CodeUse
+) -> UserMe:
+    """Verify the number of your own account with a code. Password and sessions stay.
+
+    The phone has to be that of the account whose access token is sent, otherwise 401.
+    """
     await count_stranger(request, phone=data.phone)
-    user = await auth.verify_phone(manager, data)
-    return await users.get_me(session, Actor(user.id, user.id))
+    await auth.verify_phone(manager, actor, data)
+    return await users.get_me(session, actor)
 
 
 @router.post("/codes/reset", status_code=204, responses=responses(BadCode))
 async def reset_password(request: Request, manager: UserManagerDep, data: PasswordReset) -> None:
-    """Set a new password with a code. All sessions of the user end."""
+    """Set a new password with a code. All sessions of the user end, and the number counts as verified."""
     await count_stranger(request, phone=data.phone)
     await auth.reset_password(manager, data)

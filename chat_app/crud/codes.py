@@ -18,6 +18,7 @@ from chat_app.settings import get_settings
 LIFETIME = timedelta(minutes=5)
 RESEND_AFTER = timedelta(minutes=1)
 MOST_ATTEMPTS = 5
+FOR_NEW_NUMBERS = {Purpose.LOGIN, Purpose.CHANGE}
 
 
 class NewCode(NamedTuple):
@@ -51,7 +52,7 @@ async def request_code(session: AsyncSession, data: CodeRequest) -> NewCode:
         ).one()
         raise RateLimited(retry_after=max(1, (sent_at + RESEND_AFTER - now).seconds))
     is_known = (await session.exec(select(User.id).where(User.phone == data.phone))).first() is not None
-    return NewCode(digits, is_known or data.purpose is Purpose.LOGIN)
+    return NewCode(digits, is_known or data.purpose in FOR_NEW_NUMBERS)
 
 
 async def use_code(session: AsyncSession, phone: str, purpose: Purpose, digits: str) -> None:

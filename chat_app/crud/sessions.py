@@ -76,6 +76,11 @@ async def refresh_session(session: AsyncSession, refresh_token: str) -> OpenedSe
     return OpenedSession(Actor(row.user_id, row.id), _refresh_token(row.id, successor))
 
 
+async def has_sessions(session: AsyncSession, user_id: UUID) -> bool:
+    """Whether the user ever logged in."""
+    return (await session.exec(select(Session.id).where(Session.user_id == user_id).limit(1))).first() is not None
+
+
 class Standing(NamedTuple):
     """A session that stands."""
 

@@ -15,6 +15,8 @@ class Purpose(StrEnum):
     LOGIN = "login"
     VERIFY = "verify"
     RESET = "reset"
+    CHANGE = "change"
+    DELETE = "delete"
 
 
 FormerPassword = Annotated[str, StringConstraints(max_length=128, pattern=NO_NUL)]
@@ -49,6 +51,10 @@ class CodeSent(SQLModel):
 class CodeUse(Input):
     phone: Phone
     code: Digits
+
+
+class CodeLogin(CodeUse):
+    password: Password | None = Field(default=None, description="To set a password at once; other sessions end then.")
 
 
 class PasswordReset(CodeUse):

@@ -49,6 +49,10 @@ class User(UserBase, table=True):
     last_seen_at: datetime | None = None
     created_at: datetime = Field(default=None, sa_column_kwargs={"server_default": NOW})
 
+    @property
+    def has_password(self) -> bool:
+        return self.hashed_password is not None
+
 
 class UserCreate(Input):
     phone: Phone
@@ -106,7 +110,8 @@ class UserRead(UserBrief):
 
 class UserMe(UserRead):
     phone: str
-    is_verified: bool
+    is_verified: bool = Field(description="Whether a code that was sent to the number was used.")
+    has_password: bool = Field(description="Without one, log in with a code.")
     created_at: datetime
 
 

@@ -36,7 +36,7 @@ VALUES: dict[str, Any] = {
         ("expires_at", "2026-12-21T09:15:42.731902Z"),
         ("expires_in", 900),
         ("file AttachmentRead.name", "hike.jpg"),
-        ("has_before is_current is_verified online typing", True),
+        ("has_before has_password is_current is_verified online typing", True),
         ("height", 1200),
         ("image", DOT),
         ("last_read_seq", 5),
@@ -72,6 +72,8 @@ VALUES: dict[str, Any] = {
         ("width", 1600),
         ("Body_create_attachment.duration", 0),
         ("Body_login.client_id", ""),
+        # A password here would end the reader's other sessions.
+        ("CodeLogin.password", None),
         ("ChatRead.type ChatShared.type", "group"),
         ("Contact.name ContactCreate.name", "Clara Smirnova"),
         ("MessageRead.text MessageShared.text", "Welcome! This is where we plan the release."),

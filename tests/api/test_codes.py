@@ -127,16 +127,25 @@ async def test_known_and_unknown_numbers_are_answered_alike_and_only_the_known_g
 ) -> None:
     known, unknown = new_phone(), new_phone()
     await register(http, known)
-    for purpose in ("verify", "reset"):
+    for purpose in ("verify", "reset", "delete"):
         first, second = [await ask(http, phone, purpose) for phone in (unknown, known)]
         assert (first.status_code, first.content) == (second.status_code, second.content)
         again = [await ask(http, phone, purpose) for phone in (unknown, known)]
         assert [answer.status_code for answer in again] == [429, 429]
         assert all(1 <= answer.json()["retry_after"] <= 60 for answer in again)
-        wrong = [await use(http, "verify", phone, "000000") for phone in (unknown, known)]
+        wrong = [await use(http, "reset", phone, "000000", new_password="x" * 8) for phone in (unknown, known)]
         assert wrong[0] == wrong[1] == Answer(400, None, "bad_code")
     await gateway.code_for(known)
     assert {sent["phone"] for sent in gateway.sent} == {known}
+
+
+@pytest.mark.parametrize("purpose", ["login", "change"])
+async def test_a_number_that_nobody_has_gets_a_code_where_it_is_of_use(
+    purpose: str, http: httpx.AsyncClient, gateway: Gateway
+) -> None:
+    phone = new_phone()
+    await ask(http, phone, purpose)
+    assert await gateway.code_for(phone)
 
 
 async def test_five_wrong_tries_void_a_code(http: httpx.AsyncClient, gateway: Gateway) -> None:
@@ -154,22 +163,14 @@ async def test_a_code_is_void_after_five_minutes_and_for_another_purpose(
 ) -> None:
     phone = new_phone()
     await register(http, phone)
-    await ask(http, phone, "verify")
+    await ask(http, phone, "reset")
     code = await gateway.code_for(phone)
     assert (await use(http, "login", phone, code)).code == "bad_code"
     async with database.transaction() as session:
-        row = (await session.exec(select(Code).where(Code.phone == phone, Code.purpose == "verify"))).one()
+        row = (await session.exec(select(Code).where(Code.phone == phone, Code.purpose == "reset"))).one()
         assert code.encode() not in row.hash
         row.expires_at -= codes.LIFETIME + timedelta(seconds=1)
-    assert (await use(http, "verify", phone, code)).code == "bad_code"
-
-
-async def test_verifying_tells_the_account_and_counts(http: httpx.AsyncClient, gateway: Gateway) -> None:
-    phone = new_phone()
-    await register(http, phone)
-    await ask(http, phone, "verify")
-    verified = await use(http, "verify", phone, await gateway.code_for(phone))
-    assert (verified.status, verified.data["is_verified"]) == (200, True)
+    assert (await use(http, "reset", phone, code, new_password="x" * 8)).code == "bad_code"
 
 
 async def test_a_reset_password_replaces_the_old_one_and_ends_all_sessions(
@@ -230,9 +231,10 @@ async def test_unverified_numbers_are_refused_where_verification_is_required(
     phone = new_phone()
     await register(http, phone)
     assert (await log_in(http, phone, "first password")).code == "phone_not_verified"
-    await ask(http, phone, "verify")
-    await use(http, "verify", phone, await gateway.code_for(phone))
-    assert (await log_in(http, phone, "first password")).ok
+    await ask(http, phone, "login")
+    assert (await use(http, "login", phone, await gateway.code_for(phone), password="second password")).ok
+    assert (await log_in(http, phone, "first password")).code == "bad_credentials"
+    assert (await log_in(http, phone, "second password")).ok
 
 
 async def test_in_production_codes_never_go_to_the_log(service_settings: Settings) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chat_app.db import Database
-from tests.accounts import Account, hashing_held, waiting_for_hashing
+from tests.accounts import PASSWORD, Account, hashing_held, waiting_for_hashing
 from tests.clients import DEADLINE, Answer, until
 from tests.service import Service
 
@@ -94,8 +94,9 @@ class TestP19:
     async def test_a_refresh_keeps_no_session_alive(self, change: str, make_account: MakeAccount) -> None:
         for _ in range(ROUNDS):
             account = await make_account()
-            tokens, code = await account.registered(), await account.code("reset")
-            others = [(await account.log_in()).data for _ in range(RIVALS)]
+            tokens = (await account.use("login", await account.code("login"), password=PASSWORD)).data
+            others = [(await account.use("login", await account.code("login"))).data for _ in range(RIVALS)]
+            code = await account.code("reset")
             refreshing = [account.refresh(other) for other in others]
             refreshing.insert(RIVALS // 2, CHANGES[change](account, tokens, code))
             answers = await asyncio.gather(*refreshing)
@@ -148,7 +149,7 @@ class TestP19:
 class TestHashing:
     """A password takes a tenth of a second, and all wait for one thread: nothing else may wait with them."""
 
-    @pytest.mark.parametrize("path", ["register", "login", "change", "reset"])
+    @pytest.mark.parametrize("path", ["register", "login", "change", "reset", "login with code"])
     async def test_holds_no_connection_to_the_database(
         self, path: str, service: Service, make_account: MakeAccount
     ) -> None:
@@ -176,5 +177,8 @@ class TestHashing:
                 return account.log_in
             case "change":
                 return lambda: account.change_password(tokens, NEW_PASSWORD)
-        code = await account.code("reset")
-        return lambda: account.use("reset", code, new_password=NEW_PASSWORD)
+            case "reset":
+                code = await account.code("reset")
+                return lambda: account.use("reset", code, new_password=NEW_PASSWORD)
+        code = await account.code("login")
+        return lambda: account.use("login", code, password=PASSWORD)

@@ -49,7 +49,7 @@ async def search(person: Person, **query: object) -> list[str]:
 class TestOnesOwnProfile:
     async def test_only_what_is_sent_is_changed(self, anna: Person) -> None:
         before = await me(anna)
-        assert set(before) == PROFILE | {"phone", "is_verified", "created_at"}
+        assert set(before) == PROFILE | {"phone", "is_verified", "has_password", "created_at"}
         username = unique("Anna_")
         for change in ({"name": "Анна"}, {"username": username}, {"bio": "line\nline"}, {}):
             answer = await edit(anna, **change)
