@@ -44,7 +44,7 @@ from chat_app.logs import bind, log, tell
 from chat_app.models import User
 from chat_app.models.base import Phone
 from chat_app.models.codes import CodeLogin, CodeUse, PasswordChange, PasswordReset, Purpose
-from chat_app.models.sessions import Actor, Tokens
+from chat_app.models.sessions import Actor, Device, Tokens
 from chat_app.models.users import DEFAULT_NAME, UserCreate
 from chat_app.settings import get_settings
 
@@ -211,28 +211,28 @@ def plain_phone(phone: str) -> str | None:
         return None
 
 
-async def log_in(manager: UserManager, phone: str, password: str, user_agent: str | None) -> Tokens:
+async def log_in(manager: UserManager, phone: str, password: str, device: Device) -> Tokens:
     """Open a session with phone and password. Raises BadCredentials, PhoneNotVerified."""
     user = await manager.authenticate(OAuth2PasswordRequestForm(username=phone, password=password))
     if user is None or not user.is_active:
         raise BadCredentials
     if get_settings().phone_verification == "required" and not user.is_verified:
         raise PhoneNotVerified
-    return await _open_session(manager, user, user_agent)
+    return await _open_session(manager, user, device)
 
 
-async def log_in_with_code(manager: UserManager, data: CodeLogin, user_agent: str | None) -> Tokens:
+async def log_in_with_code(manager: UserManager, data: CodeLogin, device: Device) -> Tokens:
     """Open a session with a code; a number that is new becomes a user. Raises BadCode."""
     hashed = await hash_password(data.password) if data.password else None
     user = await _use_code(manager, data, Purpose.LOGIN)
     # Until the first proof the account may belong to somebody who registered a number of another person.
     if hashed or not user.is_verified:
         await _set_password(manager, user, hashed)
-    return await _open_session(manager, user, user_agent)
+    return await _open_session(manager, user, device)
 
 
-async def _open_session(manager: UserManager, user: User, user_agent: str | None) -> Tokens:
-    opened = await sessions.open_session(manager.user_db.session, user.id, user_agent)
+async def _open_session(manager: UserManager, user: User, device: Device) -> Tokens:
+    opened = await sessions.open_session(manager.user_db.session, user.id, *device)
     bind(user=user.id, session=opened.actor.session_id)
     return SessionStrategy().tokens(opened)
 

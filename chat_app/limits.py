@@ -4,19 +4,23 @@ Counted here and not by the `limits` library: its store in memory walks through 
 """
 
 import asyncio
-import hashlib
+import hmac
 import math
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chat_app import metrics
-from chat_app.errors import RateLimited
+from chat_app.errors import BadCode, BadCredentials, ChatError, RateLimited
 from chat_app.logs import log
+from chat_app.settings import get_settings
 
 
 class Rate(NamedTuple):
@@ -50,13 +54,22 @@ PER_ADDRESS = {
     "reset_password": Rate(30, 60),
 }
 
-# Of one phone number, whoever asks.
+# Of one phone number from one address. Only wrong passwords and codes count.
+PER_PAIR = {
+    "login": Rate(5, 900),
+    "login_with_code": Rate(5, 3600),
+    "verify_phone": Rate(5, 3600),
+    "reset_password": Rate(5, 3600),
+}
+
+# Of one phone number from all addresses. Except for `request_code` only wrong tries count. An address from which a
+# living session of the number was opened is not bound by this, so that others can't lock the owner out there.
 PER_PHONE = {
-    "login": Rate(20, 60),
+    "login": Rate(100, 3600),
     "request_code": Rate(10, 3600),
-    "login_with_code": Rate(20, 3600),
-    "verify_phone": Rate(20, 3600),
-    "reset_password": Rate(20, 3600),
+    "login_with_code": Rate(100, 3600),
+    "verify_phone": Rate(100, 3600),
+    "reset_password": Rate(100, 3600),
 }
 
 # Of all together: what costs money.
@@ -65,6 +78,17 @@ IN_ALL = {"request_code": Rate(600, 60)}
 
 EXCHANGE_SECONDS = 0.25
 EXCHANGE_TIMEOUT = 0.5
+
+
+def network_of(address: str | None) -> str | None:
+    """The address as it is counted: of IPv6 the /64, because one customer has 2**64 addresses."""
+    try:
+        parsed = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
 
 
 class _Window:
@@ -87,6 +111,13 @@ class _Window:
         self.counts[key] = count + 1
         return None
 
+    def give_back(self, key: object) -> None:
+        """Count once less."""
+        if self.counts.get(key, 0) > 1:
+            self.counts[key] -= 1
+        else:
+            self.counts.pop(key, None)
+
 
 class _Span(NamedTuple):
     """One key's count within one span of time, the same on all nodes."""
@@ -99,13 +130,17 @@ class _Span(NamedTuple):
 
     @property
     def name(self) -> str:
-        # Keys are phone numbers too, which are nobody's business.
-        what = hashlib.sha256(f"{self.scope} {self.action} {self.key}".encode()).hexdigest()[:32]
-        return f"chat:limit:{what}:{self.number}"
+        # Keyed with the secret: a plain hash of a phone number or an address is reversed by trying all of them.
+        what = f"limit|{self.scope}|{self.action}|{self.key}".encode()
+        return f"chat:limit:{hmac.digest(get_settings().signing_secret, what, 'sha256').hex()[:32]}:{self.number}"
 
     @property
-    def ends_in(self) -> float:
-        return (self.number + 1) * self.rate.seconds - time.time()
+    def ends_at(self) -> int:
+        return (self.number + 1) * self.rate.seconds
+
+
+def _span(scope: str, action: str, key: object, rate: Rate) -> _Span:
+    return _Span(scope, action, key, int(time.time() // rate.seconds), rate)
 
 
 class SharedCounts:
@@ -115,15 +150,20 @@ class SharedCounts:
         self._client = client
         self._is_up = is_up
         self._untold: Counter[_Span] = Counter()
-        self._totals: dict[_Span, int] = {}
+        # By the time when the spans end: they are forgotten together, as there may be many of an hour.
+        self._totals: defaultdict[int, dict[_Span, int]] = defaultdict(dict)
 
     def hit(self, scope: str, action: str, key: object, rate: Rate) -> float | None:
         """Count once more; the seconds to wait when it was too often."""
-        span = _Span(scope, action, key, int(time.time() // rate.seconds), rate)
-        if self._totals.get(span, 0) >= rate.times:
-            return span.ends_in
+        span = _span(scope, action, key, rate)
+        if self._totals[span.ends_at].get(span, 0) + min(self._untold[span], 0) >= rate.times:
+            return span.ends_at - time.time()
         self._untold[span] += 1
         return None
+
+    def give_back(self, scope: str, action: str, key: object, rate: Rate) -> None:
+        """Count once less."""
+        self._untold[_span(scope, action, key, rate)] -= 1
 
     async def exchange(self) -> dict[_Span, int]:
         """Tell what was counted here, and learn the totals. Without a bus each node is left with its own count."""
@@ -140,7 +180,10 @@ class SharedCounts:
         except (RedisError, OSError, TimeoutError):
             return {}
         learned = dict(zip(told, totals, strict=True))
-        self._totals = {span: total for span, total in self._totals.items() if span.ends_in > 0} | learned
+        for span, total in learned.items():
+            self._totals[span.ends_at][span] = total
+        for ends_at in [known for known in self._totals if known <= time.time()]:
+            del self._totals[ends_at]
         return learned
 
     async def run(self) -> None:
@@ -156,10 +199,11 @@ class Limits:
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self.shared: SharedCounts | None = None
-        scopes = {"user": PER_USER, "address": PER_ADDRESS, "phone": PER_PHONE, "all": IN_ALL}
+        scopes = {"user": PER_USER, "address": PER_ADDRESS, "pair": PER_PAIR, "phone": PER_PHONE, "all": IN_ALL}
         self._windows = {
             (scope, action): _Window(rate) for scope, rates in scopes.items() for action, rate in rates.items()
         }
+        self._queues: WeakValueDictionary[tuple[str, str, object], asyncio.Lock] = WeakValueDictionary()
 
     def check(self, action: str, **who: object) -> None:
         """Count one more `action` of each that is named: user, address, phone. Raises RateLimited."""
@@ -173,10 +217,42 @@ class Limits:
     async def check_exactly(self, action: str, **who: object) -> None:
         """As `check`, with what the other nodes have counted until now. Raises RateLimited."""
         self.check(action, **who)
+        await self._check_others(action, who)
+
+    @asynccontextmanager
+    async def attempt(self, action: str, scope: str, key: object) -> AsyncIterator[None]:
+        """Count the try in the body only if it raises BadCredentials or BadCode. Raises RateLimited.
+
+        A try is counted before its outcome is known, so parallel ones can't exceed the limit. Tries of one key run
+        one after another on this node, so right ones are not refused because of others under way.
+        """
+        if not self.enabled:
+            yield
+            return
+        who = {scope: key}
+        async with self._queues.setdefault((action, scope, key), asyncio.Lock()):
+            self.check(action, **who)
+            try:
+                await self._check_others(action, who)
+                yield
+            except (BadCredentials, BadCode):
+                raise
+            except ChatError:
+                self._give_back(action, scope, key)
+                raise
+            self._give_back(action, scope, key)
+
+    def _give_back(self, action: str, scope: str, key: object) -> None:
+        window = self._windows[scope, action]
+        window.give_back(key)
+        if self.shared:
+            self.shared.give_back(scope, action, key, window.rate)
+
+    async def _check_others(self, action: str, who: dict[str, object]) -> None:
         if self.enabled and self.shared:
             for span, total in (await self.shared.exchange()).items():
                 if total > span.rate.times and span.action == action and who.get(span.scope) == span.key:
-                    _refuse(action, span.scope, span.ends_in)
+                    _refuse(action, span.scope, span.ends_at - time.time())
 
     def _hit(self, scope: str, action: str, key: object) -> None:
         window = self._windows.get((scope, action))
@@ -185,6 +261,8 @@ class Limits:
         wait = window.hit(key)
         if wait is None and self.shared:
             wait = self.shared.hit(scope, action, key, window.rate)
+            if wait is not None:
+                window.give_back(key)
         if wait is not None:
             _refuse(action, scope, wait)
 

@@ -102,6 +102,16 @@ STATEMENTS = {
     },
 }
 
+STATEMENTS["0003"] = {
+    "session": [
+        """INSERT INTO session (id, user_id, refresh_hash, previous_hash, user_agent, active_chat_id, created_at,
+            last_used_at, expires_at, revoked_at, address_hash)
+            VALUES (:one, :one, 'hash', NULL, NULL, NULL, now(), now(), now(), NULL, 'hash')""",
+        *STATEMENTS["0001"]["session"][1:],
+        "SELECT id FROM session WHERE address_hash = 'hash' AND revoked_at IS NULL",
+    ],
+}
+
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(migrations.config()).walk_revisions()][::-1]
 COLUMNS = """
     SELECT table_name, column_name FROM information_schema.columns

@@ -1,18 +1,23 @@
 """How often who may do what, through both doors, and what a production start refuses."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 from pydantic import SecretStr
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from chat_app import limits
+from chat_app import auth, limits
+from chat_app.db import Database
 from chat_app.errors import RateLimited
-from chat_app.limits import Limits, Rate
+from chat_app.limits import Limits, Rate, network_of
 from chat_app.main import create_app
 from chat_app.settings import Settings
+from tests.accounts import PASSWORD, Account, wrong
 from tests.clients import Door, http_answer
 from tests.service import MakePerson, Service
 
@@ -22,7 +27,7 @@ def limited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service counts, and few times are many."""
     monkeypatch.setitem(limits.PER_USER, "send_message", Rate(3, 60))
     monkeypatch.setitem(limits.PER_ADDRESS, "login", Rate(4, 60))
-    monkeypatch.setitem(limits.PER_PHONE, "login", Rate(2, 60))
+    monkeypatch.setitem(limits.PER_PAIR, "login", Rate(2, 60))
     # One object counts for both doors.
     monkeypatch.setattr(service.live.limits, "enabled", True)
     monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
@@ -61,6 +66,129 @@ async def test_logins_are_counted_by_number_however_it_is_written_and_by_address
         assert await log_in("+79165550003") == "rate_limited", "the address has used up its own"
 
 
+@pytest.fixture
+def counting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service counts, from nothing; all addresses of these tests are loopback, so an address may do much."""
+    for action in ("login", "login_with_code", "verify_phone", "reset_password", "refresh"):
+        monkeypatch.setitem(limits.PER_ADDRESS, action, Rate(1000, 60))
+    monkeypatch.setattr(service.live.limits, "enabled", True)
+    monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+
+
+At = Callable[[str], Awaitable[Account]]
+OWNER, ATTACKER = "127.0.0.1", "127.0.0.2"
+
+
+@pytest.fixture
+async def at(service: Service, database: Database) -> AsyncIterator[At]:
+    """`await at(address)`: one registered number, used from there."""
+    phone = f"+7926{uuid4().int % 10**7:07d}"
+    async with AsyncExitStack() as stack:
+
+        async def reach(address: str) -> Account:
+            return await stack.enter_async_context(Account.at(service.base, database, address=address, phone=phone))
+
+        assert (await (await reach("127.0.0.99")).register()).ok
+        yield reach
+
+
+@pytest.mark.usefixtures("counting")
+class TestGuessing:
+    """Wrong tries are counted by number and address, and of all addresses together: the owner is not locked out."""
+
+    async def test_a_password_can_be_tried_five_times_from_one_address(self, at: At) -> None:
+        owner, attacker = await at(OWNER), await at(ATTACKER)
+        codes = [(await attacker.log_in("a guess")).code for _ in range(25)]
+        assert codes == ["bad_credentials"] * 5 + ["rate_limited"] * 20
+        assert (await attacker.log_in()).code == "rate_limited", "whether it is right can't be found out any more"
+        assert (await owner.log_in()).ok
+        async with Account.at(str(attacker.http.base_url)[: -len("/api/v1/")], attacker.database) as other:
+            assert (await other.log_in("a guess")).code == "bad_credentials", "other numbers are not concerned"
+
+    async def test_many_at_once_are_no_more(self, at: At) -> None:
+        attacker = await at(ATTACKER)
+        answers = await asyncio.gather(*(attacker.log_in("a guess") for _ in range(30)))
+        assert sorted(str(answer.code) for answer in answers) == ["bad_credentials"] * 5 + ["rate_limited"] * 25
+
+    async def test_a_right_password_does_not_count_however_often(self, at: At) -> None:
+        owner = await at(OWNER)
+        for _ in range(4):
+            assert (await owner.log_in("a typing error")).code == "bad_credentials"
+        assert all([(await owner.log_in()).ok for _ in range(15)])
+        assert {answer.code for answer in await asyncio.gather(*(owner.log_in() for _ in range(15)))} == {None}
+        assert (await owner.log_in("a typing error")).code == "bad_credentials"
+        assert (await owner.log_in("a typing error")).code == "rate_limited"
+
+    async def test_what_could_not_be_tried_does_not_count(
+        self, at: At, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        owner = await at(OWNER)
+        monkeypatch.setattr(auth, "MOST_WAITING", 0)
+        assert {(await owner.log_in()).code for _ in range(8)} == {"unavailable"}
+        monkeypatch.undo()
+        monkeypatch.setattr(service.live.limits, "enabled", True)
+        assert (await owner.log_in()).ok
+
+    async def test_many_addresses_together_have_a_limit_that_an_address_of_the_owners_is_not_bound_by(
+        self, at: At, monkeypatch: pytest.MonkeyPatch, service: Service
+    ) -> None:
+        monkeypatch.setitem(limits.PER_PHONE, "login", Rate(7, 3600))
+        monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+        owner, elsewhere = await at(OWNER), await at("127.0.0.7")
+        tokens = (await owner.log_in()).data
+        attackers = [await at(f"127.0.1.{number}") for number in range(1, 4)]
+        answers = [(await each.log_in("a guess")).code for each in attackers for _ in range(4)]
+        assert answers == ["bad_credentials"] * 7 + ["rate_limited"] * 5
+        assert (await elsewhere.log_in()).code == "rate_limited"
+        again = await owner.log_in()
+        assert again.ok, "somebody is logged in from there"
+        guesses = [(await owner.log_in("a guess")).code for _ in range(6)]
+        assert guesses == ["bad_credentials"] * 5 + ["rate_limited"], "but the first limit holds there too"
+        for session in (tokens, again.data):
+            assert (await owner.post("logout", {}, session["access_token"])).ok
+        monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+        for each in attackers:
+            for _ in range(3):
+                await each.log_in("a guess")
+        assert (await owner.log_in()).code == "rate_limited", "nobody is logged in from there any more"
+
+    @pytest.mark.parametrize("what", ["login", "reset", "verify"])
+    async def test_codes_too(self, what: str, at: At) -> None:
+        owner, attacker = await at(OWNER), await at(ATTACKER)
+        token = (await owner.log_in()).data["access_token"] if what == "verify" else None
+        more = {"new_password": PASSWORD} if what == "reset" else {}
+        code = await owner.code(what)
+        codes = [(await attacker.use(what, wrong(code), token, **more)).code for _ in range(25)]
+        assert codes == ["bad_code"] * 5 + ["rate_limited"] * 20
+        code = await owner.code(what)
+        assert (await attacker.use(what, code, token, **more)).code == "rate_limited"
+        assert (await owner.use(what, code, token, **more)).ok
+        for _ in range(8):
+            code = await owner.code(what)
+            assert (await owner.use(what, code, token, **more)).ok, "right ones do not count"
+
+    async def test_a_number_that_nobody_has_is_answered_alike(self, service: Service, database: Database) -> None:
+        async with Account.at(service.base, database, address=ATTACKER) as nobody:
+            codes = [(await nobody.log_in("a guess")).code for _ in range(7)]
+        assert codes == ["bad_credentials"] * 5 + ["rate_limited"] * 2
+
+    async def test_no_address_is_kept_in_clear_or_the_same_for_two_people(self, at: At, service: Service) -> None:
+        owner = await at(OWNER)
+        await owner.log_in()
+        async with Account.at(service.base, owner.database, address=OWNER) as other:
+            await other.registered()
+            query = 'SELECT address_hash FROM session JOIN "user" ON "user".id = user_id WHERE phone = :phone'
+            (first,), (second,) = [(await account.execute(query))[0] for account in (owner, other)]
+        assert len(first) == len(second) == 32 and first != second
+
+
+def test_an_address_of_ipv6_is_that_of_its_network() -> None:
+    assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::9") != network_of("2001:db8:1:3::9")
+    assert network_of("::ffff:203.0.113.5") == network_of("203.0.113.5") == "203.0.113.5"
+    assert network_of("fe80::1%eth0") == network_of("fe80::2%eth0")
+    assert network_of(None) is None and network_of("a socket") == "a socket"
+
+
 async def test_parallel_hits_are_counted_exactly() -> None:
     counting = Limits(enabled=True)
 
@@ -77,7 +205,10 @@ async def test_parallel_hits_are_counted_exactly() -> None:
 
 def test_every_limit_names_a_route_or_command(openapi: dict[str, dict[str, dict[str, dict[str, str]]]]) -> None:
     operations = {method["operationId"] for path in openapi["paths"].values() for method in path.values()}
-    named = {*limits.PER_USER, *limits.PER_ADDRESS, *limits.PER_PHONE, *limits.IN_ALL} - {"any", "connect"}
+    named = {*limits.PER_USER, *limits.PER_ADDRESS, *limits.PER_PHONE, *limits.PER_PAIR, *limits.IN_ALL} - {
+        "any",
+        "connect",
+    }
     assert named <= operations, named - operations
 
 

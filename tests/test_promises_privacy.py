@@ -475,7 +475,8 @@ class TestP20:
     async def hashes(self, database: Database) -> list[str]:
         """What the tables keep in the place of secrets, as it might be written."""
         statement = """
-            SELECT hashed_password, encode(refresh_hash, 'hex'), encode(refresh_hash, 'base64')
+            SELECT hashed_password, encode(refresh_hash, 'hex'), encode(refresh_hash, 'base64'),
+                encode(address_hash, 'hex'), encode(address_hash, 'base64')
             FROM "user" JOIN session ON session.user_id = "user".id WHERE phone = ANY(:phones)
         """
         async with database.engine.connect() as connection:

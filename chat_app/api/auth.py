@@ -12,8 +12,8 @@ from chat_app.api.deps import (
     CurrentActor,
     DatabaseDep,
     SessionDep,
-    UserAgent,
     UserManagerDep,
+    attempt,
     count_stranger,
 )
 from chat_app.api.problems import responses
@@ -48,16 +48,16 @@ async def register(request: Request, session: SessionDep, manager: UserManagerDe
     return await users.get_me(session, Actor(user.id, user.id))
 
 
-@router.post("/login", responses=responses(BadCredentials, PhoneNotVerified))
+@router.post("/login", responses=responses(BadCredentials, PhoneNotVerified, RateLimited))
 async def login(
-    request: Request,
-    manager: UserManagerDep,
-    form: Annotated[OAuth2PasswordRequestForm, Depends()],
-    user_agent: UserAgent = None,
+    request: Request, manager: UserManagerDep, form: Annotated[OAuth2PasswordRequestForm, Depends()]
 ) -> Tokens:
-    """Log in: `username` is the phone. Each login is a session of its own, with its own connections."""
-    await count_stranger(request, phone=auth.plain_phone(form.username))
-    return await auth.log_in(manager, form.username, form.password, user_agent)
+    """Log in: `username` is the phone. Each login is a session of its own, with its own connections.
+
+    After five wrong passwords from one address it has to wait; logging in with a code is counted apart.
+    """
+    async with attempt(request, auth.plain_phone(form.username)) as device:
+        return await auth.log_in(manager, form.username, form.password, device)
 
 
 @router.post("/refresh", responses=responses(NotAuthenticated, SessionRevoked, RefreshReused))
@@ -110,20 +110,18 @@ async def request_code(request: Request, database: DatabaseDep, sender: CodeSend
     return CodeSent(expires_in=int(codes.LIFETIME.total_seconds()), resend_in=int(codes.RESEND_AFTER.total_seconds()))
 
 
-@router.post("/codes/login", responses=responses(BadCode))
-async def login_with_code(
-    request: Request, manager: UserManagerDep, data: CodeLogin, user_agent: UserAgent = None
-) -> Tokens:
+@router.post("/codes/login", responses=responses(BadCode, RateLimited))
+async def login_with_code(request: Request, manager: UserManagerDep, data: CodeLogin) -> Tokens:
     """Log in with a code. A number that is new becomes a user, without a password unless you send one.
 
     If the number was registered but never verified, this makes you its only owner: the password that it was registered
     with is cleared and all other sessions end. `has_password` of `GET /users/me` shows whether one is set.
     """
-    await count_stranger(request, phone=data.phone)
-    return await auth.log_in_with_code(manager, data, user_agent)
+    async with attempt(request, data.phone) as device:
+        return await auth.log_in_with_code(manager, data, device)
 
 
-@router.post("/codes/verify", responses=responses(BadCode))
+@router.post("/codes/verify", responses=responses(BadCode, RateLimited))
 async def verify_phone(
     request: Request, session: SessionDep, actor: CurrentActor, manager: UserManagerDep, data: CodeUse
 ) -> UserMe:
@@ -131,13 +129,13 @@ async def verify_phone(
 
     The phone has to be that of the account whose access token is sent, otherwise 401.
     """
-    await count_stranger(request, phone=data.phone)
-    await auth.verify_phone(manager, actor, data)
+    async with attempt(request, data.phone):
+        await auth.verify_phone(manager, actor, data)
     return await users.get_me(session, actor)
 
 
-@router.post("/codes/reset", status_code=204, responses=responses(BadCode))
+@router.post("/codes/reset", status_code=204, responses=responses(BadCode, RateLimited))
 async def reset_password(request: Request, manager: UserManagerDep, data: PasswordReset) -> None:
     """Set a new password with a code. All sessions of the user end, and the number counts as verified."""
-    await count_stranger(request, phone=data.phone)
-    await auth.reset_password(manager, data)
+    async with attempt(request, data.phone):
+        await auth.reset_password(manager, data)

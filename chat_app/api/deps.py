@@ -1,23 +1,25 @@
 """What routes are given: a session that commits before the answer, who asks, and what the application keeps."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from operator import attrgetter
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends, Header, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from fastapi_users.authentication import AuthenticationBackend, BearerTransport
 from pydantic import AfterValidator
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager, authenticate
+from chat_app.crud import sessions
 from chat_app.crud.outbox import Outbox
 from chat_app.db import Batch, Database
-from chat_app.limits import Limits
+from chat_app.limits import Limits, network_of
 from chat_app.logs import bind
 from chat_app.media.storage import Storage
 from chat_app.models.base import BIGGEST, as_json
-from chat_app.models.sessions import Actor
+from chat_app.models.sessions import Actor, Device
 from chat_app.sms import CodeSender
 
 
@@ -69,8 +71,24 @@ def count(request: Request, **who: object) -> None:
 async def count_stranger(request: Request, **who: object) -> None:
     """As count, for what needs no token: of the address too, and together with all other nodes, as it is guessed."""
     limits: Limits = request.app.state.limits
-    address = request.client.host if request.client else None
-    await limits.check_exactly(request.scope["route"].name, address=address, **who)
+    await limits.check_exactly(request.scope["route"].name, address=_network(request), **who)
+
+
+@asynccontextmanager
+async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
+    """Limit the wrong passwords and codes for a number: the body checks one. Raises RateLimited."""
+    await count_stranger(request)
+    action, network, limits = request.scope["route"].name, _network(request), request.app.state.limits
+    device = Device(request.headers.get("user-agent"), sessions.hash_address(phone, network))
+    async with limits.attempt(action, "pair", (phone, network)):
+        async with request.app.state.database.reading() as batch:
+            is_familiar = await sessions.is_familiar(batch, phone, device.address_hash)
+        async with nullcontext() if is_familiar else limits.attempt(action, "phone", phone):
+            yield device
+
+
+def _network(request: Request) -> str | None:
+    return network_of(request.client.host if request.client else None)
 
 
 backend = AuthenticationBackend(  # type: ignore[type-var]  # a User has a phone for an email
@@ -99,7 +117,6 @@ def _in_log(chat_id: UUID) -> UUID:
     return chat_id
 
 
-UserAgent = Annotated[str | None, Header(include_in_schema=False)]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 CURSOR = Query(description="The `next_cursor` of the page before.")
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]

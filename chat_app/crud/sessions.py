@@ -33,7 +33,9 @@ class OpenedSession(NamedTuple):
     refresh_token: str
 
 
-async def open_session(session: AsyncSession, user_id: UUID, user_agent: str | None) -> OpenedSession:
+async def open_session(
+    session: AsyncSession, user_id: UUID, user_agent: str | None, address_hash: bytes | None = None
+) -> OpenedSession:
     """Log a user in on one more device. The caller has locked the user's row and checked the credential under it."""
     secret = secrets.token_bytes(32)
     now = await read_clock(session)
@@ -41,6 +43,7 @@ async def open_session(session: AsyncSession, user_id: UUID, user_agent: str | N
         user_id=user_id,
         refresh_hash=_hash(secret),
         user_agent=user_agent and user_agent[:300],
+        address_hash=address_hash,
         created_at=now,
         last_used_at=now,
         expires_at=now + LIFETIME,
@@ -74,6 +77,24 @@ async def refresh_session(session: AsyncSession, refresh_token: str) -> OpenedSe
         raise RefreshReused
     await session.flush()
     return OpenedSession(Actor(row.user_id, row.id), _refresh_token(row.id, successor))
+
+
+def hash_address(phone: str | None, address: str | None) -> bytes:
+    """The address of a login as it is stored: an HMAC that can't be compared across numbers."""
+    return hmac.digest(get_settings().signing_secret, f"address|{phone}|{address}".encode(), "sha256")
+
+
+async def is_familiar(session: Unit, phone: str | None, address_hash: bytes | None) -> bool:
+    """Whether a living session of this number was opened from this address."""
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT 1 FROM session JOIN "user" ON "user".id = user_id
+        WHERE phone = $1 AND address_hash = $2 AND revoked_at IS NULL AND expires_at > now() LIMIT 1
+        """,
+        phone,
+        address_hash,
+    )
+    return bool(rows)
 
 
 async def has_sessions(session: AsyncSession, user_id: UUID) -> bool:

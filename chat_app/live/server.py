@@ -21,7 +21,7 @@ from chat_app.crud.outbox import Outbox
 from chat_app.db import Database, Unit
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
-from chat_app.limits import Limits
+from chat_app.limits import Limits, network_of
 from chat_app.live.catalog import COMMANDS
 from chat_app.live.commands import Answer
 from chat_app.live.connections import Connection, Connections, Packet
@@ -115,7 +115,8 @@ class Live:
         logs.bind_request(request_id=logs.new_request_id(environ.get("HTTP_X_REQUEST_ID")), command="connect")
         log.info("received")
         try:
-            self.limits.check("connect", address=(environ["asgi.scope"].get("client") or [None])[0])
+            address = (environ["asgi.scope"].get("client") or [None])[0]
+            self.limits.check("connect", address=network_of(address))
             await self._admit(self.server.engine_id(sid), auth)
         except ChatError as error:
             log.info("refused", code=error.code)

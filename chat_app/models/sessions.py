@@ -17,6 +17,13 @@ class Actor(NamedTuple):
     session_id: UUID
 
 
+class Device(NamedTuple):
+    """The client that opens a session; its address only as an HMAC."""
+
+    user_agent: str | None
+    address_hash: bytes | None = None
+
+
 class SessionBase(SQLModel):
     user_agent: str | None = None
     created_at: datetime
@@ -37,6 +44,7 @@ class Session(SessionBase, table=True):
     previous_hash: bytes | None = None
     revoked_at: datetime | None = None
     active_chat_id: UUID | None = None
+    address_hash: bytes | None = None
 
 
 class SessionRead(SessionBase):

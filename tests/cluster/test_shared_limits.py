@@ -1,24 +1,32 @@
 """What is limited, all nodes count together; without the bus each counts alone."""
 
 import asyncio
+import hashlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 
 from chat_app import limits
-from chat_app.errors import RateLimited
-from chat_app.limits import Limits, SharedCounts
+from chat_app.errors import BadCredentials, RateLimited
+from chat_app.limits import Limits, Rate, SharedCounts
 from chat_app.live.bus import connect
 from chat_app.models.base import new_id
+from chat_app.settings import Settings
 from tests.cluster.conftest import Valkey
 
-TIMES = limits.PER_PHONE["login"].times
+TIMES = 20
 
 
 @pytest.fixture
-async def two(valkey: Valkey) -> AsyncIterator[list[Limits]]:
+async def two(
+    valkey: Valkey, service_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[list[Limits]]:
     """What two nodes count with."""
+    monkeypatch.setitem(limits.PER_PHONE, "login", Rate(TIMES, 3600))
+    # What a busy machine answers late would not count.
+    monkeypatch.setattr(limits, "EXCHANGE_TIMEOUT", 5.0)
     clients = [connect(f"unix://{valkey.path}") for _ in range(2)]
     counting = []
     for client in clients:
@@ -46,6 +54,56 @@ async def test_logins_on_two_nodes_are_never_more_than_on_one(two: list[Limits])
     let_through = await attempts(two, str(new_id()))
     assert 0 < let_through <= TIMES
     assert await attempts(two, phone := str(new_id())) <= TIMES and await attempts(two, phone) == 0
+
+
+async def guess(node: Limits, phone: str, *, is_right: bool = False) -> str:
+    """Try a password for this number on this node: `ok`, or the code of the error."""
+    try:
+        async with node.attempt("login", "pair", (phone, "203.0.113.5")):
+            if not is_right:
+                raise BadCredentials
+    except (BadCredentials, RateLimited) as refused:
+        return refused.code
+    return "ok"
+
+
+async def test_wrong_passwords_on_two_nodes_are_never_more_than_on_one(two: list[Limits]) -> None:
+    times = limits.PER_PAIR["login"].times
+    answers = await asyncio.gather(*(guess(node, "+79165550011") for node in two * times * 2))
+    assert 0 < answers.count("bad_credentials") <= times
+    one_by_one = [await guess(two[number % 2], "+79165550012") for number in range(times * 2)]
+    assert one_by_one == ["bad_credentials"] * times + ["rate_limited"] * times
+    assert [await guess(node, "+79165550012", is_right=True) for node in two] == ["rate_limited"] * 2
+
+
+async def test_right_passwords_on_two_nodes_do_not_count(two: list[Limits]) -> None:
+    phone = "+79165550013"
+    assert await guess(two[0], phone) == await guess(two[1], phone) == "bad_credentials"
+    for _ in range(20):
+        # At most one of each node is under way.
+        assert await asyncio.gather(*(guess(node, phone, is_right=True) for node in two * 3)) == ["ok"] * 6
+    assert await guess(two[0], phone) == "bad_credentials"
+
+
+async def test_what_was_counted_is_forgotten_with_its_span(two: list[Limits], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    for number in range(50):
+        await guess(two[0], f"+7916556{number:04d}")
+    monkeypatch.setattr(time, "time", lambda: now + limits.PER_PAIR["login"].seconds + 1)
+    await guess(two[0], "+79165550015")
+    assert sum(map(len, shared_of(two[0])._totals.values())) == 1
+
+
+async def test_the_bus_keeps_only_what_the_secret_is_needed_to_find(two: list[Limits], valkey: Valkey) -> None:
+    """There are so few numbers and addresses that a plain hash of one is found by trying all."""
+    number = "+79165550014"
+    await guess(two[0], number)
+    await two[0].check_exactly("login", phone=number, address="203.0.113.5")
+    async with Redis(unix_socket_path=str(valkey.path)) as client:
+        keys = {key.decode() async for key in client.scan_iter()}
+    tried = [("phone", number), ("address", "203.0.113.5"), ("pair", (number, "203.0.113.5"))]
+    plain = {hashlib.sha256(f"{scope} login {key}".encode()).hexdigest()[:32] for scope, key in tried}
+    assert keys and not any(key.split(":")[2] in plain or number[1:] in key for key in keys)
 
 
 async def test_commands_are_limited_by_what_the_others_have_told(two: list[Limits]) -> None:
