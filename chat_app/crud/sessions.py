@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from chat_app.db import LONGEST_TRANSACTION, Unit, as_batch, read_clock
 from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
 from chat_app.events import SessionsRevoked, record
-from chat_app.models import Session
+from chat_app.models import Session, User
 from chat_app.models.sessions import Actor, SessionRead
 from chat_app.settings import get_settings
 
@@ -63,7 +63,8 @@ async def refresh_session(session: AsyncSession, refresh_token: str) -> OpenedSe
     now = await read_clock(session)
     if row is None:
         raise NotAuthenticated
-    if row.revoked_at:
+    is_active = (await session.exec(select(User.is_active).where(User.id == row.user_id))).one()
+    if row.revoked_at or not is_active:
         raise SessionRevoked
     if row.expires_at <= now:
         raise TokenExpired
@@ -166,6 +167,12 @@ async def list_revoked(session: AsyncSession, since: datetime) -> tuple[set[UUID
     now = await read_clock(session)
     rows = await session.exec(select(Session.id).where(col(Session.revoked_at) > since))
     return set(rows), now - LONGEST_TRANSACTION
+
+
+async def list_deactivated(session: AsyncSession, user_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of the users who are deactivated, also by a plain SQL update: their sessions are over."""
+    statement = 'SELECT id FROM "user" WHERE id = ANY($1::uuid[]) AND NOT is_active'
+    return {row["id"] for row in await (await as_batch(session)).fetch(statement, list(user_ids))}
 
 
 async def read_expiry(session: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, datetime]:

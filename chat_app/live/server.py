@@ -243,7 +243,7 @@ class Live:
                 logs.log_crash(error)
 
     async def sweep(self) -> None:
-        """Close what no event closed: sessions that ran out, or were ended by another process."""
+        """Close what no event closed: sessions that ran out, were ended elsewhere, or are of deactivated users."""
         since = datetime.now(UTC) - timedelta(hours=1)
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
@@ -258,10 +258,12 @@ class Live:
             revoked, until = await sessions.list_revoked(session, since)
             expiring = {c.actor.session_id for c in self.connections if c.expires_at <= now}
             standing = await sessions.read_expiry(session, expiring)
+            deactivated = await sessions.list_deactivated(session, {c.key for c in self.connections})
         for connection in self.connections:
             session_id = connection.actor.session_id
             connection.expires_at = standing.get(session_id, connection.expires_at)
-            if session_id in revoked or (session_id in expiring and session_id not in standing):
+            is_late = session_id in expiring and session_id not in standing
+            if is_late or session_id in revoked or connection.key in deactivated:
                 self._end(connection)
         return until
 

@@ -28,6 +28,8 @@ class User(UserBase, table=True):
     __tablename__ = "user"
     __table_args__ = (
         Index("user_username_key", text("lower(username)"), unique=True),
+        # Each node looks every 2 seconds for deactivated users among its connections.
+        Index("user_inactive_idx", "id", postgresql_where=text("NOT is_active")),
         # For the search: they serve LIKE and similarity.
         *(
             Index(

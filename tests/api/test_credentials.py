@@ -1,4 +1,4 @@
-"""What a change of credentials ends, whatever is under way at the same time, and what hashing must not hold."""
+"""A change of credentials ends what the old ones opened, also what is under way; hashing holds no connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chat_app.db import Database
+from chat_app.live.server import SWEEP_SECONDS
 from tests.accounts import PASSWORD, Account, hashing_held, waiting_for_hashing
 from tests.clients import DEADLINE, Answer, until
 from tests.service import Service
@@ -144,6 +145,49 @@ class TestP19:
             assert (await account.post("logout", {}, tokens["access_token"])).ok
         assert (await changing).code == "session_revoked"
         assert (await account.log_in(NEW_PASSWORD)).code == "bad_credentials"
+
+
+class TestDeactivation:
+    """A deactivated user, also by plain SQL, is out: over HTTP at once, on sockets within 5 seconds."""
+
+    DEACTIVATE = 'UPDATE "user" SET is_active = false WHERE phone = :phone'
+
+    async def test_ends_http_and_refresh_at_once(self, make_account: MakeAccount) -> None:
+        account = await make_account()
+        tokens = await account.registered()
+        assert await account.execute(self.DEACTIVATE) == 1
+        assert (await account.me(tokens)).code == "session_revoked"
+        assert (await account.refresh(tokens)).code == "session_revoked"
+        assert (await account.log_in()).code == "bad_credentials"
+        assert (await account.use("login", await account.code("login"))).code == "bad_code"
+        reset = await account.use("reset", await account.code("reset"), new_password=NEW_PASSWORD)
+        assert reset.code == "bad_code"
+
+    async def test_closes_every_connection(self, make_account: MakeAccount) -> None:
+        account, other = await make_account(), await make_account()
+        people = [each.person(await each.registered()) for each in (account, other)]
+        for person in people:
+            await person.connect()
+        await people[0].connect()
+        assert await account.execute(self.DEACTIVATE) == 1
+        for socket in people[0].sockets:
+            await until(lambda socket=socket: socket.named("session_revoked") and not socket.client.connected)
+        # Each node looks into the database by itself; a round may just have begun.
+        assert 2 * SWEEP_SECONDS < 5
+        assert (await people[1].socket.call("list_chats")).ok
+        for person in people:
+            await person.close()
+
+    async def test_a_login_under_way_opens_nothing(self, make_account: MakeAccount) -> None:
+        account = await make_account()
+        await account.registered()
+        code = await account.code("login")
+        with hashing_held():
+            logins = [asyncio.create_task(account.log_in()) for _ in range(RIVALS)]
+            await until(lambda: waiting_for_hashing() >= RIVALS)
+            assert await account.execute(self.DEACTIVATE) == 1
+        assert {answer.code for answer in await asyncio.gather(*logins)} == {"bad_credentials"}
+        assert (await account.use("login", code)).code == "bad_code"
 
 
 class TestHashing:

@@ -6,11 +6,14 @@ from uuid import UUID
 
 import pytest
 from redis.asyncio import Redis
+from sqlmodel import col, update
 
+from chat_app.db import Database
 from chat_app.live import presence
 from chat_app.live.bus import CHANNEL
+from chat_app.models import User
 from chat_app.settings import Settings
-from tests.clients import Person, SocketDoor, until
+from tests.clients import Person, SocketDoor, http_answer, until
 from tests.cluster.conftest import MakePersonAt, Node, Valkey
 from tests.process import Process
 
@@ -117,6 +120,23 @@ async def test_a_session_revoked_elsewhere_ends_also_without_the_bus(
     await until(lambda: not nodes[1].is_whole)
     assert (await anna.http.delete(f"/api/v1/auth/sessions/{tablet.session_id}")).status_code == 204
     await tablet.socket.wait_for("session_revoked")
+
+
+async def test_a_deactivated_user_is_out_on_every_node_also_without_the_bus(
+    person_at: MakePersonAt, nodes: list[Node], database: Database
+) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    others = [await person_at(place, "Anna's other", again=anna) for place in (1, 2)]
+    nodes[1].wire.cut()
+    await until(lambda: not nodes[1].is_whole)
+    async with database.transaction() as session:
+        await session.exec(update(User).where(col(User.id) == UUID(anna.id)).values(is_active=False))
+    for person in (anna, *others):
+        assert http_answer(await person.http.get("/api/v1/users/me")).code == "session_revoked"
+    for person in (anna, *others):
+        await until(lambda person=person: person.socket.named("session_revoked"))
+        await until(lambda person=person: not person.socket.client.connected)
+    assert (await boris.socket.call("list_chats")).ok
 
 
 async def test_the_active_chat_set_while_cut_off_is_found_afterwards(
