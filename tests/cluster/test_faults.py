@@ -186,11 +186,16 @@ async def test_what_does_not_belong_on_the_bus_is_ignored(
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
     chat_id = await open_group(anna, boris)
     await boris.forget()
-    made_up = '{"node":"%s","number":1,"since":0,"events":[{"event":"%s","data":%s,"audience":[["%s",0]]}]}'
+    made_up = (
+        '{"node":"%s","number":1,"since":0,"is_leaving":true,"events":[{"event":"%s","data":%s,"audience":[["%s",0]]}]}'
+    )
+    unknown = [(name, "{}") for name in ("Gone", "Ready")]
     wrong = [
-        *((name, "{}") for name in ("Gone", "Ready", "TypingChanged", "MessagesChanged", "ChatsChanged")),
+        *((name, "{}") for name in ("TypingChanged", "MessagesChanged")),
+        *((name, "[]") for name in ("ChatsChanged", "MessagesChanged", "TypingChanged")),
         ("MessagesChanged", f'{{"chat_id":"{chat_id}","messages":null}}'),
-        ("MessagesChanged", f'{{"chat_id":"{chat_id}","messages":[1]}}'),
+        ("MessagesChanged", f'{{"chat_id":"{chat_id}","since":1,"version":9,"message_count":1,"messages":null}}'),
+        ("MessagesChanged", f'{{"chat_id":"{chat_id}","since":1,"version":9,"message_count":1,"messages":[1]}}'),
         ("MessagesChanged", '{"chat_id":1,"messages":[]}'),
         ("ChatsChanged", '{"chats":[null],"mine":[],"removed":[],"users":[]}'),
     ]
@@ -200,8 +205,11 @@ async def test_what_does_not_belong_on_the_bus_is_ignored(
             "[]",
             "\x00",
             '{"node":1}',
-            *(made_up % (chat_id, name, data, boris.id) for name, data in wrong),
+            *(made_up % (chat_id, name, data, boris.id) for name, data in unknown + wrong),
+            made_up % (chat_id, "Gone", "{}", "nobody"),
         ):
             await client.publish(CHANNEL, junk)
     await told(boris, await SOCKET.send(anna, chat_id))
-    assert {name for name, _ in await boris.news()} == {"messages_changed", "chats_changed"}
+    assert {name for name, _ in await boris.news()} == {"messages_changed", "chats_changed", RESYNC}
+    assert len(boris.socket.named(RESYNC)) == len(wrong), "of what it knows and can't read, the audience has to ask"
+    assert anna.socket.named(RESYNC) == []
