@@ -142,7 +142,7 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         former_name = user.name
         await self.user_db.update(user, fields)
         if user.name != former_name:
-            record_user(session, user)
+            await record_user(session, user)
         return user
 
     async def authenticate(self, credentials: OAuth2PasswordRequestForm) -> User | None:

@@ -91,6 +91,13 @@ class ResyncRequired(SQLModel):
     reason: str
 
 
+class MemberChanged(SQLModel):
+    """A member of a chat has another name or picture: `users_changed` for those who have the chat active."""
+
+    chat_id: UUID
+    users: list[UserBrief]
+
+
 class SessionsRevoked(SQLModel):
     """Sessions ended: their connections are told `session_revoked` and closed."""
 
@@ -102,6 +109,9 @@ class ActiveChatSet(SQLModel):
 
     session_id: UUID
     chat_id: UUID | None
+    # The chat's at that time, when the user was a member: a removal up to it came before.
+    version: int = 0
+    user_id: UUID | None = None
 
 
 class Ready(SQLModel):
@@ -131,6 +141,7 @@ Event = (
     | ReadChanged
     | TypingChanged
     | UsersChanged
+    | MemberChanged
     | ResyncRequired
     | SessionsRevoked
     | ActiveChatSet

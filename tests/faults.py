@@ -1,6 +1,6 @@
 """What goes wrong in tests, and nowhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,15 +14,19 @@ END_BACKEND = text("SELECT pg_terminate_backend(:pid, 5000)")
 
 
 @contextmanager
-def no_commits(database: Database, helper: Database, *, of_sends_only: bool = False) -> Iterator[None]:
+def no_commits(
+    database: Database, helper: Database, *, of_sends_only: bool = False, take_place: bool = False
+) -> Iterator[None]:
     """Meanwhile every commit of the one database finds that its server process has just ended.
 
-    `of_sends_only`: only those of batches do.
+    `of_sends_only`: only those of batches do. `take_place`: those of sessions do take place, but nobody learns of it.
     """
 
     def end_backend(connection: Connection) -> None:
         driver = connection.connection.driver_connection
         assert driver is not None
+        if take_place:
+            await_only(driver.execute("COMMIT"))
         await_only(_end(helper, driver.get_server_pid()))
 
     commit_batch = Batch.commit
@@ -45,10 +49,40 @@ def no_commits(database: Database, helper: Database, *, of_sends_only: bool = Fa
 @contextmanager
 def no_reads(helper: Database) -> Iterator[None]:
     """Meanwhile every statement on the bare driver finds that its server process has just ended."""
+    with _fetches_ended(helper, lambda: True):
+        yield
+
+
+@contextmanager
+def no_reads_after_commits(database: Database, helper: Database, of: str) -> Iterator[None]:
+    """As no_reads, but only once the one database has committed a transaction with such a statement."""
+    engine, written, committed = database.engine.sync_engine, list[Connection](), list[Connection]()
+
+    def note_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if of in statement:
+            written.append(connection)
+
+    def note_commit(connection: Connection) -> None:
+        if connection in written:
+            committed.append(connection)
+
+    event.listen(engine, "before_cursor_execute", note_statement)
+    event.listen(engine, "commit", note_commit)
+    try:
+        with _fetches_ended(helper, lambda: bool(committed)):
+            yield
+    finally:
+        event.remove(engine, "before_cursor_execute", note_statement)
+        event.remove(engine, "commit", note_commit)
+
+
+@contextmanager
+def _fetches_ended(helper: Database, condition: Callable[[], bool]) -> Iterator[None]:
     fetch = Batch.fetch
 
     async def end_and_fetch(batch: Batch, statement: str, *values: object) -> list[Any]:
-        await _end(helper, batch.connection.get_server_pid())
+        if condition():
+            await _end(helper, batch.connection.get_server_pid())
         return await fetch(batch, statement, *values)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,5 +1,6 @@
 """The list of one's chats, opening and founding them, what is personal about each, and the active one."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -21,7 +22,16 @@ from chat_app.api.messages import SEND_RESPONSES
 from chat_app.api.problems import responses
 from chat_app.crud import chats, history
 from chat_app.crud.messages import Draft
-from chat_app.errors import ChatNotFound, ClientIdReused, GroupFull, NoActiveChat, NotAGroup, NotCreator, UserNotFound
+from chat_app.errors import (
+    ChatNotFound,
+    ClientIdReused,
+    GroupFull,
+    NoActiveChat,
+    NotAGroup,
+    NotCreator,
+    Unavailable,
+    UserNotFound,
+)
 from chat_app.models.base import ChatCursor, Sync
 from chat_app.models.chats import ActiveChat, ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen, ReadUpTo
 from chat_app.models.messages import MessageCreate, MessagePage, MessageRead
@@ -75,10 +85,14 @@ async def get_active_chat(session: SessionDep, actor: CurrentActor) -> OpenChat:
 async def activate_chat(database: DatabaseDep, actor: Asker, data: ActiveChat) -> OpenChat:
     """Make a chat the active one of your session. Connections that never set their own follow."""
     async with database.transaction() as session:
-        await chats.activate_chat(session, actor, data.chat_id)
-    # Read once the connections follow, so that nothing falls between.
-    async with database.transaction() as session:
-        return await chats.open_chat(session, actor, data.chat_id)
+        version = await chats.activate_chat(session, actor, data.chat_id)
+        screen = await chats.open_chat(session, actor, data.chat_id)
+    # Read again once the connections follow, so that nothing falls between; without a database, that was all.
+    with suppress(Unavailable):
+        async with database.reading() as reading:
+            screen = await chats.open_chat(reading, actor, data.chat_id)
+            await chats.check_is_open(reading, actor, data.chat_id, version)
+    return screen
 
 
 @router.delete("/active", status_code=204)

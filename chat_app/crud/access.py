@@ -161,6 +161,19 @@ async def list_audience(session: Unit, chat_ids: Sequence[UUID]) -> dict[UUID, d
     return audiences
 
 
+async def list_present(session: Unit, memberships: Iterable[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
+    """Of these pairs of a chat and a user those who are members."""
+    chat_ids, user_ids = [list(ids) for ids in zip(*memberships, strict=True)] or ([], [])
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT chat_id, user_id FROM membership JOIN unnest($1::uuid[], $2::uuid[]) AS pair (chat_id, user_id)
+        USING (chat_id, user_id) WHERE removed_at IS NULL
+        """,
+        *(chat_ids, user_ids),
+    )
+    return {(chat_id, user_id) for chat_id, user_id in rows}
+
+
 async def audience_of(session: AsyncSession, chat_id: UUID) -> Audience:
     """The members of one chat, as list_audience."""
     return (await list_audience(session, [chat_id]))[chat_id]

@@ -73,7 +73,7 @@ async def _replace(session: AsyncSession, user: User, key: str | None) -> None:
     if user.avatar_key != key:
         user.avatar_key = key
         await session.flush()
-        record_user(session, user)
+        await record_user(session, user)
 
 
 def _fingerprint(actor: Actor, digest: bytes) -> str:

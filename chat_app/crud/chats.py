@@ -19,7 +19,7 @@ from chat_app.crud.history import list_messages
 from chat_app.crud.members import MOST_MEMBERS, current_members, end_memberships, write_memberships
 from chat_app.crud.users import check_users_exist, list_briefs
 from chat_app.db import Unit, database_of, read_clock
-from chat_app.errors import ClientIdReused, GroupFull, InvalidInput, NoActiveChat
+from chat_app.errors import ChatNotFound, ClientIdReused, GroupFull, InvalidInput, NoActiveChat
 from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, TypingChanged, record
 from chat_app.models import Chat, Membership, Session
 from chat_app.models.base import NOW, new_id
@@ -201,12 +201,22 @@ async def active_chat(session: AsyncSession, actor: Actor) -> UUID:
     return row.active_chat_id
 
 
-async def activate_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
-    """Make a chat the active one of the actor's session. Raises ChatNotFound."""
+async def activate_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> int:
+    """Make a chat the active one of the actor's session. Returns the chat's version: the removals up to it were before,
+    and until the commit there is none. Raises ChatNotFound.
+    """
     # The lock keeps a removal, which clears active chats, from passing unseen between the look and the writing.
     await session.get(Membership, (chat_id, actor.id), with_for_update={"read": True})
-    await access.access_chat(session, actor, chat_id)
-    await _set_active(session, actor, chat_id)
+    database_of(session).take_turn(session, (chat_id, actor.id))
+    version = (await access.view_chat(session, actor, chat_id)).version
+    await _set_active(session, actor, chat_id, version)
+    return version
+
+
+async def check_is_open(session: Unit, actor: Actor, chat_id: UUID, version: int) -> None:
+    """Raises ChatNotFound if the membership as of which the chat was activated has ended, even if another has begun."""
+    if (await access.view_chat(session, actor, chat_id)).joined_version > version:
+        raise ChatNotFound
 
 
 async def clear_active(session: AsyncSession, actor: Actor) -> None:
@@ -214,17 +224,18 @@ async def clear_active(session: AsyncSession, actor: Actor) -> None:
     await _set_active(session, actor, None)
 
 
-async def _set_active(session: AsyncSession, actor: Actor, chat_id: UUID | None) -> None:
+async def _set_active(session: AsyncSession, actor: Actor, chat_id: UUID | None, version: int = 0) -> None:
     await session.exec(
         update(Session)
         .where(col(Session.id) == actor.session_id)
         .values(active_chat_id=chat_id)
         .execution_options(synchronize_session=False)
     )
-    record(session, ActiveChatSet(session_id=actor.session_id, chat_id=chat_id), {})
+    told = ActiveChatSet(session_id=actor.session_id, chat_id=chat_id, version=version, user_id=actor.id)
+    record(session, told, {})
 
 
-async def open_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> OpenChat:
+async def open_chat(session: Unit, actor: Actor, chat_id: UUID) -> OpenChat:
     """All that a screen needs: the chat, its newest page, its members and whoever they refer to."""
     chat = await read_chat(session, actor.id, chat_id)
     page = await list_messages(session, actor, chat_id)

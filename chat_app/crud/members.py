@@ -12,7 +12,7 @@ from chat_app.crud.entries import read_chat
 from chat_app.crud.history import read_members
 from chat_app.crud.sessions import clear_active_chat
 from chat_app.crud.users import check_users_exist, list_briefs
-from chat_app.db import Unit
+from chat_app.db import Unit, database_of
 from chat_app.errors import GroupFull, MemberNotFound
 from chat_app.events import ChatsChanged, record
 from chat_app.models import Chat, Membership, User
@@ -138,6 +138,8 @@ async def end_memberships(session: AsyncSession, chat: Chat, user_ids: Sequence[
     now, who = chat.changed_at, col(Membership.user_id).in_(user_ids)
     ended = {"removed_at": now, "removed_reason": reason, "version": chat.version, "changed_at": now}
     await session.exec(changes.change_memberships(chat.id, who, **ended))
+    for user_id in user_ids:
+        database_of(session).take_turn(session, (chat.id, user_id))
     await clear_active_chat(session, chat.id, list(user_ids))
     removed = RemovedChat(chat_id=chat.id, version=chat.version, reason=reason)
     record(session, ChatsChanged(removed=[removed]), dict.fromkeys(user_ids, 1))

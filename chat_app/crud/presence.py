@@ -7,21 +7,40 @@ from uuid import UUID
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from chat_app.crud.access import list_audience
 from chat_app.db import Unit, as_batch, read_clock
 from chat_app.models import User
 
 
 async def list_watchers(session: Unit, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
-    """Who is told of this user: the peers of their private chats, and whoever has one of these chats open."""
+    """Who is told of this user: the peers of their private chats, and members who have one of these chats open."""
     chats = await _ids(session, "SELECT chat_id FROM membership WHERE user_id = $1 AND removed_at IS NULL", user_id)
     return await _ids(session, _PRIVATE_PEERS, user_id), chats
 
 
+async def list_contacts(session: Unit, user_id: UUID) -> tuple[set[UUID], dict[UUID, set[UUID]]]:
+    """The peers of this user's private chats, and by group the members who are none of these peers."""
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT chat_id, type = 'private' AS is_private, array_agg(other.user_id) AS user_ids
+        FROM membership AS own JOIN chat ON chat.id = chat_id JOIN membership AS other USING (chat_id)
+        WHERE own.user_id = $1 AND own.removed_at IS NULL AND other.user_id <> $1 AND other.removed_at IS NULL
+        GROUP BY chat_id, type
+        """,
+        user_id,
+    )
+    peers = {peer for row in rows if row["is_private"] for peer in row["user_ids"]}
+    members = {row["chat_id"]: {*row["user_ids"]} - peers for row in rows if not row["is_private"]}
+    return peers, {chat_id: user_ids for chat_id, user_ids in members.items() if user_ids}
+
+
 async def list_peers(session: Unit, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
-    """Whose presence this user is told of: private peers, and the members of the chat that is open."""
-    members = "SELECT user_id FROM membership WHERE chat_id = $1 AND removed_at IS NULL"
+    """Whose presence this user is told of: private peers, and the members of the chat that is open, if it is theirs."""
     peers = await _ids(session, _PRIVATE_PEERS, user_id)
-    return peers | await _ids(session, members, open_chat_id) if open_chat_id else peers
+    if open_chat_id:
+        members = (await list_audience(session, [open_chat_id]))[open_chat_id]
+        peers |= members.keys() if user_id in members else set()
+    return peers
 
 
 async def write_last_seen(session: AsyncSession, user_ids: Collection[UUID]) -> datetime:

@@ -187,10 +187,16 @@ async def read_expiry(session: AsyncSession, session_ids: Iterable[UUID]) -> dic
     return dict(rows)
 
 
-async def read_active(session: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, UUID | None]:
-    """The active chats of sessions."""
-    rows = await session.exec(select(Session.id, Session.active_chat_id).where(col(Session.id).in_(set(session_ids))))
-    return dict(rows.all())
+async def read_active(session: Unit, session_ids: Iterable[UUID]) -> dict[UUID, tuple[UUID | None, int]]:
+    """The active chats of sessions, with the versions of these chats."""
+    rows = await (await as_batch(session)).fetch(
+        """
+        SELECT session.id, active_chat_id, coalesce(version, 0) FROM session LEFT JOIN chat ON chat.id = active_chat_id
+        WHERE session.id = ANY($1::uuid[])
+        """,
+        list(session_ids),
+    )
+    return {session_id: (chat_id, version) for session_id, chat_id, version in rows}
 
 
 async def clear_active_chat(session: AsyncSession, chat_id: UUID, user_ids: list[UUID]) -> None:

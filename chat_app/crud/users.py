@@ -8,9 +8,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from chat_app.crud.presence import list_contacts
 from chat_app.db import Unit, as_batch
 from chat_app.errors import UsernameTaken, UserNotFound
-from chat_app.events import UsersChanged, record
+from chat_app.events import MemberChanged, UsersChanged, record
 from chat_app.models import User
 from chat_app.models.sessions import Actor
 from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserUpdate, brief, profile
@@ -31,13 +32,18 @@ async def update_me(session: AsyncSession, actor: Actor, data: UserUpdate) -> Us
     except IntegrityError as error:
         raise UsernameTaken from error
     if user.name != former_name:
-        record_user(session, user)
+        await record_user(session, user)
     return profile(user, UserMe)
 
 
-def record_user(session: AsyncSession, user: User) -> None:
-    """What others see beside a message has changed; who watches the user is found when it is told."""
-    record(session, UsersChanged(users=[brief(user.id, user.name, user.avatar_key)]), {})
+async def record_user(session: AsyncSession, user: User) -> None:
+    """The name or picture has changed: for private peers, and for members who have a chat with the user active."""
+    users = [brief(user.id, user.name, user.avatar_key)]
+    peers, members = await list_contacts(session, user.id)
+    if peers:
+        record(session, UsersChanged(users=users), dict.fromkeys(peers, 0))
+    for chat_id, user_ids in members.items():
+        record(session, MemberChanged(chat_id=chat_id, users=users), dict.fromkeys(user_ids, 0))
 
 
 async def get_user(session: AsyncSession, user_id: UUID) -> UserRead:

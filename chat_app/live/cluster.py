@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from chat_app import metrics
+from chat_app.crud.access import list_present
 from chat_app.crud.chats import list_changed
 from chat_app.crud.sessions import read_active
 from chat_app.db import LONGEST_TRANSACTION, Database
@@ -42,7 +43,7 @@ class Cluster:
         self._certain_at = time.monotonic()
         self._answer: asyncio.TimerHandle | None = None
         self._resync: asyncio.TimerHandle | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._unchecked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def tell(self, events: list[Recorded]) -> int:
@@ -56,7 +57,7 @@ class Cluster:
 
     async def start(self) -> None:
         shared = self.live.limits.shared
-        works = [self.bus.run(), self._compare(), *([shared.run()] if shared else [])]
+        works = [self.bus.run(), self._compare(), self._check(), *([shared.run()] if shared else [])]
         self._tasks = [asyncio.create_task(work) for work in works]
         await self.bus.start()
 
@@ -71,6 +72,7 @@ class Cluster:
         self.order.release(events)
 
     def joined(self) -> None:
+        self._unchecked.set()
         self._tell_presence(ask=True)
 
     def missed(self) -> None:
@@ -95,7 +97,7 @@ class Cluster:
         self._resync = None
         _ask_to_resync(self.live.connections, "missed")
         self._tell_presence(ask=True)
-        self._following = asyncio.create_task(self._follow_sessions())
+        self._unchecked.set()
 
     def _tell_presence(self, *, ask: bool = False) -> None:
         self._answer = None
@@ -126,18 +128,39 @@ class Cluster:
         for chat_id, version in versions.items():
             if self.order.is_behind(chat_id, version):
                 _ask_to_resync(self.live.connections.with_open(chat_id), "bus_lost")
+                self._unchecked.set()
 
-    async def _follow_sessions(self) -> None:
-        """Connections that never chose their active chat follow their session's, which HTTP may have set elsewhere."""
-        following = [connection for connection in self.live.connections if not connection.chose_chat]
-        try:
-            async with self.database.transaction() as session:
-                active = await read_active(session, {connection.actor.session_id for connection in following})
-        except ChatError:
-            return
-        for connection in following:
-            if not connection.chose_chat and connection.actor.session_id in active:
-                connection.active_chat_id = active[connection.actor.session_id]
+    async def _check(self) -> None:
+        """After a loss: a removal may have been missed, or that HTTP set the active chat of a session."""
+        while True:
+            await self._unchecked.wait()
+            self._unchecked.clear()
+            try:
+                await self._check_active()
+            except ChatError:
+                self._unchecked.set()  # the database is away, as was logged
+            except Exception as error:
+                log_crash(error)
+            await asyncio.sleep(GATHER_SECONDS)
+
+    async def _check_active(self) -> None:
+        """Close the chats whose members the users of connections are not, and open those that sessions have active."""
+        before = [(connection, connection.active) for connection in self.live.connections]
+        following = {connection.actor.session_id for connection, _ in before if not connection.chose_chat}
+        pairs = {(active.chat_id, connection.actor.id) for connection, active in before if active.chat_id}
+        async with self.database.reading() as session:
+            of_sessions = await read_active(session, following)
+            members = await list_present(session, pairs)
+        for connection, active in before:
+            if connection.active != active:
+                continue  # it was opened or lost since
+            followed = None if connection.chose_chat else of_sessions.get(connection.actor.session_id)
+            chat_id, version = followed or active
+            is_lost = not followed and chat_id and (chat_id, connection.actor.id) not in members
+            if is_lost or self.order.was_removed(chat_id, connection.actor.id, version):
+                chat_id = None
+            if chat_id != active.chat_id:
+                connection.open_chat(chat_id, version)
 
 
 def _ask_to_resync(connections: Iterable[Connection], reason: str) -> None:

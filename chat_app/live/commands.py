@@ -151,19 +151,14 @@ async def open_private_chat(session: AsyncSession, connection: Connection, data:
 @command(ActivateChat, OpenChat, statuses=(200, 204))
 async def activate_chat(session: AsyncSession, connection: Connection, data: ActivateChat) -> OpenChat | None:
     """Open a chat on this connection: from now on its `messages_changed` and `read_changed` come. null: none (204)."""
-    former = connection.active_chat_id, connection.chose_chat
     if data.chat_id is None:
         await chats.clear_active(session, connection.actor)
-        connection.choose_chat(None)
+        connection.prepare_chat(None)
         return None
-    try:
-        await chats.activate_chat(session, connection.actor, data.chat_id)
-        # Subscribed before it reads, so that nothing falls between.
-        connection.choose_chat(data.chat_id)
-        return await chats.open_chat(session, connection.actor, data.chat_id)
-    except BaseException:
-        connection.active_chat_id, connection.chose_chat = former
-        raise
+    version = await chats.activate_chat(session, connection.actor, data.chat_id)
+    # Subscribed before it reads, so that nothing falls between.
+    connection.prepare_chat(data.chat_id, version)
+    return await chats.open_chat(session, connection.actor, data.chat_id)
 
 
 @command(ListMessages, MessagePage, reads=True)

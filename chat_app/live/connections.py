@@ -4,8 +4,9 @@ Having a chat open is a wish, not a right: who is told of a chat, its audience d
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as DriverUUID
@@ -40,11 +41,24 @@ class Wire(Protocol):
     def send(self, connection: "Connection", packet: Packet) -> None: ...
 
 
+class Opened(NamedTuple):
+    """A chat that is open, and a version of the chat at which its user was a member."""
+
+    chat_id: UUID | None
+    version: int = 0
+
+    def unless_lost(self, chat_id: UUID, version: int) -> "Opened":
+        return NOTHING if self.chat_id == chat_id and version > self.version else self
+
+
+NOTHING = Opened(None)
+
+
 class Connection:
     """One Socket.IO connection of a session."""
 
     __slots__ = (
-        *("_active_chat_id", "_connections", "about", "actor", "chose_chat", "expires_at", "id", "key", "send"),
+        *("_connections", "_opening", "about", "active", "actor", "chose_chat", "expires_at", "id", "key", "send"),
         *("waiting", "wire"),
     )
 
@@ -63,19 +77,35 @@ class Connection:
         self.chose_chat = False
         # What comes before the client was told `ready` waits here.
         self.waiting: list[Packet] | None = []
-        self._active_chat_id: UUID | None = None
+        self.active = NOTHING
+        # What becomes active once the command that opens it succeeds.
+        self._opening: Opened | None = None
         self._connections = connections
 
     @property
     def active_chat_id(self) -> UUID | None:
         """The chat that this connection has open."""
-        return self._active_chat_id
+        return self.active.chat_id
 
-    @active_chat_id.setter
-    def active_chat_id(self, chat_id: UUID | None) -> None:
-        self._connections.close_chat(self)
-        self._active_chat_id = chat_id
-        self._connections.open_chat(self)
+    @property
+    def chat_ids(self) -> set[UUID]:
+        """The chats whose changes this connection gets: while one is being opened, the former as well."""
+        return {opened.chat_id for opened in (self.active, self._opening) if opened and opened.chat_id}
+
+    def _open(self, active: Opened, opening: Opened | None = None) -> None:
+        self._connections.close_chats(self)
+        self.active, self._opening = active, opening
+        self._connections.open_chats(self)
+
+    def open_chat(self, chat_id: UUID | None, version: int) -> None:
+        """Have this chat active, as of a version of it; None: no chat."""
+        self._open(Opened(chat_id, version), self._opening)
+
+    def lose_chat(self, chat_id: UUID, version: int) -> None:
+        """The user was removed at this version. A chat that was opened after that stays open."""
+        if chat_id in self.chat_ids:
+            opening = self._opening and self._opening.unless_lost(chat_id, version)
+            self._open(self.active.unless_lost(chat_id, version), opening)
 
     def _send(self, packet: Packet) -> None:
         if self.waiting is None:
@@ -89,9 +119,23 @@ class Connection:
         for packet in [ready, *waiting]:
             self.wire.send(self, packet)
 
-    def choose_chat(self, chat_id: UUID | None) -> None:
-        """This connection decides what is active on it."""
-        self.active_chat_id, self.chose_chat = chat_id, True
+    def prepare_chat(self, chat_id: UUID | None, version: int = 0) -> None:
+        """Get the changes of this chat too, which becomes active when `choosing` ends."""
+        self._open(self.active, Opened(chat_id, version))
+
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """The chat that is prepared inside becomes active at the end. If that fails, the former chat stays active,
+        and no change of it was left out meanwhile: the client that gets an error goes on showing it.
+        """
+        try:
+            yield
+            if self._opening:
+                self.chose_chat = True
+                self._open(self._opening)
+        finally:
+            if self._opening:
+                self._open(self.active)
 
 
 class Connections:
@@ -107,7 +151,7 @@ class Connections:
         self._by_id[connection.id] = connection
         self._by_user.setdefault(connection.key, set()).add(connection)
         self._by_session.setdefault(connection.actor.session_id, set()).add(connection)
-        self.open_chat(connection)
+        self.open_chats(connection)
 
     def remove(self, connection_id: str) -> None:
         """Forget a connection; an unknown one is nothing."""
@@ -115,17 +159,18 @@ class Connections:
         if connection is not None:
             _discard(self._by_user, connection.key, connection)
             _discard(self._by_session, connection.actor.session_id, connection)
-            self.close_chat(connection)
+            self.close_chats(connection)
 
-    def open_chat(self, connection: Connection) -> None:
-        """Find this connection by the chat that it has open now."""
-        if connection.active_chat_id is not None and connection.id in self._by_id:
-            self._by_chat.setdefault(connection.active_chat_id, set()).add(connection)
+    def open_chats(self, connection: Connection) -> None:
+        """Find this connection by the chats that it has open now."""
+        if connection.id in self._by_id:
+            for chat_id in connection.chat_ids:
+                self._by_chat.setdefault(chat_id, set()).add(connection)
 
-    def close_chat(self, connection: Connection) -> None:
-        """No longer find this connection by its chat."""
-        if connection.active_chat_id is not None:
-            _discard(self._by_chat, connection.active_chat_id, connection)
+    def close_chats(self, connection: Connection) -> None:
+        """No longer find this connection by its chats."""
+        for chat_id in connection.chat_ids:
+            _discard(self._by_chat, chat_id, connection)
 
     def with_open(self, chat_id: UUID) -> set[Connection]:
         """The connections that have this chat open."""

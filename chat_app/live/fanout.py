@@ -9,6 +9,7 @@ from chat_app.events import (
     ActiveChatSet,
     Audience,
     ChatsChanged,
+    MemberChanged,
     MessagesChanged,
     ReadChanged,
     Recorded,
@@ -37,27 +38,18 @@ def doubtful(events: list[Recorded]) -> tuple[ResyncRequired, Audience]:
 
 
 class Fanout:
-    """Writes events to the connections of this process.
+    """Writes events to the connections of this process. `end` closes a connection whose session was revoked."""
 
-    `end` closes a connection whose session was revoked; `tell` finds those who watch a person.
-    """
-
-    def __init__(
-        self,
-        connections: Connections,
-        *,
-        end: Callable[[Connection], None],
-        tell: Callable[[UsersChanged, UUID], None],
-    ) -> None:
+    def __init__(self, connections: Connections, *, end: Callable[[Connection], None]) -> None:
         self.connections = connections
         self.end = end
-        self.tell = tell
         self._ways: dict[type, Callable[[Any, Audience, Told], None]] = {
             ChatsChanged: self._chats_changed,
             MessagesChanged: self._messages_changed,
             ReadChanged: self._to_open,
             TypingChanged: self._to_open,
             UsersChanged: self._users_changed,
+            MemberChanged: self._member_changed,
             ResyncRequired: self._resync_required,
             ActiveChatSet: self._active_chat_set,
             SessionsRevoked: self._sessions_revoked,
@@ -82,11 +74,10 @@ class Fanout:
 
     def _chats_changed(self, event: ChatsChanged, audience: Audience, told: Told) -> None:
         packet = encode(event)
-        lost = {removed.chat_id for removed in event.removed}
         for user_id in audience:
             for connection in self.connections.of_user(user_id):
-                if lost and connection.active_chat_id in lost:
-                    connection.active_chat_id = None
+                for removed in event.removed:
+                    connection.lose_chat(removed.chat_id, removed.version)
                 connection.send(packet)
                 told.add(connection)
 
@@ -106,8 +97,10 @@ class Fanout:
             told.add(connection)
 
     def _to_open(self, event: ReadChanged | TypingChanged, audience: Audience, told: Told) -> None:
-        packet = encode(event)
-        for connection in self.connections.with_open(event.chat_id):
+        self._send_open(event.chat_id, encode(event), audience, told)
+
+    def _send_open(self, chat_id: UUID, packet: Packet, audience: Audience, told: Told) -> None:
+        for connection in self.connections.with_open(chat_id):
             if connection.key in audience:
                 connection.send(packet)
                 told.add(connection)
@@ -121,13 +114,19 @@ class Fanout:
                 told.add(connection)
 
     def _users_changed(self, event: UsersChanged, audience: Audience, told: Told) -> None:
-        for user in event.users:
-            self.tell(event, user.id)
+        packet = encode(event)
+        for user_id in audience:
+            for connection in self.connections.of_user(user_id):
+                connection.send(packet)
+                told.add(connection)
+
+    def _member_changed(self, event: MemberChanged, audience: Audience, told: Told) -> None:
+        self._send_open(event.chat_id, encode(UsersChanged(users=event.users)), audience, told)
 
     def _active_chat_set(self, event: ActiveChatSet, audience: Audience, told: Told) -> None:
         for connection in self.connections.of_session(event.session_id):
             if not connection.chose_chat:
-                connection.active_chat_id = event.chat_id
+                connection.open_chat(event.chat_id, event.version)
 
     def _sessions_revoked(self, event: SessionsRevoked, audience: Audience, told: Told) -> None:
         for session_id in event.session_ids:

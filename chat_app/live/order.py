@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 from uuid import UUID
 
-from chat_app.events import Audience, ChatsChanged, MessagesChanged, Recorded, ResyncRequired
+from chat_app.events import ActiveChatSet, Audience, ChatsChanged, MessagesChanged, Recorded, ResyncRequired
 
 WAIT_SECONDS = 0.1
 # What was not touched by so many others since can't be overtaken any more.
@@ -49,6 +49,7 @@ class Order:
         self._entries = _Newest()
         self._mine = _Newest()
         self._members = _Newest()
+        self._removals = _Newest()
         self._waiting: list[list[Recorded]] = []
 
     def release(self, events: list[Recorded]) -> int:
@@ -67,6 +68,10 @@ class Order:
     def is_behind(self, chat_id: UUID, version: int) -> bool:
         """Whether this version of a chat was not told yet; from now on it counts as told."""
         return version > self._windows.get(chat_id) and self._windows.pass_by(chat_id, version)
+
+    def was_removed(self, chat_id: UUID | None, user_id: UUID | None, version: int) -> bool:
+        """Whether a removal of this user was delivered that is newer than this version of the chat."""
+        return self._removals.get((chat_id, user_id)) > version
 
     def _give_up(self, held: list[Recorded]) -> None:
         if any(waiting is held for waiting in self._waiting):
@@ -89,6 +94,8 @@ class Order:
             return [Recorded(event, audience)] if is_new else []
         if isinstance(event, ChatsChanged):
             return self._sift_entries(event, audience)
+        if isinstance(event, ActiveChatSet) and self.was_removed(event.chat_id, event.user_id, event.version):
+            return []
         return [Recorded(event, audience)]
 
     def _sift_entries(self, event: ChatsChanged, audience: Audience) -> list[Recorded]:
@@ -109,6 +116,7 @@ class Order:
     def _is_new_removal(self, chat_id: UUID, version: int, audience: Audience) -> bool:
         self._windows.pass_by(chat_id, version)
         self._entries.pass_by(chat_id, version)
+        self._removals.pass_each(chat_id, audience, version)
         return self._members.pass_each(chat_id, audience, version)
 
     def _is_new_mine(self, own: Any, joined: dict[UUID, int], audience: Audience) -> bool:

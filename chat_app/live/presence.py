@@ -1,14 +1,15 @@
-"""Who is online, and who is told what of a person: their private chats, and whoever has a chat with them open."""
+"""Who is online, and who is told of it: the private peers, and the members who have a chat with them open."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from datetime import datetime
 from uuid import UUID
 
+from chat_app.crud.access import list_audience
 from chat_app.crud.presence import list_peers, list_watchers, write_last_seen
 from chat_app.db import Database
 from chat_app.errors import ChatError
-from chat_app.events import PresenceChanged, UsersChanged
+from chat_app.events import PresenceChanged
 from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.fanout import encode
@@ -55,10 +56,6 @@ class Presence:
         if not self.connections.of_user(user_id) and user_id not in self._leaving:
             loop = asyncio.get_running_loop()
             self._leaving[user_id] = loop.call_later(GRACE_SECONDS, self._gone, user_id)
-
-    def tell(self, event: PresenceChanged | UsersChanged, about: UUID) -> None:
-        """Tell whoever watches this person."""
-        self._start(self._tell(event, about))
 
     def heard(self, node: UUID, online: Online) -> None:
         """Another node says who is connected to it."""
@@ -113,22 +110,26 @@ class Presence:
 
     async def _tell_online(self, user_ids: Iterable[UUID]) -> None:
         for user_id in user_ids:
-            await self._tell(PresenceChanged(user_id=user_id, online=True, last_seen_at=None), user_id)
+            await self._tell(PresenceChanged(user_id=user_id, online=True, last_seen_at=None))
 
     async def _tell_offline(self, last_seen: dict[UUID, datetime]) -> None:
         for user_id, last_seen_at in last_seen.items():
             if not self.is_online(user_id):
-                await self._tell(PresenceChanged(user_id=user_id, online=False, last_seen_at=last_seen_at), user_id)
+                await self._tell(PresenceChanged(user_id=user_id, online=False, last_seen_at=last_seen_at))
 
-    async def _tell(self, event: PresenceChanged | UsersChanged, about: UUID) -> None:
+    async def _tell(self, event: PresenceChanged) -> None:
         if not len(self.connections):
             return
         async with self.database.reading() as session:
-            peers, chats = await list_watchers(session, about)
-        watching = [self.connections.of_user(user_id) for user_id in peers]
-        watching += [self.connections.with_open(chat_id) for chat_id in chats]
+            peers, chats = await list_watchers(session, event.user_id)
+            open_here = [chat_id for chat_id in chats if self.connections.with_open(chat_id)]
+            # A connection may have a chat open whose members its user is none of any more.
+            members = await list_audience(session, open_here) if open_here else {}
+        watching = {connection for user_id in peers for connection in self.connections.of_user(user_id)}
+        for chat_id, user_ids in members.items():
+            watching |= {each for each in self.connections.with_open(chat_id) if each.key in user_ids}
         packet = encode(event)
-        for connection in set().union(*watching) - self.connections.of_user(about):
+        for connection in watching - self.connections.of_user(event.user_id):
             connection.send(packet)
 
     async def _greet(self, connection: Connection) -> None:

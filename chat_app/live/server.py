@@ -95,7 +95,7 @@ class Live:
         self.limits = limits
         self.connections = Connections()
         self.presence = Presence(self.connections, database)
-        self.fanout = Fanout(self.connections, end=self._end, tell=self.presence.tell)
+        self.fanout = Fanout(self.connections, end=self._end)
         self.server = ChatServer(
             self.connections,
             cors_allowed_origins=allow_origin,
@@ -215,8 +215,9 @@ class Live:
         call.authorize(chat_id)
         former_chat_id = connection.active_chat_id
         opened: Any = self.database.reading() if command.reads else self.database.transaction()
-        async with opened as session:
-            result = await command.handler(session, connection, data)
+        with connection.choosing():
+            async with opened as session:
+                result = await command.handler(session, connection, data)
         if connection.active_chat_id not in (None, former_chat_id):
             self.presence.opened(connection)
         if result is None or command.output is None:
@@ -281,16 +282,19 @@ async def _choose_active(
     session: Unit, connection: Connection, handshake: Handshake, session_chat_id: UUID | None
 ) -> None:
     """From the handshake, else the session's; one that is not one's own chat is none."""
-    if "active_chat_id" in handshake.model_fields_set:
-        connection.choose_chat(handshake.active_chat_id)
-    else:
-        connection.active_chat_id = session_chat_id
-    if connection.active_chat_id is None:
+    connection.chose_chat = "active_chat_id" in handshake.model_fields_set
+    chat_id = handshake.active_chat_id if connection.chose_chat else session_chat_id
+    # Subscribed before it reads. Until the version is known, any removal closes the chat.
+    connection.open_chat(chat_id, 0)
+    opened, version = connection.active, 0
+    if chat_id is None:
         return
     try:
-        await access.view_chat(session, connection.actor, connection.active_chat_id)
+        version = (await access.view_chat(session, connection.actor, chat_id)).version
     except ChatNotFound:
-        connection.active_chat_id = None
+        chat_id = None
+    if connection.active == opened:
+        connection.open_chat(chat_id, version)
 
 
 async def _ready(session: Unit, connection: Connection) -> Packet:

@@ -1,17 +1,25 @@
 """Three nodes on one database and one bus, a real Valkey that can be killed and frozen, and a wire that can be cut."""
 
 import asyncio
+import json
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
+from itertools import permutations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
+from redis.asyncio import Redis
 
 from chat_app.embedded import valkey_command, wait_for_valkey
+from chat_app.events import Recorded
+from chat_app.live.bus import CHANNEL, HEARTBEAT_SECONDS
+from chat_app.live.bus_messages import encode
+from chat_app.live.cluster import Cluster
 from chat_app.settings import Settings
 from tests.clients import Person, until
 from tests.conftest import free_port
@@ -95,10 +103,20 @@ class Node(NamedTuple):
     wire: Wire
 
     @property
+    def cluster(self) -> Cluster:
+        cluster: Cluster = self.service.api.state.cluster
+        return cluster
+
+    @property
     def is_whole(self) -> bool:
         """Whether it hears the bus and both others."""
-        bus = self.service.api.state.cluster.bus
+        bus = self.cluster.bus
         return bus.is_up and sum(not node.is_silent for node in bus._nodes.values()) >= 2
+
+    def has_received_all_of(self, other: "Node") -> bool:
+        """Nor will it notice later that something of the other one was missed."""
+        known = self.cluster.bus._nodes.get(other.cluster.bus.node)
+        return known is not None and known.number >= other.cluster.bus._number and not self.cluster._resync
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +145,8 @@ async def running_nodes(service_settings: Settings, data_dir: Path, valkey: Valk
 @pytest.fixture
 async def nodes(running_nodes: list[Node], valkey: Valkey) -> AsyncIterator[list[Node]]:
     """Nodes that hear each other, and are left so."""
-    await until(lambda: all(node.is_whole for node in running_nodes))
+    pairs = list(permutations(running_nodes, 2))
+    await until(lambda: all(one.is_whole and one.has_received_all_of(other) for one, other in pairs))
     yield running_nodes
     valkey.thaw()
     if valkey.process.poll() is not None:
@@ -146,3 +165,42 @@ async def person_at(nodes: list[Node], make_user: MakeUser) -> AsyncIterator[Mak
             return await makers[place](name, connected=True, again=again)
 
         yield make
+
+
+class OtherNode:
+    """A node without a service: it publishes what a test gives it, with numbers of its own, and heartbeats."""
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        self.id = str(uuid4())
+        self.number = 0
+
+    async def publish(self, *events: dict[str, Any], **fields: Any) -> None:
+        since, self.number = self.number, self.number + bool(events)
+        packet = {"node": self.id, "number": self.number, "since": since, "events": events, **fields}
+        await self.client.publish(CHANNEL, json.dumps(packet))
+
+    async def publish_recorded(self, events: list[Recorded]) -> None:
+        """What a transaction recorded."""
+        packet = encode(uuid4(), 1, 0, events, None, is_leaving=False)
+        await self.publish(*json.loads(packet)["events"])
+
+    async def publish_garbage(self) -> None:
+        """A packet that no node can read, although it takes a number."""
+        self.number += 1
+        await self.client.publish(CHANNEL, f'{{"node":"{self.id}","number":')
+
+    async def beat(self) -> None:
+        while True:
+            await self.publish()
+            await asyncio.sleep(HEARTBEAT_SECONDS / 2)
+
+
+@pytest.fixture
+async def other_node(nodes: list[Node], valkey: Valkey) -> AsyncIterator[OtherNode]:
+    async with Redis(unix_socket_path=str(valkey.path)) as client:
+        node = OtherNode(client)
+        beating = asyncio.create_task(node.beat())
+        yield node
+        beating.cancel()
+        await node.publish(is_leaving=True)

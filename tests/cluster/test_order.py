@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from chat_app.events import (
+    ActiveChatSet,
     ChatsChanged,
     Event,
     MessagesChanged,
@@ -115,6 +116,19 @@ async def test_a_removal_and_a_later_joining_do_not_pass_each_other(told: Told) 
     assert told.after(removal(7))
     assert told.after(own(3, 6)) == told.after(change(6)) == []
     assert told.after(removal(5, ANNA)), "of somebody else"
+
+
+async def test_a_chat_that_became_active_before_a_removal_is_not_opened_after_it(told: Told) -> None:
+    def active(
+        version: int, user_id: UUID | None = BORIS, chat_id: UUID | None = CHAT
+    ) -> tuple[Event, dict[UUID, int]]:
+        return ActiveChatSet(session_id=ANNA, chat_id=chat_id, version=version, user_id=user_id), {}
+
+    told.after(removal(7))
+    told.after(own(3, 9))
+    assert told.after(active(6)) == []
+    for event in (active(7), active(6, ANNA), active(0, chat_id=None), active(0, user_id=None)):
+        assert told.after(event) == [event[0]]
 
 
 async def test_what_has_no_version_always_passes(told: Told) -> None:

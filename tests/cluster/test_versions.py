@@ -1,56 +1,19 @@
 """Nodes of two versions of the service side by side: what one of them does not know costs nobody a resync."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
-import pytest
 from redis.asyncio import Redis
 
-from chat_app.live.bus import CHANNEL, HEARTBEAT_SECONDS
+from chat_app.live.bus import CHANNEL
 from tests.clients import Person, SocketDoor
-from tests.cluster.conftest import MakePersonAt, Node, Valkey
+from tests.cluster.conftest import MakePersonAt, Node, OtherNode, Valkey
 from tests.cluster.test_faults import RESYNC, open_group
 
 SOCKET = SocketDoor()
 Json = dict[str, Any]
-
-
-class OtherNode:
-    """A node of another version: it publishes packets with numbers of its own, and a heartbeat in between."""
-
-    def __init__(self, client: Redis) -> None:
-        self.client = client
-        self.id = str(uuid4())
-        self.number = 0
-
-    async def publish(self, *events: Json, **fields: Any) -> None:
-        since, self.number = self.number, self.number + bool(events)
-        packet = {"node": self.id, "number": self.number, "since": since, "events": events, **fields}
-        await self.client.publish(CHANNEL, json.dumps(packet))
-
-    async def publish_garbage(self) -> None:
-        """A packet that no node can read, although it takes a number."""
-        self.number += 1
-        await self.client.publish(CHANNEL, f'{{"node":"{self.id}","number":')
-
-    async def beat(self) -> None:
-        while True:
-            await self.publish()
-            await asyncio.sleep(HEARTBEAT_SECONDS / 2)
-
-
-@pytest.fixture
-async def other_node(nodes: list[Node], valkey: Valkey) -> AsyncIterator[OtherNode]:
-    async with Redis(unix_socket_path=str(valkey.path)) as client:
-        node = OtherNode(client)
-        beating = asyncio.create_task(node.beat())
-        yield node
-        beating.cancel()
-        await node.publish(is_leaving=True)
 
 
 @asynccontextmanager
@@ -80,7 +43,7 @@ def next_change(events: list[Json]) -> tuple[Json, Json]:
 async def assert_nobody_resyncs(nodes: list[Node], *people: Person) -> None:
     """Also not soon: what was missed is gathered for a moment first."""
     assert not any(person.socket.named(RESYNC) for person in people)
-    assert not any(node.service.api.state.cluster._resync for node in nodes)
+    assert not any(node.cluster._resync for node in nodes)
 
 
 async def test_what_a_newer_node_adds_is_left_out(

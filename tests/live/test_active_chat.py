@@ -1,13 +1,17 @@
 """The active chat: which one a connection has open, and what it is told because of it."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from chat_app.db import Batch
+from chat_app.db import Batch, Database
 from tests.clients import Answer, Door, HttpDoor, Person, Socket, SocketDoor, http_answer
-from tests.service import MakePerson
+from tests.faults import no_commits, no_reads_after_commits
+from tests.service import MakePerson, Service
 
 ACTIVE = "/api/v1/chats/active"
 
@@ -46,6 +50,19 @@ async def is_open(socket: Socket, door: Door, sender: Person, chat_id: str) -> b
     assert (await socket.call("list_chats")).ok
     assert [chat["id"] for told in socket.named("chats_changed") for chat in told["chats"]] == [chat_id]
     return bool(socket.named("messages_changed"))
+
+
+def once_read(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]], times: int = 1) -> None:
+    """Act when messages have been read so many times, before anything is done with them."""
+    fetch, read = Batch.fetch, count(1)
+
+    async def fetch_and_act(batch: Batch, statement: str, *values: Any) -> list[Any]:
+        rows = await fetch(batch, statement, *values)
+        if "\nFROM message" in statement and next(read) == times:
+            await act()
+        return rows
+
+    monkeypatch.setattr(Batch, "fetch", fetch_and_act)
 
 
 class TestActivating:
@@ -106,20 +123,15 @@ class TestActivating:
         self, door: Door, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent: list[Any] = []
-        fetch = Batch.fetch
 
-        async def send_once_it_is_read(batch: Batch, statement: str, *values: Any) -> list[Any]:
-            rows = await fetch(batch, statement, *values)
-            if "FROM message" in statement and not sent:
-                sent.append(None)
-                sent.append(await door.send(boris, chat))
-            return rows
+        async def send() -> None:
+            sent.append(await door.send(boris, chat))
 
-        monkeypatch.setattr(Batch, "fetch", send_once_it_is_read)
+        once_read(monkeypatch, send)
         opened = (await anna.socket.call("activate_chat", {"chat_id": chat})).data
         assert [message["seq"] for message in opened["page"]["items"]] == [1]
         (told,) = await anna.heard("messages_changed")
-        assert [message["seq"] for message in told["messages"]] == [sent[1]["seq"]] == [2]
+        assert [message["seq"] for message in told["messages"]] == [sent[0]["seq"]] == [2]
         assert told["since"] == opened["page"]["version"]
 
 
@@ -200,6 +212,151 @@ class TestSession:
         await anna.open(chat)
         assert (await get_active(phone)).code == "no_active_chat"
         assert not await is_open(phone.socket, door, boris, chat)
+
+
+@pytest.mark.parametrize("take_place", [False, True], ids=["failed", "unknown"])
+class TestFailedCommit:
+    """An answer of 503 leaves the chat on screen active, also if the commit did take place."""
+
+    @pytest.mark.parametrize("to", ["another chat", "none"])
+    async def test_the_former_chat_stays_open(
+        self,
+        take_place: bool,
+        to: str,
+        door: Door,
+        chat: str,
+        other_chat: str,
+        anna: Person,
+        boris: Person,
+        service: Service,
+        database: Database,
+    ) -> None:
+        await anna.open(chat)
+        with no_commits(service.database, database, take_place=take_place):
+            answer = await anna.socket.call("activate_chat", {"chat_id": other_chat if to == "another chat" else None})
+        assert (answer.status, answer.code) == (503, "unavailable")
+        assert await is_open(anna.socket, door, boris, chat)
+        assert not await is_open(anna.socket, door, boris, other_chat)
+
+    async def test_a_connection_that_never_chose_goes_on_following(
+        self,
+        take_place: bool,
+        door: Door,
+        chat: str,
+        other_chat: str,
+        anna: Person,
+        boris: Person,
+        service: Service,
+        database: Database,
+    ) -> None:
+        with no_commits(service.database, database, take_place=take_place):
+            assert (await anna.socket.call("activate_chat", {"chat_id": other_chat})).status == 503
+        await set_active(anna, chat)
+        assert await is_open(anna.socket, door, boris, chat)
+
+    async def test_changes_of_the_former_chat_are_delivered_meanwhile(
+        self,
+        take_place: bool,
+        door: Door,
+        chat: str,
+        other_chat: str,
+        anna: Person,
+        boris: Person,
+        service: Service,
+        database: Database,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        await anna.open(chat)
+        await anna.forget()
+        sent: list[Any] = []
+        with ExitStack() as stack:
+
+            async def send_meanwhile() -> None:
+                sent.append(await door.send(boris, chat))
+                stack.enter_context(no_commits(service.database, database, take_place=take_place))
+
+            once_read(monkeypatch, send_meanwhile)
+            assert (await anna.socket.call("activate_chat", {"chat_id": other_chat})).status == 503
+        (change,) = await anna.heard("messages_changed")
+        assert change["version"] == sent[0]["version"]
+
+    async def test_a_removal_from_the_former_chat_meanwhile_counts(
+        self,
+        take_place: bool,
+        door: Door,
+        chat: str,
+        other_chat: str,
+        anna: Person,
+        boris: Person,
+        service: Service,
+        database: Database,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        socket = await boris.connect(active_chat_id=chat)
+        with ExitStack() as stack:
+
+            async def remove_meanwhile() -> None:
+                await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+                stack.enter_context(no_commits(service.database, database, take_place=take_place))
+
+            once_read(monkeypatch, remove_meanwhile)
+            assert (await socket.call("activate_chat", {"chat_id": other_chat})).status == 503
+        assert (await socket.call("list_messages")).code == "no_active_chat"
+
+    async def test_over_http_connections_that_follow_keep_the_former_chat(
+        self,
+        take_place: bool,
+        door: Door,
+        chat: str,
+        other_chat: str,
+        anna: Person,
+        boris: Person,
+        service: Service,
+        database: Database,
+    ) -> None:
+        await set_active(anna, chat)
+        with no_commits(service.database, database, take_place=take_place):
+            assert (await set_active(anna, other_chat)).status == 503
+        assert await is_open(anna.socket, door, boris, chat)
+
+
+class TestReadingAgainOverHttp:
+    """Connections follow once the chat is active; what changed until then has to be in the answer."""
+
+    async def test_if_it_fails_the_chat_is_answered_all_the_same(
+        self, door: Door, chat: str, other_chat: str, anna: Person, boris: Person, service: Service, database: Database
+    ) -> None:
+        await set_active(anna, chat)
+        with no_reads_after_commits(service.database, database, "SET active_chat_id"):
+            answer = await set_active(anna, other_chat)
+        assert answer.status == 200 and answer.data["chat"]["id"] == other_chat
+        assert await is_open(anna.socket, door, boris, other_chat)
+
+    async def test_a_message_before_the_connections_follow_is_in_the_answer(
+        self, door: Door, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent: list[Any] = []
+
+        async def send() -> None:
+            sent.append(await door.send(anna, chat))
+
+        once_read(monkeypatch, send)
+        answer = await set_active(boris, chat)
+        assert answer.data["page"]["items"][-1]["seq"] == sent[0]["seq"]
+
+    async def test_a_membership_that_ended_meanwhile_is_not_found(
+        self, door: Door, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Even if another has begun: the removal has closed the chat, but its version is below that of the answer."""
+
+        async def remove_and_add() -> None:
+            await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+            await door.do(anna, "add_members", chat_id=chat, user_ids=[boris.id])
+
+        once_read(monkeypatch, remove_and_add, times=2)
+        answer = await set_active(boris, chat)
+        assert (answer.status, answer.code) == (404, "chat_not_found")
+        assert not await is_open(boris.socket, door, anna, chat)
 
 
 class TestLosingIt:

@@ -1,12 +1,19 @@
 """Typing, presence and changed profiles: who is told, and who is not."""
 
 from datetime import datetime
+from uuid import UUID
 
 import pytest
 
+from chat_app.crud import avatars, members, users
+from chat_app.crud.presence import list_peers
+from chat_app.db import Database
+from chat_app.events import recorded
 from chat_app.live import presence
+from chat_app.models.sessions import Actor
+from chat_app.models.users import UserUpdate
 from tests.clients import Person, SocketDoor
-from tests.service import MakePerson
+from tests.service import MakePerson, Service
 
 TYPING = {"typing": True}
 
@@ -105,3 +112,73 @@ async def test_a_new_name_is_told_to_private_peers(make_person: MakePerson) -> N
     await boris.settle()
     await stranger.settle()
     assert len(boris.socket.named("users_changed")) == 1 and stranger.socket.named("users_changed") == []
+
+
+async def test_a_removed_member_gets_no_presence_and_no_profiles_while_the_chat_is_still_open_here(
+    make_person: MakePerson, service: Service, database: Database
+) -> None:
+    socket = SocketDoor()
+    anna, boris, clara = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Clara")]
+    dora = await make_person("Dora")
+    chat_id = (await socket.create_group(anna, boris, clara))["id"]
+    for person in (boris, clara):
+        await person.open(chat_id)
+    async with database.transaction() as session:  # as by another node whose event is lost
+        await members.remove_member(session, Actor(UUID(anna.id), anna.session_id), UUID(chat_id), UUID(boris.id))
+    await socket.do(anna, "add_members", chat_id=chat_id, user_ids=[dora.id])
+    await boris.forget()
+    (stale,) = service.live.connections.of_user(UUID(boris.id))
+    assert str(stale.active_chat_id) == chat_id, "or this test means nothing"
+
+    await dora.connect(active_chat_id=chat_id)
+    await clara.socket.wait_for("presence_changed", lambda change: change["user_id"] == dora.id)
+    await dora.http.patch("/api/v1/users/me", json={"name": "Dora Maria"})
+    await clara.socket.wait_for("users_changed", lambda change: change["users"][0]["id"] == dora.id)
+    await dora.socket.close()
+    await clara.socket.wait_for("presence_changed", lambda change: not change["online"])
+
+    await boris.settle()
+    assert [event for event in boris.socket.events if event[0] != "ready"] == []
+
+
+@pytest.mark.parametrize("change", ["name", "picture"])
+async def test_the_audience_of_a_changed_profile_is_read_in_its_transaction(
+    change: str, make_person: MakePerson, database: Database
+) -> None:
+    socket = SocketDoor()
+    anna, boris, clara, removed, stranger = [await make_person(name) for name in ("A", "B", "C", "R", "S")]
+    private, group = [
+        await socket.open_private_chat(anna, boris),
+        await socket.create_group(anna, boris, clara, removed),
+    ]
+    await socket.create_group(clara, stranger)
+    await socket.do(anna, "remove_member", chat_id=group["id"], user_id=removed.id)
+    actor = Actor(UUID(anna.id), anna.session_id)
+
+    async with database.transaction() as session:
+        if change == "name":
+            await users.update_me(session, actor, UserUpdate(name="Anna Maria"))
+        else:
+            await avatars.set_avatar(session, actor, "0" * 40 + ".png")
+        events = [(type(event).__name__, event, set(audience)) for event, audience in recorded(session)]
+
+    assert private["id"] != group["id"]
+    assert [(name, audience) for name, _, audience in events] == [
+        ("UsersChanged", {UUID(boris.id)}),
+        ("MemberChanged", {UUID(clara.id)}),
+    ]
+    assert str(events[1][1].chat_id) == group["id"]
+    assert events[0][1].users == events[1][1].users
+
+
+async def test_the_members_of_a_chat_that_one_is_not_in_are_no_peers(
+    make_person: MakePerson, database: Database
+) -> None:
+    socket = SocketDoor()
+    anna, boris, clara = [await make_person(name) for name in ("Anna", "Boris", "Clara")]
+    await socket.open_private_chat(boris, clara)
+    chat_id = UUID((await socket.create_group(anna, boris))["id"])
+    async with database.reading() as session:
+        assert await list_peers(session, UUID(boris.id), chat_id) == {UUID(anna.id), UUID(boris.id), UUID(clara.id)}
+        await socket.do(anna, "remove_member", chat_id=str(chat_id), user_id=boris.id)
+        assert await list_peers(session, UUID(boris.id), chat_id) == {UUID(clara.id)}
