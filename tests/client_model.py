@@ -56,15 +56,25 @@ class Entry:
 
 @dataclass
 class Window:
-    """An open chat. Only `messages_changed` and `changes` move its version; everything else merges rows."""
+    """An open chat. Only `messages_changed` and `changes` move its version; everything else merges rows.
+
+    `opened`: the version at which the chat was opened. It stays when a newest page replaces the window, since for the
+    service that opens nothing anew.
+    """
 
     chat_id: str
+    opened: int
     version: int
     message_count: int
     messages: dict[int, Json] = field(default_factory=dict)
     members: dict[str, Json] = field(default_factory=dict)
-    # An event was skipped: `changes` has to be called.
-    has_gap: bool = False
+    # Of the newest event that was skipped.
+    skipped: int = 0
+
+    @property
+    def has_gap(self) -> bool:
+        """An event was skipped that is not made up for: `changes` has to be called."""
+        return self.skipped > self.version
 
     def merge_message(self, message: Json) -> None:
         """The greater row version wins; a winner without `liked` keeps the one that is known."""
@@ -81,6 +91,15 @@ class Window:
         if known and known["joined_at"] == member["joined_at"]:
             self.has_read(member["user_id"], known["last_read_seq"])
 
+    def merge_members(self, members: list[Json], version: int) -> None:
+        """All members as of a version: newer rows stay, and what is missing and not newer goes."""
+        listed = {member["user_id"] for member in members}
+        self.members = {
+            user_id: known for user_id, known in self.members.items() if user_id in listed or known["version"] > version
+        }
+        for member in members:
+            self.merge_member(member)
+
     def has_read(self, user_id: str, seq: int) -> None:
         member = self.members.get(user_id)
         if member:
@@ -89,9 +108,11 @@ class Window:
     def change(self, event: Json) -> None:
         """Apply a `messages_changed`: older ones are nothing, and one that does not follow is a gap."""
         if event["since"] > self.version:
-            self.has_gap = True
-        if self.has_gap or event["version"] <= self.version:
-            return
+            self.skipped = max(self.skipped, event["version"])
+        elif event["version"] > self.version:
+            self._merge(event)
+
+    def _merge(self, event: Json) -> None:
         for message in event["messages"]:
             self.merge_message(message)
             sender = self.members.get(message["sender_id"])
@@ -134,9 +155,13 @@ class ClientModel:
         self.window: Window | None = None
         self.people: dict[str, Json] = {}
 
-    def read_list(self, pages: list[Json]) -> None:
-        """All pages of a `list_chats`, whole or `changed_since`."""
-        self.sync = pages[0]["sync"]
+    def read_list(self, pages: list[Json], changed_since: str = "") -> None:
+        """All pages of a `list_chats`, whole or `changed_since`; of another list than the first perhaps only some.
+
+        Only what changed since the `sync` that is kept, all of it, moves that on.
+        """
+        if changed_since == self.sync:
+            self.sync = pages[0]["sync"]
         for page in pages:
             self._meet(page["users"])
             for removal in page["removed"]:
@@ -157,13 +182,19 @@ class ClientModel:
         self.read_chat(chat)
         self._meet(screen["users"])
         if screen["page"]["version"] > self.removals.get(chat["id"], 0):
-            self.read_newest_page(chat["id"], screen["page"])
-            self.read_members({"items": screen["members"], "users": []})
+            version = screen["page"]["version"]
+            self._open(chat["id"], version, screen["page"])
+            self.read_members({"version": version, "items": screen["members"], "users": []})
 
-    def read_newest_page(self, chat_id: str, page: Json) -> None:
-        """A newest page makes the window anew; its members are to be read with it."""
+    def read_newest_page(self, page: Json) -> None:
+        """A newest page makes the window anew; its members are to be read after it."""
+        assert self.window
+        self._open(self.window.chat_id, self.window.opened, page)
+
+    def _open(self, chat_id: str, opened: int, page: Json) -> None:
         self._meet(page["users"])
-        self.window = Window(chat_id, page["version"], page["items"][-1]["seq"] if page["items"] else 0)
+        newest = page["items"][-1]["seq"] if page["items"] else 0
+        self.window = Window(chat_id, opened, page["version"], newest)
         for message in [*page["items"], *page["replied"]]:
             self.window.merge_message(message)
 
@@ -176,14 +207,15 @@ class ClientModel:
         """A page of `list_changes` for the open chat that isn't a `reset`."""
         assert self.window and not changes["reset"]
         self._meet(changes["users"])
-        self.window.has_gap = False
         self.window.change(changes)
 
     def read_members(self, answer: Json) -> None:
-        """`list_members` of the open chat: those who aren't in it are gone, and read positions are those of now."""
+        """`list_members` of the open chat, with the read positions: after every `list_changes`, and every
+        newest page that replaces the window.
+        """
         assert self.window
         self._meet(answer["users"])
-        self.window.members = {member["user_id"]: dict(member) for member in answer["items"]}
+        self.window.merge_members(answer["items"], answer["version"])
 
     def receive(self, name: str, event: Json) -> None:
         """One event. `resync_required` and `session_revoked` are for whoever owns the connection."""
@@ -241,7 +273,7 @@ class ClientModel:
         self.removals[chat_id] = max(version, self.removals.get(chat_id, 0))
         if chat_id in self.entries and self.entries[chat_id].shared["version"] <= version:
             del self.entries[chat_id]
-        if self.window and self.window.chat_id == chat_id and self.window.version <= version:
+        if self.window and self.window.chat_id == chat_id and version > self.window.opened:
             self.window = None
 
     def _meet(self, users: list[Json]) -> None:

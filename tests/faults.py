@@ -1,7 +1,8 @@
 """What goes wrong in tests, and nowhere else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import pytest
@@ -88,6 +89,21 @@ def _fetches_ended(helper: Database, condition: Callable[[], bool]) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Batch, "fetch", end_and_fetch)
         yield
+
+
+def once_read(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]], of: str = "\nFROM message", times: int = 1
+) -> None:
+    """Act once so many statements of the bare driver that contain this were answered, before the rows are used."""
+    fetch, read = Batch.fetch, count(1)
+
+    async def fetch_and_act(batch: Batch, statement: str, *values: Any) -> list[Any]:
+        rows = await fetch(batch, statement, *values)
+        if of in statement and next(read) == times:
+            await act()
+        return rows
+
+    monkeypatch.setattr(Batch, "fetch", fetch_and_act)
 
 
 async def _end(helper: Database, pid: int) -> None:

@@ -44,9 +44,6 @@ class Observer:
         """Be the client that was away, over this new connection. Returns the pages of changes that it read."""
         self.model, self.chat_id = model, model.open_chat_id
         pages = await catch_up(model, self.socket, limit)
-        removals = [removal for event in self.socket.named("chats_changed") for removal in event["removed"]]
-        if self.chat_id in {removal["chat_id"] for removal in removals}:
-            model.window = None  # the server has closed it, also if what was read since is newer
         self.apply()
         return pages
 
@@ -119,21 +116,23 @@ async def catch_up(model: ClientModel, socket: Socket, limit: int) -> list[Json]
     if ready["active_chat_id"] is None:
         model.window = None
     if ready["sync"] != model.sync:
-        model.read_list(await list_chats(socket, changed_since=model.sync, limit=limit))
+        since = model.sync
+        model.read_list(await list_chats(socket, changed_since=since, limit=limit), since)
     try:
-        return await _catch_up_window(model, socket, limit)
+        return await read_missing(model, socket, limit)
     except ChatLost:
         model.window = None
         return []
 
 
-async def _catch_up_window(model: ClientModel, socket: Socket, limit: int) -> list[Json]:
+async def read_missing(model: ClientModel, socket: Socket, limit: int = 100) -> list[Json]:
+    """What the open chat lacks: all pages of changes, which are returned, and then the members. Raises ChatLost."""
     pages: list[Json] = []
     while model.window and (not pages or pages[-1]["has_more"]):
         chat_id, since = model.window.chat_id, model.window.version
         pages.append(await _ask(socket, "list_changes", chat_id=chat_id, since=since, limit=limit))
         if pages[-1]["reset"]:
-            model.read_newest_page(chat_id, await _ask(socket, "list_messages", chat_id=chat_id))
+            model.read_newest_page(await _ask(socket, "list_messages", chat_id=chat_id))
         else:
             model.read_changes(pages[-1])
     if model.window:

@@ -242,7 +242,7 @@ class Chats(RuleBasedStateMachine):
         expected = self.model.members(chat)
         if self.is_new(expected, "members", person.id, chat.id) or again:
             members = await door.do(person, "list_members", chat_id=chat.id)
-            assert members_facts(members["items"]) == expected
+            assert members_facts(members["items"]) == expected and members["version"] == chat.version
 
     def is_new(self, expected: Any, *where: Any) -> bool:
         """Only what has changed is read again."""

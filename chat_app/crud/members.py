@@ -26,9 +26,11 @@ MOST_MEMBERS = LIMITS["members"]
 
 async def list_members(session: Unit, actor: Actor, chat_id: UUID) -> MemberList:
     """Everybody who is in the chat, in the order of joining."""
-    await access.view_chat(session, actor, chat_id)
+    # Read before the rest, so that it is not newer.
+    version = (await access.view_chat(session, actor, chat_id)).version
     members = await current_members(session, chat_id)
-    return MemberList(items=members, users=await list_briefs(session, (member.user_id for member in members)))
+    users = await list_briefs(session, (member.user_id for member in members))
+    return MemberList(items=members, users=users, version=version)
 
 
 async def current_members(session: Unit, chat_id: UUID) -> list[MemberRead]:

@@ -136,6 +136,9 @@ class MemberRead(SQLModel):
 class MemberList(SQLModel):
     items: list[MemberRead]
     users: list[UserBrief]
+    version: int = Field(
+        description="Never newer than any part: rows you know above it stay, others that are missing go."
+    )
 
 
 class PrivateChatOpen(Input):

@@ -76,14 +76,20 @@ Every shared change of a chat takes the next `version` of that chat, what is per
 - **The open chat.** `activate_chat` sets the version of your window; from then on only `messages_changed` and
   `list_changes` move it. An event whose `since` is above it: something is missing, call `list_changes {since}`.
   One whose `version` is not above it: ignore it. Otherwise merge its rows by `seq` and `user_id`, and take its
-  `version`. Events that come before `activate_chat` is answered wait for that answer.
+  `version`. Events that come before `activate_chat` is answered wait for that answer. If events were skipped while
+  `list_changes` was under way, and the newest of them is above the version that it gave, call it again.
+- **A removal.** `chats_changed` with the chat in `removed` closes it, for the service too, if that version is above the
+  one at which `activate_chat` opened it. An older one comes late, from before you were added again.
+- **The members.** `list_members` follows every `list_changes`, and every newest page that replaces your window. Rows
+  above its `version` stay; of the others those that are missing go. Read positions only grow, and take no version.
 - **Rows from other pages and answers** only merge: the greater row version wins. A message without `liked` keeps the
   `liked` you know.
 - **The list.** Anything of an equal or greater `version` replaces the shared part of an entry, of an equal or greater
   `mine.version` its `mine`. Remember the version of a removal, and ignore whatever is at or below it.
 - **After every `ready` but the first, and on `resync_required`**: call `list_chats {changed_since}`, all pages, with
   the `sync` of your last list, its first page (equal to `ready.sync`: nothing was missed); for the open chat call
-  `list_changes` and `list_members`.
+  `list_changes` and `list_members`. Of several lists keep the `sync` that was read first: only all pages of
+  `changed_since` move it on.
 
 ### Errors
 Branch on `code`; `request_id` finds the command in the service's logs.

@@ -13,7 +13,7 @@ from chat_app.models.sessions import Actor
 from tests.clients import Person, SocketDoor, until
 from tests.cluster.conftest import MakePersonAt, Node, OtherNode, Valkey
 from tests.cluster.test_faults import RESYNC, open_group
-from tests.observers import Observer, check_equal, read_anew
+from tests.observers import Observer, check_equal, read_anew, read_missing
 
 SOCKET = SocketDoor()
 
@@ -110,3 +110,29 @@ async def test_a_removal_that_comes_late_leaves_open_what_was_opened_after_it(
     if way != "handshake":  # its window is that of the client that was away
         observer.apply()
         check_equal("Boris", observer.model, await read_anew(boris.socket, boris.id, chat_id))
+
+
+async def test_a_removal_that_comes_late_closes_what_was_opened_before_it_for_client_and_service(
+    person_at: MakePersonAt, nodes: list[Node], other_node: OtherNode, database: Database
+) -> None:
+    """The client has even read a newest page since, which is newer than the removal."""
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    chat_id = await open_group(anna, boris)
+    (connection,) = connections_of(nodes[1], boris)
+    observer = await Observer(boris, boris.socket).start(chat_id)
+    actor = Actor(UUID(anna.id), anna.session_id)
+
+    async with database.transaction() as session:
+        await members.remove_member(session, actor, UUID(chat_id), UUID(boris.id))
+        late = recorded(session)
+    async with database.transaction() as session:
+        await members.add_members(session, actor, UUID(chat_id), MembersAdd(user_ids=[UUID(boris.id)]))
+    sent = await SOCKET.send(anna, chat_id)
+    await boris.socket.wait_for("messages_changed", lambda event: event["version"] == sent["version"])
+    observer.applied = len(boris.socket.events)
+    assert [page["reset"] for page in await read_missing(observer.model, boris.socket)] == [True]
+    await other_node.publish_recorded(late)
+    await boris.socket.wait_for("chats_changed", lambda event: event["removed"])
+
+    observer.apply()
+    assert (connection.active_chat_id, observer.model.window) == (None, None)

@@ -1,16 +1,14 @@
 """The active chat: which one a connection has open, and what it is told because of it."""
 
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from itertools import count
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from chat_app.db import Batch, Database
+from chat_app.db import Database
 from tests.clients import Answer, Door, HttpDoor, Person, Socket, SocketDoor, http_answer
-from tests.faults import no_commits, no_reads_after_commits
+from tests.faults import no_commits, no_reads_after_commits, once_read
 from tests.service import MakePerson, Service
 
 ACTIVE = "/api/v1/chats/active"
@@ -50,19 +48,6 @@ async def is_open(socket: Socket, door: Door, sender: Person, chat_id: str) -> b
     assert (await socket.call("list_chats")).ok
     assert [chat["id"] for told in socket.named("chats_changed") for chat in told["chats"]] == [chat_id]
     return bool(socket.named("messages_changed"))
-
-
-def once_read(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]], times: int = 1) -> None:
-    """Act when messages have been read so many times, before anything is done with them."""
-    fetch, read = Batch.fetch, count(1)
-
-    async def fetch_and_act(batch: Batch, statement: str, *values: Any) -> list[Any]:
-        rows = await fetch(batch, statement, *values)
-        if "\nFROM message" in statement and next(read) == times:
-            await act()
-        return rows
-
-    monkeypatch.setattr(Batch, "fetch", fetch_and_act)
 
 
 class TestActivating:

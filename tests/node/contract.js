@@ -149,7 +149,7 @@ export const answers = {
   unpin_chat: chatRead,
   delete_chat: nothing,
   leave_chat: nothing,
-  list_members: fields({ items: members, users }),
+  list_members: fields({ items: members, users, version: count }),
   add_members: chatRead,
   remove_member: nothing,
   edit_message: messageRead,
