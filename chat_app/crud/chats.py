@@ -231,8 +231,8 @@ async def _set_active(session: AsyncSession, actor: Actor, chat_id: UUID | None,
         .values(active_chat_id=chat_id)
         .execution_options(synchronize_session=False)
     )
-    told = ActiveChatSet(session_id=actor.session_id, chat_id=chat_id, version=version, user_id=actor.id)
-    record(session, told, {})
+    event = ActiveChatSet(session_id=actor.session_id, chat_id=chat_id, version=version, user_id=actor.id)
+    record(session, event, {})
 
 
 async def open_chat(session: Unit, actor: Actor, chat_id: UUID) -> OpenChat:

@@ -1,4 +1,4 @@
-"""Who watches whom, and when somebody was seen last."""
+"""Who gets the presence and the profile of a user, and when somebody was seen last."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -13,7 +13,7 @@ from chat_app.models import User
 
 
 async def list_watchers(session: Unit, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
-    """Who is told of this user: the peers of their private chats, and members who have one of these chats open."""
+    """The peers of this user's private chats, and the chats of which the user is a member."""
     chats = await _ids(session, "SELECT chat_id FROM membership WHERE user_id = $1 AND removed_at IS NULL", user_id)
     return await _ids(session, _PRIVATE_PEERS, user_id), chats
 
@@ -35,7 +35,7 @@ async def list_contacts(session: Unit, user_id: UUID) -> tuple[set[UUID], dict[U
 
 
 async def list_peers(session: Unit, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
-    """Whose presence this user is told of: private peers, and the members of the chat that is open, if it is theirs."""
+    """Users whose presence this one gets: private peers, and the other members of the open chat, if it is theirs."""
     peers = await _ids(session, _PRIVATE_PEERS, user_id)
     if open_chat_id:
         members = (await list_audience(session, [open_chat_id]))[open_chat_id]

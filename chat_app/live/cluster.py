@@ -156,9 +156,11 @@ class Cluster:
                 continue  # it was opened or lost since
             followed = None if connection.chose_chat else of_sessions.get(connection.actor.session_id)
             chat_id, version = followed or active
-            is_lost = not followed and chat_id and (chat_id, connection.actor.id) not in members
-            if is_lost or self.order.was_removed(chat_id, connection.actor.id, version):
-                chat_id = None
+            if followed:
+                is_lost = self.order.was_removed(chat_id, connection.actor.id, version)
+            else:
+                is_lost = (chat_id, connection.actor.id) not in members
+            chat_id = None if is_lost else chat_id
             if chat_id != active.chat_id:
                 connection.open_chat(chat_id, version)
 

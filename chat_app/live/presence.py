@@ -1,4 +1,4 @@
-"""Who is online, and who is told of it: the private peers, and the members who have a chat with them open."""
+"""Who is online, for private peers and for members who have a chat with the user open."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
@@ -123,7 +123,7 @@ class Presence:
         async with self.database.reading() as session:
             peers, chats = await list_watchers(session, event.user_id)
             open_here = [chat_id for chat_id in chats if self.connections.with_open(chat_id)]
-            # A connection may have a chat open whose members its user is none of any more.
+            # The user of a connection may be no member any more of the chat that it has open.
             members = await list_audience(session, open_here) if open_here else {}
         watching = {connection for user_id in peers for connection in self.connections.of_user(user_id)}
         for chat_id, user_ids in members.items():

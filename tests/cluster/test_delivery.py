@@ -139,6 +139,25 @@ async def test_presence_is_told_across_nodes(
     await anna.socket.wait_for("presence_changed", lambda told: told["online"])
 
 
+async def test_a_new_name_reaches_private_peers_and_members_who_have_the_chat_open(person_at: MakePersonAt) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    clara, idle = await person_at(2, "Clara"), await person_at(2, "Idle")
+    await SOCKET.open_private_chat(anna, boris)
+    group = await SOCKET.create_group(anna, boris, clara, idle)
+    for person in (boris, clara):
+        await person.open(group["id"])
+    await anna.http.patch("/api/v1/users/me", json={"name": "Anna Maria"})
+    brief = {"id": anna.id, "name": "Anna Maria", "avatar": None}
+    for person in (boris, clara):
+        assert await person.socket.wait_for("users_changed") == {"users": [brief]}
+    sent = await SOCKET.send(anna, group["id"])
+    for person in (boris, idle):
+        await person.socket.wait_for(
+            "chats_changed", lambda event: any(chat["version"] == sent["version"] for chat in event["chats"])
+        )
+    assert (len(boris.socket.named("users_changed")), idle.socket.named("users_changed")) == (1, [])
+
+
 async def test_only_the_websocket_transport_is_offered(nodes: list[Node], person_at: MakePersonAt) -> None:
     anna = await person_at(0, "Anna")
     answer = await anna.http.get("/socket.io/?EIO=4&transport=polling", headers={"Origin": "http://localhost:5173"})

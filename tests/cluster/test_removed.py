@@ -1,13 +1,17 @@
 """A removal reaches a node late or never: the chat that a connection has open there is open for members only."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
 from chat_app.crud import members
 from chat_app.db import Database
 from chat_app.events import Recorded, recorded
 from chat_app.live.connections import Connection
+from chat_app.models import Chat
 from chat_app.models.chats import MembersAdd
 from chat_app.models.sessions import Actor
 from tests.clients import Person, SocketDoor, until
@@ -70,6 +74,23 @@ async def test_without_the_bus_a_removed_member_gets_resync_required_once(
     await clara.socket.wait_for(RESYNC)
     assert (await boris.socket.call("settle")).code == "unknown_command"
     assert boris.socket.named(RESYNC) == []
+
+
+async def test_a_node_that_joins_the_bus_again_closes_what_a_removal_should_have_closed(
+    person_at: MakePersonAt, nodes: list[Node], database: Database
+) -> None:
+    """Also where nothing shows that something was missed."""
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    chat_id = await open_group(anna, boris)
+    (connection,) = connections_of(nodes[1], boris)
+    nodes[1].wire.cut()
+    await until(lambda: not nodes[1].cluster.bus.is_up)
+    async with database.transaction() as session:
+        await members.remove_member(session, Actor(UUID(anna.id), anna.session_id), UUID(chat_id), UUID(boris.id))
+        long_ago = update(Chat).where(col(Chat.id) == UUID(chat_id)).values(changed_at=datetime(2020, 1, 1, tzinfo=UTC))
+        await session.exec(long_ago)
+    nodes[1].wire.heal()
+    await until(lambda: connection.active_chat_id is None)
 
 
 @pytest.mark.parametrize("way", ["command", "handshake", "http"])

@@ -9,12 +9,13 @@ from sqlalchemy import event
 from sqlalchemy.util import await_only
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.crud import chats, messages
+from chat_app.crud import chats, members, messages
 from chat_app.crud.messages import Draft, one
 from chat_app.db import Database
 from chat_app.events import Recorded
 from chat_app.models import User
 from chat_app.models.base import new_id
+from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from chat_app.settings import Settings
@@ -36,24 +37,53 @@ async def test_a_commit_that_is_heard_of_late_is_still_told_first(
     first: Change, second: Change, by_one: bool, make_user: Callable[..., Awaitable[User]], service_settings: Settings
 ) -> None:
     actor, peer = [Actor((await make_user()).id, new_id()) for _ in range(2)]
-    database, told = Database(service_settings.asyncpg_url), list[str]()
+    database = Database(service_settings.asyncpg_url)
     async with database.transaction() as session:
         chat, _ = await chats.open_private_chat(session, actor, peer.id)
-    database.on_commit = lambda events: _note(told, events)
-    committed, heard = asyncio.Event(), asyncio.Event()
 
-    def wait_to_be_heard(_: object) -> None:
+    async def change_second(session: AsyncSession) -> None:
+        await second(session, actor if by_one else peer, chat.id)
+
+    assert await deliver(database, lambda session: first(session, actor, chat.id), change_second) == ["first", "second"]
+
+
+async def test_a_chat_becomes_active_before_a_later_removal_is_delivered(
+    make_user: Callable[..., Awaitable[User]], service_settings: Settings
+) -> None:
+    creator, member = [Actor((await make_user()).id, new_id()) for _ in range(2)]
+    database = Database(service_settings.asyncpg_url)
+    async with database.transaction() as session:
+        chat, _ = await chats.create_group(session, creator, GroupCreate(title="G", member_ids=[member.id]))
+
+    async def remove(session: AsyncSession) -> None:
+        await members.remove_member(session, creator, chat.id, member.id)
+
+    delivered = await deliver(database, lambda session: chats.activate_chat(session, member, chat.id), remove)
+    assert delivered == ["first", "second"]
+
+
+async def deliver(
+    database: Database,
+    first: Callable[[AsyncSession], Awaitable[object]],
+    second: Callable[[AsyncSession], Awaitable[object]],
+) -> list[str]:
+    """The order in which both are delivered, if the answer to the first commit is read after that to the second."""
+    delivered = list[str]()
+    database.on_commit = lambda events: _note(delivered, events)
+    committed, answered = asyncio.Event(), asyncio.Event()
+
+    def wait_for_the_answer(_: object) -> None:
         committed.set()
-        await_only(heard.wait())
+        await_only(answered.wait())
 
     async def change_first() -> None:
         async with database.transaction() as session:
-            await first(session, actor, chat.id)
-            event.listen(session.sync_session, "after_commit", wait_to_be_heard)
+            await first(session)
+            event.listen(session.sync_session, "after_commit", wait_for_the_answer)
 
     async def change_second() -> None:
         async with database.transaction() as session:
-            await second(session, actor if by_one else peer, chat.id)
+            await second(session)
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(change_first(), name="first")
@@ -61,10 +91,9 @@ async def test_a_commit_that_is_heard_of_late_is_still_told_first(
         later = tasks.create_task(change_second(), name="second")
         # However long it takes, the second waits.
         await asyncio.wait([later], timeout=0.2)
-        heard.set()
+        answered.set()
     await database.close()
-
-    assert told == ["first", "second"]
+    return delivered
 
 
 def _note(told: list[str], events: list[Recorded]) -> int:

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from chat_app.db import Database
-from tests.clients import Answer, Door, HttpDoor, Person, Socket, SocketDoor, http_answer
+from tests.clients import Answer, Door, HttpDoor, Person, Socket, SocketDoor, http_answer, in_step
 from tests.faults import no_commits, no_reads_after_commits, once_read
 from tests.service import MakePerson, Service
 
@@ -45,6 +45,8 @@ async def is_open(socket: Socket, door: Door, sender: Person, chat_id: str) -> b
     """Whether this connection is told of a new message in the chat."""
     socket.events.clear()
     await door.send(sender, chat_id)
+    for wait in in_step:
+        await wait()
     assert (await socket.call("list_chats")).ok
     assert [chat["id"] for told in socket.named("chats_changed") for chat in told["chats"]] == [chat_id]
     return bool(socket.named("messages_changed"))
@@ -277,15 +279,17 @@ class TestFailedCommit:
         database: Database,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        socket = await boris.connect(active_chat_id=chat)
+        former = (await door.create_group(boris, anna))["id"]
+        socket = await anna.connect(active_chat_id=former)
         with ExitStack() as stack:
 
             async def remove_meanwhile() -> None:
-                await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+                await door.do(boris, "remove_member", chat_id=former, user_id=anna.id)
                 stack.enter_context(no_commits(service.database, database, take_place=take_place))
 
             once_read(monkeypatch, remove_meanwhile)
             assert (await socket.call("activate_chat", {"chat_id": other_chat})).status == 503
+        await anna.settle()
         assert (await socket.call("list_messages")).code == "no_active_chat"
 
     async def test_over_http_connections_that_follow_keep_the_former_chat(

@@ -118,7 +118,7 @@ async def test_a_removed_member_gets_no_presence_and_no_profiles_while_the_chat_
     make_person: MakePerson, service: Service, database: Database
 ) -> None:
     socket = SocketDoor()
-    anna, boris, clara = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Clara")]
+    boris, anna, clara = [await make_person(name, connected=True) for name in ("Boris", "Anna", "Clara")]
     dora = await make_person("Dora")
     chat_id = (await socket.create_group(anna, boris, clara))["id"]
     for person in (boris, clara):
