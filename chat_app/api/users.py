@@ -58,9 +58,11 @@ async def get_user(session: SessionDep, actor: CurrentActor, user_id: UUID) -> U
 
 @waiting.put("/me/avatar", responses=responses(BadImage))
 async def set_avatar(database: DatabaseDep, actor: Asker, storage: StorageDep, data: AvatarUpload) -> Avatar:
-    """Set your picture: JPEG, PNG, WebP or GIF, at most 10 MB and 40 megapixels.
+    """Set your picture: JPEG, PNG, WebP or GIF, at most 10 MB and 40 megapixels, a JPEG 64.
 
-    It is kept as it is, and cut to squares of 400, 100 and 50 pixels; all four without metadata.
+    Refused is what takes more than two seconds to read; above 12 megapixels 200 pixels need one byte of the file.
+    It is kept as it is, and cut to squares of 400, 100 and 50 pixels; all four without metadata. A JPEG of more than
+    12 megapixels keeps its orientation as EXIF.
     """
     async with avatars.stored_avatar(actor, storage, data.image) as key, database.transaction() as session:
         return await avatars.set_avatar(session, actor, key)

@@ -9,18 +9,23 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import NamedTuple
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from chat_app.errors import BadImage, ChatError, TooLarge
 from chat_app.media.animations import clean_gif, clean_webp, is_animated_webp
+from chat_app.media.jpeg import clean_jpeg, plain_profile
 from chat_app.media.sniff import picture_format
+from chat_app.media.worker import Large
 
 DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
 MAX_AVATAR_BYTES = 10 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-OPTIONS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 4}, "WEBP": {"quality": 90}}
-# Decoded that is 160 MB, and twice that while it is turned.
-MAX_PIXELS = 40_000_000
+# More compression would take twice the processor time and save some percent.
+OPTIONS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 2}, "WEBP": {"quality": 90, "method": 0}}
+# Decoded that is 160 MB, and twice that while it is turned. Of a large JPEG only a scaled version is decoded.
+MAX_PIXELS, MAX_JPEG_PIXELS = 40_000_000, 64_000_000
+# A hostile picture has thousands of pixels for each byte. Up to the first number one of a single colour may, too.
+LARGE_PIXELS, MAX_PIXELS_PER_BYTE = 12_000_000, 200
 MAX_SIDE = 16_000
 # Some pictures grow a lot when their transparency is kept without loss.
 MAX_BYTES = 40_000_000
@@ -48,8 +53,8 @@ class Picture(NamedTuple):
     preview: bytes
 
 
-def avatars_of_text(image: str) -> Pictures:
-    """From base64, with or without the head of a data URI. Raises BadImage, TooLarge."""
+def avatars_of_text(image: str, *, is_large: bool = False) -> Pictures:
+    """From base64, with or without the head of a data URI. Raises BadImage, TooLarge, Large."""
     try:
         text = image.encode("ascii").translate(None, b" \t\r\n")
         found = DATA_URI.match(text)
@@ -58,63 +63,100 @@ def avatars_of_text(image: str) -> Pictures:
         raise BadImage("This is not base64.") from error
     if len(data) > MAX_AVATAR_BYTES:
         raise TooLarge("A picture has at most 10 MB.")
-    return avatars(data)
+    return avatars(data, is_large=is_large)
 
 
-def avatars(data: bytes) -> Pictures:
-    """JPEG, or PNG when something shines through. Raises BadImage."""
-    with _opened(data) as image:
-        pixels = _pixels(image)
+def avatars(data: bytes, *, is_large: bool = False) -> Pictures:
+    """JPEG, or PNG when something shines through. Raises BadImage, Large."""
+    with _opened(data, is_large=is_large) as image:
+        original = _copied(image, data)
+        pixels = _pixels(image, (400, 400) if original else None)
         suffix, kind = ("png", "PNG") if pixels.mode == "RGBA" else ("jpg", "JPEG")
         # Each is cut from the one before: the full picture is worked through only once.
         large = ImageOps.fit(pixels, (400, 400))
         return Pictures(
             hashlib.sha256(data).digest(),
             suffix,
-            _encoded(pixels, kind),
+            original or _encoded(pixels, kind),
             _encoded(large, kind),
             _encoded(ImageOps.fit(large, (100, 100)), kind),
             _encoded(ImageOps.fit(large, (50, 50)), kind),
         )
 
 
-def clean(data: bytes) -> Picture | None:
+def clean(data: bytes, *, is_large: bool = False) -> Picture | None:
     """The same picture without metadata, upright, in its own format; None for what is no picture.
 
-    Raises BadImage for a broken picture, UnsupportedMediaType for one in any other format.
+    Raises BadImage for a broken picture, UnsupportedMediaType for one in any other format, Large.
     """
     kind = picture_format(data)
     if kind is None:
         return None
-    if kind == "GIF":
+    if is_copied := kind == "GIF":
         data = clean_gif(data)
-    elif kind == "WEBP" and is_animated_webp(data):
+    elif is_copied := kind == "WEBP" and is_animated_webp(data):
         data = clean_webp(data)
-    else:
-        with _opened(data) as image:
-            data = _encoded(_pixels(image), kind)
-    with _opened(data) as image:
-        return Picture(data, f"image/{kind.lower()}", *image.size, _preview(image))
+    with _opened(data, is_large=is_large) as image:
+        copied = data if is_copied else _copied(image, data)
+        size = image.size if _orientation(image) < 5 else image.size[::-1]
+        pixels = _pixels(image, PREVIEW_SIZE if copied else None)
+        if copied is None:
+            copied, size = _encoded(pixels, kind), pixels.size
+        return Picture(copied, f"image/{kind.lower()}", *size, _preview(pixels))
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _opened(data: bytes, *, is_large: bool) -> Iterator[Image.Image]:
     """Whatever Pillow raises, here or during the work on the picture, means that it can't be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-                    raise BadImage("A picture has at most 40 million pixels, and 16,000 on a side.")
+                _check_size(image, len(data), is_large=is_large)
                 yield image
-    except ChatError:
+    except (ChatError, Large):
         raise
     except Exception as error:
         raise BadImage from error
 
 
-def _pixels(image: Image.Image) -> Image.Image:
-    """Upright, in sRGB, as RGB or RGBA of eight bits: all that is to be seen and nothing else."""
+def _check_size(image: Image.Image, size: int, *, is_large: bool) -> None:
+    pixels = image.width * image.height
+    if pixels > (MAX_JPEG_PIXELS if _is_jpeg(image) else MAX_PIXELS) or max(image.size) > MAX_SIDE:
+        raise BadImage("A picture has at most 40 million pixels, a JPEG 64 million, and 16,000 on a side.")
+    if pixels > max(LARGE_PIXELS, size * MAX_PIXELS_PER_BYTE):
+        raise BadImage("A picture of more than 12 million pixels has at most 200 for each byte of the file.")
+    if pixels > LARGE_PIXELS and not is_large:
+        raise Large
+
+
+def _is_jpeg(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO")
+
+
+def _orientation(image: Image.Image) -> int:
+    """As EXIF has it, from 1 to 8: from 5 on width and height are exchanged."""
+    with suppress(Exception):
+        return range(9).index(image.getexif().get(ExifTags.Base.Orientation, 1)) or 1
+    return 1
+
+
+def _copied(image: Image.Image, data: bytes) -> bytes | None:
+    """A large JPEG without metadata, its pixels untouched; None for a picture that has to be encoded anew."""
+    if not _is_jpeg(image) or image.width * image.height <= LARGE_PIXELS:
+        return None
+    profile = image.info.get("icc_profile")
+    plain = plain_profile(profile) if profile else None
+    return None if profile and plain is None else clean_jpeg(data, _orientation(image), plain)
+
+
+def _pixels(image: Image.Image, wanted: tuple[int, int] | None = None) -> Image.Image:
+    """Upright, in sRGB, as RGB or RGBA of eight bits: all that is to be seen and nothing else.
+
+    A JPEG of which only a smaller picture is wanted is decoded at a scale that is enough for it.
+    """
+    if wanted:
+        image.draft("RGB", (2 * wanted[0], 2 * wanted[1]))
     profile = image.info.get("icc_profile")
     image.load()
     with suppress(Exception):  # broken metadata goes; the picture is as good as any other
@@ -145,9 +187,7 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted or image
 
 
-def _preview(image: Image.Image) -> bytes:
-    image.draft("RGB", (2 * PREVIEW_SIZE[0], 2 * PREVIEW_SIZE[1]))  # of a JPEG, decode no more than that needs
-    pixels = _pixels(image)
+def _preview(pixels: Image.Image) -> bytes:
     pixels.thumbnail(PREVIEW_SIZE)
     if pixels.mode == "RGBA":
         paper = Image.new("RGBA", pixels.size, "white")

@@ -17,7 +17,7 @@ from chat_app.db import Database
 from chat_app.errors import Internal, Unavailable
 from chat_app.media import links
 from tests.clients import Answer, Person, http_answer
-from tests.media.pictures import RED, SECRET, animation, colours, corners, encoded, loaded
+from tests.media.pictures import RED, SECRET, animation, bomb, colours, corners, encoded, loaded, photo
 from tests.service import MakePerson, Service
 from tests.stores import Files
 
@@ -141,6 +141,20 @@ async def test_pictures_that_cannot_be_cleaned_are_refused(
 ) -> None:
     assert (await attempt(anna, content, "a.bin", content_type)).code == code
     assert files() == []
+
+
+async def test_a_picture_that_unpacks_to_a_thousand_times_its_size_is_refused(anna: Person, files: Files) -> None:
+    refused = await attempt(anna, bomb(6320, 6320), "a.png", "image/png")
+    assert (refused.status, refused.code) == (422, "bad_image")
+    assert files() == []
+
+
+async def test_a_photo_of_fifty_megapixels_is_cleaned(anna: Person) -> None:
+    data = loaded("JPEG", 6, photo((8160, 6144)))
+    made = await upload(anna, data, "photo.jpg", "image/jpeg")
+    assert (made["content_type"], made["width"], made["height"]) == ("image/jpeg", 6144, 8160)
+    for url in (made["url"], made["preview_url"]):
+        assert SECRET not in (await fetch(url)).content
 
 
 async def test_twenty_five_megabytes_and_no_more(anna: Person, files: Files) -> None:

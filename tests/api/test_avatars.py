@@ -15,7 +15,7 @@ from chat_app.crud import avatars
 from chat_app.errors import Internal, Unavailable
 from tests.api.test_attachments import none_held
 from tests.clients import Person, http_answer
-from tests.media.pictures import RED, SECRET, colours, corners, encoded, loaded
+from tests.media.pictures import RED, SECRET, bomb, colours, corners, encoded, loaded
 from tests.service import MakePerson, Service
 from tests.stores import Files
 
@@ -102,6 +102,7 @@ async def test_base64_comes_in_many_dresses(anna: Person, wrap: Callable[[str], 
         as_text(b"\xff\xd8\xff" + b"\0" * 1000),
         as_text(loaded("JPEG")[:400]),
         as_text(encoded(corners(), "BMP")),
+        as_text(bomb(6320, 6320)),
     ],
 )
 async def test_what_is_no_picture_is_refused(anna: Person, image: str, files: Files) -> None:

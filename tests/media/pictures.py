@@ -1,10 +1,12 @@
 """Pictures for tests: made here, with everything in them that must not come out again."""
 
+import struct
+import zlib
 from functools import cache
 from io import BytesIO
 from typing import Any
 
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 
 SECRET = b"hidden-place-55.7558-37.6173"
 TRAILER = b"<script>hidden-place-55.7558-37.6173</script>"
@@ -84,3 +86,51 @@ def animation(kind: str) -> bytes:
         encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=[100, 200, 300], loop=0, **options)
         + TRAILER
     )
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """One of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png_header(width: int, height: int, colour: int = 2) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A transparent PNG of one colour: for one byte of it a decoder writes a thousand."""
+    packer = zlib.compressobj(9)
+    line = bytes(4 * width + 1)
+    content = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
+    return png_header(width, height, 6) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def many_scans(width: int, height: int, scans: int) -> bytes:
+    """A progressive JPEG that improves the same pixels again and again: each scan costs some bytes and much time."""
+    data = encoded(Image.new("RGB", (width, height), RED), "JPEG", progressive=True)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * scans + data[end:]
+
+
+def photo(size: tuple[int, int]) -> Image.Image:
+    """Grain over a gradient: as JPEG it takes about as many bytes as one that a phone has taken."""
+    grain = Image.effect_noise((1024, 1024), 30).convert("RGB")
+    image = Image.linear_gradient("L").resize(size).convert("RGB")
+    for x in range(0, size[0], 1024):
+        for y in range(0, size[1], 1024):
+            area = (x, y, min(x + 1024, size[0]), min(y + 1024, size[1]))
+            part = grain.crop((0, 0, area[2] - x, area[3] - y))
+            image.paste(Image.blend(image.crop(area), part, 0.3), area)
+    return image
+
+
+def screenshot(size: tuple[int, int]) -> Image.Image:
+    """Windows of one colour each, and lines of text."""
+    image = Image.new("RGB", size, (30, 40, 60))
+    draw = ImageDraw.Draw(image)
+    for window in range(3):
+        left, top = 200 + window * size[0] // 4, 100 + window * size[1] // 4
+        draw.rectangle((left, top, left + size[0] // 3, top + size[1] // 3), "white")
+        for row in range(40):
+            draw.text((left + 10, top + 10 + 14 * row), f"{row} The quick brown fox jumps over the lazy dog", "black")
+    return image

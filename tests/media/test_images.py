@@ -21,11 +21,14 @@ from tests.media.pictures import (
     SECRET,
     WHITE,
     animation,
+    bomb,
+    chunk,
     colours,
     corners,
     encoded,
     exif,
     loaded,
+    png_header,
 )
 
 UPRIGHT = [RED, GREEN, BLUE, WHITE]
@@ -226,21 +229,6 @@ def test_the_preview_fits_and_is_not_enlarged() -> None:
     assert little is not None
     assert opened(large.preview).size == (400, 225)
     assert opened(little.preview).size == (30, 20)
-
-
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png_header(width: int, height: int) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-
-
-def bomb(width: int, height: int) -> bytes:
-    packer = zlib.compressobj()
-    line = b"\0" * (3 * width + 1)
-    content = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
-    return png_header(width, height) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("size", [(13_000, 13_000), (6400, 6400), (16_001, 1), (1, 16_001), (2**31 - 1, 2**31 - 1)])

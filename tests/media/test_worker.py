@@ -3,7 +3,9 @@
 import asyncio
 import os
 import pickle
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,8 +24,13 @@ from tests.media.pictures import corners, encoded
 
 @pytest.fixture(autouse=True)
 async def closed() -> AsyncIterator[None]:
+    await close()
     yield
-    for process in _process_pool_workers.get(set()):
+    await close()
+
+
+async def close() -> None:
+    for process in set(_process_pool_workers.get(set())):
         if process.returncode is None:
             process.kill()
             await process.wait()
@@ -49,6 +56,14 @@ def crash() -> None:
 def hang() -> None:
     while True:
         pass
+
+
+def wait_at(gate: str, picture: bytes, **options: bool) -> None:
+    """A picture whose reading takes as long as the test wants it to."""
+    images.clean(picture, **options)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(gate)
+        connection.recv(1)
 
 
 def doze(seconds: float) -> None:
@@ -111,13 +126,40 @@ async def test_after_a_crash_the_next_job_runs(broken: object) -> None:
     assert len(children()) == 1
 
 
-async def test_a_job_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_gets_two_seconds_of_the_processor() -> None:
+    before = await in_worker(own_pid)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with pytest.raises(BadImage) as refused:
+        await in_worker(hang)
+    assert "time" in refused.value.detail
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert 1 < now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < 4
+    assert await in_worker(own_pid) != before
+
+
+async def test_a_job_that_gets_no_processor_is_killed_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     await in_worker(own_pid)
     monkeypatch.setattr(worker, "JOB_SECONDS", 0.3)
-    async with asyncio.timeout(5):
-        with pytest.raises(BadImage):
-            await in_worker(hang)
+    with pytest.raises(Unavailable) as refused:
+        await in_worker(doze, 60)
+    assert refused.value.retry_after
     assert children() == []
+
+
+async def test_small_pictures_do_not_wait_for_large_ones(tmp_path: Path) -> None:
+    arrived: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    gate = str(tmp_path / "gate")
+    server = await asyncio.start_unix_server(lambda _, writer: arrived.put_nowait(writer), gate)
+    picture = encoded(corners((4100, 3000)), "JPEG")
+    large = [asyncio.create_task(in_worker(wait_at, gate, picture)) for _ in range(3)]
+    for number in range(3):
+        async with asyncio.timeout(50):
+            writer = await arrived.get()
+            assert await in_worker(double, number) == 2 * number
+            assert sum(job.done() for job in large) == number, "the small one waited for a large one"
+            writer.close()
+            await asyncio.wait([job for job in large if not job.done()], return_when=asyncio.FIRST_COMPLETED)
+    server.close()
 
 
 async def test_memory_has_an_end() -> None:
@@ -128,7 +170,7 @@ async def test_memory_has_an_end() -> None:
 
 
 async def test_the_service_itself_stays_small_when_a_picture_is_a_bomb() -> None:
-    bomb = encoded(corners((6300, 6300), "P"), "PNG")
+    bomb = encoded(corners((6300, 6300), "P"), "PNG") + bytes(200_000)
     before = psutil.Process().memory_info().rss
     made = await in_worker(images.avatars, bomb)
     assert psutil.Process().memory_info().rss - before < 30_000_000 + len(made.original)

@@ -1,0 +1,77 @@
+"""Large JPEGs without metadata: the pixels stay as they were encoded, since decoding all of them takes too long."""
+
+import re
+import struct
+
+from chat_app.errors import BadImage
+
+# Within a scan an FF that is followed by one of these belongs to the scan.
+MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]", re.DOTALL)
+START, END, SCAN, TABLE, RESTART, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xEE
+# Besides these, the frames and their codes.
+KEPT = {SCAN, TABLE, RESTART} | set(range(0xC0, 0xD0))
+JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
+ADOBE = b"Adobe\0\x64\0\0\0\0"
+EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0%c\0\0\0\0\0\0"
+# Of a profile: the primaries, the white and the curves, each with the most bytes that it may have.
+COLOUR_TAGS = dict.fromkeys((b"rXYZ", b"gXYZ", b"bXYZ", b"wtpt"), 20) | {b"chad": 44}
+CURVE_TAGS = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), 8204)
+
+
+def clean_jpeg(data: bytes, orientation: int, profile: bytes | None) -> bytes:
+    """Keeps frame, tables and scans; of metadata only how to turn it, and the profile. Raises BadImage."""
+    has_jfif = data[3] == APP0 and data[6:11] == JFIF[:5]
+    kept = [data[:2], _segment(APP0, JFIF) if has_jfif else b""]
+    kept.append(_segment(0xE1, EXIF % orientation) if orientation > 1 else b"")
+    kept.append(_segment(0xE2, b"ICC_PROFILE\0\1\1" + profile) if profile else b"")
+    at, kind = 2, START
+    while kind != END:
+        found = MARKER.search(data, at)
+        if found is None:
+            raise BadImage("The picture is cut off.")
+        kept.append(data[at : found.start()] if kind == SCAN else b"")
+        at, kind = found.end(), found[0][1]
+        if kind != END:
+            size = int.from_bytes(data[at : at + 2])
+            content = data[at + 2 : at + size]
+            if kind == START or size < 2 or len(content) < size - 2:
+                raise BadImage
+            at += size
+            if kind in KEPT:
+                kept.append(_segment(kind, content))
+            elif kind == APP14 and content.startswith(ADOBE[:5]):
+                kept.append(_segment(APP14, ADOBE + content[11:12]))  # how the colours are encoded
+    return b"".join([*kept, b"\xff\xd9"])
+
+
+def plain_profile(profile: bytes) -> bytes | None:
+    """The same colours without texts and dates; None unless it is that of a display with primaries and curves."""
+    count = int.from_bytes(profile[128:132])
+    table = profile[132 : 132 + 12 * count]
+    if profile[12:24] != b"mntrRGB XYZ " or count > 100 or len(table) < 12 * count:
+        return None
+    found = {name: profile[start : start + size] for name, start, size in struct.iter_unpack(">4sII", table)}
+    limits = COLOUR_TAGS | CURVE_TAGS
+    tags = {name: found[name] for name in limits if name in found}
+    if b"A2B0" in found or not limits.keys() - {b"chad"} <= tags.keys():
+        return None
+    if any(len(content) > limits[name] for name, content in tags.items()):
+        return None
+    entries, contents, at = b"", b"", 132 + 12 * len(tags)
+    for name, content in tags.items():
+        entries += struct.pack(">4sII", name, at + len(contents), len(content))
+        contents += content + bytes(-len(content) % 4)
+    head = struct.pack(
+        ">I4x4s12s12x4s28x12s48xI",
+        at + len(contents),
+        profile[8:12],
+        profile[12:24],
+        b"acsp",
+        profile[68:80],
+        len(tags),
+    )
+    return head + entries + contents
+
+
+def _segment(kind: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, kind, len(content) + 2) + content
