@@ -1,5 +1,6 @@
 """Runs revisions on the database of the settings, or on the URL or connection in the configuration's attributes."""
 
+import asyncpg
 from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -30,7 +31,8 @@ def run(connection: Connection) -> None:
 
 async def run_online() -> None:
     url = context.config.attributes.get("url") or get_settings().asyncpg_url
-    engine = create_async_engine(url, poolclass=NullPool)
+    plain = url.replace("+asyncpg", "", 1)
+    engine = create_async_engine(url, poolclass=NullPool, async_creator=lambda: asyncpg.connect(plain))
     async with engine.connect() as connection:
         await connection.run_sync(run)
     await engine.dispose()

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import asyncpg
 import typer
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from chat_app import logs, server, startup
 from chat_app import workers as several
+from chat_app.addresses import database_fault
 from chat_app.embedded import EmbeddedServerError
 from chat_app.errors import ChatError
 from chat_app.settings import Settings, get_settings, use_settings
@@ -37,8 +39,10 @@ def prepare() -> None:
     try:
         settings = get_settings()
     except ValidationError as error:
-        wrong = [f"CHAT_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}" for problem in error.errors()]
-        raise Refusal("\n".join(wrong)) from error
+        found = error.errors(include_input=False)
+        names = ["_".join(["CHAT", *map(str, problem["loc"])]).upper() for problem in found]
+        texts = [problem["msg"].removeprefix("Value error, ") for problem in found]
+        raise Refusal("\n".join(map(": ".join, zip(names, texts, strict=True)))) from None
     logs.configure(settings.log_level, settings.log_format)
 
 
@@ -114,7 +118,7 @@ def check() -> None:
             typer.echo(f"{part:12}{wrong or 'ok'}")
         return any(wrong for _, wrong in found)
 
-    with startup.database(get_settings()) as settings:
+    with startup.database(get_settings(), is_checked=False) as settings:
         _exit_if(startup.with_database(settings, report))
 
 
@@ -238,7 +242,9 @@ def main() -> None:
         status = end.code
     except asyncio.CancelledError:
         status = status_on_signal
-    except (Refusal, EmbeddedServerError, several.WorkerFailed, ChatError, OSError, asyncpg.PostgresError) as error:
+    except (asyncpg.PostgresError, DBAPIError) as error:
+        status = database_fault(error)
+    except (Refusal, EmbeddedServerError, several.WorkerFailed, ChatError, OSError) as error:
         status = str(error) or repr(error)
     _end(status)
 

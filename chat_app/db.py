@@ -122,18 +122,19 @@ class Database:
     """
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.url = url.replace("+asyncpg", "", 1)
         self.engine = create_async_engine(
             url,
+            # The driver reads the address, here as for batches: SQLAlchemy knows none of its options, such as sslmode.
+            async_creator=lambda: asyncpg.connect(self.url, **CONNECT),
             pool_size=pool_size,
             max_overflow=0,
             hide_parameters=True,
             pool_timeout=3,
-            connect_args=CONNECT,
         )
         self.on_commit: Listener = lambda events: 0
         self.on_doubt: Doubter = lambda events: None
         self.on_removal: Remover = _keep
-        self.url = url.replace("+asyncpg", "", 1)
         self._idle: list[Batch] = []
         self._readers = asyncio.Semaphore(pool_size)
         self._removals: set[asyncio.Task[None]] = set()

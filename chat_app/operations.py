@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlmodel import col, select, text
 
+from chat_app.addresses import bus_fault, database_fault
 from chat_app.auth import UserDatabase, UserManager, plain_phone
 from chat_app.crud import sessions
 from chat_app.db import Database
@@ -29,9 +30,7 @@ async def check(settings: Settings, database: Database) -> AsyncIterator[Checked
         try:
             wrong = await _find_wrong(part, settings, database)
         except Exception as error:
-            # Of those that clients are told, the cause says more.
-            cause = error.__cause__ if isinstance(error, ChatError) else error
-            wrong = (str(cause) or repr(cause)).partition("\n")[0]
+            wrong = _fault(part, error)
         yield Checked(part, wrong or None)
 
 
@@ -50,6 +49,16 @@ async def _find_wrong(part: str, settings: Settings, database: Database) -> str:
             async with connect(settings.bus_url.get_secret_value()) as client:
                 await client.ping()
     return ""
+
+
+def _fault(part: str, error: Exception) -> str:
+    if part in ("database", "migrations"):
+        return database_fault(error)
+    if part == "bus":
+        return bus_fault(error)
+    # Of those that clients are told, the cause says more.
+    cause = error.__cause__ if isinstance(error, ChatError) else error
+    return (str(cause) or repr(cause)).partition("\n")[0]
 
 
 async def create_user(database: Database, data: UserCreate) -> UUID:

@@ -12,8 +12,6 @@ from typing import Any
 import uvicorn
 from sqlalchemy import make_url
 
-from chat_app.api.http_protocol import KEEP_ALIVE_SECONDS, HttpProtocol
-from chat_app.live.lean import LeanProtocol
 from chat_app.live.tasks import run
 from chat_app.settings import Settings
 
@@ -51,6 +49,10 @@ def serve(app: Any, listening: socket.socket, on_ready: Callable[[], None], on_e
 
 def configuration(app: Any, **options: Any) -> uvicorn.Config:
     """How uvicorn serves this app."""
+    # They read the settings when they are imported, and those have to be checked before.
+    from chat_app.api.http_protocol import KEEP_ALIVE_SECONDS, HttpProtocol
+    from chat_app.live.lean import LeanProtocol
+
     return uvicorn.Config(
         app,
         **{

@@ -1,7 +1,6 @@
 """Everything that can be set from outside, read once from `CHAT_…` environment variables."""
 
 import os
-import re
 import secrets
 import tempfile
 from contextlib import suppress
@@ -12,11 +11,13 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from chat_app import addresses
+
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="CHAT_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="CHAT_", extra="forbid", hide_input_in_errors=True)
 
     env: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
@@ -49,16 +50,17 @@ class Settings(BaseSettings):
     @classmethod
     def check_database(cls, value: SecretStr | None) -> SecretStr | None:
         """There is no other database than PostgreSQL."""
-        if value and not re.match(r"postgres(ql)?(\+\w+)?://", value.get_secret_value()):
-            raise ValueError("must begin with postgresql://")
+        if value:
+            addresses.check(value.get_secret_value(), r"postgres(ql)?(\+\w+)?://", expected="postgresql://")
         return value
 
     @field_validator("bus_url")
     @classmethod
     def check_bus(cls, value: SecretStr | None) -> SecretStr | None:
         """Valkey or Redis, over TCP, TLS or a Unix socket."""
-        if value and not re.match(r"(redis|valkey)s?://|unix:///", value.get_secret_value()):
-            raise ValueError("must begin with redis:// or valkey://")
+        if value:
+            begin = r"(redis|valkey)s?://|unix:///"
+            addresses.check(value.get_secret_value(), begin, expected="redis:// or valkey://")
         return value
 
     def unsafe(self) -> list[str]:

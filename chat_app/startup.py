@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import SecretStr
 from rich.console import Console
 
+from chat_app.addresses import bus_fault, database_fault
 from chat_app.embedded import embedded_postgres, embedded_valkey
 from chat_app.live.tasks import run
 from chat_app.settings import Settings, use_settings
@@ -29,9 +30,11 @@ class Refusal(Exception):
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[Settings]:
-    """The settings with a database: the one that they name, else one that is started here."""
+def database(settings: Settings, *, is_checked: bool = True) -> Iterator[Settings]:
+    """The settings with a database: the one that they name, else one that is started here. Raises Refusal."""
     if settings.database_url:
+        if is_checked:
+            _check_database(settings)
         yield settings
         return
     if not settings.is_development:
@@ -49,6 +52,8 @@ def servers(settings: Settings, *, with_bus: bool) -> Iterator[Settings]:
         raise Refusal(
             "Several workers in production need CHAT_BUS_URL: a Valkey or Redis over which they tell each other"
         )
+    if settings.bus_url:
+        _check_bus(settings.bus_url.get_secret_value())
     with database(settings) as settings, ExitStack() as stack:
         if with_bus and settings.bus_url is None:
             url = stack.enter_context(embedded_valkey())
@@ -92,6 +97,27 @@ def with_database(settings: Settings, use: "Callable[[Database], Awaitable[Resul
             await opened.close()
 
     return run(call())
+
+
+def _check_database(settings: Settings) -> None:
+    async def connect(database: "Database") -> None:
+        async with database.engine.connect():
+            pass
+
+    try:
+        with_database(settings, connect)
+    except Exception as error:
+        raise Refusal(database_fault(error)) from None
+
+
+def _check_bus(url: str) -> None:
+    """Whether it can be understood: a bus that can't be reached is no reason not to start."""
+    from chat_app.live.bus import connect
+
+    try:
+        connect(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]  # the library is not typed here
+    except Exception as error:
+        raise Refusal(bus_fault(error)) from None
 
 
 @contextmanager

@@ -173,7 +173,7 @@ class Bus:
 
     def _lose(self, error: Exception) -> None:
         if not self._is_lost:
-            log.warning("bus lost", error=type(error).__name__)
+            log.warning("bus lost", error=type(error).__name__, address="CHAT_BUS_URL")
         self._is_lost = True
 
     def _judge(self) -> None:
