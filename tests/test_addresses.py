@@ -160,7 +160,6 @@ async def test_every_command_refuses_an_address_that_cannot_be_read(command: str
         *((command, {}) for command in OF_DATABASE),
         ("run", PRODUCTION),
         ("several", PRODUCTION),
-        ("migrate", PRODUCTION),
     ],
 )
 async def test_every_command_refuses_a_wrong_password(command: str, environment: dict[str, str], port: int) -> None:
