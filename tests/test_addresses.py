@@ -189,16 +189,18 @@ async def test_a_wrong_password_of_the_bus_is_logged_and_the_service_starts(serv
         path, port = Path(folder) / "valkey.sock", str(free_port())
         command = valkey_command("--port", port, "--unixsocket", str(path), "--requirepass", "right")
         bus = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL)
-        await asyncio.to_thread(wait_for_valkey, path)
         node = Process(service_settings)
         node.environment["CHAT_BUS_URL"] = f"redis://:4711zyxwv@127.0.0.1:{port}"
-        await node.start()
-        line = await node.wait_for(event="bus lost")
-        assert (line["error"], line["address"]) == ("AuthenticationError", "CHAT_BUS_URL")
-        printed = await refusal_of_check(node.environment)
-        await node.stop()
-        bus.terminate()
-        await bus.wait()
+        try:
+            await asyncio.to_thread(wait_for_valkey, path)
+            await node.start()
+            line = await node.wait_for(event="bus lost")
+            printed = await refusal_of_check(node.environment)
+        finally:
+            await node.stop()
+            bus.terminate()
+            await bus.wait()
+    assert (line["error"], line["address"]) == ("AuthenticationError", "CHAT_BUS_URL")
     assert "CHAT_BUS_URL: the user or password is wrong" in printed
     assert not PASSWORD.search(printed + "".join(node.written))
 
