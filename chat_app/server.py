@@ -51,7 +51,7 @@ def configuration(app: Any, **options: Any) -> uvicorn.Config:
     """How uvicorn serves this app."""
     # They read the settings when they are imported, and those have to be checked before.
     from chat_app.api.http_protocol import KEEP_ALIVE_SECONDS, HttpProtocol
-    from chat_app.live.lean import LeanProtocol
+    from chat_app.live.websocket import LeanProtocol
 
     return uvicorn.Config(
         app,

@@ -2,14 +2,97 @@
 
 import asyncio
 import json
+import socket
+import struct
+from contextlib import suppress
 from itertools import count
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.clients import DEADLINE
 
 PING, PONG = "2", "3"
+PATH = "/socket.io/?EIO=4&transport=websocket"
+TEXT, CLOSE = 0x81, 0x88
+
+
+def frame(payload: bytes, first: int = TEXT) -> bytes:
+    """A frame as clients send it, with a mask that changes nothing; `first` is its first byte."""
+    length = len(payload)
+    if length < 126:
+        head = bytes((first, 0x80 | length))
+    elif length < 2**16:
+        head = bytes((first, 0xFE)) + length.to_bytes(2, "big")
+    else:
+        head = bytes((first, 0xFF)) + length.to_bytes(8, "big")
+    return head + bytes(4) + payload
+
+
+class RawStream:
+    """A WebSocket written byte by byte, for frames that no library would send."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(
+        cls, base: str, then: bytes = b"", *, path: str = PATH, header: str = "X: x", answer: bytes = b"HTTP/1.1 101"
+    ) -> Self:
+        """Ask for the upgrade and wait for the answer, which has to begin so; `then` is sent before it comes."""
+        address = urlsplit(base)
+        stream = cls(*await asyncio.open_connection(address.hostname, address.port))
+        stream.writer.write(
+            f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: Y2hhdCBsb2FkIHRlc3QgIQ==\r\n{header}\r\n\r\n".encode()
+        )
+        await asyncio.sleep(0)
+        stream.writer.write(then)
+        async with asyncio.timeout(DEADLINE):
+            assert (await stream.reader.readuntil(b"\r\n\r\n")).startswith(answer)
+        return stream
+
+    @classmethod
+    async def connected(cls, base: str, token: str) -> Self:
+        """Open, and connect to the default namespace."""
+        stream = await cls.open(base)
+        stream.writer.write(frame(b'40{"token":"%b"}' % token.encode()))
+        async with asyncio.timeout(DEADLINE):
+            while not (await stream.read())[1].startswith(b'42["ready"'):
+                pass
+        return stream
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.reset()
+
+    async def read(self) -> tuple[int, bytes]:
+        """The first byte and the payload of the next frame. Raises IncompleteReadError, OSError."""
+        first, length = await self.reader.readexactly(2)
+        if length > 125:
+            length = int.from_bytes(await self.reader.readexactly(2 if length == 126 else 8), "big")
+        return first, await self.reader.readexactly(length)
+
+    async def close_code(self) -> int | None:
+        """The code with which the server closes; None if it ends the connection without one."""
+        try:
+            while (received := await self.read())[0] != CLOSE:
+                pass
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+        return int.from_bytes(received[1][:2], "big")
+
+    async def reset(self) -> None:
+        """End with a reset."""
+        option = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        self.writer.transport.abort()
+        with suppress(OSError):
+            await self.writer.wait_closed()
 
 
 class RawSocket:
@@ -21,7 +104,7 @@ class RawSocket:
         self.numbers = count(1)
 
     @classmethod
-    async def open(cls, base: str, path: str = "/socket.io/?EIO=4&transport=websocket") -> Self:
+    async def open(cls, base: str, path: str = PATH) -> Self:
         """Open the transport only: the handshake of Socket.IO is still to come."""
         raw = cls(await connect(base.replace("http", "ws", 1) + path, compression=None, proxy=None, max_size=None))
         assert (await raw.hear()).startswith("0{")

@@ -17,8 +17,8 @@ from chat_app.crud.sessions import open_session
 from chat_app.db import Database
 from chat_app.embedded import embedded_valkey
 from chat_app.live.cluster import Cluster
-from chat_app.live.lean import LeanProtocol
 from chat_app.live.server import Live
+from chat_app.live.websocket import LeanProtocol
 from chat_app.main import create_app
 from chat_app.models import User
 from chat_app.server import configuration

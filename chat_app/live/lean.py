@@ -16,97 +16,22 @@ from typing import Any, Protocol
 from engineio.exceptions import SocketIsClosedError, UnknownPacketError
 from engineio.packet import CLOSE, NOOP, PING
 from engineio.packet import Packet as EnginePacket
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CloseCode, apply_mask  # type: ignore[attr-defined]  # in C where that can be
+from websockets.frames import CloseCode
 
 from chat_app import metrics
 from chat_app.live.connections import Packet, frame
+from chat_app.live.frames import MOST_PACKET_BYTES
+from chat_app.live.websocket import MOST_UNREAD_BYTES, LeanProtocol
 from chat_app.logs import log, log_crash
 
-# A text as long as it may be, each character escaped, is far below.
-MOST_PACKET_BYTES = 256 * 1024
-# A reader that leaves so much unread is cut, as is one that takes nothing for so long.
-MOST_UNREAD_BYTES = 2 * 2**20
+# A reader that takes nothing for so long is cut.
 STALLED_SECONDS = 15
-MOST_WAITING_PACKETS = 64
-
-TEXT, WHOLE_TEXT, CONTROL, MASKED = 0x01, 0x81, 0x08, 0x80
+# As is a client that sends more than is worked off for so long; after an outage an outbox is worked off in less.
+FULL_SECONDS = 20
+# What waits for the commands before it.
+MOST_WAITING_PACKETS, MOST_WAITING_BYTES = 64, 2**20
 # The types of Engine.IO packets that a client may send.
 ENGINE_TYPES = b"0123456"
-
-
-class LeanProtocol(WebSocketsSansIOProtocol):
-    """Reads whole text frames by itself once `line` is set; everything else the libraries read.
-
-    They only ever get whole frames, so that none is begun by them and ended here.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.line: Line | None = None
-        self.partial = b""
-        self.is_fragmented = False
-
-    def data_received(self, data: bytes) -> None:
-        if not self.handshake_complete:
-            super().data_received(data)
-            return
-        data = self.partial + data if self.partial else data
-        start = 0
-        while (bounds := _bounds(data, start)) is not None:
-            body, end = bounds
-            if body == end == start:
-                # Nothing more is read, so nobody waits for the end of it.
-                self.conn.send_close(CloseCode.MESSAGE_TOO_BIG)
-                self.transport.write(b"".join(self.conn.data_to_send()))
-                self.transport.close()
-                return
-            if end > len(data):
-                break
-            if self.line and data[start] == WHOLE_TEXT and not self.is_fragmented:
-                self.line.hear(apply_mask(data[body:end], data[body - 4 : body]))
-            else:
-                opcode, is_last = data[start] & 0x0F, data[start] & 0x80
-                self.is_fragmented = not is_last if opcode < CONTROL else self.is_fragmented
-                super().data_received(data[start:end])
-            start = end
-        self.partial = data[start:]
-
-    def send_receive_event_to_app(self) -> None:
-        if self.line is None:
-            super().send_receive_event_to_app()
-            return
-        whole, self.frames = b"".join(self.frames), []
-        if self.curr_msg_data_type == "text":
-            self.line.hear(whole)
-
-    def shutdown(self) -> None:
-        if self.line is None or self.line.ended:
-            super().shutdown()
-        else:
-            self.line.end()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.line is not None:
-            self.line.is_closed = True
-        super().connection_lost(exc)
-
-
-def _bounds(data: bytes, start: int) -> tuple[int, int] | None:
-    """Where the payload of a frame begins and ends; None if that can't be told yet, twice `start` if it is refused."""
-    if len(data) - start < 2:
-        return None
-    length, head = data[start + 1] & 0x7F, 6
-    if length == 126:
-        length, head = int.from_bytes(data[start + 2 : start + 4], "big"), 8
-    elif length == 127:
-        length, head = int.from_bytes(data[start + 2 : start + 10], "big"), 14
-    if len(data) - start < head and data[start + 1] & MASKED:
-        return None
-    # Only a client that breaks the protocol does not mask.
-    if length > MOST_PACKET_BYTES or not data[start + 1] & MASKED:
-        return start, start
-    return start + head, start + head + length
 
 
 class Server(Protocol):
@@ -121,13 +46,16 @@ class Server(Protocol):
     def will_shut_down(self, line: "Line") -> None:
         """Shut down the protocol of this line once all lines have ended."""
 
+    def log_malformed(self, eio_sid: str, error: Exception) -> None:
+        """Log that a packet can't be read."""
+
 
 class Line:
     """One connection that goes the short way. It stands in for the queue of its Engine.IO socket."""
 
     __slots__ = (
-        *("_inbox", "_is_busy", "ended", "frames", "heard_at", "is_closed", "protocol", "server", "socket"),
-        "stalled",
+        *("_free_at", "_inbox", "_is_beginning", "_is_busy", "_waiting_bytes", "ended", "frames", "heard_at"),
+        *("is_closed", "is_full", "protocol", "server", "socket", "stalled"),
     )
 
     def __init__(self, server: Server, socket: Any, protocol: LeanProtocol) -> None:
@@ -141,8 +69,12 @@ class Line:
         self.heard_at = time.monotonic()
         # How much was unread at the last look, and since when it does not get less.
         self.stalled = (0, 0.0)
+        # Whether no packet may be read before some of those that wait have begun.
+        self.is_full = False
+        self._free_at = self.heard_at
         self._inbox: deque[bytes] | None = None
-        self._is_busy = False
+        self._waiting_bytes = 0
+        self._is_busy = self._is_beginning = False
 
     # Out
 
@@ -188,7 +120,7 @@ class Line:
 
     def end(self) -> None:
         """Begin no more commands: what is committed from here on is answered before the connection is closed."""
-        self.ended, self._inbox = asyncio.Event(), None
+        self.ended, self._inbox, self.is_full = asyncio.Event(), None, True
         self.protocol.transport.pause_reading()
         if not self._is_busy:
             self.ended.set()
@@ -210,6 +142,11 @@ class Line:
             return
         else:
             self.stalled = (unread, self.stalled[1] if self.stalled[0] else now)
+        if not self.is_full:
+            self._free_at = now
+        elif now - self._free_at > FULL_SECONDS:
+            self.protocol.refuse(CloseCode.POLICY_VIOLATION)
+            return
         silent = now - self.heard_at
         if silent > interval + timeout:
             self.protocol.transport.abort()
@@ -223,7 +160,7 @@ class Line:
         """A packet came: it waits for those before it to be answered."""
         self.heard_at = time.monotonic()
         self.socket.last_ping = None
-        if packet == b"3" or self.ended:
+        if packet == b"3" or self.ended or self.is_closed:
             return
         if not packet or packet[0] not in ENGINE_TYPES or len(packet) > MOST_PACKET_BYTES:
             self.close()
@@ -232,8 +169,9 @@ class Line:
         else:
             self._inbox = self._inbox or deque()
             self._inbox.append(packet)
-            if len(self._inbox) == MOST_WAITING_PACKETS:
-                self.protocol.transport.pause_reading()
+            self._waiting_bytes += len(packet)
+            most_bytes = MOST_WAITING_BYTES - MOST_PACKET_BYTES
+            self.is_full = len(self._inbox) >= MOST_WAITING_PACKETS or self._waiting_bytes > most_bytes
 
     def answer(self, packet: bytes | None) -> None:
         """The event that was taken is done with."""
@@ -242,18 +180,26 @@ class Line:
         self._go_on()
 
     def _begin(self, packet: bytes) -> None:
-        self._is_busy = True
-        if not self.server.take(self, packet):
+        self._is_busy = self._is_beginning = True
+        is_taken = self.server.take(self, packet)
+        self._is_beginning = False
+        if not is_taken:
             task = asyncio.get_running_loop().create_task(self._receive(packet))
             self.protocol.tasks.add(task)
             task.add_done_callback(self.protocol.tasks.discard)
 
     def _go_on(self) -> None:
+        if self._is_beginning:
+            # Refused at once: thousands of such packets would be one pause for all others.
+            asyncio.get_running_loop().call_soon(self._go_on)
+            return
         self._is_busy = False
-        while self._inbox and not self._is_busy and not self.is_closed:
+        if self._inbox and not self.is_closed:
             waiting = self._inbox.popleft()
-            if len(self._inbox) == MOST_WAITING_PACKETS // 2:
-                self.protocol.transport.resume_reading()
+            self._waiting_bytes -= len(waiting)
+            if len(self._inbox) <= MOST_WAITING_PACKETS // 2 and self._waiting_bytes <= MOST_WAITING_BYTES // 2:
+                self.is_full = False
+                self.protocol.read_on()
             self._begin(waiting)
         if self.ended:
             self.ended.set()
@@ -266,6 +212,8 @@ class Line:
             pass
         except (SocketIsClosedError, UnicodeDecodeError):
             self.close()
+        except (ValueError, RecursionError) as error:
+            self.server.log_malformed(self.socket.sid, error)
         except Exception as error:
             log_crash(error)
         finally:
@@ -308,14 +256,15 @@ async def serve(server: Server, socket: Any, websocket: Any, environ: dict[str, 
 async def _upgrade(socket: Any, websocket: Any) -> bool:
     """Go over from polling; a client that does not keep to the ceremony goes on polling."""
     if socket.upgraded:
-        raise OSError
+        return False
     socket.upgrading = True  # what is sent waits
     try:
         if await websocket.wait() != "2probe":
             return False
         await websocket.send("3probe")
         await socket.queue.put(EnginePacket(NOOP))  # ends the poll
-        return bool(await websocket.wait() == "5")
+        # Another WebSocket of the same transport may have been faster.
+        return await websocket.wait() == "5" and not socket.upgraded
     except OSError:
         return False
     finally:

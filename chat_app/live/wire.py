@@ -1,17 +1,18 @@
-"""Beneath the public interface of python-socketio and python-engineio; with `lean`, the only place that is.
+"""Beneath the public interface of python-socketio; with `engine`, `lean` and `websocket`, the only place that is.
 
 Why: its way out is a task and an encoding for each recipient, its way in lets a client's packet call the handlers of
 `connect` and `disconnect`, and nothing runs between the acceptance of a connection and its first event.
 """
 
 import asyncio
+import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-import engineio
 import orjson
 import socketio
 from engineio.async_drivers.asgi import WebSocket
@@ -21,10 +22,11 @@ from socketio.packet import BINARY_EVENT
 from socketio.packet import Packet as SocketPacket
 
 from chat_app import metrics
-from chat_app.errors import WebsocketOnly
 from chat_app.live import lean
 from chat_app.live.connections import Connection, Connections, Packet
-from chat_app.logs import log
+from chat_app.live.engine import MALFORMED, Engine, Socket
+from chat_app.live.frames import MOST_PACKET_BYTES
+from chat_app.logs import log, log_crash
 
 Dispatch = Callable[[Connection, Any], Awaitable[bytes]]
 DispatchNow = Callable[[Connection, Any, Callable[[bytes], None]], bool]
@@ -36,6 +38,8 @@ LOGIN_SECONDS = 10
 # At the end of the process commands that have begun get so long for their answers.
 DRAIN_SECONDS = 4
 SWEEP_PARTS = 8
+# Of one connection.
+MALFORMED_LINES_A_MINUTE = 5
 # A message that is an event: without a namespace, with or without a number to answer to.
 EVENT = re.compile(rb"42([0-9]{0,15})(?=\[)")
 
@@ -66,24 +70,6 @@ class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
         return frame
 
 
-class _Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
-    """The layer below, which closes without waiting: who does not poll would hold their own request for ever."""
-
-    async def disconnect(self, sid: str | None = None) -> None:
-        socket = self.sockets.pop(sid, None)
-        if socket is not None:
-            await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
-            # What was said is sent, and then the transport is closed, whether or not the client does it.
-            await socket.queue.put(None)
-
-    def _bad_request(self, message: str | None = None) -> dict[str, Any]:
-        answer: dict[str, Any] = super()._bad_request(message)
-        if message == "Invalid transport" and self.transports == ["websocket"]:
-            answer["headers"] = [("Content-Type", "application/problem+json")]
-            answer["response"] = orjson.dumps(WebsocketOnly().problem(None))
-        return answer
-
-
 class _Packet(SocketPacket):  # type: ignore[misc]  # as above
     """A packet that is answered, if it says to which number, also when its content can't be read."""
 
@@ -102,12 +88,15 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
 
     def __init__(self, connections: Connections, **options: Any) -> None:
         super().__init__(
+            # Else the libraries write to stderr, beside the log.
+            logger=logging.getLogger("socketio"),
+            engineio_logger=logging.getLogger("engineio"),
             async_mode="asgi",
             async_handlers=False,
             namespaces=["/"],
             serializer=_Packet,
             monitor_clients=False,
-            max_http_buffer_size=lean.MOST_PACKET_BYTES,
+            max_http_buffer_size=MOST_PACKET_BYTES,
             **options,
         )
         self.eio._async = self.eio._async | {"websocket": _Transport}
@@ -123,9 +112,11 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         self._unswept: list[str] = []
         self._part = 0
         self.connected: Callable[[Connection], None]
+        self._malformed: Counter[str] = Counter()
+        self._malformed_minute = 0
 
-    def _engineio_server_class(self) -> type[_Engine]:
-        return _Engine
+    def _engineio_server_class(self) -> type[Engine]:
+        return Engine
 
     def send(self, connection: Connection, packet: Packet) -> None:
         """Put an encoded Socket.IO packet on a connection; one that is gone is nothing."""
@@ -217,10 +208,22 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         elif not engine_socket.closing:
             await engine_socket.check_ping_timeout()
 
+    def log_malformed(self, eio_sid: str, error: Exception) -> None:
+        """Log that a packet can't be read: one line, without its content, and not for each of thousands."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._malformed_minute:
+            self._malformed_minute, self._malformed = minute, Counter()
+        self._malformed[eio_sid] += 1
+        if self._malformed[eio_sid] <= MALFORMED_LINES_A_MINUTE:
+            log.warning("malformed packet", connection=eio_sid, error=type(error).__qualname__)
+
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
+        engine_socket = self.eio.sockets[eio_sid]
+        # The library has no setting for this class.
+        engine_socket.__class__ = Socket
         if lean.fits(environ):
             # Without this a task would wait to send the first ping.
-            self.eio.sockets[eio_sid].last_ping = None
+            engine_socket.last_ping = None
         return await super()._handle_eio_connect(eio_sid, environ)
 
     def engine_id(self, sid: str) -> str:
@@ -246,11 +249,22 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
         if isinstance(data, bytes):
             return
-        await super()._handle_eio_message(eio_sid, data)
+        try:
+            # Engine.IO parses what is JSON by itself, and no packet of Socket.IO is.
+            if not isinstance(data, str):
+                raise TypeError
+            await super()._handle_eio_message(eio_sid, data)
+        except MALFORMED as error:
+            self.log_malformed(eio_sid, error)
+        except Exception as error:
+            log_crash(error)
         # No command takes binary data, so what is announced is not waited for: there could be no end to it.
         announced = self._binary_packet.pop(eio_sid, None)
         if announced is not None and announced.packet_type == BINARY_EVENT:
             await self._handle_event(eio_sid, announced.namespace, announced.id, announced.data)
+
+    async def _handle_ack(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
+        """Nothing: no event asks for an ack."""
 
     async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
         connection = self.connections.get(eio_sid)

@@ -170,6 +170,19 @@ class TestGettingIn:
         assert '431[{"ok":true,"status":201' in await polled(anna, path)
         await anna.http.post(path, content="1")
 
+    @pytest.mark.one_node
+    async def test_by_polling_a_full_outbox_comes_at_once(self, anna: Person) -> None:
+        path = "/socket.io/?EIO=4&transport=polling"
+        path += f"&sid={json.loads((await anna.http.get(path)).text[1:])['sid']}"
+        await anna.http.post(path, content="40" + json.dumps({"token": anna.token}))
+        commands = [f'42{number}["list_chats",{{}}]' for number in range(200)]
+        assert (await anna.http.post(path, content="\x1e".join(commands))).is_success
+        answers = ""
+        while '43199[{"ok":true' not in answers:
+            answers += await polled(anna, path)
+        assert answers.count('[{"ok":true') == 200
+        await anna.http.post(path, content="1")
+
 
 async def polled(person: Person, path: str) -> str:
     """What a poll brings."""

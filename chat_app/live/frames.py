@@ -1,0 +1,84 @@
+"""WebSocket frames in what was read, and how many of them one connection may send. Knows no connection."""
+
+import time
+
+from websockets.frames import CloseCode
+
+# The largest packet, of one frame or of several fragments. A text as long as it may be, each character escaped, is far
+# below.
+MOST_PACKET_BYTES = 256 * 1024
+# Of one message: as many as the largest has in pieces of 256 bytes.
+MOST_FRAGMENTS = 1024
+# Of one iteration of the event loop: one read is up to 256 KB, which are 43,000 pings or a second of processor time.
+TURN_FRAMES, TURN_BYTES = 64, 256 * 1024
+# Of one second. A client that waits for each answer sends a few hundred frames, and one that was offline, several
+# hundred at once; 2,000 pings take a hundredth of the processor's time.
+SECOND_FRAMES = 2000
+# Beyond these the rest waits for the next second, as a large outbox may; but not for so many seconds on end. To parse
+# so much of the costliest JSON takes a fifth of a second.
+SECOND_BYTES, MOST_FULL_SECONDS = 8 * 2**20, 20
+
+MASKED = 0x80
+
+
+class Refused(Exception):
+    """The connection ends with this close code."""
+
+    def __init__(self, code: CloseCode) -> None:
+        self.code = code
+
+
+def find_frame(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
+    """Where the payload of the frame at `start` begins and ends; None until it is complete. Raises Refused."""
+    if len(data) - start < 2:
+        return None
+    length, head = data[start + 1] & 0x7F, 6
+    if not data[start + 1] & MASKED:
+        raise Refused(CloseCode.PROTOCOL_ERROR)
+    if length > 125:
+        head = 8 if length == 126 else 14
+        if len(data) - start < head:
+            return None
+        length = int.from_bytes(data[start + 2 : start + head - 4], "big")
+        # Its end is not waited for.
+        if length > MOST_PACKET_BYTES:
+            raise Refused(CloseCode.MESSAGE_TOO_BIG)
+    end = start + head + length
+    return (start + head, end) if end <= len(data) else None
+
+
+class Budget:
+    """What one connection may still send within this second, and of its unfinished message."""
+
+    __slots__ = ("_bytes", "_ends", "_fragment_bytes", "_frames", "_full_seconds", "fragments")
+
+    def __init__(self) -> None:
+        self._ends = 0.0
+        self._frames = self._bytes = self._full_seconds = 0
+        # Of the message that is not finished; none: no such message.
+        self.fragments = self._fragment_bytes = 0
+
+    def spend(self, frames: int, size: int) -> float:
+        """Count what was read; the seconds to wait before more is. Raises Refused."""
+        now = time.monotonic()
+        if now >= self._ends:
+            was_full = self._bytes > SECOND_BYTES and now < self._ends + 1
+            self._full_seconds = self._full_seconds + 1 if was_full else 0
+            self._ends, self._frames, self._bytes = now + 1, 0, 0
+        self._frames += frames
+        self._bytes += size
+        if self._frames > SECOND_FRAMES or self._full_seconds > MOST_FULL_SECONDS:
+            raise Refused(CloseCode.POLICY_VIOLATION)
+        return self._ends - now if self._bytes > SECOND_BYTES else 0.0
+
+    def add_fragment(self, size: int, *, is_last: bool) -> None:
+        """Count a data frame. Raises Refused."""
+        self.fragments += 1
+        self._fragment_bytes += size
+        if self._fragment_bytes > MOST_PACKET_BYTES:
+            raise Refused(CloseCode.MESSAGE_TOO_BIG)
+        # Each is an object of its own until the last has come.
+        if self.fragments > MOST_FRAGMENTS:
+            raise Refused(CloseCode.POLICY_VIOLATION)
+        if is_last:
+            self.fragments = self._fragment_bytes = 0
