@@ -111,6 +111,13 @@ BadImage = _error(
     422, "bad_image", "This is not a picture that can be read: JPEG, PNG, WebP or GIF, as base64 or a data URI."
 )
 RateLimited = _error(429, "rate_limited", "That was too often; wait for `retry_after` seconds.", retry_after=1)
+TooManyConnections = _error(
+    429,
+    "too_many_connections",
+    "This session, user or address has too many connections. Close one, or wait `retry_after` seconds.",
+    # By then a connection that fell silent has ended.
+    retry_after=45,
+)
 HeadersTooLarge = _error(431, "headers_too_large", "The headers of the request are larger than 32 KB.")
 Internal = _error(500, "internal", "Something went wrong here; the request_id finds it in the log.")
 

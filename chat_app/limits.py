@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chat_app import metrics
-from chat_app.errors import BadCode, BadCredentials, ChatError, RateLimited
+from chat_app.errors import BadCode, BadCredentials, ChatError, RateLimited, TooManyConnections
 from chat_app.logs import log
 from chat_app.settings import get_settings
 
@@ -71,6 +71,11 @@ PER_PHONE = {
     "verify_phone": Rate(100, 3600),
     "reset_password": Rate(100, 3600),
 }
+
+# How many connections to one node at a time.
+MOST_CONNECTIONS = {"session": 20, "user": 50, "address": 1000}
+# Beyond that connects are refused with an error; beyond this transports are, which cost memory without a login.
+MOST_TRANSPORTS = 1100
 
 # Of all together: what costs money.
 IN_ALL = {"request_code": Rate(600, 60)}
@@ -253,6 +258,14 @@ class Limits:
             for span, total in (await self.shared.exchange()).items():
                 if total > span.rate.times and span.action == action and who.get(span.scope) == span.key:
                     _refuse(action, span.scope, span.ends_at - time.time())
+
+    def check_connections(self, **counts: int) -> None:
+        """Allow one more connection beside these of a session, user, address. Raises TooManyConnections."""
+        for scope, count in counts.items():
+            if self.enabled and count >= MOST_CONNECTIONS[scope]:
+                log.warning("too many connections", by=scope)
+                metrics.rate_limited.labels("connect", scope).inc()
+                raise TooManyConnections
 
     def _hit(self, scope: str, action: str, key: object) -> None:
         window = self._windows.get((scope, action))

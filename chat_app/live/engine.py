@@ -10,7 +10,7 @@ from engineio.exceptions import EngineIOError
 from engineio.packet import Packet
 from engineio.payload import Payload
 
-from chat_app.errors import WebsocketOnly
+from chat_app.errors import ChatError, WebsocketOnly
 
 # What the libraries raise for a packet that can't be read.
 MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
@@ -51,8 +51,18 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # the library is not 
             await socket.queue.put(None)
 
     def _bad_request(self, message: str | None = None) -> dict[str, Any]:
-        answer: dict[str, Any] = super()._bad_request(message)
         if message == "Invalid transport" and self.transports == ["websocket"]:
-            answer["headers"] = [("Content-Type", "application/problem+json")]
-            answer["response"] = orjson.dumps(WebsocketOnly().problem(None))
+            return _problem_answer(WebsocketOnly())
+        answer: dict[str, Any] = super()._bad_request(message)
         return answer
+
+    def _unauthorized(self, message: ChatError) -> dict[str, Any]:
+        """The answer to a transport that `ChatServer` refused, with the reason that it gave."""
+        return _problem_answer(message)
+
+
+def _problem_answer(error: ChatError) -> dict[str, Any]:
+    problem, headers = error.problem(None), [("Content-Type", "application/problem+json")]
+    if error.retry_after is not None:
+        headers.append(("Retry-After", str(error.retry_after)))
+    return {"status": f"{error.status} {problem['title']}", "headers": headers, "response": orjson.dumps(problem)}

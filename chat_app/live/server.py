@@ -21,13 +21,13 @@ from chat_app.crud.outbox import Outbox
 from chat_app.db import Database, Unit
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
-from chat_app.limits import Limits, network_of
+from chat_app.limits import Limits
 from chat_app.live.catalog import COMMANDS
 from chat_app.live.commands import Answer
 from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.live.fanout import Fanout, encode
 from chat_app.live.presence import Presence
-from chat_app.live.wire import ChatServer
+from chat_app.live.wire import ChatServer, address_of
 from chat_app.logs import log
 from chat_app.models.base import LIMITS, Input, as_json
 from chat_app.models.sessions import Actor
@@ -98,6 +98,7 @@ class Live:
         self.fanout = Fanout(self.connections, end=self._end)
         self.server = ChatServer(
             self.connections,
+            limits,
             cors_allowed_origins=allow_origin,
             http_compression=False,
             # Of several nodes each would get some of the requests of one client.
@@ -105,7 +106,7 @@ class Live:
         )
         self.outbox = Outbox(database)
         self.server.dispatch, self.server.dispatch_now = self._dispatch, self._dispatch_draft
-        self.server.connected = self._connected
+        self.server.connected, self.server.lost = self._connected, self._lost
         self.server.on("connect", self._connect)
         self.server.on("disconnect", self._disconnect)
         self._ready: dict[str, Packet] = {}
@@ -115,9 +116,10 @@ class Live:
         logs.bind_request(request_id=logs.new_request_id(environ.get("HTTP_X_REQUEST_ID")), command="connect")
         log.info("received")
         try:
-            address = (environ["asgi.scope"].get("client") or [None])[0]
-            self.limits.check("connect", address=network_of(address))
-            await self._admit(self.server.engine_id(sid), auth)
+            connection_id = self.server.engine_id(sid)
+            self.limits.check("connect", address=address_of(environ))
+            self.limits.check_connections(address=self.server.transports.beside(connection_id))
+            await self._admit(connection_id, auth)
         except ChatError as error:
             log.info("refused", code=error.code)
             raise socketio.exceptions.ConnectionRefusedError(error.detail, error.problem(logs.request_id())) from error
@@ -131,6 +133,11 @@ class Live:
         try:
             async with self.database.reading() as session:
                 actor, standing = await authenticate(session, handshake.token)
+                # Nothing is waited for from here to the next one that is added: two at once count each other.
+                self.limits.check_connections(
+                    session=len(self.connections.of_session(actor.session_id)),
+                    user=len(self.connections.of_user(actor.id)),
+                )
                 connection = Connection(connection_id, actor, self.server, standing.expires_at, self.connections)
                 # Known from here on, so that nothing that happens while it reads is missed.
                 self.connections.add(connection)
@@ -148,12 +155,18 @@ class Live:
             log.info("connected", connections=len(self.connections))
 
     async def _disconnect(self, sid: str, reason: str) -> None:
-        connection = self.connections.get(self.server.engine_id(sid))
-        if connection is not None:
-            self._forget(connection.id)
+        self._lost(self.server.engine_id(sid), reason)
+
+    def _lost(self, connection_id: str, reason: str) -> None:
+        connection = self.connections.get(connection_id)
+        if connection is None:
+            return
+        self._forget(connection_id)
+        # Before its start nobody was told that it came.
+        if connection.waiting is None:
             self.presence.went(connection.actor.id)
-            logs.bind_request(user=connection.actor.id, session=connection.actor.session_id)
-            log.info("disconnected", reason=reason, connections=len(self.connections))
+        about = {"user": connection.actor.id, "session": connection.actor.session_id}
+        log.info("disconnected", reason=reason, connections=len(self.connections), **about)
 
     def _forget(self, connection_id: str) -> None:
         self.connections.remove(connection_id)

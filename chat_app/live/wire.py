@@ -16,16 +16,20 @@ from typing import Any
 import orjson
 import socketio
 from engineio.async_drivers.asgi import WebSocket
+from engineio.exceptions import SocketIsClosedError
 from engineio.packet import MESSAGE
 from engineio.packet import Packet as EnginePacket
 from socketio.packet import BINARY_EVENT
 from socketio.packet import Packet as SocketPacket
 
 from chat_app import metrics
+from chat_app.errors import TooManyConnections
+from chat_app.limits import MOST_TRANSPORTS, Limits, network_of
 from chat_app.live import lean
 from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.live.engine import MALFORMED, Engine, Socket
 from chat_app.live.frames import MOST_PACKET_BYTES
+from chat_app.live.transports import Transports
 from chat_app.logs import log, log_crash
 
 Dispatch = Callable[[Connection, Any], Awaitable[bytes]]
@@ -83,10 +87,16 @@ class _Packet(SocketPacket):  # type: ignore[misc]  # as above
         return attachment_count
 
 
+def address_of(environ: dict[str, Any]) -> str | None:
+    """The address that a client counts by; behind a trusted proxy its own, over a Unix socket none."""
+    address = (environ["asgi.scope"].get("client") or [None])[0]
+    return network_of(address)
+
+
 class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is not typed
     """Hands commands to `dispatch` one after another for each connection, and answers every one."""
 
-    def __init__(self, connections: Connections, **options: Any) -> None:
+    def __init__(self, connections: Connections, limits: Limits, **options: Any) -> None:
         super().__init__(
             # Else the libraries write to stderr, beside the log.
             logger=logging.getLogger("socketio"),
@@ -102,6 +112,8 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         self.eio._async = self.eio._async | {"websocket": _Transport}
         self.eio.chat_server = self
         self.connections = connections
+        self.limits = limits
+        self.transports = Transports()
         self.dispatch: Dispatch
         self.dispatch_now: DispatchNow
         self._unflushed: list[lean.Line] = []
@@ -112,6 +124,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         self._unswept: list[str] = []
         self._part = 0
         self.connected: Callable[[Connection], None]
+        self.lost: Callable[[str, str], None]
         self._malformed: Counter[str] = Counter()
         self._malformed_minute = 0
 
@@ -181,16 +194,22 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         A part of them each time, so that thousands make no pause in which nobody is served.
         """
         if not self._unswept:
-            self._unswept = list(self.eio.sockets)
+            lost = [known.id for known in self.connections if known.id not in self.eio.sockets]
+            self._unswept = [*self.eio.sockets, *lost]
+            self.transports.keep(self.eio.sockets)
             self._strangers = {sid: since for sid, since in self._strangers.items() if sid in self.eio.sockets}
             self._part = max(100, len(self._unswept) // SWEEP_PARTS)
         part, self._unswept = self._unswept[: self._part], self._unswept[self._part :]
         now = time.monotonic()
         for sid in part:
             engine_socket = self.eio.sockets.get(sid)
+            connection = self.connections.get(sid)
+            # One that is still logging in is given up when its login is over.
+            if connection is not None and connection.waiting is None and not self.is_open(sid):
+                await self._give_up(sid)
             if engine_socket is None:
                 continue
-            if self.connections.get(sid) is not None:
+            if connection is not None:
                 self._strangers.pop(sid, None)
             elif now - self._strangers.setdefault(sid, now) >= LOGIN_SECONDS:
                 log.info("stranger cut", connection=sid)
@@ -208,6 +227,18 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         elif not engine_socket.closing:
             await engine_socket.check_ping_timeout()
 
+    def is_open(self, eio_sid: str) -> bool:
+        """Whether the transport is there and not about to end."""
+        engine_socket = self.eio.sockets.get(eio_sid)
+        return engine_socket is not None and not engine_socket.closing and not engine_socket.closed
+
+    async def _give_up(self, eio_sid: str) -> None:
+        """Forget a connection whose transport is gone."""
+        sid = self.manager.sid_from_eio_sid(eio_sid, "/")
+        if sid is not None:
+            await self.manager.disconnect(sid, "/", ignore_queue=True)
+        self.lost(eio_sid, self.reason.TRANSPORT_CLOSE)
+
     def log_malformed(self, eio_sid: str, error: Exception) -> None:
         """Log that a packet can't be read: one line, without its content, and not for each of thousands."""
         minute = int(time.monotonic() // 60)
@@ -218,13 +249,21 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
             log.warning("malformed packet", connection=eio_sid, error=type(error).__qualname__)
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
+        address = address_of(environ)
+        if self.limits.enabled and self.transports.count(address) >= MOST_TRANSPORTS:
+            return TooManyConnections()
         engine_socket = self.eio.sockets[eio_sid]
         # The library has no setting for this class.
         engine_socket.__class__ = Socket
         if lean.fits(environ):
             # Without this a task would wait to send the first ping.
             engine_socket.last_ping = None
+        self.transports.add(eio_sid, address)
         return await super()._handle_eio_connect(eio_sid, environ)
+
+    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
+        self.transports.remove(eio_sid)
+        await super()._handle_eio_disconnect(eio_sid, reason)
 
     def engine_id(self, sid: str) -> str:
         """The id of the transport below a Socket.IO connection, by which connections are known here."""
@@ -239,9 +278,15 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         await self.eio.disconnect(connection_id)
 
     async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
-        if self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
-            return  # connecting twice over one transport
-        await super()._handle_connect(eio_sid, namespace, data)
+        if self.manager.sid_from_eio_sid(eio_sid, "/") is not None or not self.is_open(eio_sid):
+            return  # connecting twice over one transport, or after its end
+        try:
+            with suppress(SocketIsClosedError):
+                await super()._handle_connect(eio_sid, namespace, data)
+        finally:
+            # An end during the login came before there was a connection that could be forgotten.
+            if not self.is_open(eio_sid):
+                await self._give_up(eio_sid)
         connection = self.connections.get(eio_sid)
         if connection is not None:
             self.connected(connection)

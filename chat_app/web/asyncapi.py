@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlmodel import SQLModel
 
-from chat_app.errors import InvalidInput, TokenExpired, all_errors
+from chat_app.errors import InvalidInput, TokenExpired, TooManyConnections, all_errors
 from chat_app.live.catalog import COMMANDS, EVENTS, Command
 from chat_app.live.server import Handshake
 from chat_app.models.problems import Problem
@@ -90,8 +90,8 @@ def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
 def _messages(payloads: dict[str, Schema], schemas: dict[str, Schema]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in ("connect", *(event.event for event in EVENTS)):
         yield name, _message(name, payloads[name], examples(payloads[name], schemas))
-    refusal = problem_example(TokenExpired)
-    refused = {"example": {"message": refusal["detail"], "data": refusal}}
+    refusals = [problem_example(error) for error in (TokenExpired, TooManyConnections)]
+    refused = {refusal["code"]: {"message": refusal["detail"], "data": refusal} for refusal in refusals}
     yield "connect_error", _message("connect_error", payloads["connect_error"], refused)
     for command in COMMANDS.values():
         name, argument = command.name, payloads[command.name]

@@ -1,0 +1,56 @@
+"""A connection that breaks while it logs in, or that nobody saw end, is not kept, and its user is not online."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from tests.clients import Person, until
+from tests.raw import CLOSE, TEXT, RawStream, frame
+from tests.service import Service
+
+pytestmark = pytest.mark.one_node
+
+TIMES = 40
+# What follows the login in the same write.
+BREAKS = {
+    "a close": frame(b"", CLOSE),
+    "a frame without a mask": bytes((TEXT, 1)) + b"3",
+    "a reset": b"",
+}
+
+
+def connections_of(service: Service, person: Person) -> int:
+    return len(service.live.connections.of_user(UUID(person.id)))
+
+
+@pytest.mark.parametrize("how", BREAKS)
+async def test_one_that_breaks_during_its_login_is_not_kept(
+    how: str, service: Service, anna: Person, boris: Person
+) -> None:
+    await boris.connect()
+
+    async def log_in_and_break() -> None:
+        stream = await RawStream.open(anna.base)
+        stream.writer.write(frame(b'40{"token":"%b"}' % anna.token.encode()) + BREAKS[how])
+        if BREAKS[how]:
+            await stream.close_code()
+        await stream.reset()
+
+    await asyncio.gather(*(log_in_and_break() for _ in range(TIMES)))
+    # A login that begins after all these ends after them.
+    for _ in range(3):
+        await (await anna.connect()).close()
+    await until(lambda: connections_of(service, anna) == 0)
+    await boris.settle()
+    assert connections_of(service, anna) == 0
+    manager = service.live.server.manager
+    assert not manager.pending_connect and len(manager.rooms["/"][None]) == len(service.live.connections)
+
+
+async def test_one_whose_transport_is_gone_for_whatever_reason_is_removed(service: Service, anna: Person) -> None:
+    await anna.connect()
+    (connection,) = service.live.connections.of_user(UUID(anna.id))
+    del service.live.server.eio.sockets[connection.id]
+    await until(lambda: connections_of(service, anna) == 0)
+    assert UUID(anna.id) in service.live.presence._leaving, "and others are told"
