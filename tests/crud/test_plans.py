@@ -1,5 +1,6 @@
 """What is asked of the database: by index whatever it is, and as many statements for much as for little."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -58,15 +59,20 @@ async def found(database: Database, make_user: MakeUser, *, much: bool) -> tuple
 
 @asynccontextmanager
 async def asking() -> AsyncIterator[Asked]:
+    """The statements of this task, and not of the service that sweeps its connections meanwhile."""
     asked: Asked = []
-    fetch, lock = Batch.fetch, Batch.lock
+    fetch, lock, task = Batch.fetch, Batch.lock, asyncio.current_task()
+
+    def note(statement: str, *values: object) -> None:
+        if asyncio.current_task() is task:
+            asked.append((statement, values))
 
     async def note_fetch(batch: Batch, statement: str, *values: object) -> list[Any]:
-        asked.append((statement, values))
+        note(statement, *values)
         return await fetch(batch, statement, *values)
 
     async def note_lock(batch: Batch, statement: str, ids: Any, *, patience: float) -> None:
-        asked.append((statement, (list(ids),)))
+        note(statement, list(ids))
         await lock(batch, statement, ids, patience=patience)
 
     with pytest.MonkeyPatch.context() as patch:
