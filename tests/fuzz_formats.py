@@ -29,5 +29,6 @@ schemathesis.openapi.format(
 )
 schemathesis.openapi.format("user-cursor", st.uuids().map(lambda user_id: user_id.hex))
 schemathesis.openapi.format(
-    "sync", st.tuples(SECONDS, st.integers(0, 9999)).map(lambda parts: f"{parts[0]}.{parts[1]}")
+    "sync",
+    st.tuples(SECONDS, st.integers(0, 9999), SECONDS).map(lambda parts: ".".join(map(str, parts))),
 )

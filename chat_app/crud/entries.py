@@ -11,7 +11,7 @@ from chat_app.crud.users import list_briefs
 from chat_app.db import LONGEST_TRANSACTION, Unit, as_batch
 from chat_app.errors import ChatNotFound, InvalidInput
 from chat_app.models import Chat, Message
-from chat_app.models.base import trusted
+from chat_app.models.base import BIGGEST, trusted
 from chat_app.models.chats import (
     ChatBase,
     ChatList,
@@ -28,6 +28,9 @@ from chat_app.models.users import brief
 
 PREVIEW_LENGTH = 200
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+# The number of the next transaction: no clock counts them. A row keeps the low 32 bits of the one that wrote it.
+_NEXT = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+_WRITTEN = f"({_NEXT} - (({_NEXT} - {{table}}.xmin::text::bigint) & 4294967295))"
 
 # What an entry shows of `page`: chats with the membership through which each is seen.
 _ENTRIES = """
@@ -72,14 +75,14 @@ async def list_chats(
     would never be told.
     """
     sync = await read_sync(session, actor.id)
-    since = _parse_sync(changed_since) if changed_since else None
+    since = Since.parse(changed_since) if changed_since else None
     where, values, order = "user_id = $1", [actor.id, limit + 1], "pinned DESC, updated_at DESC, id"
     last = Cursor.parse(cursor) if cursor else None
     if since:
-        where, order = f"{where} AND greatest(chat.changed_at, membership.changed_at) > $3", "id"
-        values.append(since)
+        where, order = f"{where} AND ({_changed('chat', 3)} OR {_changed('membership', 3)})", "id"
+        values += since
         if last:
-            where, values = f"{where} AND id > $4", [*values, last.chat_id]
+            where, values = f"{where} AND id > $5", [*values, last.chat_id]
     elif last:
         pinned = "coalesce(pinned_at, 'epoch')"
         where = f"{where} AND ({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))"
@@ -99,18 +102,21 @@ async def read_sync(session: Unit, user_id: UUID) -> str:
     """A mark of everything in one's chat list: equal marks mean that nothing was missed.
 
     The time alone would not do: a change that was made earlier may be committed later. The sum of the versions tells.
+    The newest transaction finds what was written under a clock that went back.
     """
     # A removal doubles the membership's share, so that the sum grows with every change, this one too.
     (row,) = await (await as_batch(session)).fetch(
-        """
+        f"""
         SELECT max(greatest(membership.changed_at, CASE WHEN removed_at IS NULL THEN chat.changed_at END)) AS latest,
             sum(CASE WHEN removed_at IS NULL THEN chat.version ELSE membership.version END
-                + membership.version + mine_version) AS versions
+                + membership.version + mine_version)::bigint AS versions,
+            max(greatest({_WRITTEN.format(table="membership")},
+                CASE WHEN removed_at IS NULL THEN {_WRITTEN.format(table="chat")} END)) AS written
         FROM membership JOIN chat ON chat.id = chat_id WHERE user_id = $1
         """,
         user_id,
     )
-    return f"{_microseconds(row['latest'] or NEVER)}.{row['versions'] or 0}"
+    return f"{_microseconds(row['latest'] or NEVER)}.{row['versions'] or 0}.{row['written'] or 0}"
 
 
 def shared_part(chat: Chat, last_message: Preview | None) -> ChatShared:
@@ -178,6 +184,37 @@ class Cursor(NamedTuple):
         return base64.urlsafe_b64encode(plain.encode()).decode()
 
 
+class Since(NamedTuple):
+    """Where a former `sync` says to look: from this time on, and at what transactions after this one wrote."""
+
+    changed_at: datetime
+    written: int
+
+    @classmethod
+    def parse(cls, sync: str) -> "Since":
+        """Raises InvalidInput. Those of former releases have no transaction, and may have `1E+4` for a sum."""
+        changed_at, _, rest = sync.partition(".")
+        try:
+            written = int(rest.partition(".")[2] or 0)
+            if not 0 <= written <= BIGGEST:
+                raise ValueError(written)
+            # Earlier by as long as a transaction may have taken from its change to its commit.
+            return cls(_time(int(changed_at)) - LONGEST_TRANSACTION, written)
+        except (ValueError, OverflowError) as error:
+            raise InvalidInput.at("/changed_since", "invalid_sync", "This is not a former `sync`.") from error
+
+
+def _changed(table: str, first: int) -> str:
+    """The condition that a row changed after a Since, whose values are this parameter and the next.
+
+    The time finds what was committed late, the transaction what was written under a clock that went back. One that this
+    server has not begun yet says nothing of its rows: all of them.
+    """
+    return (
+        f"({table}.changed_at > ${first} OR {_WRITTEN.format(table=table)} > ${first + 1} OR ${first + 1} >= {_NEXT})"
+    )
+
+
 async def _read(session: Unit, where: str, *values: object, order: str = "") -> list[Any]:
     """The entries that meet the conditions; with an order only the first $2 of them, in it."""
     statement = _ENTRIES.format(
@@ -221,24 +258,16 @@ def _base(chat: Chat) -> dict[str, Any]:
     return {name: getattr(chat, name) for name in ChatBase.model_fields}
 
 
-async def _list_removed(session: Unit, user_id: UUID, since: datetime) -> list[RemovedChat]:
+async def _list_removed(session: Unit, user_id: UUID, since: Since) -> list[RemovedChat]:
     rows = await (await as_batch(session)).fetch(
-        """
+        f"""
         SELECT chat_id, version, removed_reason AS reason FROM membership
-        WHERE user_id = $1 AND removed_at IS NOT NULL AND changed_at > $2
+        WHERE user_id = $1 AND removed_at IS NOT NULL AND {_changed("membership", 2)}
         """,
         user_id,
-        since,
+        *since,
     )
     return [trusted(RemovedChat, dict(row)) for row in rows]
-
-
-def _parse_sync(sync: str) -> datetime:
-    """From when on to look: earlier by as long as a transaction may have taken from its change to its commit."""
-    try:
-        return _time(int(sync.partition(".")[0])) - LONGEST_TRANSACTION
-    except (ValueError, OverflowError) as error:
-        raise InvalidInput.at("/changed_since", "invalid_sync", "This is not a former `sync`.") from error
 
 
 def _microseconds(time: datetime) -> int:

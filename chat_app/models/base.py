@@ -38,7 +38,12 @@ Opaque = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=
 # What only the service makes, told apart for those who generate values.
 ChatCursor = Annotated[Opaque, Field(json_schema_extra={"format": "chat-cursor"})]
 UserCursor = Annotated[Opaque, Field(json_schema_extra={"format": "user-cursor"})]
-Sync = Annotated[Opaque, Field(json_schema_extra={"format": "sync"})]
+# That of a former release may have a number like 1E+4, whose plus comes as a space if a client does not escape it.
+Sync = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9._~=+ -]+$"),
+    Field(json_schema_extra={"format": "sync"}),
+]
 # Strict: true is no number, and neither is "1".
 Seq = Annotated[int, Field(ge=1, le=BIGGEST, strict=True)]
 Position = Annotated[int, Field(ge=0, le=BIGGEST, strict=True)]

@@ -1,6 +1,8 @@
 """What is personal: own titles, pins, and the list of one's chats."""
 
 import asyncio
+import time
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -275,18 +277,97 @@ class TestWhatChangedSince:
         assert early["id"] in {one["id"] for one in after["items"]}
 
 
-async def age(database: Database, chat_ids: list[str]) -> None:
-    """Let everything in these chats have happened a while ago."""
-    ago = 2 * LONGEST_TRANSACTION
+class TestSync:
+    """A `sync` finds all that was missed, whatever its numbers are and whatever the database's clock did."""
+
+    @pytest.mark.parametrize("total", [10_000, 20_000, 1_000_000])
+    async def test_of_round_numbers_is_taken_back(
+        self, door: Door, database: Database, anna: Person, boris: Person, total: int
+    ) -> None:
+        group = await door.create_group(boris, anna)
+        (sum_of_others,) = await run(
+            database, "SELECT chat.version + membership.version FROM chat JOIN membership ON chat_id = id", anna, group
+        )
+        await run(database, f"UPDATE membership SET mine_version = {total - sum_of_others}", anna, group)
+        sync = (await door.do(anna, "list_chats"))["sync"]
+        assert (await anna.connect()).named("ready")[0]["sync"] == sync
+        await door.do(boris, "remove_member", chat_id=group["id"], user_id=anna.id)
+        listed = await door.do(anna, "list_chats", changed_since=sync)
+        assert [one["chat_id"] for one in listed["removed"]] == [group["id"]]
+
+    async def test_of_former_releases_gets_the_whole_list(
+        self, door: Door, database: Database, anna: Person, boris: Person
+    ) -> None:
+        kept, left = await door.open_private_chat(anna, boris), await door.create_group(boris, anna)
+        await door.do(anna, "leave_chat", chat_id=left["id"])
+        await age(database, [kept["id"], left["id"]])
+        now = round(time.time() * 1_000_000)
+        for sync in (f"{now}.1E+4", f"{now}.12"):
+            listed = await door.do(anna, "list_chats", changed_since=sync)
+            assert [chat["id"] for chat in listed["items"]] == [kept["id"]]
+            assert [one["chat_id"] for one in listed["removed"]] == [left["id"]]
+        # A client that does not escape the plus sends a space.
+        response = await anna.http.get(f"/api/v1/chats?changed_since={now}.1E+4")
+        assert [chat["id"] for chat in response.json()["items"]] == [kept["id"]]
+
+    @pytest.mark.parametrize("clock", ["still behind", "past its former time"])
+    async def test_finds_what_changed_after_the_clock_went_back(
+        self, door: Door, database: Database, anna: Person, boris: Person, make_person: MakePerson, clock: str
+    ) -> None:
+        private = [(await door.open_private_chat(anna, await make_person()))["id"] for _ in range(4)]
+        groups = [(await door.create_group(boris, anna))["id"] for _ in range(3)]
+        messages, pinned, _quiet, later = private
+        kept_group, *removed = groups
+        await age(database, private + groups, hours=3)
+        # As if the clock had been two hours ahead until here.
+        await age(database, [later], hours=-5)
+        sync = (await door.do(anna, "list_chats"))["sync"]
+        await door.send(anna, messages)
+        await door.do(anna, "pin_chat", chat_id=pinned)
+        await door.do(boris, "rename_chat", chat_id=kept_group, title="Boris's own")
+        await door.do(boris, "remove_member", chat_id=removed[0], user_id=anna.id)
+        await door.do(boris, "delete_chat", chat_id=removed[1])
+        if clock == "past its former time":
+            await door.send(anna, later)
+            await age(database, [later], hours=-3)
+        pages = [await door.do(anna, "list_chats", changed_since=sync, limit=1)]
+        while cursor := pages[-1]["next_cursor"]:
+            pages.append(await door.do(anna, "list_chats", changed_since=sync, limit=1, cursor=cursor))
+        found = [chat["id"] for page in pages for chat in page["items"]]
+        # The newest one is within the time that a late commit is allowed.
+        assert found == sorted([messages, pinned, later])
+        assert {one["chat_id"] for one in pages[0]["removed"]} == set(removed)
+        assert (await door.do(anna, "list_chats", changed_since=pages[0]["sync"], limit=1))["sync"] == pages[0]["sync"]
+
+    async def test_of_another_server_gets_the_whole_list(self, door: Door, anna: Person, boris: Person) -> None:
+        chat = await door.open_private_chat(anna, boris)
+        ahead = f"{round(time.time() * 1_000_000) + 10**12}.1.{10**12}"
+        assert await ids(door, anna, changed_since=ahead) == [chat["id"]]
+
+
+async def run(database: Database, statement: str, person: Person, chat: dict[str, Any]) -> list[Any]:
+    """A statement about one membership; the first row, if there is one."""
+    async with database.batch() as batch:
+        await batch.connection.execute("BEGIN")
+        which = "WHERE chat_id = $1 AND user_id = $2"
+        rows = await batch.fetch(f"{statement} {which}", UUID(chat["id"]), UUID(person.id))
+    return list(rows[0]) if rows else []
+
+
+async def age(database: Database, chat_ids: list[str], **ago: float) -> None:
+    """Let everything in these chats have happened a while ago, or so many `hours`."""
+    past = timedelta(**ago) if ago else 2 * LONGEST_TRANSACTION
     wanted = [UUID(chat_id) for chat_id in chat_ids]
     async with database.transaction() as session:
         await session.exec(
             update(Chat)
             .where(col(Chat.id).in_(wanted))
-            .values(changed_at=Chat.changed_at - ago, updated_at=Chat.updated_at - ago)
+            .values(changed_at=Chat.changed_at - past, updated_at=Chat.updated_at - past)
         )
         await session.exec(
-            update(Membership).where(col(Membership.chat_id).in_(wanted)).values(changed_at=Membership.changed_at - ago)
+            update(Membership)
+            .where(col(Membership.chat_id).in_(wanted))
+            .values(changed_at=Membership.changed_at - past)
         )
 
 
