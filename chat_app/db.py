@@ -2,19 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Self
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 import orjson
 from sqlalchemy import event as database_events
 from sqlalchemy import func
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -24,20 +27,21 @@ from chat_app.events import ChatsChanged, MessagesChanged, Recorded, recorded
 from chat_app.logs import log, tell
 
 SLOW_QUERY_SECONDS = 0.2
-LOCK_SECONDS = 5.0
+# How long a transaction may wait in all, for a connection, for locks and for answers: from asking for the connection to
+# the answer to its commit. Those of an operator may wait longer.
+PATIENCE_SECONDS = 3.0
+OPERATOR_SECONDS = 60.0
+# None is older than this when it commits.
 LONGEST_TRANSACTION = timedelta(seconds=60)
+# How often, and for how long at most, a commit is asked for whose outcome is unknown.
+LOOK_SECONDS, MOST_LOOKS = 0.2, 300
 # A plan is kept for what the tables were when it was made; a young one grows a thousandfold while it is in use.
 PLAN_SECONDS = 10.0
 
-# A statement or a wait that takes longer is given up, so no transaction is older than this when it commits.
-SERVER_SETTINGS = {
-    "statement_timeout": "10000",
-    "lock_timeout": f"{LOCK_SECONDS:.0f}s",
-    "idle_in_transaction_session_timeout": "15000",
-    "timezone": "UTC",
-    "jit": "off",
-    "application_name": "chat_app",
-}
+SERVER_SETTINGS = {"timezone": "UTC", "jit": "off", "application_name": "chat_app"}
+# What is done on the bare driver is found by its key, also while a young table has no statistics.
+BY_KEY = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Batch:
@@ -51,14 +55,21 @@ class Batch:
         self.planned_at = time.monotonic()
         self._locks: dict[str, Any] = {}
 
-    @classmethod
-    async def connect(cls, url: str) -> Self:
-        # What is done here is found by its key, also while a young table has no statistics.
-        by_key = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
-        settings = CONNECT["server_settings"] | by_key
-        connection = await asyncpg.connect(url, **CONNECT | {"server_settings": settings})
-        await connection.set_type_codec("jsonb", encoder=str, decoder=orjson.loads, schema="pg_catalog")
-        return cls(connection, {})
+    @property
+    def is_in_transaction(self) -> bool:
+        """Raises InterfaceError if the connection is closed."""
+        return bool(self._open().is_in_transaction())
+
+    @property
+    def process(self) -> int:
+        """The number of the server's process. Raises InterfaceError if the connection is closed."""
+        return int(self._open().get_server_pid())
+
+    def _open(self) -> Any:
+        # The driver does not check this for what it knows without asking.
+        if self.connection.is_closed():
+            raise asyncpg.InterfaceError("connection is closed")
+        return self.connection
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
         started = time.perf_counter()
@@ -66,18 +77,18 @@ class Batch:
         _tell_if_slow(started, statement)
         return rows
 
-    async def lock(self, statement: str, ids: Iterable[UUID], *, patience: float) -> None:
+    async def lock(self, statement: str, ids: Iterable[UUID], *, patience: float | None) -> None:
         """Run a statement of one argument, an array, for its locks alone; the transaction begins with it.
 
-        `patience`: seconds to wait for a lock. All of it is one round trip, planned once.
+        `patience`: seconds to wait for a lock; None: as long as any. All of it is one round trip, planned once.
         """
         if statement not in self._locks:
             self._locks[statement] = await self.connection.prepare(statement)
-        begin = "" if self.connection.is_in_transaction() else "BEGIN; "
+        begin = "" if self.is_in_transaction else "BEGIN; "
         name, array = self._locks[statement].get_name(), ",".join(map(str, ids))
-        wait = f"SET LOCAL lock_timeout = {round(patience * 1000)}"
+        wait = f"SET LOCAL lock_timeout = {round(patience * 1000)}; " if patience else ""
         started = time.perf_counter()
-        await self.connection.execute(f"{begin}{wait}; EXECUTE {name}('{{{array}}}')")
+        await self.connection.execute(f"{begin}{wait}EXECUTE {name}('{{{array}}}')")
         _tell_if_slow(started, statement)
 
     async def plan_anew(self) -> None:
@@ -87,11 +98,46 @@ class Batch:
             self.planned_at = time.monotonic()
 
     async def commit(self) -> None:
-        if self.connection.is_in_transaction():
+        if self.is_in_transaction:
             await self.connection.execute("COMMIT")
 
 
-CONNECT: dict[str, Any] = {"timeout": 3, "command_timeout": 12, "server_settings": SERVER_SETTINGS}
+class Deadlines:
+    """Closes connections whose transaction has waited for too long: whoever waits for an answer gets an error at once.
+
+    To cancel the statement instead would wait itself: the driver asks the server to, over another connection.
+    """
+
+    def __init__(self) -> None:
+        self._timers: dict[Any, asyncio.TimerHandle] = {}
+
+    def start(self, connection: Any, until: float) -> None:
+        """`until` is a time of the event loop."""
+        self.stop(connection)
+        self._timers[connection] = asyncio.get_running_loop().call_at(until, self._end, connection)
+
+    def stop(self, connection: Any) -> None:
+        if timer := self._timers.pop(connection, None):
+            timer.cancel()
+
+    def _end(self, connection: Any) -> None:
+        del self._timers[connection]
+        connection.terminate()
+
+
+# Until when the transaction that asks the pool for a connection may wait.
+_deadline: ContextVar[float] = ContextVar("deadline")
+
+
+class Pool(AsyncAdaptedQueuePool):
+    """Its timeout is for the whole transaction, which begins to wait here."""
+
+    def connect(self) -> Any:
+        token = _deadline.set(asyncio.get_running_loop().time() + self._timeout)
+        try:
+            return super().connect()
+        finally:
+            _deadline.reset(token)
 
 
 class Turn(NamedTuple):
@@ -119,59 +165,65 @@ class Database:
     """One engine. `on_commit` gets the recorded events of every commit and returns how many connections were told;
     `on_doubt` gets those of a commit whose outcome is unknown;
     `on_removal` gets the keys of files that are no longer needed after one.
+
+    `patience`: seconds that a transaction may wait in all.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, *, pool_size: int = 10, patience: float | None = None) -> None:
         self.url = url.replace("+asyncpg", "", 1)
+        self.patience = patience or PATIENCE_SECONDS
         self.engine = create_async_engine(
             url,
-            # The driver reads the address, here as for batches: SQLAlchemy knows none of its options, such as sslmode.
-            async_creator=lambda: asyncpg.connect(self.url, **CONNECT),
+            poolclass=Pool,
             pool_size=pool_size,
             max_overflow=0,
             hide_parameters=True,
-            pool_timeout=3,
+            pool_timeout=self.patience,
+            # The driver reads the address, here as for batches: SQLAlchemy knows none of its options, such as sslmode.
+            async_creator=lambda: self._connect(_deadline.get()),
         )
         self.on_commit: Listener = lambda events: 0
         self.on_doubt: Doubter = lambda events: None
         self.on_removal: Remover = _keep
         self._idle: list[Batch] = []
         self._readers = asyncio.Semaphore(pool_size)
+        self._deadlines = Deadlines()
         self._removals: set[asyncio.Task[None]] = set()
+        self._looking: set[asyncio.Task[None]] = set()
         self._turns: dict[Hashable, asyncio.Future[None]] = {}
         database_events.listen(self.engine.sync_engine, "before_cursor_execute", _start_clock)
         database_events.listen(self.engine.sync_engine, "after_cursor_execute", _log_slow_query)
+        database_events.listen(self.engine.sync_engine, "checkout", self._lend)
+        database_events.listen(self.engine.sync_engine, "checkin", self._take_back)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """A session whose work is committed at the end, once, and whose events then leave; or nothing of it.
 
-        Raises Unavailable when the database can't be reached or does not answer.
+        Raises Unavailable when the database can't be reached or does not answer in time.
         """
         session = AsyncSession(self.engine, expire_on_commit=False, autoflush=False)
-        session.info["database"] = self
+        session.info.update(database=self, until=self._until())
         try:
-            async with session:
-                try:
-                    yield session
-                except ChatError as error:
-                    if error.commits:
-                        await self._commit(session)
-                    raise
-                await self._commit(session)
-        except (OSError, PoolTimeout, InterfaceError, asyncpg.CannotConnectNowError) as error:
-            raise _unavailable(error) from error
-        except DBAPIError as error:
-            if error.connection_invalidated or isinstance(error, OperationalError) or _is_passing(_code(error)):
-                raise _unavailable(error) from error
-            raise
+            with _unavailable_without_database():
+                async with session:
+                    try:
+                        yield session
+                    except ChatError as error:
+                        if error.commits:
+                            await self._commit(session)
+                        raise
+                    await self._commit(session)
         finally:
             self._end_turns(session)
 
     @asynccontextmanager
-    async def batch(self) -> AsyncIterator[Batch]:
-        """As transaction, on the bare driver: a third of the time of a session. Raises Unavailable."""
-        async with self._bare() as batch:
+    async def batch(self, until: float | None = None) -> AsyncIterator[Batch]:
+        """As transaction, on the bare driver: a third of the time of a session. Raises Unavailable.
+
+        `until`: when it has waited for long enough, as a time of the event loop.
+        """
+        async with self._bare(until or self._until()) as batch:
             try:
                 yield batch
                 await self._commit(batch)
@@ -184,71 +236,139 @@ class Database:
 
         Raises Unavailable.
         """
+        until = self._until()
+        if self._readers.locked():
+            with _unavailable_without_database():
+                await asyncio.wait_for(self._readers.acquire(), self.patience)
+        else:
+            await self._readers.acquire()
         try:
-            await (asyncio.wait_for(self._readers.acquire(), 3) if self._readers.locked() else self._readers.acquire())
-        except TimeoutError as error:
-            raise _unavailable(error) from error
-        try:
-            async with self._bare() as batch:
+            async with self._bare(until) as batch:
                 yield batch
         finally:
             self._readers.release()
 
     @asynccontextmanager
-    async def _bare(self) -> AsyncIterator[Batch]:
-        batch: Batch | None = None
-        try:
-            # Those that a restart of the database has ended are no loss.
-            while batch is None and self._idle:
-                batch = self._idle.pop()
-                batch = None if batch.connection.is_closed() else batch
-            batch = batch or await Batch.connect(self.url)
-            batch.info = {"database": self}
-            await batch.plan_anew()
-            yield batch
-        except (OSError, asyncpg.InterfaceError) as error:
-            raise _unavailable(error) from error
-        except asyncpg.PostgresError as error:
-            if isinstance(error, asyncpg.LockNotAvailableError):
-                raise Busy from error
-            if _is_passing(error.sqlstate) or isinstance(error, asyncpg.InvalidCachedStatementError):
-                raise _unavailable(error) from error
-            raise
-        finally:
-            if batch is not None:
+    async def _bare(self, until: float) -> AsyncIterator[Batch]:
+        with _unavailable_without_database():
+            batch = self._idle_batch() or Batch(await self._connect(until, BY_KEY), {})
+            self._deadlines.start(batch.connection, until)
+            batch.info = {"database": self, "until": until}
+            try:
+                await batch.plan_anew()
+                yield batch
+            except ChatError:
+                raise
+            except BaseException:
+                # The answer to what it was asked would come to whoever asks next.
+                batch.connection.terminate()
+                raise
+            finally:
                 self._give_back(batch)
 
+    def _idle_batch(self) -> Batch | None:
+        # Those that a restart of the database has ended are no loss.
+        while self._idle:
+            batch = self._idle.pop()
+            if not batch.connection.is_closed():
+                return batch
+        return None
+
+    async def _connect(self, until: float, more: Mapping[str, str] = NOTHING) -> Any:
+        """A connection of the driver, closed at this time unless it is given back before."""
+        patience = round(self.patience * 1000)
+        limits = {
+            # A server that waits no longer than its client leaves the connection whole.
+            "lock_timeout": str(patience * 9 // 10),
+            # These end what nobody waits for any more, before it makes others wait for its locks.
+            "statement_timeout": str(patience),
+            "idle_in_transaction_session_timeout": str(patience),
+        }
+        connection = await asyncpg.connect(
+            self.url,
+            timeout=max(until - asyncio.get_running_loop().time(), 0),
+            command_timeout=self.patience,
+            server_settings={**SERVER_SETTINGS, **limits, **more},
+        )
+        self._deadlines.start(connection, until)
+        if more:
+            await connection.set_type_codec("jsonb", encoder=str, decoder=orjson.loads, schema="pg_catalog")
+        return connection
+
+    def _until(self) -> float:
+        return asyncio.get_running_loop().time() + self.patience
+
+    def _lend(self, connection: Any, _record: Any, _fairy: Any) -> None:
+        self._deadlines.start(connection.driver_connection, _deadline.get())
+
+    def _take_back(self, connection: Any, _record: Any) -> None:
+        if connection:  # else it was closed
+            self._deadlines.stop(connection.driver_connection)
+
     def _give_back(self, batch: Batch) -> None:
-        if batch.connection.is_in_transaction():
+        self._deadlines.stop(batch.connection)
+        if batch.connection.is_closed():
+            return
+        if batch.is_in_transaction:
             batch.connection.terminate()
-        elif not batch.connection.is_closed():
+        else:
             self._idle.append(batch)
 
     async def _commit(self, session: Unit) -> None:
+        events = recorded(session)
+        batch = await as_batch(session) if events else None
+        process = batch.process if batch else 0
         try:
             await session.commit()
-            committed_at = time.perf_counter()
-            self._start_removal(session)
-            if "turn" in session.info:
-                for previous in session.info["turn"].previous.values():
-                    if previous is not None and not previous.done():
-                        await asyncio.wait([previous])
         except BaseException:
             # Whether it was committed nobody knows: the answer may have been lost on its way.
-            if events := recorded(session):
+            if batch:
+                batch.connection.terminate()
+                self.on_doubt(events)
+                self._start(self._doubt_again(process, events), self._looking)
+            raise
+        committed_at = time.perf_counter()
+        self._start_removal(session)
+        try:
+            await self._wait_for_turn(session)
+        except BaseException:
+            if events:
                 self.on_doubt(events)
             raise
-        events = recorded(session)
         if events:
             tell("committed", events=len(events), versions=_versions(events))
             tell("delivered", connections=self.on_commit(events))
             metrics.delivery.observe(time.perf_counter() - committed_at)
 
+    async def _doubt_again(self, process: int, events: list[Recorded]) -> None:
+        """Once its server process has ended: until then it may be committed, after those concerned have looked."""
+        for _ in range(MOST_LOOKS):
+            try:
+                async with self.reading() as batch:
+                    if not await batch.fetch("SELECT 1 FROM pg_stat_activity WHERE pid = $1", process):
+                        break
+            except Unavailable:
+                pass  # nor does its process do anything, as long as the server is frozen
+            await asyncio.sleep(LOOK_SECONDS)
+        self.on_doubt(events)
+
+    async def _wait_for_turn(self, session: Unit) -> None:
+        if "turn" not in session.info:
+            return
+        for previous in session.info["turn"].previous.values():
+            if previous is not None and not previous.done():
+                seconds = session.info["until"] - asyncio.get_running_loop().time()
+                if not (await asyncio.wait([previous], timeout=max(seconds, 0)))[0]:
+                    raise TimeoutError("the commit before this one is not answered")
+
+    def _start(self, work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
     def _start_removal(self, session: Unit) -> None:
         if keys := session.info.get("removed_files"):
-            removal = asyncio.create_task(self._remove(keys))
-            self._removals.add(removal)
-            removal.add_done_callback(self._removals.discard)
+            self._start(self._remove(keys), self._removals)
 
     async def _remove(self, keys: list[str]) -> None:
         try:
@@ -285,6 +405,8 @@ class Database:
     async def close(self) -> None:
         """Finish removing files, then close every connection."""
         await asyncio.gather(*self._removals)
+        for looking in self._looking:
+            looking.cancel()
         for batch in self._idle:
             batch.connection.terminate()
         await self.engine.dispose()
@@ -306,10 +428,10 @@ async def as_batch(session: Unit) -> Batch:
     if isinstance(session, Batch):
         return session
     await session.flush()
-    connection: Any = (await (await session.connection()).get_raw_connection()).driver_connection
-    if not connection.is_in_transaction():
+    batch = Batch((await (await session.connection()).get_raw_connection()).driver_connection, session.info)
+    if not batch.is_in_transaction:
         await session.exec(select(1))  # its BEGIN comes with the first statement
-    return Batch(connection, session.info)
+    return batch
 
 
 async def read_clock(session: AsyncSession) -> datetime:
@@ -332,19 +454,30 @@ def _versions(events: list[Recorded]) -> dict[str, int]:
     return {str(chat_id): version for chat_id, version in versions.items()}
 
 
-def _code(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", "") or "")
+@contextmanager
+def _unavailable_without_database() -> Iterator[None]:
+    """Raises Unavailable for all that says that the database is away or too slow, Busy if others hold a lock."""
+    try:
+        yield
+    except (OSError, PoolTimeout, DBAPIError, *_OF_THE_DRIVER) as error:
+        cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
+        is_closed = isinstance(error, DBAPIError) and error.connection_invalidated
+        if isinstance(cause, asyncpg.PostgresError) and not is_closed and not _is_passing(cause):
+            raise
+        metrics.database_unavailable.inc()
+        log.warning("database unavailable", error=type(cause).__name__)
+        raise Busy if isinstance(cause, asyncpg.LockNotAvailableError) else Unavailable from error
 
 
-def _is_passing(code: str) -> bool:
+# The last one comes from a connection that is just closing.
+_OF_THE_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+def _is_passing(error: asyncpg.PostgresError) -> bool:
     # 53: too many connections, disk full · 57: shut down, cancelled, timed out · 55P03: lock timeout · 40: deadlock
-    return code[:2] in ("08", "40", "53", "57") or code == "55P03" or code[:3] == "25P"
-
-
-def _unavailable(error: BaseException) -> Unavailable:
-    metrics.database_unavailable.inc()
-    log.warning("database unavailable", error=type(error).__name__)
-    return Unavailable()
+    code = str(error.sqlstate or "")
+    is_passing = code[:2] in ("08", "40", "53", "57") or code == "55P03" or code[:3] == "25P"
+    return is_passing or isinstance(error, asyncpg.InvalidCachedStatementError)
 
 
 def _start_clock(connection: Any, _cursor: Any, _statement: str, _values: Any, _context: Any, _many: bool) -> None:

@@ -87,10 +87,10 @@ def add_demo_data(settings: Settings) -> None:
 
 def with_database(settings: Settings, use: "Callable[[Database], Awaitable[Result]]") -> Result:
     """Call something with the database of the settings, and close it."""
-    from chat_app.db import Database
+    from chat_app.db import OPERATOR_SECONDS, Database
 
     async def call() -> Result:
-        opened = Database(settings.asyncpg_url)
+        opened = Database(settings.asyncpg_url, patience=OPERATOR_SECONDS)
         try:
             return await use(opened)
         finally:

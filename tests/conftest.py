@@ -106,7 +106,8 @@ def service_settings(postgres_url: str, data_dir: Path) -> Settings:
 @pytest.fixture(scope="session")
 async def database(service_settings: Settings) -> AsyncIterator[Database]:
     """A database of its own, beside that of the running service: its commits reach no connection."""
-    opened = Database(service_settings.asyncpg_url)
+    # What a test holds it holds for as long as it takes.
+    opened = Database(service_settings.asyncpg_url, patience=600)
     yield opened
     await opened.close()
 

@@ -23,10 +23,18 @@ ROOT = Path(__file__).parent.parent
 START_SECONDS = 40
 
 
-class Process:
-    """One node on the database of the tests. What it logs is kept, line by line, from its start on."""
+# Runs the command line with another patience for the database.
+PATIENT = "from chat_app import db; db.PATIENCE_SECONDS = {}; from chat_app.__main__ import main; main()"
 
-    def __init__(self, settings: Settings) -> None:
+
+class Process:
+    """One node on the database of the tests. What it logs is kept, line by line, from its start on.
+
+    `patience`: seconds that its transactions may wait, if not as usual.
+    """
+
+    def __init__(self, settings: Settings, *, patience: float | None = None) -> None:
+        self.program = ("-c", PATIENT.format(patience)) if patience else ("-m", "chat_app")
         port = free_port()
         self.base = f"http://127.0.0.1:{port}"
         assert settings.database_url
@@ -43,7 +51,7 @@ class Process:
 
     async def start(self) -> None:
         """Start, or start again after an end."""
-        command = (sys.executable, "-m", "chat_app", "run", "--no-seed")
+        command = (sys.executable, *self.program, "run", "--no-seed")
         self.process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, env=self.environment, stdout=PIPE, stderr=PIPE
         )

@@ -23,7 +23,7 @@ from chat_app.main import create_app
 from chat_app.models import User
 from chat_app.server import configuration
 from chat_app.settings import Settings
-from tests.clients import Door, HttpDoor, Person, SocketDoor, in_step, until
+from tests.clients import DEADLINE, Door, HttpDoor, Person, SocketDoor, in_step, until
 from tests.conftest import free_port
 
 MakePerson = Callable[..., Awaitable[Person]]
@@ -62,7 +62,7 @@ class Service:
 
     async def __aenter__(self) -> "Service":
         self.task = asyncio.create_task(self.server.serve())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(2 * DEADLINE):
             while not self.server.started:
                 assert not self.task.done(), "the server did not start"
                 await asyncio.sleep(0.02)

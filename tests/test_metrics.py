@@ -113,7 +113,7 @@ async def test_the_pool_tells_how_many_wait(service: Service, service_settings: 
         async with database.engine.connect(), database.engine.connect():
             assert (value("chat_database_pool_in_use"), value("chat_database_pool_waiting")) == (2, 0)
             waiting = asyncio.create_task(database.engine.connect().start())  # type: ignore[arg-type]  # a coroutine
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(DEADLINE):
                 while not value("chat_database_pool_waiting"):  # noqa: ASYNC110  # nobody tells
                     await asyncio.sleep(0.01)
         await (await waiting).close()

@@ -14,19 +14,23 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from chat_app import db
 from chat_app.db import Database
+from chat_app.live import bus, cluster, server
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Answer, Door, HttpDoor, Person, Socket, SocketDoor
 from tests.conftest import free_port
 from tests.operations import Json, somebody_waits, told
 from tests.process import Process
-from tests.service import MakePerson, Service
+from tests.service import MakePerson, MakeUser, Service, making_people
 
 At = Callable[[str, Person], Person]
 Way = tuple[Door, Person]
 Everywhere = Callable[[Person], Awaitable[list[Way]]]
 
 HTTP_ERRORS = (httpx.TransportError,)
+# What a test holds it holds for as long as it takes.
+LONG = 600.0
 
 
 @pytest.fixture
@@ -40,6 +44,23 @@ async def second(service_settings: Settings) -> AsyncIterator[Service]:
     """Another node on the same database, without a bus."""
     async with Service(service_settings.model_copy(update={"port": free_port()})) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+async def patient(service_settings: Settings) -> AsyncIterator[Service]:
+    """A node whose transactions may be held."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(db, "PATIENCE_SECONDS", LONG)
+        node = Service(service_settings.model_copy(update={"port": free_port()}))
+    async with node:
+        yield node
+
+
+@pytest.fixture
+async def make_patient(patient: Service, make_user: MakeUser) -> AsyncIterator[MakePerson]:
+    """As make_person, at that node."""
+    async with making_people(patient, make_user) as make:
+        yield make
 
 
 @pytest.fixture
@@ -119,9 +140,9 @@ class TestP2:
     """The ack is sent after COMMIT returned, and nobody sees an event of a change before its commit."""
 
     async def test_nobody_hears_of_a_message_before_its_commit(
-        self, door: Door, make_person: MakePerson, gate: Gate
+        self, door: Door, make_patient: MakePerson, gate: Gate
     ) -> None:
-        anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
+        anna, boris = await make_patient("Anna", connected=True), await make_patient("Boris", connected=True)
         chat = await door.open_private_chat(anna, boris)
         for person in (anna, boris):
             await door.do(person, "activate_chat", chat_id=chat["id"])
@@ -160,13 +181,19 @@ class TestP2:
         assert (await door.send(anna, chat["id"]))["seq"] == 1
 
     async def test_a_crash_between_commit_and_ack_loses_nothing_and_doubles_nothing(
-        self, service_settings: Settings, doors: list[Door], make_person: MakePerson, gate: Gate, at: At
+        self,
+        service_settings: Settings,
+        doors: list[Door],
+        make_person: MakePerson,
+        gate: Gate,
+        at: At,
+        patient: Service,
     ) -> None:
         """P1, P3 and P4 too: another process, which knows only the database, finds all that was acked, and the retry
         of what was not acked finds its message.
         """
         people = await make_person("Anna"), await make_person("Boris")
-        node = Process(service_settings)
+        node = Process(service_settings, patience=LONG)
         await node.start()
         anna, boris = (at(node.base, person) for person in people)
         http = doors[1]
@@ -183,7 +210,7 @@ class TestP2:
             await sending
 
         await gate.open()
-        anna, boris = people
+        anna, boris = (at(patient.base, person) for person in people)
         # The retry waits for the lock of the chat, which the commit that goes on without its client still holds.
         for door in doors:
             again = [await door.call(anna, "send_message", chat_id=chat_id, **sent) for sent in (held, acked)]
@@ -493,3 +520,11 @@ def assert_only_up(socket: Socket, chat_id: str) -> None:
     mine = [part["version"] for event in told_of for part in event["mine"] if part["chat_id"] == chat_id]
     assert shared == sorted(set(shared)) and mine == sorted(mine)
     assert shared
+
+
+def test_the_timers_keep_the_promised_times() -> None:
+    """Tests wait for as long as a busy machine takes; these are what the service itself waits for."""
+    assert db.PATIENCE_SECONDS <= 3, "P23: a lost database"
+    assert server.SWEEP_SECONDS < 5, "P19: a session that another process ended"
+    assert cluster.COMPARE_SECONDS < 4, "P23: active chats without the bus"
+    assert bus.SILENT_SECONDS + bus.RETRY_SECONDS + cluster.GATHER_SECONDS < 5, "P13: a resync after the bus is back"

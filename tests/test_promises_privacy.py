@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from chat_app.db import Database
-from tests.clients import Answer, Door, HttpDoor, Person, SocketDoor
+from tests.clients import DEADLINE, Answer, Door, HttpDoor, Person, SocketDoor
 from tests.operations import Json, broken_table, request
 from tests.process import Process
 from tests.raw import RawSocket
@@ -45,7 +45,7 @@ class Hammer:
         wanted = len(self.answers) + times
         while len(self.answers) < wanted:
             self._more.clear()
-            await asyncio.wait_for(self._more.wait(), 10)
+            await asyncio.wait_for(self._more.wait(), DEADLINE)
 
 
 @asynccontextmanager

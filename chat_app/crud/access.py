@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import LOCK_SECONDS, Unit, as_batch, database_of
+from chat_app.db import Unit, as_batch, database_of
 from chat_app.errors import (
     ChatNotFound,
     CreatorCannotLeave,
@@ -125,9 +125,7 @@ WHERE id = ANY(ARRAY(SELECT chat_id FROM draft)) AND deleted_at IS NULL
 """
 
 
-async def lock_to_send(
-    session: Unit, drafts: Sequence[dict[str, UUID]], *, patience: float = LOCK_SECONDS
-) -> list[Any]:
+async def lock_to_send(session: Unit, drafts: Sequence[dict[str, UUID]], *, patience: float | None = None) -> list[Any]:
     """For sends, by chat_id, sender_id and client_id: a row for each chat, locked, with its present members, the
     first seq that each may see, and the messages that were sent under these client ids before.
     """

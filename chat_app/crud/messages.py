@@ -11,7 +11,7 @@ from chat_app.crud import access, changes
 from chat_app.crud.attachments import drop_attachment
 from chat_app.crud.history import read_messages
 from chat_app.crud.sending import Draft, Sending, Sent
-from chat_app.db import LOCK_SECONDS, Unit
+from chat_app.db import Unit
 from chat_app.errors import ChatError, InvalidInput
 from chat_app.models import Like
 from chat_app.models.messages import MessageRead, MessageType, MessageUpdate
@@ -29,11 +29,11 @@ def one(results: Sequence[Sent | ChatError]) -> Sent:
 
 
 async def send_messages(
-    session: Unit, drafts: Sequence[Draft], *, patience: float = LOCK_SECONDS
+    session: Unit, drafts: Sequence[Draft], *, patience: float | None = None
 ) -> list[Sent | ChatError]:
     """Send a batch, each message on its own: what is wrong with one is its result and does not touch the others.
 
-    `patience`: seconds to wait for a chat that somebody else holds.
+    `patience`: seconds to wait for a chat that somebody else holds; None: as long as for anything.
     """
     sending = await Sending.begin(session, drafts, patience)
     placed = [sending.place(draft) for draft in drafts]

@@ -10,13 +10,15 @@ from uuid import UUID
 
 from chat_app import logs, metrics
 from chat_app.crud.messages import Draft, Sent, one, send_messages
-from chat_app.db import LOCK_SECONDS, Busy, Database
-from chat_app.errors import ChatError, Internal
+from chat_app.db import Busy, Database
+from chat_app.errors import ChatError, Internal, Unavailable
 
 MOST_AT_ONCE = 256
 # Chats that somebody else holds for longer are waited for apart from the others.
 PATIENCE_SECONDS = 0.05
 LANES_AT_ONCE = 4
+# With less time than this left a send is not tried: it would take the others' time, and its outcome might be unknown.
+LEAST_SECONDS = 0.1
 
 Done = Callable[[Sent | ChatError], None]
 
@@ -25,6 +27,8 @@ class _Waiting(NamedTuple):
     draft: Draft
     done: Done
     request_id: str | None
+    # When it has waited for long enough, as a time of the loop.
+    until: float
 
 
 class _Lane:
@@ -47,7 +51,8 @@ class Outbox:
     def put(self, draft: Draft, done: Done, request_id: str | None = None) -> None:
         """Send a message: `done` is called with what became of it, after the commit and its events."""
         lane = self._apart.get(draft.chat_id) if self._apart else None
-        self._append(lane or self._lane, _Waiting(draft, done, request_id))
+        until = asyncio.get_running_loop().time() + self.database.patience
+        self._append(lane or self._lane, _Waiting(draft, done, request_id, until))
 
     async def send(self, draft: Draft) -> Sent:
         """Send a message and wait. Raises what is wrong with it."""
@@ -69,10 +74,9 @@ class Outbox:
         while lane.waiting:
             batch, lane.waiting = lane.waiting[:MOST_AT_ONCE], lane.waiting[MOST_AT_ONCE:]
             if lane is self._lane:
-                await self._send(batch, PATIENCE_SECONDS)
+                await self._send(batch)
             else:
-                async with self._slots:
-                    await self._send(batch, LOCK_SECONDS)
+                await self._send_apart(batch)
             # In one round of the loop what was told is written, in the next what was answered to it is read, and
             # shares the next commit: else those who were just answered and the others take turns for ever.
             await asyncio.sleep(0)
@@ -80,13 +84,31 @@ class Outbox:
         lane.task = None
         self._apart = {chat_id: other for chat_id, other in self._apart.items() if other is not lane}
 
-    async def _send(self, batch: list[_Waiting], patience: float) -> None:
-        logs.bind_request(requests=[waiting.request_id for waiting in batch])
+    async def _send_apart(self, batch: list[_Waiting]) -> None:
         try:
-            async with self.database.batch() as session:
+            async with asyncio.timeout_at(min(waiting.until for waiting in batch)):
+                await self._slots.acquire()
+        except TimeoutError:
+            self._tell(batch, [Unavailable()] * len(batch))
+            return
+        try:
+            await self._send(batch, is_apart=True)
+        finally:
+            self._slots.release()
+
+    async def _send(self, batch: list[_Waiting], *, is_apart: bool = False) -> None:
+        batch = self._give_up_late(batch)
+        if not batch:
+            return
+        logs.bind_request(requests=[waiting.request_id for waiting in batch])
+        until = min(waiting.until for waiting in batch)
+        # A lock that is given up by the server leaves the connection whole.
+        patience = 0.9 * (until - asyncio.get_running_loop().time()) if is_apart else PATIENCE_SECONDS
+        try:
+            async with self.database.batch(until) as session:
                 results = await send_messages(session, [waiting.draft for waiting in batch], patience=patience)
         except Busy as error:
-            if patience == LOCK_SECONDS:
+            if is_apart:
                 self._tell(batch, [error] * len(batch))
             else:
                 self._set_apart(batch)
@@ -96,7 +118,7 @@ class Outbox:
             # One draft that breaks the statement must not take the others with it.
             if len(batch) > 1:
                 for waiting in batch:
-                    await self._send([waiting], patience)
+                    await self._send([waiting], is_apart=is_apart)
             else:
                 logs.log_crash(error)
                 self._tell(batch, [Internal()])
@@ -104,8 +126,19 @@ class Outbox:
             metrics.commit_batch.observe(len(batch))
             self._tell(batch, results)
 
+    def _give_up_late(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Refuse those that have waited for too long, without having been tried. Returns the others."""
+        latest = asyncio.get_running_loop().time() + LEAST_SECONDS
+        late = [waiting for waiting in batch if waiting.until < latest]
+        self._tell(late, [Unavailable()] * len(late))
+        return [waiting for waiting in batch if waiting.until >= latest] if late else batch
+
     def _set_apart(self, batch: list[_Waiting]) -> None:
-        for waiting in batch:
+        # Those that came meanwhile go behind them: whoever comes next no longer waits in this lane.
+        chat_ids = {waiting.draft.chat_id for waiting in batch}
+        behind = [waiting for waiting in self._lane.waiting if waiting.draft.chat_id in chat_ids]
+        self._lane.waiting = [waiting for waiting in self._lane.waiting if waiting.draft.chat_id not in chat_ids]
+        for waiting in batch + behind:
             self._append(self._apart.setdefault(waiting.draft.chat_id, _Lane()), waiting)
 
     def _tell(self, batch: list[_Waiting], results: list[Sent | ChatError]) -> None:

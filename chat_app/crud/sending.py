@@ -132,7 +132,7 @@ class Sending:
         self._rows: list[bytes] = []
 
     @classmethod
-    async def begin(cls, session: Unit, drafts: Sequence[Draft], patience: float) -> Self:
+    async def begin(cls, session: Unit, drafts: Sequence[Draft], patience: float | None) -> Self:
         keys = [{"chat_id": d.chat_id, "sender_id": d.actor.id, "client_id": d.data.client_id} for d in drafts]
         rows = await access.lock_to_send(session, keys, patience=patience)
         wanted = {draft.data.attachment_id for draft in drafts if isinstance(draft.data, AttachmentCreate)}

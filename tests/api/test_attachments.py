@@ -16,7 +16,7 @@ from chat_app.crud import attachments
 from chat_app.db import Database
 from chat_app.errors import Internal, Unavailable
 from chat_app.media import links
-from tests.clients import Answer, Person, http_answer
+from tests.clients import DEADLINE, Answer, Person, http_answer
 from tests.media.pictures import RED, SECRET, animation, bomb, colours, corners, encoded, loaded, photo
 from tests.service import MakePerson, Service
 from tests.stores import Files
@@ -446,7 +446,7 @@ async def test_no_transaction_waits_for_an_upload(
 
 async def none_held(database: Database) -> None:
     """Returns once no connection is in use; others may use one for a moment, but nobody waits for this."""
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(DEADLINE):
         while database.engine.pool.checkedout():  # type: ignore[attr-defined]  # noqa: ASYNC110  # a QueuePool; it tells nobody
             await asyncio.sleep(0.01)
 

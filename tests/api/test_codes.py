@@ -16,7 +16,7 @@ from chat_app.db import Database
 from chat_app.models import Code
 from chat_app.settings import Settings
 from chat_app.sms import CodeSender
-from tests.clients import Answer, http_answer
+from tests.clients import DEADLINE, Answer, http_answer
 from tests.service import Service
 
 
@@ -44,7 +44,7 @@ class Gateway:
 
     async def code_for(self, phone: str) -> str:
         """The newest code that was sent to this number."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             while not any(sent["phone"] == phone for sent in self.sent):
                 self.arrived.clear()
                 await self.arrived.wait()

@@ -46,7 +46,8 @@ class Telling(Database):
     """A database that notes what it releases, by the ids of the sessions that the events name."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
+        # What a test holds it holds for as long as it takes.
+        super().__init__(url, patience=60)
         self.told: list[Any] = []
         self.events: list[Recorded] = []
         self.doubted: list[Any] = []

@@ -13,7 +13,7 @@ from chat_app.db import Batch, Database
 from chat_app.errors import ChatError, ChatNotFound, Internal, Unavailable
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
-from tests.clients import DEADLINE
+from tests.clients import DEADLINE, until
 from tests.service import MakeUser
 
 HOLD = "SELECT FROM chat WHERE id = ANY($1::uuid[]) FOR UPDATE"
@@ -114,17 +114,37 @@ async def test_a_chat_that_somebody_holds_keeps_nobody_else_waiting(
     assert seqs == [1, 2, 3, 4]
 
 
-async def test_a_chat_that_is_held_for_too_long_is_given_up_alone(
-    box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database, monkeypatch: pytest.MonkeyPatch
+async def test_those_that_come_while_a_chat_is_set_apart_keep_their_order(
+    box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
-    monkeypatch.setattr(outbox, "LOCK_SECONDS", 0.3)
+    results: list[Result] = []
+    async with database.batch() as holder:
+        await holder.lock(HOLD, chat_ids[:1], patience=1)
+        box.put(draft(anna, chat_ids[0], "1"), results.append)
+        await asyncio.sleep(0)
+        # The first is under way.
+        box.put(draft(anna, chat_ids[0], "2"), results.append)
+        await until(lambda: box._apart)
+        box.put(draft(anna, chat_ids[0], "3"), results.append)
+        await asyncio.wait([asyncio.create_task(box.close())], timeout=5 * outbox.PATIENCE_SECONDS)
+    await box.close()
+    assert [sent.message.text for sent in results if isinstance(sent, Sent)] == ["1", "2", "3"]
+    assert [sent.message.seq for sent in results if isinstance(sent, Sent)] == [1, 2, 3]
+
+
+async def test_a_chat_that_is_held_for_too_long_is_given_up_alone(
+    box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
+) -> None:
+    hasty = Database(database.url.replace("://", "+asyncpg://", 1), patience=1)
     held, free, *_ = chat_ids
     async with database.batch() as holder:
         await holder.lock(HOLD, [held], patience=1)
-        results = dict(await put(box, draft(anna, held), draft(anna, free)))
-    assert isinstance(results[0], Unavailable)
-    assert isinstance(results[1], Sent)
+        giving_up, sending = Outbox(hasty), asyncio.create_task(put(box, draft(anna, free)))
+        assert isinstance((await put(giving_up, draft(anna, held)))[0][1], Unavailable)
+        assert isinstance((await sending)[0][1], Sent)
     assert (await box.send(draft(anna, held))).message.seq == 1
+    await giving_up.close()
+    await hasty.close()
 
 
 async def test_one_that_is_refused_does_not_touch_the_others(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:

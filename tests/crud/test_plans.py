@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from chat_app import db
 from chat_app.crud import chats, history, members
 from chat_app.crud.messages import Draft, send_messages
 from chat_app.crud.sessions import check_session, open_session
-from chat_app.db import Batch, Database, Unit
+from chat_app.db import BY_KEY, Batch, Database, Unit
 from chat_app.models.chats import GroupCreate, PrivateChatOpen
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
@@ -92,7 +93,7 @@ async def plan_of(batch: Batch, statement: str, values: tuple[object, ...]) -> s
 @asynccontextmanager
 async def empty_tables(database: Database) -> AsyncIterator[Batch]:
     """A connection that sees the tables as they are when the first message is sent, with the statistics of that."""
-    batch = await Batch.connect(database.url)
+    batch = Batch(await asyncpg.connect(database.url, server_settings=dict(BY_KEY)), {})
     try:
         for table in ("chat", "membership", "message"):
             await batch.connection.execute(f"CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)")

@@ -45,10 +45,10 @@ def given_up() -> float:
 
 @pytest.mark.parametrize("come", [say_nothing, be_refused, say_goodbye, talk_of_other_things])
 async def test_who_is_not_logged_in_is_given_up(come: Come, anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
     before = given_up()
     socket = await anna.connect()
     raw = await come(anna)
+    monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(ConnectionClosed):  # noqa: PT012  # after whatever it is told before
             while True:
@@ -60,10 +60,10 @@ async def test_who_is_not_logged_in_is_given_up(come: Come, anna: Person, monkey
 
 @pytest.mark.one_node
 async def test_also_one_that_polls(anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
     path = "/socket.io/?EIO=4&transport=polling"
     sid = json.loads((await anna.http.get(path)).text[1:])["sid"]
     assert sid in service.live.server.eio.sockets, "or this test means nothing"
+    monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
     # The end of the transport, as Engine.IO says it.
     async with asyncio.timeout(DEADLINE):
         assert (await anna.http.get(f"{path}&sid={sid}")).text.endswith("1")

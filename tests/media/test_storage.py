@@ -11,6 +11,7 @@ import pytest
 
 from chat_app.errors import NotFound, TooLarge, Unavailable
 from chat_app.media.storage import Storage
+from tests.clients import DEADLINE
 from tests.stores import Bucket
 
 CONTENT = bytes(range(256)) * 5000
@@ -159,7 +160,7 @@ async def test_a_bucket_that_nobody_serves_is_unavailable(monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     storage = Storage("s3://bucket/prefix")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         with pytest.raises(Unavailable):
             await storage.check()
 

@@ -19,6 +19,7 @@ from anyio.to_process import _process_pool_workers
 from chat_app.errors import BadImage, ChatError, InvalidInput, Unavailable, all_errors
 from chat_app.media import images, worker
 from chat_app.media.worker import in_worker
+from tests.clients import DEADLINE
 from tests.media.pictures import corners, encoded
 
 
@@ -238,8 +239,8 @@ def test_a_worker_does_not_outlive_its_parent(end: signal.Signals, state: str) -
     if state == "idle":
         assert parent.stdout.readline() == "idle\n"
     os.killpg(parent.pid, end)
-    parent.wait(timeout=5)
-    child.wait(timeout=5)
+    parent.wait(timeout=DEADLINE)
+    child.wait(timeout=DEADLINE)
     assert parent.stderr.read() == ""
     parent.stdout.close()
     parent.stderr.close()
