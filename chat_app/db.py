@@ -14,7 +14,7 @@ import asyncpg
 import orjson
 from sqlalchemy import event as database_events
 from sqlalchemy import func
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -299,6 +299,8 @@ class Database:
         return asyncio.get_running_loop().time() + self.patience
 
     def _lend(self, connection: Any, _record: Any, _fairy: Any) -> None:
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError  # the pool opens another
         self._deadlines.start(connection.driver_connection, _deadline.get())
 
     def _take_back(self, connection: Any, _record: Any) -> None:

@@ -310,6 +310,17 @@ class TestBareConnections:
         async with telling.batch() as batch:
             assert [row[0] for row in await batch.fetch("SELECT 2")] == [2]
 
+    async def test_so_are_those_of_the_pool(self, telling: Telling, database: Database) -> None:
+        async with telling.engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+        async with database.engine.connect() as connection:
+            assert (await connection.execute(END_BACKEND, {"pid": driver.get_server_pid()})).scalar()
+        async with asyncio.timeout(DEADLINE):
+            while not driver.is_closed():  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.01)
+        async with telling.transaction() as session:
+            assert (await session.exec(select(1))).one() == 1
+
     async def test_that_fail_in_a_transaction_are_not_used_again(self, telling: Telling) -> None:
         async def fail() -> None:
             async with telling.batch() as batch:
