@@ -31,9 +31,11 @@ SLOW_QUERY_SECONDS = 0.2
 # the answer to its commit. Those of an operator may wait longer.
 PATIENCE_SECONDS = 3.0
 OPERATOR_SECONDS = 60.0
+# A command reports sooner that the server does not answer.
+CONNECT_SECONDS = 10.0
 # None is older than this when it commits.
 LONGEST_TRANSACTION = timedelta(seconds=60)
-# How often, and for how long at most, a commit is asked for whose outcome is unknown.
+# How often the process of a commit with unknown outcome is looked for, and how many times at most.
 LOOK_SECONDS, MOST_LOOKS = 0.2, 300
 # A plan is kept for what the tables were when it was made; a young one grows a thousandfold while it is in use.
 PLAN_SECONDS = 10.0
@@ -103,9 +105,9 @@ class Batch:
 
 
 class Deadlines:
-    """Closes connections whose transaction has waited for too long: whoever waits for an answer gets an error at once.
+    """Closes connections whose transaction has waited for too long, so that a task waiting for an answer gets an error.
 
-    To cancel the statement instead would wait itself: the driver asks the server to, over another connection.
+    Cancelling the statement would wait too: the driver asks the server for it over another connection.
     """
 
     def __init__(self) -> None:
@@ -260,7 +262,7 @@ class Database:
             except ChatError:
                 raise
             except BaseException:
-                # The answer to what it was asked would come to whoever asks next.
+                # The next user of the connection would get the answer to this statement.
                 batch.connection.terminate()
                 raise
             finally:
@@ -286,7 +288,7 @@ class Database:
         }
         connection = await asyncpg.connect(
             self.url,
-            timeout=max(until - asyncio.get_running_loop().time(), 0),
+            timeout=min(max(until - asyncio.get_running_loop().time(), 0), CONNECT_SECONDS),
             command_timeout=self.patience,
             server_settings={**SERVER_SETTINGS, **limits, **more},
         )
@@ -327,7 +329,7 @@ class Database:
             if batch:
                 batch.connection.terminate()
                 self.on_doubt(events)
-                self._start(self._doubt_again(process, events), self._looking)
+                self._start(self._resync_again(process, events), self._looking)
             raise
         committed_at = time.perf_counter()
         self._start_removal(session)
@@ -342,15 +344,17 @@ class Database:
             tell("delivered", connections=self.on_commit(events))
             metrics.delivery.observe(time.perf_counter() - committed_at)
 
-    async def _doubt_again(self, process: int, events: list[Recorded]) -> None:
-        """Once its server process has ended: until then it may be committed, after those concerned have looked."""
+    async def _resync_again(self, process: int, events: list[Recorded]) -> None:
+        """Publish the resync again when the server's process has ended: until then the commit may still succeed, after
+        the clients have resynced in vain.
+        """
         for _ in range(MOST_LOOKS):
             try:
                 async with self.reading() as batch:
                     if not await batch.fetch("SELECT 1 FROM pg_stat_activity WHERE pid = $1", process):
                         break
             except Unavailable:
-                pass  # nor does its process do anything, as long as the server is frozen
+                pass  # a frozen server commits nothing
             await asyncio.sleep(LOOK_SECONDS)
         self.on_doubt(events)
 

@@ -17,7 +17,7 @@ MOST_AT_ONCE = 256
 # Chats that somebody else holds for longer are waited for apart from the others.
 PATIENCE_SECONDS = 0.05
 LANES_AT_ONCE = 4
-# With less time than this left a send is not tried: it would take the others' time, and its outcome might be unknown.
+# A send with less time left is not tried: it would slow down the others, and its outcome might be unknown.
 LEAST_SECONDS = 0.1
 
 Done = Callable[[Sent | ChatError], None]
@@ -27,7 +27,7 @@ class _Waiting(NamedTuple):
     draft: Draft
     done: Done
     request_id: str | None
-    # When it has waited for long enough, as a time of the loop.
+    # The end of its patience, as a time of the event loop.
     until: float
 
 
@@ -134,7 +134,7 @@ class Outbox:
         return [waiting for waiting in batch if waiting.until >= latest] if late else batch
 
     def _set_apart(self, batch: list[_Waiting]) -> None:
-        # Those that came meanwhile go behind them: whoever comes next no longer waits in this lane.
+        # Later sends to these chats are queued apart at once. Those that wait here already must stay before them.
         chat_ids = {waiting.draft.chat_id for waiting in batch}
         behind = [waiting for waiting in self._lane.waiting if waiting.draft.chat_id in chat_ids]
         self._lane.waiting = [waiting for waiting in self._lane.waiting if waiting.draft.chat_id not in chat_ids]
