@@ -20,7 +20,7 @@ from chat_app.live import bus, cluster, server
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Answer, Door, HttpDoor, Person, Socket, SocketDoor
 from tests.conftest import free_port
-from tests.operations import Json, somebody_waits, told
+from tests.operations import Json, told
 from tests.process import Process
 from tests.service import MakePerson, MakeUser, Service, making_people
 
@@ -100,6 +100,13 @@ class Gate:
         for statement in statements:
             await self.connection.execute(text(statement))
 
+    async def reached(self) -> None:
+        """Return when a commit is held here: somebody else may wait for other locks meanwhile."""
+        held = text(f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {self.KEY} AND NOT granted")
+        async with asyncio.timeout(DEADLINE):
+            while not (await self.connection.execute(held)).scalar_one():
+                pass
+
     async def open(self) -> None:
         await self.run(f"SELECT pg_advisory_unlock({self.KEY})")
 
@@ -150,7 +157,7 @@ class TestP2:
         connections = [await anna.connect(active_chat_id=chat["id"]), boris.socket]
 
         sending = asyncio.create_task(door.send(anna, chat["id"], Gate.HELD))
-        await somebody_waits(gate.connection)
+        await gate.reached()
         await boris.settle()
         await connections[0].call("list_chats")
         assert [name for socket in connections for name, _ in socket.events if name.endswith("s_changed")] == []
@@ -204,7 +211,7 @@ class TestP2:
         before = await http.do(anna, "send_message", chat_id=chat_id, **acked)
         sync = (await http.do(boris, "list_chats"))["sync"]
         sending = asyncio.create_task(http.do(anna, "send_message", chat_id=chat_id, **held))
-        await somebody_waits(gate.connection)
+        await gate.reached()
         await node.kill()
         with pytest.raises(httpx.TransportError):
             await sending
