@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hasha
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
+from traceback import walk_tb
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -465,7 +466,9 @@ def _unavailable_without_database() -> Iterator[None]:
     """Raises Unavailable for all that says that the database is away or too slow, Busy if others hold a lock."""
     try:
         yield
-    except (OSError, PoolTimeout, DBAPIError, *_OF_THE_DRIVER) as error:
+    except (OSError, PoolTimeout, DBAPIError, AttributeError, *_OF_THE_DRIVER) as error:
+        if isinstance(error, AttributeError) and not _is_raised_by_driver(error):
+            raise
         cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
         is_closed = isinstance(error, DBAPIError) and error.connection_invalidated
         if isinstance(cause, asyncpg.PostgresError) and not is_closed and not _is_passing(cause):
@@ -477,6 +480,12 @@ def _unavailable_without_database() -> Iterator[None]:
 
 # The last one comes from a connection that is just closing.
 _OF_THE_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+def _is_raised_by_driver(error: Exception) -> bool:
+    """A connection that is terminated between two steps of one statement has no protocol left to ask."""
+    *_, (frame, _line) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("asyncpg.")
 
 
 def _is_passing(error: asyncpg.PostgresError) -> bool:

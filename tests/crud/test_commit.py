@@ -321,6 +321,30 @@ class TestBareConnections:
         async with telling.transaction() as session:
             assert (await session.exec(select(1))).one() == 1
 
+    @pytest.mark.parametrize("kind", ["reading", "transaction"])
+    async def test_that_end_between_two_steps_of_a_statement_are_unavailable(
+        self, telling: Telling, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        get_statement = asyncpg.Connection._get_statement
+
+        async def get_and_end(connection: Any, *arguments: Any, **options: Any) -> Any:
+            statement = await get_statement(connection, *arguments, **options)
+            connection.terminate()
+            return statement
+
+        monkeypatch.setattr(asyncpg.Connection, "_get_statement", get_and_end)
+        with pytest.raises(Unavailable):
+            async with telling.reading() if kind == "reading" else telling.transaction() as opened:
+                await (opened.fetch("SELECT 1") if kind == "reading" else opened.exec(select(1)))
+
+    async def test_an_error_of_our_own_is_none_of_the_database(self, telling: Telling) -> None:
+        async def fail() -> None:
+            async with telling.reading() as opened:
+                opened.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+        with pytest.raises(AttributeError):
+            await fail()
+
     async def test_that_fail_in_a_transaction_are_not_used_again(self, telling: Telling) -> None:
         async def fail() -> None:
             async with telling.batch() as batch:
