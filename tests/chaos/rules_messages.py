@@ -1,0 +1,221 @@
+"""Messages: nothing acknowledged is lost, doubled, reordered or changed, and nothing refused appears."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+from tests.chaos.facts import Final, Operation
+from tests.chaos.index import Chat, History
+from tests.chaos.violation import Violation
+
+SENDING = ("send_message", "send_active_message")
+
+
+def lost(history: History) -> Iterator[Violation]:
+    """P1: what was acknowledged is there."""
+    for op in history.named(*SENDING, outcome="ok"):
+        if op.chat in history.deleted:
+            continue
+        chat = history.chats.get(str(op.chat))
+        row = chat.rows.get(op.row.seq) if chat else None
+        if row is None or (row.sender, row.client_id) != (op.user, op.args["client_id"]):
+            yield Violation("lost", "P1", f"{op}: acknowledged as seq {op.row.seq} of {op.chat}, where {row} stands")
+
+
+def lost_change(history: History) -> Iterator[Violation]:
+    """P1: an acknowledged edit or deletion is there, unless a later one replaced it."""
+    changes: dict[tuple[str, int], list[Operation]] = defaultdict(list)
+    for op in history.named("edit_message", "delete_message"):
+        if op.outcome != "failed":
+            changes[op.args["chat_id"], op.args["seq"]].append(op)
+    for (chat_id, seq), ops in changes.items():
+        chat = history.chats.get(chat_id)
+        row = chat.rows.get(seq) if chat else None
+        if row is None or row.deleted:
+            continue
+        for op in ops:
+            is_last = all(other is op or other.returned < op.t for other in ops)
+            is_there = op.name == "edit_message" and op.args["text"] in (row.content, _text(row.content))
+            if op.outcome == "ok" and (op.name == "delete_message" or is_last) and not is_there:
+                yield Violation("lost change", "P1", f"{op} of seq {seq} in {chat_id}: acknowledged, but {row} is read")
+
+
+def _text(content: Any) -> Any:
+    return content.get("text") if isinstance(content, dict) else content
+
+
+def lost_like(history: History) -> Iterator[Violation]:
+    """P5: who likes what is what each user's own last like or unlike says."""
+    by_like: dict[tuple[str, int, str], list[Operation]] = defaultdict(list)
+    for op in history.named("like_message", "unlike_message"):
+        if op.outcome != "failed":
+            by_like[op.args["chat_id"], op.args["seq"], op.user].append(op)
+    for (chat_id, seq, user), ops in by_like.items():
+        last = max(ops, key=lambda op: op.t)
+        is_alone = all(op is last or op.returned < last.t for op in ops)
+        likes = _likes(history, chat_id, seq)
+        if last.outcome == "ok" and is_alone and likes is not None and (user in likes) != (last.name == "like_message"):
+            yield Violation("like", "P5", f"{last} of seq {seq} in {chat_id}: acknowledged, but {likes} like it")
+
+
+def _likes(history: History, chat_id: str, seq: int) -> set[str] | None:
+    """Who likes a message that is not deleted, as somebody read it who sees it."""
+    for final in history.finals.get(chat_id, ()):
+        row = final.rows.get(seq)
+        if row is not None:
+            return None if row.deleted else set(final.fields["likes"].get(str(seq), ()))
+    return None
+
+
+def phantom(history: History) -> Iterator[Violation]:
+    """Nothing appears that nobody sent."""
+    sent: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
+    for op in history.named(*SENDING):
+        sent[op.chat, op.user, op.args["client_id"]] += [op.args["content"]] if op.outcome != "failed" else []
+    edits: dict[tuple[str, int], list[Any]] = defaultdict(list)
+    for op in history.named("edit_message"):
+        if op.outcome != "failed":
+            edits[op.args["chat_id"], op.args["seq"]].append(op.args["text"])
+    for chat, row in _user_rows(history):
+        key = (chat.id, row.sender, row.client_id)
+        if key not in sent:
+            yield Violation("phantom", "P4", f"{row} in {chat.id}: nobody sent it")
+        elif not row.deleted and row.content not in sent[key] and _text(row.content) not in edits[chat.id, row.seq]:
+            yield Violation("phantom", "P4", f"{row} in {chat.id}: {sent[key]!r} was sent, and no edit says this")
+
+
+def duplicate(history: History) -> Iterator[Violation]:
+    """P3: one client_id, one message."""
+    places: dict[tuple[Any, ...], set[int]] = defaultdict(set)
+    for chat, row in _user_rows(history):
+        places[chat.id, row.sender, row.client_id].add(row.seq)
+    for op in history.named(*SENDING, outcome="ok"):
+        places[op.chat, op.user, op.args["client_id"]].add(op.row.seq)
+    for (chat_id, sender, client_id), seqs in places.items():
+        if len(seqs) > 1:
+            yield Violation("duplicate", "P3", f"{client_id} of {sender} in {chat_id} has seqs {sorted(seqs)}")
+
+
+def reused(history: History) -> Iterator[Violation]:
+    """P3: other content under the same client_id is refused, and no acknowledgement shows another's content."""
+    contents: dict[tuple[Any, ...], tuple[Any, Operation]] = {}
+    for op in history.named(*SENDING, outcome="ok"):
+        first = contents.setdefault((op.chat, op.user, op.args["client_id"]), (op.args["content"], op))
+        if first[0] != op.args["content"]:
+            yield Violation("reused client_id", "P3", f"{op}: accepted with other content than {first[1]}")
+
+
+def zombie(history: History) -> Iterator[Violation]:
+    """P4: a send that was definitely refused, in each of its tries, never appears."""
+    outcomes: dict[tuple[Any, ...], list[Operation]] = defaultdict(list)
+    for op in history.named(*SENDING):
+        outcomes[op.chat, op.user, op.args["client_id"]].append(op)
+    for chat, row in _user_rows(history):
+        tries = outcomes.get((chat.id, row.sender, row.client_id), ())
+        if tries and all(op.outcome == "failed" for op in tries):
+            yield Violation("zombie", "P4", f"{tries[0]}: refused with {tries[0].code}, but {row} is in {chat.id}")
+
+
+def gap(history: History) -> Iterator[Violation]:
+    """P7: seq is 1 … n for everybody from their visible start."""
+    for chat in history.chats.values():
+        for final in chat.finals:
+            first, last = final.fields["visible_from"], final.fields["message_count"]
+            missing = set(range(first, last + 1)) ^ final.rows.keys()
+            if missing:
+                yield Violation("gap", "P7", f"{_reader(final)}: not {first} … {last} but for {sorted(missing)[:10]}")
+
+
+def divergence(history: History) -> Iterator[Violation]:
+    """P7: everybody reads the same, from every node."""
+    for chat_id, known, row, source in history.conflicts:
+        yield Violation("divergence", "P7", f"{source} shows {row} of {chat_id}, and another {known}")
+    for chat in history.chats.values():
+        counts = ("version", "message_count", "member_count", "members")
+        for final in chat.finals:
+            other = chat.finals[0].fields
+            for name in counts:
+                if final.fields[name] != other[name]:
+                    values = f"{final.fields[name]}, not {other[name]}"
+                    yield Violation("divergence", "P7", f"{_reader(final)}: {name} is {values} as for {other['user']}")
+            for seq, row in final.rows.items():
+                if row is not chat.rows[seq] and row != chat.rows[seq]:
+                    yield Violation("divergence", "P7", f"{_reader(final)}: {row}, not {chat.rows[seq]}")
+
+
+def inversion(history: History) -> Iterator[Violation]:
+    """P8 and P9: seqs follow the order of a connection, and that of acknowledgements and receipts."""
+    last: dict[tuple[Any, ...], Operation] = {}
+    for op in history.named(*SENDING, outcome="ok"):
+        if op.status != 201:
+            continue
+        if op.row.seq <= op.seq_floor.value:
+            text = f"{op} got seq {op.row.seq} of {op.chat}; seq {op.seq_floor.value} was known before from"
+            yield Violation("inversion", "P9", f"{text} {op.seq_floor.source}")
+        if op.conn and (before := last.get((op.conn, op.chat))) and before.row.seq > op.row.seq:
+            yield Violation("inversion", "P8", f"{op} got seq {op.row.seq}, after {before}: {before.row.seq}")
+        last[op.conn, op.chat] = op
+
+
+def counter(history: History) -> Iterator[Violation]:
+    """P5 and P7: every count equals what it counts."""
+    for chat in history.chats.values():
+        for final in chat.finals:
+            fields = final.fields
+            newest = max(final.rows, default=fields["visible_from"] - 1)
+            pairs = [
+                ("member_count", fields["member_count"], len(fields["members"])),
+                ("message_count", fields["message_count"], newest),
+                ("version", fields["version"], max([fields["version"], *(row.version for row in final.rows.values())])),
+            ]
+            likes = {seq: len(set(users)) for seq, users in fields["likes"].items()}
+            for seq, row in final.rows.items():
+                if row.like_count or str(seq) in likes:
+                    pairs.append((f"like_count of seq {seq}", row.like_count, likes.get(str(seq), 0)))
+            for name, value, counted in pairs:
+                if value != counted:
+                    yield Violation("counter", "P5", f"{_reader(final)}: {name} is {value}, counted {counted}")
+
+
+def versions(history: History) -> Iterator[Violation]:
+    """A version belongs to one change: no two rows have the same, nor a row one above its chat's."""
+    for chat in history.chats.values():
+        for (version, seq), (next_version, next_seq) in pairwise(chat.by_version):
+            if version == next_version:
+                yield Violation("version", "P10", f"{chat.id}: seqs {seq} and {next_seq} both have version {version}")
+
+
+def pair(history: History) -> Iterator[Violation]:
+    """P6: two people have one private chat."""
+    chats: dict[frozenset[str], Counter[str]] = defaultdict(Counter)
+    for chat_id, ops in history.opened.items():
+        chats[frozenset((ops[0].user, ops[0].args["user_id"]))][chat_id] += len(ops)
+    for users, found in chats.items():
+        private = [chat_id for chat_id in found if not _became_group(history, chat_id)]
+        if len(private) > 1:
+            yield Violation("private pair", "P6", f"{sorted(users)} have the private chats {sorted(private)}")
+
+
+def _became_group(history: History, chat_id: str) -> bool:
+    chat = history.chats.get(chat_id)
+    if chat is None:
+        return bool(history.additions.get(chat_id))
+    return any(row.type == "system" and row.content[0] == "became_group" for row in chat.rows.values())
+
+
+def _user_rows(history: History) -> Iterator[tuple[Chat, Any]]:
+    for chat in history.chats.values():
+        for row in chat.rows.values():
+            if row.type != "system":
+                yield chat, row
+
+
+def _reader(final: Final) -> str:
+    return f"{final.fields['chat']} read by {final.fields['user']} from {final.fields['node']}"
+
+
+RULES = (
+    *(lost, lost_change, lost_like, phantom, duplicate, reused, zombie, gap, divergence, inversion, counter),
+    *(versions, pair),
+)
