@@ -10,7 +10,7 @@ YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-nodes test-long-way test-node test-fuzz test-root test-image bench lint lint-manifests format \
+.PHONY: help run test test-nodes test-long-way test-node test-fuzz test-root test-image chaos bench lint lint-manifests format \
 	migrate seed requirements clean
 
 help: ## List what there is
@@ -43,6 +43,9 @@ test-image: $(READY) ## Run the Dockerfile and compose.yaml without a container 
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root; with a container engine try: docker compose up --build" >&2; exit 1; }
 	@command -v caddy >/dev/null || { echo "caddy is needed, the proxy of compose.yaml" >&2; exit 1; }
 	@exec unshare --mount --propagation private $(BIN)/python -m tests.image
+
+chaos: $(READY) ## Break nodes, bus, database and network under load and judge what clients saw; ARGS="--help" lists the faults
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(READY) ## Measure, beside a plain Node server or another revision; ARGS="W1 W2 --beside HEAD" chooses
 	@exec $(BIN)/python -m tests.bench $(ARGS)

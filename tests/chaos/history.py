@@ -43,7 +43,8 @@ class Recorder:
         return round(monotonic() - self._began, 4)
 
     def write(self, kind: str, **fields: Any) -> None:
-        self._file.write(orjson.dumps({"k": kind, "t": self.now, **fields}, option=orjson.OPT_APPEND_NEWLINE))
+        line = {"k": kind, "t": self.now, **fields}
+        self._file.write(orjson.dumps(line, default=tuple, option=orjson.OPT_APPEND_NEWLINE))
 
     def invoke(self, name: str, args: Json, **by: Any) -> int:
         """Record that an operation begins. Returns its number, for `end`."""

@@ -31,6 +31,7 @@ class History:
         self.compared: dict[str, dict[str, Any]] = defaultdict(dict)
         self.faults: list[Json] = []
         self.notes: list[Json] = []
+        self.figures: Json = {}
         self.conflicts: list[tuple[str, Row, Row, str]] = []
         self.seen: dict[tuple[str, int, int], Row] = {}
         self._pages: dict[str, dict[int, Row]] = {}
@@ -111,6 +112,9 @@ class History:
 
     def _fault(self, record: Json) -> None:
         self.faults.append(record)
+
+    def _figures(self, record: Json) -> None:
+        self.figures = record
 
     def _note(self, record: Json) -> None:
         self.notes.append(record)

@@ -232,7 +232,11 @@ def _window(history: History, conn: Connection) -> tuple[str, int, float] | None
     facts: list[tuple[float, str, Json]] = list(conn.events)
     ops = [op for op in history.of_connection.get(conn.id, ()) if op.name in ("activate_chat", "list_changes")]
     asked = {"chat": "", "version": 0}
-    facts += [(op.returned, op.name, asked | op.data | op.args | {"t": op.t}) for op in ops if op.outcome != "failed"]
+    facts += [
+        (op.returned, op.name, asked | op.data | op.args | {"t": op.t})
+        for op in ops
+        if op.outcome == "ok" or not op.status
+    ]
     window: tuple[str, int, float] | None = (conn.active, 0, inf) if conn.active else None
     # Events that come before the answer wait for it.
     newest: dict[str, tuple[float, int]] = {}

@@ -63,26 +63,28 @@ def _likes(history: History, chat_id: str, seq: int) -> set[str] | None:
     """Who likes a message that is not deleted, as somebody read it who sees it."""
     for final in history.finals.get(chat_id, ()):
         row = final.rows.get(seq)
-        if row is not None:
+        if row is not None and final.fields["likes"] is not None:
             return None if row.deleted else set(final.fields["likes"].get(str(seq), ()))
     return None
 
 
 def phantom(history: History) -> Iterator[Violation]:
     """Nothing appears that nobody sent."""
-    sent: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
+    sent: dict[tuple[str, str | None], list[Operation]] = defaultdict(list)
     for op in history.named(*SENDING):
-        sent[op.chat, op.user, op.args["client_id"]] += [op.args["content"]] if op.outcome != "failed" else []
+        sent[op.user, op.args["client_id"]].append(op)
     edits: dict[tuple[str, int], list[Any]] = defaultdict(list)
     for op in history.named("edit_message"):
         if op.outcome != "failed":
             edits[op.args["chat_id"], op.args["seq"]].append(op.args["text"])
     for chat, row in _user_rows(history):
-        key = (chat.id, row.sender, row.client_id)
-        if key not in sent:
+        # Without a chat_id it was for the active chat, which only an answer names.
+        tries = [op for op in sent.get((row.sender, row.client_id), ()) if op.chat in (chat.id, None)]
+        contents = [op.args["content"] for op in tries if op.outcome != "failed"]
+        if not tries:
             yield Violation("phantom", "P4", f"{row} in {chat.id}: nobody sent it")
-        elif not row.deleted and row.content not in sent[key] and _text(row.content) not in edits[chat.id, row.seq]:
-            yield Violation("phantom", "P4", f"{row} in {chat.id}: {sent[key]!r} was sent, and no edit says this")
+        elif not row.deleted and row.content not in contents and _text(row.content) not in edits[chat.id, row.seq]:
+            yield Violation("phantom", "P4", f"{row} in {chat.id}: {contents} was sent, and no edit says this")
 
 
 def duplicate(history: History) -> Iterator[Violation]:
@@ -110,9 +112,9 @@ def zombie(history: History) -> Iterator[Violation]:
     """P4: a send that was definitely refused, in each of its tries, never appears."""
     outcomes: dict[tuple[Any, ...], list[Operation]] = defaultdict(list)
     for op in history.named(*SENDING):
-        outcomes[op.chat, op.user, op.args["client_id"]].append(op)
+        outcomes[op.user, op.args["client_id"]].append(op)
     for chat, row in _user_rows(history):
-        tries = outcomes.get((chat.id, row.sender, row.client_id), ())
+        tries = outcomes.get((row.sender, row.client_id), ())
         if tries and all(op.outcome == "failed" for op in tries):
             yield Violation("zombie", "P4", f"{tries[0]}: refused with {tries[0].code}, but {row} is in {chat.id}")
 
@@ -169,8 +171,8 @@ def counter(history: History) -> Iterator[Violation]:
                 ("message_count", fields["message_count"], newest),
                 ("version", fields["version"], max([fields["version"], *(row.version for row in final.rows.values())])),
             ]
-            likes = {seq: len(set(users)) for seq, users in fields["likes"].items()}
-            for seq, row in final.rows.items():
+            likes = {seq: len(set(users)) for seq, users in (fields["likes"] or {}).items()}
+            for seq, row in final.rows.items() if fields["likes"] is not None else ():
                 if row.like_count or str(seq) in likes:
                     pairs.append((f"like_count of seq {seq}", row.like_count, likes.get(str(seq), 0)))
             for name, value, counted in pairs:

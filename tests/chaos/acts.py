@@ -1,0 +1,330 @@
+"""What the clients of a run do: a part for every operation of the service that changes something.
+
+A part chooses arguments with which the operation has a chance, and now and then such that it must be refused.
+"""
+
+import asyncio
+import base64
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from tests.chaos import history
+from tests.chaos.clients import TOKEN_ENDED, Answer, Client, Person
+from tests.chaos.history import Json
+from tests.chaos.nodes import Node
+from tests.client_model import Entry
+from tests.media import pictures
+
+MOST_MEMBERS, LEAST_MEMBERS = 12, 4
+SEND_TRIES = 60
+PICTURE = pictures.encoded(pictures.corners(), "PNG")
+FORM = "multipart/form-data; boundary=chaos"
+
+
+class World:
+    """What all clients of a run know together."""
+
+    def __init__(self, people: list[Person], nodes: list[Node]) -> None:
+        self.people, self.nodes = people, nodes
+        self.chats: list[str] = []
+        # By chat: the latest messages of people, (seq, sender, client_id).
+        self.recent: dict[str, deque[tuple[int, str, str]]] = defaultdict(lambda: deque(maxlen=30))
+        self.members: dict[str, set[str]] = defaultdict(set)
+        # By phone: the last code that was sent.
+        self.codes: dict[str, str] = {}
+        self.phones = iter(range(10**6))
+        self.is_over = False
+
+    def new_phone(self) -> str:
+        return f"+7999{next(self.phones):07d}"
+
+
+@dataclass
+class Turn:
+    """One choice of one client: who, over which transport, with which luck."""
+
+    world: World
+    client: Client
+    random: Random
+    by_socket: bool
+
+    def entry(self, *, mine: bool = False, group: bool = False) -> Entry | None:
+        """One of the client's chats; `mine`: one that they created."""
+        me = self.client.person.id
+        found = [
+            entry
+            for entry in self.client.model.entries.values()
+            if (not mine or entry.shared["creator_id"] == me) and (not group or entry.shared["type"] == "group")
+        ]
+        return self.random.choice(found) if found else None
+
+    def chat_id(self) -> str | None:
+        """A chat of the client's, mostly; else one that does not exist for them."""
+        if self.world.chats and self.random.random() < 0.03:
+            return self.random.choice(self.world.chats)
+        entry = self.entry()
+        return entry.shared["id"] if entry else None
+
+    def message(self, *, own: bool) -> Json | None:
+        """A late message, one's own or anybody's."""
+        entry = self.entry()
+        me = self.client.person.id
+        recent = self.world.recent[entry.shared["id"]] if entry else ()
+        found = [seq for seq, sender, _ in recent if not own or sender == me or self.random.random() < 0.03]
+        return {"chat_id": entry.shared["id"], "seq": self.random.choice(found)} if entry and found else None
+
+    def somebody(self) -> Person:
+        return self.random.choice(self.world.people)
+
+    def new_id(self) -> str:
+        return str(UUID(int=self.random.getrandbits(128), version=4))
+
+    async def do(self, name: str, args: Json | None) -> Answer | None:
+        return None if args is None else await self.client.do(name, args, by_socket=self.by_socket)
+
+
+Part = Callable[[Turn], Awaitable[Any]]
+PARTS: dict[str, tuple[float, Part]] = {}
+
+
+def part(weight: float) -> Callable[[Part], Part]:
+    """A part for the operation that the function is named after; how often, compared with the others."""
+
+    def register(function: Part) -> Part:
+        PARTS[function.__name__] = (weight, function)  # type: ignore[attr-defined]
+        return function
+
+    return register
+
+
+def draft(turn: Turn) -> Json:
+    """A new message: a text, mostly."""
+    kind = turn.random.random()
+    words = f"{turn.client.name} {turn.random.getrandbits(32):08x}"
+    client_id = turn.new_id()
+    if kind < 0.92:
+        return {"type": "text", "text": words, "client_id": client_id}
+    if kind < 0.96:
+        return {"type": "location", "latitude": 43.5, "longitude": 39.25, "text": words, "client_id": client_id}
+    return {"type": "contact", "name": words, "phone": "+7 916 000-00-00", "client_id": client_id}
+
+
+async def send(turn: Turn, chat_id: str, message: Json) -> None:
+    """Send, and again under the same client_id until the outcome is known, over any transport and node."""
+    client, args = turn.client, {"chat_id": chat_id} | message
+    recorded = {"chat_id": chat_id, "client_id": message["client_id"], "content": history.content(message)}
+    by_socket = turn.by_socket
+    for _ in range(SEND_TRIES):
+        if by_socket and client.socket is not None:
+            answer = await client.over_socket("send_message", args, recorded=recorded)
+        else:
+            answer = await client.over_http("send_message", args, recorded=recorded)
+        if answer.code in TOKEN_ENDED:
+            await client.renew(answer.code)
+        elif answer.outcome != "unknown" or turn.world.is_over:
+            break
+        await pause(turn)
+        by_socket = turn.random.random() < 0.5
+        client.node = client.node if client.socket else turn.random.choice(client.nodes)
+    if answer.ok:
+        turn.world.recent[chat_id].append((answer.data["seq"], client.person.id, message["client_id"]))
+
+
+async def pause(turn: Turn) -> None:
+    await asyncio.sleep(0.1 + 0.4 * turn.random.random())
+
+
+@part(50)
+async def send_message(turn: Turn) -> None:
+    """One, or several without waiting; now and then other content under a client_id that was used."""
+    chat_id = turn.chat_id()
+    if chat_id is None:
+        return
+    drafts = [draft(turn) for _ in range(turn.random.choice([1, 1, 1, 2, 4]))]
+    used = [client_id for _, sender, client_id in turn.world.recent[chat_id] if sender == turn.client.person.id]
+    if used and turn.random.random() < 0.02:
+        drafts = [drafts[0] | {"client_id": turn.random.choice(used)}]
+    recent = turn.world.recent[chat_id]
+    if recent and turn.random.random() < 0.05:
+        drafts[0]["reply_to"] = recent[-1][0]
+    if turn.by_socket:
+        await asyncio.gather(*(send(turn, chat_id, message) for message in drafts))
+    else:
+        await send(turn, chat_id, drafts[0])
+
+
+@part(4)
+async def send_active_message(turn: Turn) -> None:
+    """To the chat that is active for this session: the answer says which it was."""
+    entry, message = turn.entry(), draft(turn)
+    if entry and (await turn.client.over_http("activate_chat", {"chat_id": entry.shared["id"]})).ok:
+        recorded = {"client_id": message["client_id"], "content": history.content(message)}
+        await turn.client.over_http("send_active_message", message, recorded=recorded)
+
+
+@part(6)
+async def edit_message(turn: Turn) -> None:
+    args = turn.message(own=True)
+    await turn.do("edit_message", args and args | {"text": f"edited {turn.random.getrandbits(32):08x}"})
+
+
+@part(2)
+async def delete_message(turn: Turn) -> None:
+    await turn.do("delete_message", turn.message(own=True))
+
+
+@part(8)
+async def like_message(turn: Turn) -> None:
+    await turn.do("like_message", turn.message(own=False))
+
+
+@part(5)
+async def unlike_message(turn: Turn) -> None:
+    await turn.do("unlike_message", turn.message(own=False))
+
+
+@part(6)
+async def mark_read(turn: Turn) -> None:
+    entry = turn.entry()
+    await turn.do("mark_read", entry and {"chat_id": entry.shared["id"], "seq": max(1, entry.shared["message_count"])})
+
+
+@part(2)
+async def rename_chat(turn: Turn) -> None:
+    chat_id = turn.chat_id()
+    title = turn.random.choice([None, f"mine {turn.random.getrandbits(16)}"])
+    await turn.do("rename_chat", chat_id and {"chat_id": chat_id, "title": title})
+
+
+@part(2)
+async def pin_chat(turn: Turn) -> None:
+    chat_id = turn.chat_id()
+    await turn.do("pin_chat", chat_id and {"chat_id": chat_id})
+
+
+@part(2)
+async def unpin_chat(turn: Turn) -> None:
+    chat_id = turn.chat_id()
+    await turn.do("unpin_chat", chat_id and {"chat_id": chat_id})
+
+
+@part(0.4)
+async def create_group(turn: Turn) -> None:
+    me = turn.client.person
+    others = turn.random.sample([person.id for person in turn.world.people if person is not me], LEAST_MEMBERS + 2)
+    args = {"title": f"group {turn.random.getrandbits(16)}", "member_ids": others, "client_id": turn.new_id()}
+    answer = await turn.do("create_group", args)
+    if answer and answer.ok:
+        turn.world.chats.append(answer.data["id"])
+        turn.world.members[answer.data["id"]] = {me.id, *others}
+
+
+@part(2)
+async def open_private_chat(turn: Turn) -> None:
+    answer = await turn.do("open_private_chat", {"user_id": turn.somebody().id})
+    if answer and answer.ok and answer.data["id"] not in turn.world.chats:
+        turn.world.chats.append(answer.data["id"])
+
+
+@part(5)
+async def add_members(turn: Turn) -> None:
+    """Sometimes somebody who is there; a private chat becomes a group, rarely."""
+    entry = turn.entry(group=turn.random.random() < 0.95)
+    if entry is None or entry.shared["member_count"] >= MOST_MEMBERS:
+        return
+    somebody, chat_id = turn.somebody().id, entry.shared["id"]
+    args = {"chat_id": chat_id, "user_ids": [somebody], "share_history": turn.random.random() < 0.3}
+    answer = await turn.do("add_members", args)
+    if answer and answer.ok:
+        turn.world.members[chat_id].add(somebody)
+
+
+@part(6)
+async def remove_member(turn: Turn) -> None:
+    """By the creator, mostly; the removed one often comes back."""
+    entry = turn.entry(mine=turn.random.random() < 0.95, group=True)
+    if entry is None or entry.shared["member_count"] <= LEAST_MEMBERS:
+        return
+    chat_id = entry.shared["id"]
+    known = sorted(turn.world.members[chat_id] - {turn.client.person.id}) or [turn.somebody().id]
+    gone = turn.random.choice(known)
+    answer = await turn.do("remove_member", {"chat_id": chat_id, "user_id": gone})
+    if answer and answer.outcome != "unknown":
+        turn.world.members[chat_id].discard(gone)
+    if answer and answer.ok and turn.random.random() < 0.3:
+        await turn.do("add_members", {"chat_id": chat_id, "user_ids": [gone], "share_history": False})
+
+
+@part(1.5)
+async def leave_chat(turn: Turn) -> None:
+    entry = turn.entry(group=True)
+    if entry is None or entry.shared["member_count"] <= LEAST_MEMBERS:
+        return
+    answer = await turn.do("leave_chat", {"chat_id": entry.shared["id"]})
+    if answer and answer.ok:
+        turn.world.members[entry.shared["id"]].discard(turn.client.person.id)
+
+
+@part(0.3)
+async def delete_chat(turn: Turn) -> None:
+    """One's own group, or a new one that others have begun to write into."""
+    entry = turn.entry(mine=True, group=True)
+    if entry is None or turn.random.random() < 0.7:
+        others = [person.id for person in turn.world.people if person is not turn.client.person][:LEAST_MEMBERS]
+        answer = await turn.do("create_group", {"title": "For a moment", "member_ids": others})
+        await pause(turn)
+        await turn.do("delete_chat", {"chat_id": answer.data["id"]} if answer and answer.ok else None)
+    else:
+        await turn.do("delete_chat", {"chat_id": entry.shared["id"]})
+
+
+@part(6)
+async def activate_chat(turn: Turn) -> None:
+    entry = turn.entry()
+    if entry is not None and turn.client.socket is not None:
+        await turn.client.activate(entry.shared["id"])
+
+
+@part(0.5)
+async def clear_active_chat(turn: Turn) -> None:
+    """Over HTTP; connections that never chose a chat follow, the others don't."""
+    await turn.client.over_http("clear_active_chat", {})
+
+
+@part(4)
+async def set_typing(turn: Turn) -> None:
+    chat_id = turn.chat_id()
+    await turn.do("set_typing", chat_id and {"chat_id": chat_id, "typing": True})
+
+
+@part(1)
+async def update_me(turn: Turn) -> None:
+    await turn.do("update_me", {"bio": f"bio {turn.random.getrandbits(16)}", "name": turn.client.person.phone[-4:]})
+
+
+@part(0.3)
+async def set_avatar(turn: Turn) -> None:
+    await turn.client.over_http("set_avatar", {"image": base64.b64encode(PICTURE).decode()}, recorded={})
+
+
+@part(0.2)
+async def delete_avatar(turn: Turn) -> None:
+    await turn.do("delete_avatar", {})
+
+
+@part(0.8)
+async def create_attachment(turn: Turn) -> None:
+    """Upload a file, and send it."""
+    body = (
+        b'--chaos\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
+        b"%b\r\n--chaos--\r\n" % turn.new_id().encode()
+    )
+    answer = await turn.client.over_http("create_attachment", {}, body=body, content_type=FORM)
+    entry = turn.entry()
+    if answer.ok and entry is not None:
+        message = {"type": "file", "attachment_id": answer.data["id"], "client_id": turn.new_id()}
+        await send(turn, entry.shared["id"], message)
