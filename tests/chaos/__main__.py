@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from random import SystemRandom
 
@@ -14,16 +15,20 @@ import uvloop
 from tests.chaos.checker import judge
 from tests.chaos.faults import FAULTS
 from tests.chaos.history import read
+from tests.chaos.planted import PLANTED
 from tests.chaos.report import report
 from tests.chaos.run import Plan, run
 
 FIXED_SEED = 1
+PLANTED_MINUTES = 0.8
 
 
 def main() -> None:
     options = _options()
     if options.judge:
         sys.exit(_judge(options.judge))
+    if options.planted:
+        sys.exit(_run_planted(options))
     seed = SystemRandom().getrandbits(31) if options.seed == "random" else int(options.seed)
     plan = Plan(seed, options.minutes, nodes=options.nodes, clients=options.clients, pace=options.pace)
     if options.faults:
@@ -51,6 +56,27 @@ async def _run(plan: Plan, folder: Path) -> Path:
     return await run(plan, folder)
 
 
+def _run_planted(options: argparse.Namespace) -> int:
+    """A run for each planted fault; the status is 1 if one is not named."""
+    missed = []
+    for name in PLANTED if options.planted == "all" else options.planted.split(","):
+        began, planted = time.monotonic(), PLANTED[name]
+        folder = Path(tempfile.mkdtemp(prefix=f"chaos-{name}-", dir="/tmp"))
+        launcher = (sys.executable, "-m", "tests.chaos.planted", name)
+        plan = Plan(
+            int(options.seed), PLANTED_MINUTES, planted.faults, options.nodes, options.clients, options.pace, launcher
+        )
+        verdict = judge(read(uvloop.run(_run(plan, folder))))
+        named = [found for found in verdict.violations if found.kind in planted.kinds]
+        missed += [] if named else [name]
+        text = f"{named[0].kind}: {named[0].evidence}" if named else f"NOT SEEN, only {dict(verdict.by_kind)}"
+        sys.stdout.write(f"{name}, {time.monotonic() - began:.0f} s, {len(named)} violations, {text}\n")
+        sys.stdout.flush()
+        if named:
+            shutil.rmtree(folder, ignore_errors=True)
+    return int(bool(missed))
+
+
 def _judge(path: Path) -> int:
     verdict = judge(read(path))
     sys.stdout.write(f"{report(verdict)}\n")
@@ -66,6 +92,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--pace", type=float, default=0.4, help="mean seconds between two operations of a client")
     parser.add_argument("--judge", type=Path, help="the file of a recorded history, to be judged again")
+    parser.add_argument("--planted", help=f"start servers with a fault in them: all, or some of {','.join(PLANTED)}")
     return parser.parse_args()
 
 

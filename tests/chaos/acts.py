@@ -37,6 +37,7 @@ class World:
         # By phone: the last code that was sent.
         self.codes: dict[str, str] = {}
         self.phones = iter(range(10**6))
+        self.clients: list[Client] = []
         self.is_over = False
 
     def new_phone(self) -> str:
@@ -132,6 +133,8 @@ async def send(turn: Turn, chat_id: str, message: Json) -> None:
         client.node = client.node if client.socket else turn.random.choice(client.nodes)
     if answer.ok:
         turn.world.recent[chat_id].append((answer.data["seq"], client.person.id, message["client_id"]))
+        if turn.random.random() < 0.1:
+            await client.over_http("get_chat", {"chat_id": chat_id}, node=turn.random.choice(turn.world.nodes))
 
 
 async def pause(turn: Turn) -> None:
@@ -164,6 +167,23 @@ async def send_active_message(turn: Turn) -> None:
     if entry and (await turn.client.over_http("activate_chat", {"chat_id": entry.shared["id"]})).ok:
         recorded = {"client_id": message["client_id"], "content": history.content(message)}
         await turn.client.over_http("send_active_message", message, recorded=recorded)
+
+
+@part(8)
+async def get_chat(turn: Turn) -> None:
+    """As soon as an event has come, from any node: what it told of is there."""
+    chat_id = await turn.client.next_change()
+    if chat_id is not None:
+        node = turn.random.choice(turn.world.nodes)
+        await turn.client.over_http("get_chat", {"chat_id": chat_id}, node=node)
+
+
+@part(4)
+async def list_changes(turn: Turn) -> None:
+    """Of some versions before the newest."""
+    entry = turn.entry()
+    since = max(0, entry.shared["version"] - turn.random.randrange(20)) if entry else 0
+    await turn.do("list_changes", entry and {"chat_id": entry.shared["id"], "since": since})
 
 
 @part(6)
@@ -245,18 +265,26 @@ async def add_members(turn: Turn) -> None:
 
 @part(6)
 async def remove_member(turn: Turn) -> None:
-    """By the creator, mostly; the removed one often comes back."""
+    """By the creator, mostly, and often while the removed one writes, who then comes back."""
     entry = turn.entry(mine=turn.random.random() < 0.95, group=True)
     if entry is None or entry.shared["member_count"] <= LEAST_MEMBERS:
         return
     chat_id = entry.shared["id"]
     known = sorted(turn.world.members[chat_id] - {turn.client.person.id}) or [turn.somebody().id]
     gone = turn.random.choice(known)
-    answer = await turn.do("remove_member", {"chat_id": chat_id, "user_id": gone})
+    removal = turn.do("remove_member", {"chat_id": chat_id, "user_id": gone})
+    writer = next(client for client in turn.world.clients if client.person.id == gone)
+    answer, *_ = await asyncio.gather(removal, *(_write_meanwhile(turn, writer, chat_id) for _ in range(3)))
     if answer and answer.outcome != "unknown":
         turn.world.members[chat_id].discard(gone)
     if answer and answer.ok and turn.random.random() < 0.3:
         await turn.do("add_members", {"chat_id": chat_id, "user_ids": [gone], "share_history": False})
+
+
+async def _write_meanwhile(turn: Turn, writer: Client, chat_id: str) -> None:
+    race = Turn(turn.world, writer, turn.random, by_socket=turn.random.random() < 0.5)
+    await asyncio.sleep(0.03 * turn.random.random())
+    await send(race, chat_id, draft(race))
 
 
 @part(1.5)

@@ -24,6 +24,7 @@ from tests.operations import ROUTES
 
 PREFIX = "/api/v1"
 RETRY_SECONDS = 0.3
+CHANGE_SECONDS = 2.0
 # What says that this session, or its token, is of no use any more.
 TOKEN_ENDED = {"token_expired", "session_revoked", "not_authenticated"}
 
@@ -70,6 +71,7 @@ class Client:
         # Events that wait for an answer which they follow; None: nothing is awaited.
         self._held: list[tuple[str, Json]] | None = None
         self._must_catch_up = asyncio.Event()
+        self._change: asyncio.Future[str] | None = None
 
     async def over_http(self, name: str, args: Json, *, node: Node | None = None, **special: Any) -> Answer:
         """One operation by its route, recorded. `special`: a body, its type, a token, and args to record instead."""
@@ -179,6 +181,14 @@ class Client:
                 self._must_catch_up.set()
                 await asyncio.sleep(RETRY_SECONDS)
 
+    async def next_change(self) -> str | None:
+        """The chat of the next `messages_changed`, if one comes soon."""
+        self._change = asyncio.get_running_loop().create_future()
+        try:
+            return await asyncio.wait_for(self._change, CHANGE_SECONDS)
+        except TimeoutError:
+            return None
+
     async def _connect(self) -> None:
         if not self.token:
             await self.log_in()
@@ -229,6 +239,8 @@ class Client:
                 self.model.window = None
             return
         self.recorder.write("event", conn=about["conn"], name=name, data=history.event(name, data))
+        if name == "messages_changed" and self._change is not None and not self._change.done():
+            self._change.set_result(data["chat_id"])
         if name == "session_revoked":
             self.token = ""
         elif name == "resync_required":

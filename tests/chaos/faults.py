@@ -242,11 +242,11 @@ async def delay(stage: Stage, random: Random) -> str:
 @fault("clock")
 async def move_clock(stage: Stage, random: Random) -> str:
     """One node is an hour ahead or behind."""
-    program = needed("faketime", "faketime")
-    node, offset = one(stage, random), random.choice(["+1h", "-1h"])
+    library = needed("/usr/lib/*/faketime/libfaketime.so.1", "faketime")
+    node, offset = one(stage, random), random.choice(["+3600", "-3600"])
     await node.stop()
-    await node.start(program, "-f", offset, FAKETIME_DONT_FAKE_MONOTONIC="1", DONT_FAKE_MONOTONIC="1")
+    await node.start(LD_PRELOAD=library, FAKETIME=offset, FAKETIME_DONT_FAKE_MONOTONIC="1", DONT_FAKE_MONOTONIC="1")
     await asyncio.sleep(8)
     await node.stop()
     await node.start()
-    return f"{node.name} {offset}"
+    return f"{node.name} by {offset} s"

@@ -5,6 +5,7 @@ import ctypes
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -18,7 +19,6 @@ import psutil
 
 from chat_app.embedded import embedded_postgres, valkey_command
 from tests.chaos.proxy import Network
-from tests.conftest import free_port
 from tests.process import ROOT, START_SECONDS
 
 PARENT_DEATH = 1
@@ -31,11 +31,20 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
 
 
+def fixed_port() -> int:
+    """A free port that stays: below those that the system gives to outgoing connections."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
 class Postgres:
     """A real server, as durable as in production, that can crash and come back with its data."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder / "postgres", free_port()
+        self.folder, self.port = folder / "postgres", fixed_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self._running = ExitStack()
 
@@ -76,7 +85,7 @@ class Valkey:
     """A real bus, which comes back at the same port and remembers nothing."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = fixed_port()
 
     async def start(self) -> None:
         command = valkey_command("--port", str(self.port), "--bind", "127.0.0.1", "--logfile", "/dev/null")
@@ -114,7 +123,7 @@ class Node:
 
     def __init__(self, name: str, folder: Path, launcher: Sequence[str]) -> None:
         self.name, self.folder, self.launcher = name, folder, launcher
-        self.port = free_port()
+        self.port = fixed_port()
         # Where clients reach it.
         self.entrance = 0
         self.environment: dict[str, str] = {}
@@ -133,9 +142,9 @@ class Node:
             **settings,
         }
 
-    async def start(self, *prefix: str, **environment: str) -> None:
+    async def start(self, **environment: str) -> None:
         """Return when it is ready."""
-        command = [*prefix, *self.launcher, "run", "--no-seed"]
+        command = [*self.launcher, "run", "--no-seed"]
         with (self.folder / f"node-{self.name}.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *command,

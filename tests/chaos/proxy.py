@@ -7,9 +7,13 @@ import asyncio
 import json
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections import deque
 from typing import Any, Self
 
 from tests.process import ROOT
+
+# How exact the timers of the loop are.
+CLOCK_SECONDS = 0.005
 
 
 class Link:
@@ -47,6 +51,8 @@ class End(asyncio.Protocol):
         self.link, self.other = link, other
         self.transport: asyncio.Transport
         self.waiting: list[bytes] = []
+        # What is delayed, with its time; what follows waits behind it.
+        self.delayed: deque[tuple[float, bytes]] = deque()
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -73,10 +79,18 @@ class End(asyncio.Protocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self.link.delay:
-            asyncio.get_running_loop().call_later(self.link.delay, self.carry, data)
-        else:
+        if not self.link.delay and not self.delayed:
             self.carry(data)
+            return
+        loop = asyncio.get_running_loop()
+        self.delayed.append((loop.time() + self.link.delay, data))
+        loop.call_later(self.link.delay, self.carry_delayed)
+
+    def carry_delayed(self) -> None:
+        # What came later with a shorter delay does not overtake.
+        now = asyncio.get_running_loop().time() + CLOCK_SECONDS
+        while self.delayed and self.delayed[0][0] <= now:
+            self.carry(self.delayed.popleft()[1])
 
     def carry(self, data: bytes) -> None:
         if self.other is None or self.link.is_frozen:
@@ -116,9 +130,17 @@ class End(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
         self.link.ends.discard(self)
-        if self.other:
+        if self.delayed and not exc:
+            asyncio.get_running_loop().call_later(self.link.delay + CLOCK_SECONDS, self._close_other)
+        elif self.other:
             self.flush()
             self.other.transport.abort() if exc else self.other.transport.close()
+
+    def _close_other(self) -> None:
+        while self.delayed:
+            self.carry(self.delayed.popleft()[1])
+        if self.other:
+            self.other.transport.close()
 
 
 class Network:

@@ -97,6 +97,7 @@ async def _make_people(plan: Plan, staged: Stage) -> None:
         person = world.people[number % users]
         luck = Random(random.getrandbits(32))
         staged.clients.append(Client(f"c{number}", person, staged.nodes, staged.recorder, luck))
+    world.clients = staged.clients
     await asyncio.gather(*(_register(client) for client in staged.clients[:users]))
     await asyncio.gather(*(_log_in(client) for client in staged.clients))
     await asyncio.gather(*(_make_group(world, client, random) for client in staged.clients[: users // 4]))

@@ -1,13 +1,11 @@
 """All that runs during a run: the servers, the network between them, and whatever disturbs them may take hold of."""
 
 import asyncio
-import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 
 import orjson
 
@@ -119,17 +117,9 @@ def _gateway(codes: dict[str, str]) -> Callable[[asyncio.StreamReader, asyncio.S
     return receive
 
 
-@dataclass
-class Choice:
-    """One fault that is to happen, with its own luck."""
-
-    name: str
-    random: Random
-
-
-def needed(program: str, package: str) -> str:
-    """Where a program is. Raises SystemExit where it is missing: what was asked for is not left out in silence."""
-    found = shutil.which(program)
-    if found is None:
-        raise SystemExit(f"{program} is needed for this fault: apt-get install {package}")
-    return found
+def needed(pattern: str, package: str) -> str:
+    """A file of the system. Raises SystemExit where it is missing: what was asked for is not left out in silence."""
+    found = sorted(Path("/").glob(pattern.removeprefix("/")))
+    if not found:
+        raise SystemExit(f"{pattern} is needed for this fault: apt-get install {package}")
+    return str(found[0])

@@ -1,0 +1,231 @@
+"""Starts the real server with one fault planted in it: `python -m tests.chaos.planted NAME run …`.
+
+Each fault replaces one function by one that breaks a promise; a run with suitable faults has to see and name it. The
+service itself has no switch for any of this.
+"""
+
+import asyncio
+import os
+import random
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import asyncpg
+from sqlmodel import select
+
+from chat_app import auth
+from chat_app.crud import access, outbox, sending
+from chat_app.crud import history as crud_history
+from chat_app.db import Database, as_batch
+from chat_app.events import recorded
+from chat_app.live.bus import Bus
+from chat_app.live.fanout import Fanout, encode
+from chat_app.live.presence import Presence
+from chat_app.live.server import Live
+from chat_app.models import User
+from chat_app.models.base import as_json
+
+
+class Planted(NamedTuple):
+    """`faults`: those of a run that shows it. `kinds`: the violations of which one at least has to be named."""
+
+    plant: Callable[[], None]
+    kinds: tuple[str, ...]
+    faults: tuple[str, ...] = ()
+
+
+def replace(owner: Any, **functions: Any) -> None:
+    """Put functions in the place of others. Raises AttributeError for one that is not there any more."""
+    for name, function in functions.items():
+        getattr(owner, name)
+        setattr(owner, name, function)
+
+
+def ack_before_commit() -> None:
+    """Senders are answered when the rows are written, a moment before they are committed."""
+    send_messages, send, tell = outbox.send_messages, outbox.Outbox._send, outbox.Outbox._tell
+    current: dict[Any, tuple[Any, Any]] = {}
+    told: set[int] = set()
+
+    async def early(session: Any, drafts: Any, *, patience: float) -> Any:
+        results = await send_messages(session, drafts, patience=patience)
+        sender, batch = current[asyncio.current_task()]
+        tell(sender, batch, results)
+        told.update(map(id, batch))
+        await asyncio.sleep(0.1)
+        return results
+
+    async def remember(self: Any, batch: Any, patience: float) -> None:
+        current[asyncio.current_task()] = self, batch
+        await send(self, batch, patience)
+        told.difference_update(map(id, batch))
+
+    def tell_others(self: Any, batch: Any, results: Any) -> None:
+        both = [(one, result) for one, result in zip(batch, results, strict=True) if id(one) not in told]
+        tell(self, [one for one, _ in both], [result for _, result in both])
+
+    replace(outbox, send_messages=early)
+    replace(outbox.Outbox, _send=remember, _tell=tell_others)
+
+
+def events_before_commit() -> None:
+    """Events leave a moment before the commit, and also if it fails."""
+    commit = Database._commit
+
+    async def early(self: Database, session: Any) -> None:
+        if events := recorded(session):
+            self.on_commit(list(events))
+            session.info["events"] = []
+            await asyncio.sleep(0.1)
+        await commit(self, session)
+
+    replace(Database, _commit=early)
+
+
+def no_membership_lock() -> None:
+    """Who is a member is read before the chat is locked."""
+    lock_to_send = access.lock_to_send
+
+    async def unlocked(session: Any, drafts: Any, *, patience: float = 5.0) -> list[Any]:
+        batch = await as_batch(session)
+        early = {row["id"]: row for row in await batch.fetch(access._READ_LOCKED, as_json(drafts).decode())}
+        await asyncio.sleep(0.03)
+        rows = await lock_to_send(session, drafts, patience=patience)
+        members = ("members", "visible_from")
+        return [dict(row) | {name: early.get(row["id"], row)[name] for name in members} for row in rows]
+
+    replace(access, lock_to_send=unlocked)
+
+
+def rooms() -> None:
+    """Whoever once opened a chat gets what happens in it."""
+    messages_changed, chats_changed = Fanout._messages_changed, Fanout._chats_changed
+
+    def to_room(self: Any, event: Any, audience: Any, told: Any) -> None:
+        room = {connection.key: 1 for connection in self.connections.with_open(event.chat_id)}
+        messages_changed(self, event, room | dict(audience), told)
+
+    def stay(self: Any, event: Any, audience: Any, told: Any) -> None:
+        before = {connection: connection.active_chat_id for connection in self.connections}
+        chats_changed(self, event, audience, told)
+        for connection, chat_id in before.items():
+            connection.active_chat_id = chat_id
+
+    replace(Fanout, _messages_changed=to_room, _chats_changed=stay)
+
+
+def bus_drops() -> None:
+    """What comes over the bus gets lost now and then, without anybody noticing the gap."""
+    hear = Bus._hear
+
+    def forget(self: Any, message: Any, events: Any) -> None:
+        hear(self, message, [] if random.random() < 0.3 else events)
+
+    replace(Bus, _hear=forget)
+
+
+def idempotency_per_process() -> None:
+    """A node knows only the client ids that it saw itself."""
+    asyncio.run(_without_unique_client_ids())
+    known: set[Any] = set()
+    of, place = sending._Chat.of.__func__, sending.Sending.place  # type: ignore[attr-defined]
+
+    def of_this_process(cls: Any, chat_id: Any, row: Any) -> Any:
+        chat = of(cls, chat_id, row)
+        chat.known = {key: value for key, value in chat.known.items() if (chat_id, *key) in known}
+        return chat
+
+    def remember(self: Any, draft: Any) -> Any:
+        placed = place(self, draft)
+        known.add((draft.chat_id, draft.actor.id, draft.data.client_id))
+        return placed
+
+    replace(sending._Chat, of=classmethod(of_this_process))
+    replace(sending.Sending, place=remember)
+
+
+async def _without_unique_client_ids() -> None:
+    connection = await asyncpg.connect(os.environ["CHAT_DATABASE_URL"])
+    await connection.execute("DROP INDEX IF EXISTS message_client_id_key")
+    await connection.close()
+
+
+def changes_off_by_one() -> None:
+    """A page of changes begins one version too late."""
+    list_changes = crud_history.list_changes
+
+    async def late(session: Any, actor: Any, chat_id: Any, *, since: int, limit: int = 100) -> Any:
+        changes = await list_changes(session, actor, chat_id, since=since, limit=limit)
+        changes.messages = [message for message in changes.messages if message.version > since + 1]
+        return changes
+
+    replace(crud_history, list_changes=late)
+
+
+def ignored_revocation() -> None:
+    """Connections outlive their session."""
+
+    async def look_away(self: Any, since: Any) -> Any:
+        return since
+
+    replace(Fanout, _sessions_revoked=lambda self, event, audience, told: None)
+    replace(Live, _sweep=look_away)
+
+
+def presence_to_all() -> None:
+    """Who comes and goes, and who has another name, everybody hears."""
+
+    async def tell(self: Any, event: Any, about: Any) -> None:
+        packet = encode(event)
+        for connection in self.connections:
+            if connection.actor.id != about:
+                connection.send(packet)
+
+    replace(Presence, _tell=tell)
+
+
+def session_outlives_password() -> None:
+    """A login checks the password once, and writes the session later, whatever became of the password meanwhile."""
+
+    async def authenticate(self: Any, credentials: Any) -> User | None:
+        session = self.user_db.session
+        user = (await session.exec(select(User).where(User.phone == auth.plain_phone(credentials.username)))).first()
+        await session.close()
+        if user is None or user.hashed_password is None:
+            return None
+        check = auth._passwords.verify_and_update
+        is_right, _ = await auth._off_loop(check, credentials.password, user.hashed_password)
+        await asyncio.sleep(0.3)
+        return user if is_right else None
+
+    replace(auth.UserManager, authenticate=authenticate)
+
+
+CUTS = ("clients-cut", "node-kill")
+PLANTED = {
+    "ack-before-commit": Planted(ack_before_commit, ("lost", "not committed"), ("pg-crash", "node-kill")),
+    "events-before-commit": Planted(
+        events_before_commit, ("early event", "not committed"), ("pg-crash", "pg-backends")
+    ),
+    "no-membership-lock": Planted(no_membership_lock, ("late accept",)),
+    "rooms": Planted(rooms, ("leak",)),
+    "bus-drops": Planted(bus_drops, ("missed", "snapshot")),
+    "idempotency-per-process": Planted(idempotency_per_process, ("duplicate",), CUTS),
+    "changes-off-by-one": Planted(changes_off_by_one, ("changes", "snapshot"), CUTS),
+    "ignored-revocation": Planted(ignored_revocation, ("revoked session",)),
+    "presence-to-all": Planted(presence_to_all, ("audience",), CUTS),
+    "session-outlives-password": Planted(session_outlives_password, ("revoked session", "credential")),
+}
+
+
+def main() -> None:
+    name = sys.argv.pop(1)
+    PLANTED[name].plant()
+    from chat_app.__main__ import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()
