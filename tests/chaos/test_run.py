@@ -205,4 +205,10 @@ async def test_an_interrupted_run_leaves_no_process_behind() -> None:
     process.send_signal(signal.SIGINT)
     _, errors = await process.communicate()
     assert process.returncode and b"Interrupted" in errors, errors.decode()
-    assert not [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    await until(lambda: not any(_lives(child) for child in left))
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
