@@ -1,6 +1,6 @@
 """Members: who is not in a chat gets nothing of it, writes nothing into it, and can't learn that it exists."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Any
@@ -119,20 +119,34 @@ def audience(history: History) -> Iterator[Violation]:
     """P16: of a person hear their private peers, and who has a chat open that both are in."""
     was_there = attendance(history)
     peers = {frozenset((op.user, op.args["user_id"])) for op in history.named("open_private_chat")}
-    chats_of: dict[str, set[str]] = defaultdict(set)
-    for chat_id, user in was_there.joins:
-        chats_of[user].add(chat_id)
     for conn in history.connections.values():
+        opened = _opened(history, conn)
         for t, name, data in conn.events:
             if name not in ("presence_changed", "users_changed"):
                 continue
             for user in data.get("users") or [data["user"]]:
-                common = chats_of[user] & chats_of[conn.user] | was_there.obscure
                 if frozenset((user, conn.user)) in peers or user == conn.user:
                     continue
-                if not any(_share(history, was_there, chat_id, (user, conn.user), t) for chat_id in common):
+                chats = {chat for chat, since, until in opened if since <= t <= until}
+                if not any(_share(history, was_there, chat, (user, conn.user), t) for chat in chats):
                     text = f"{conn.user} on connection {conn.id} got {name} of {user} at {t}"
-                    yield Violation("audience", "P16", f"{text}, with whom they have no chat")
+                    yield Violation("audience", "P16", f"{text}, with whom they had none of {sorted(chats)} in common")
+
+
+def _opened(history: History, conn: Connection) -> list[tuple[str, float, float]]:
+    """The chats that may have been open on a connection: from the request to open one, until another was open."""
+    found: list[tuple[str, float, float]] = []
+    if conn.active:
+        found.append((conn.active, conn.opened, inf))
+    for op in history.of_connection.get(conn.id, ()):
+        if op.name != "activate_chat" or op.outcome == "failed":
+            continue
+        if op.outcome == "ok":
+            until = history.deadline(op.returned, PROMISED_SECONDS)
+            found = [(chat, since, min(until, end)) for chat, since, end in found]
+        if op.args["chat_id"]:
+            found.append((op.args["chat_id"], op.t, inf))
+    return found
 
 
 def _share(history: History, was_there: Attendance, chat_id: str, users: tuple[str, str], t: float) -> bool:
