@@ -68,7 +68,8 @@ class Client:
         self._connections = 0
         self._opened: set[str] = set()
         self._https = {node.name: Http(node.entrance) for node in nodes}
-        # Events that wait for an answer which they follow; None: nothing is awaited.
+        # Held while the client reads what events follow on; those wait in `_held`, None: nothing is awaited.
+        self._reading = asyncio.Lock()
         self._held: list[tuple[str, Json]] | None = None
         self._must_catch_up = asyncio.Event()
         self._change: asyncio.Future[str] | None = None
@@ -259,14 +260,13 @@ class Client:
 
     async def _catch_up(self) -> bool:
         """What the rules say for every `ready` and `resync_required`; false if it has to be tried again."""
-        if self._held is None:
-            self._held = []
-        try:
-            is_done = await self._read_list() and await self._read_window()
-        finally:
-            self._release()
-        is_warned = self._must_catch_up.is_set()
-        if is_done and not is_warned:
+        async with self._reading:
+            self._held = self._held or []
+            try:
+                is_done = await self._read_list() and await self._read_window()
+            finally:
+                self._release()
+        if is_done and not self._must_catch_up.is_set():
             self.is_caught_up.set()
         return is_done
 
@@ -277,14 +277,15 @@ class Client:
 
     async def _read_list(self) -> bool:
         pages: list[Json] = []
-        since = {"changed_since": self.model.sync} if self.model.sync else {}
+        former = self.model.sync
+        since = {"changed_since": former} if former else {}
         while not pages or pages[-1]["next_cursor"]:
             cursor = {"cursor": pages[-1]["next_cursor"]} if pages else {}
             answer = await self.over_socket("list_chats", since | cursor | {"limit": 100})
             if not answer.ok:
                 return False
             pages.append(answer.data)
-        self.model.read_list(pages)
+        self.model.read_list(pages, former)
         return True
 
     async def _read_window(self) -> bool:
@@ -294,7 +295,7 @@ class Client:
             if answer.ok and answer.data["reset"]:
                 answer = await self.over_socket("list_messages", {"chat_id": chat_id})
                 if answer.ok:
-                    self.model.read_newest_page(chat_id, answer.data)
+                    self.model.read_newest_page(answer.data)
             elif answer.ok:
                 self.model.read_changes(answer.data)
                 if answer.data["has_more"]:
@@ -310,22 +311,22 @@ class Client:
 
     async def activate(self, chat_id: str | None) -> Answer:
         """Open a chat; events that come before the answer wait for it."""
-        is_held = self._held is not None
-        if is_held:
+        if self._reading.locked():
             return Answer("failed", code="busy")
-        self._held = []
-        try:
-            answer = await self.over_socket("activate_chat", {"chat_id": chat_id})
-            if answer.ok and answer.data:
-                self.model.open(answer.data)
-            elif answer.ok:
-                self.model.window = None
-            elif answer.outcome == "unknown" and answer.status != 503:
-                # Without an answer nobody knows which chat is open now: a new connection says it.
-                self.model.window = None
-                self.cut()
-        finally:
-            self._release()
+        async with self._reading:
+            self._held = self._held or []
+            try:
+                answer = await self.over_socket("activate_chat", {"chat_id": chat_id})
+                if answer.ok and answer.data:
+                    self.model.open(answer.data)
+                elif answer.ok:
+                    self.model.window = None
+                elif answer.outcome == "unknown" and answer.status != 503:
+                    # Without an answer nobody knows which chat is open now: a new connection says it.
+                    self.model.window = None
+                    self.cut()
+            finally:
+                self._release()
         return answer
 
     def cut(self) -> None:

@@ -137,16 +137,15 @@ async def _surely(client: Client, name: str, args: Json, **special: Any) -> Json
 
 
 async def _play(plan: Plan, staged: Stage) -> None:
-    connecting = [asyncio.create_task(client.stay_connected()) for client in staged.clients]
-    try:
+    async with asyncio.TaskGroup() as tasks:
+        connecting = [tasks.create_task(client.stay_connected()) for client in staged.clients]
         await asyncio.gather(*(client.is_caught_up.wait() for client in staged.clients))
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as acting:
             for number, client in enumerate(staged.clients):
-                tasks.create_task(_act(plan, staged.world, client, number))
+                acting.create_task(_act(plan, staged.world, client, number))
             await _break_things(plan, staged)
             staged.world.is_over = True
         await read_everything(staged)
-    finally:
         for task in connecting:
             task.cancel()
         for client in staged.clients:
