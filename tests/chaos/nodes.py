@@ -44,12 +44,20 @@ class Postgres:
     """A real server, as durable as in production, that can crash and come back with its data."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder / "postgres", fixed_port()
+        # On a disk of its own where there is one.
+        disk = folder / "postgres-disk"
+        self.folder, self.port = (disk if disk.exists() else folder) / "postgres", fixed_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self._running = ExitStack()
 
     async def start(self) -> None:
-        settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "max_connections": "120"}
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "max_connections": "120",
+        }
+        if self.folder.parent.is_mount():
+            settings["max_wal_size"] = "160MB"
         await asyncio.to_thread(self._running.enter_context, embedded_postgres(self.folder, settings=settings))
 
     async def stop(self) -> None:

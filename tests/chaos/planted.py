@@ -20,6 +20,7 @@ from chat_app.crud import history as crud_history
 from chat_app.db import Database, as_batch
 from chat_app.events import recorded
 from chat_app.live.bus import Bus
+from chat_app.live.connections import Connection
 from chat_app.live.fanout import Fanout, encode
 from chat_app.live.presence import Presence
 from chat_app.live.server import Live
@@ -100,19 +101,14 @@ def no_membership_lock() -> None:
 
 def rooms() -> None:
     """Whoever once opened a chat gets what happens in it."""
-    messages_changed, chats_changed = Fanout._messages_changed, Fanout._chats_changed
+    messages_changed = Fanout._messages_changed
 
     def to_room(self: Any, event: Any, audience: Any, told: Any) -> None:
         room = {connection.key: 1 for connection in self.connections.with_open(event.chat_id)}
         messages_changed(self, event, room | dict(audience), told)
 
-    def stay(self: Any, event: Any, audience: Any, told: Any) -> None:
-        before = {connection: connection.active_chat_id for connection in self.connections}
-        chats_changed(self, event, audience, told)
-        for connection, chat_id in before.items():
-            connection.active_chat_id = chat_id
-
-    replace(Fanout, _messages_changed=to_room, _chats_changed=stay)
+    replace(Fanout, _messages_changed=to_room)
+    replace(Connection, lose_chat=lambda self, chat_id, version: None)
 
 
 def bus_drops() -> None:

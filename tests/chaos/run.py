@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tests.chaos import account_acts, hostile  # they register their parts
 from tests.chaos.acts import LEAST_MEMBERS, PARTS, Turn, World
 from tests.chaos.clients import Client, Person
+from tests.chaos.disks import disks
 from tests.chaos.faults import FAULTS, SPECIAL
 from tests.chaos.final import read_everything, verify
 from tests.chaos.history import Json, Recorder
@@ -74,18 +75,23 @@ async def run(plan: Plan, folder: Path) -> Path:
     """Returns the file of the recorded history."""
     recorder = Recorder(folder / "history.jsonl")
     try:
-        async with stage(folder, recorder, NODES[: plan.nodes], plan.launcher) as staged:
-            await _make_people(plan, staged)
-            about = {"seed": plan.seed, "nodes": [node.name for node in staged.nodes]}
-            about["users"] = [person.id for person in staged.world.people]
-            recorder.write("run", faults=list(plan.faults), operations=list(plan.required), **about)
-            await _play(plan, staged)
-            await verify(staged)
-            recorder.write("figures", recoveries=staged.recoveries)
-            recorder.write("end")
+        with disks(folder, plan.faults):
+            await _run(plan, folder, recorder)
     finally:
         recorder.close()
     return recorder.path
+
+
+async def _run(plan: Plan, folder: Path, recorder: Recorder) -> None:
+    async with stage(folder, recorder, NODES[: plan.nodes], plan.launcher) as staged:
+        await _make_people(plan, staged)
+        about = {"seed": plan.seed, "nodes": [node.name for node in staged.nodes]}
+        about["users"] = [person.id for person in staged.world.people]
+        recorder.write("run", faults=list(plan.faults), operations=list(plan.required), **about)
+        await _play(plan, staged)
+        await verify(staged)
+        recorder.write("figures", recoveries=staged.recoveries)
+        recorder.write("end")
 
 
 async def _make_people(plan: Plan, staged: Stage) -> None:
