@@ -4,9 +4,10 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
-from tests.chaos.acts import Turn, part, pause
-from tests.chaos.clients import Answer, Person
+from tests.chaos.acts import pause
+from tests.chaos.calls import Answer, Person
 from tests.chaos.history import Json
+from tests.chaos.world import Turn, part
 
 CODE_SECONDS = 5.0
 PASSWORD = "long enough"

@@ -4,7 +4,8 @@ import asyncio
 from typing import Any
 
 from tests.chaos import history, nodes
-from tests.chaos.clients import Answer, Client
+from tests.chaos.calls import Answer
+from tests.chaos.clients import Client
 from tests.chaos.history import Json, Row
 from tests.chaos.nodes import Node
 from tests.chaos.stage import Stage

@@ -12,13 +12,15 @@ from random import Random
 from typing import Any, NamedTuple
 
 from tests.chaos import account_acts, hostile  # they register their parts
-from tests.chaos.acts import LEAST_MEMBERS, PARTS, Turn, World
-from tests.chaos.clients import Client, Person
+from tests.chaos.acts import LEAST_MEMBERS
+from tests.chaos.calls import Person
+from tests.chaos.clients import Client
 from tests.chaos.disks import disks
 from tests.chaos.faults import FAULTS, SPECIAL
 from tests.chaos.final import read_everything, verify
 from tests.chaos.history import Json, Recorder
 from tests.chaos.stage import SERVICE, Stage, stage
+from tests.chaos.world import PARTS, Turn, World
 
 assert account_acts and hostile
 NODES = ("a", "b", "c")

@@ -10,11 +10,11 @@ from pathlib import Path
 import orjson
 
 from tests.chaos import nodes
-from tests.chaos.acts import World
 from tests.chaos.clients import Client
 from tests.chaos.history import Recorder
 from tests.chaos.nodes import Node, Postgres, Valkey
 from tests.chaos.proxy import Network
+from tests.chaos.world import World
 
 SERVICE = (sys.executable, "-m", "chat_app")
 RECOVERY_SECONDS = 5.0

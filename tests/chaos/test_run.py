@@ -13,13 +13,13 @@ import psutil
 import pytest
 
 from chat_app.live.catalog import COMMANDS
-from tests.chaos.acts import PARTS
 from tests.chaos.faults import FAULTS
 from tests.chaos.planted import PLANTED
 from tests.chaos.proxy import Network
 from tests.chaos.run import Plan
 from tests.chaos.stage import needed
 from tests.chaos.test_checker import PLANTED as KINDS
+from tests.chaos.world import PARTS
 from tests.clients import until
 from tests.operations import ROUTES
 from tests.process import ROOT
