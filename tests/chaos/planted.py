@@ -9,6 +9,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -37,9 +38,12 @@ class Planted(NamedTuple):
 
 
 def replace(owner: Any, **functions: Any) -> None:
-    """Put functions in the place of others. Raises AttributeError for one that is not there any more."""
+    """Put functions in the place of others. Raises TypeError where these are called in another way by now."""
     for name, function in functions.items():
-        getattr(owner, name)
+        former = getattr(owner, name)
+        takes, given = signature(former).parameters, signature(function).parameters
+        if "options" not in given and list(takes) != list(given):
+            raise TypeError(f"{owner.__name__}.{name} takes {signature(former)}, not {signature(function)}")
         setattr(owner, name, function)
 
 
@@ -49,17 +53,17 @@ def ack_before_commit() -> None:
     current: dict[Any, tuple[Any, Any]] = {}
     told: set[int] = set()
 
-    async def early(session: Any, drafts: Any, *, patience: float) -> Any:
-        results = await send_messages(session, drafts, patience=patience)
+    async def early(session: Any, drafts: Any, **options: Any) -> Any:
+        results = await send_messages(session, drafts, **options)
         sender, batch = current[asyncio.current_task()]
         tell(sender, batch, results)
         told.update(map(id, batch))
         await asyncio.sleep(0.1)
         return results
 
-    async def remember(self: Any, batch: Any, patience: float) -> None:
+    async def remember(self: Any, batch: Any, **options: Any) -> None:
         current[asyncio.current_task()] = self, batch
-        await send(self, batch, patience)
+        await send(self, batch, **options)
         told.difference_update(map(id, batch))
 
     def tell_others(self: Any, batch: Any, results: Any) -> None:
@@ -88,11 +92,11 @@ def no_membership_lock() -> None:
     """Who is a member is read before the chat is locked."""
     lock_to_send = access.lock_to_send
 
-    async def unlocked(session: Any, drafts: Any, *, patience: float = 5.0) -> list[Any]:
+    async def unlocked(session: Any, drafts: Any, **options: Any) -> list[Any]:
         batch = await as_batch(session)
         early = {row["id"]: row for row in await batch.fetch(access._READ_LOCKED, as_json(drafts).decode())}
         await asyncio.sleep(0.03)
-        rows = await lock_to_send(session, drafts, patience=patience)
+        rows = await lock_to_send(session, drafts, **options)
         members = ("members", "visible_from")
         return [dict(row) | {name: early.get(row["id"], row)[name] for name in members} for row in rows]
 
@@ -137,7 +141,7 @@ def idempotency_per_process() -> None:
         known.add((draft.chat_id, draft.actor.id, draft.data.client_id))
         return placed
 
-    replace(sending._Chat, of=classmethod(of_this_process))
+    sending._Chat.of = classmethod(of_this_process)  # type: ignore[method-assign,assignment]
     replace(sending.Sending, place=remember)
 
 
@@ -170,12 +174,12 @@ def ignored_revocation() -> None:
 
 
 def presence_to_all() -> None:
-    """Who comes and goes, and who has another name, everybody hears."""
+    """Who comes and goes everybody hears."""
 
-    async def tell(self: Any, event: Any, about: Any) -> None:
+    async def tell(self: Any, event: Any) -> None:
         packet = encode(event)
         for connection in self.connections:
-            if connection.actor.id != about:
+            if connection.actor.id != event.user_id:
                 connection.send(packet)
 
     replace(Presence, _tell=tell)
