@@ -86,7 +86,7 @@ def _judge(path: Path) -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos ARGS=…", description=__doc__)
     parser.add_argument("--seed", default=str(FIXED_SEED), help="a number, or random; each run prints its own")
-    parser.add_argument("--minutes", type=float, default=8.0, help="at least; every fault happens once")
+    parser.add_argument("--minutes", type=float, default=6.0, help="at least; every fault happens once")
     parser.add_argument("--faults", type=_faults, help=f"some of {','.join(FAULTS)}")
     parser.add_argument("--nodes", type=int, choices=(2, 3), default=3)
     parser.add_argument("--clients", type=int, default=40)

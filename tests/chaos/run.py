@@ -38,7 +38,7 @@ class Plan:
     """What is asked for. With the same seed the same operations and faults are chosen."""
 
     seed: int
-    minutes: float = 8.0
+    minutes: float = 6.0
     faults: Sequence[str] = tuple(name for name in FAULTS if name not in SPECIAL)
     nodes: int = 3
     clients: int = 40
