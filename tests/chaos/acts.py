@@ -79,7 +79,7 @@ async def send_message(turn: Turn) -> None:
 
 @part(4)
 async def send_active_message(turn: Turn) -> None:
-    """To the chat that is active for this session: the answer says which it was."""
+    """To the chat that is active for this session: the answer names it."""
     entry, message = turn.entry(), draft(turn)
     if entry and (await turn.client.over_http("activate_chat", {"chat_id": entry.shared["id"]})).ok:
         recorded = {"client_id": message["client_id"], "content": history.content(message)}
@@ -88,7 +88,7 @@ async def send_active_message(turn: Turn) -> None:
 
 @part(8)
 async def get_chat(turn: Turn) -> None:
-    """As soon as an event has come, from any node: what it told of is there."""
+    """Read from any node right after an event: the change must be there."""
     chat_id = await turn.client.next_change()
     if chat_id is not None:
         node = turn.random.choice(turn.world.nodes)

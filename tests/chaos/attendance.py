@@ -30,7 +30,7 @@ class Attendance:
             if op.outcome != "failed" and op.chat:
                 self._note(op, op.chat)
         for chat_id, chat in history.chats.items():
-            # Whoever founded it by an operation whose answer was lost, or was there before anything that is known.
+            # Founders whose request was never answered, and members from before the first known row.
             founders = {user for user, spans in chat.spans.items() if spans[0].joined_version == 0}
             for user in founders if chat.known_from[1] == 0 else history.run["users"]:
                 self.joins[chat_id, user].append(_Interval(-inf, -inf))

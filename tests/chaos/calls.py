@@ -16,7 +16,7 @@ from tests.chaos.nodes import Node
 from tests.chaos.wire import ConnectionEnded, Http, Socket
 from tests.operations import ROUTES
 
-# What says that this session, or its token, is of no use any more.
+# These codes mean that the session, or its token, has ended.
 TOKEN_ENDED = {"token_expired", "session_revoked", "not_authenticated"}
 
 
@@ -151,7 +151,7 @@ class Caller:
 
 
 def answer_of(status: int, data: Any, problem: Any) -> Answer:
-    """A 503 says nothing: the commit may have happened and its answer been lost."""
+    """A 503 is an unknown outcome: the commit may have happened and its answer been lost."""
     if 200 <= status < 300:
         return Answer("ok", status, None, data)
     code = problem.get("code") if isinstance(problem, dict) else None

@@ -127,7 +127,7 @@ class Client(Caller):
             self._warn()
 
     async def _catch_up(self) -> bool:
-        """What the rules say for every `ready` and `resync_required`; false if it has to be tried again."""
+        """Catch up, as after every `ready` and `resync_required`; false if it has to be tried again."""
         async with self._reading:
             self._held = self._held or []
             try:
@@ -190,7 +190,7 @@ class Client(Caller):
                 elif answer.ok:
                     self.model.window = None
                 elif answer.outcome == "unknown" and answer.status != 503:
-                    # Without an answer nobody knows which chat is open now: a new connection says it.
+                    # Without an answer the open chat is unknown: a new connection gets it in `ready`.
                     self.model.window = None
                     self.cut()
             finally:

@@ -12,7 +12,7 @@ from tests.chaos.stage import Stage
 from tests.client_model import ClientModel
 
 CATCH_UP_SECONDS = 60.0
-# What other nodes may take to say that something was missed, and what is on its way.
+# Long enough for `resync_required` from other nodes, and for what is on its way.
 QUIET_SECONDS = 6.0
 PAGE = 100
 AT_ONCE = 8

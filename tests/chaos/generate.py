@@ -1,7 +1,7 @@
 """Histories of a service that keeps its promises, simulated: the checker must call every one of them valid.
 
 Clients act at random and at once, answers get lost and sends are repeated, members come and go, nodes lose events and
-say so. A seed gives the same history each time.
+ask for a resync. A seed gives the same history each time.
 """
 
 from collections.abc import Callable, Iterator
@@ -222,7 +222,7 @@ class Simulation:
         self.connect(user)
 
     def lose_bus(self, user: str) -> None:
-        """Events of a connection are dropped from now on, until it is told so and reads again."""
+        """Events of a connection are dropped from now on, until it gets `resync_required`."""
         conn = next(one for one in self.service.connections if one.user == user)
         conn.is_deaf = True
 

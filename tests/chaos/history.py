@@ -91,7 +91,7 @@ def row(message: Json) -> Row:
 
 
 def content(message: Json) -> Any:
-    """What a message says, the same for the input of a send and for its answer."""
+    """The content of a message, the same for the input of a send and for its answer."""
     payload = message.get("payload") or {}
     system = message.get("system") or (payload if message["type"] == "system" else None)
     if system:

@@ -56,7 +56,7 @@ async def stopped_readers(stage: Stage, random: Random) -> str:
 
 @fault("storm")
 async def storm(stage: Stage, random: Random) -> str:
-    """Many connections at once: some that never say anything, some with a token."""
+    """Many connections at once: some that stay silent, some with a token."""
 
     async def silent(port: int) -> None:
         with suppress(OSError, TimeoutError):

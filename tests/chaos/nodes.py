@@ -182,7 +182,7 @@ class Node:
         await self.process.wait()
 
     async def stop(self) -> float:
-        """SIGTERM; the seconds that it took. What is against the promise is told to `on_end`."""
+        """SIGTERM; the seconds that it took. `on_end` gets what breaks the promise."""
         self._is_meant_to_run = False
         began = asyncio.get_running_loop().time()
         self.process.terminate()

@@ -51,23 +51,23 @@ def ack_before_commit() -> None:
     """Senders are answered when the rows are written, a moment before they are committed."""
     send_messages, send, tell = outbox.send_messages, outbox.Outbox._send, outbox.Outbox._tell
     current: dict[Any, tuple[Any, Any]] = {}
-    told: set[int] = set()
+    answered: set[int] = set()
 
     async def early(session: Any, drafts: Any, **options: Any) -> Any:
         results = await send_messages(session, drafts, **options)
         sender, batch = current[asyncio.current_task()]
         tell(sender, batch, results)
-        told.update(map(id, batch))
+        answered.update(map(id, batch))
         await asyncio.sleep(0.1)
         return results
 
     async def remember(self: Any, batch: Any, **options: Any) -> None:
         current[asyncio.current_task()] = self, batch
         await send(self, batch, **options)
-        told.difference_update(map(id, batch))
+        answered.difference_update(map(id, batch))
 
     def tell_others(self: Any, batch: Any, results: Any) -> None:
-        both = [(one, result) for one, result in zip(batch, results, strict=True) if id(one) not in told]
+        both = [(one, result) for one, result in zip(batch, results, strict=True) if id(one) not in answered]
         tell(self, [one for one, _ in both], [result for _, result in both])
 
     replace(outbox, send_messages=early)
@@ -104,7 +104,7 @@ def no_membership_lock() -> None:
 
 
 def rooms() -> None:
-    """Whoever once opened a chat gets what happens in it."""
+    """A connection that once opened a chat gets its events for ever."""
     messages_changed = Fanout._messages_changed
 
     def to_room(self: Any, event: Any, audience: Any, told: Any) -> None:
@@ -174,7 +174,7 @@ def ignored_revocation() -> None:
 
 
 def presence_to_all() -> None:
-    """Who comes and goes everybody hears."""
+    """Every connection gets everybody's presence."""
 
     async def tell(self: Any, event: Any) -> None:
         packet = encode(event)

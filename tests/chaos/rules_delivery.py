@@ -30,7 +30,7 @@ def early_event(history: History) -> Iterator[Violation]:
 
 
 def early_answer(history: History) -> Iterator[Violation]:
-    """P2: whoever reads after an acknowledgement or an event, reads it."""
+    """P2: a read that follows an acknowledgement or an event sees its change."""
     for name in READING:
         for op in history.named(name, outcome="ok"):
             if "version" not in op.data or op.data.get("has_more"):

@@ -78,7 +78,7 @@ def leak_by_page(history: History) -> Iterator[Violation]:
 
 
 def late_accept(history: History) -> Iterator[Violation]:
-    """P17: whoever writes is a member at the commit."""
+    """P17: a sender is a member at the commit."""
     for chat in history.chats.values():
         for row in chat.rows.values():
             if row.type != "system" and chat.spans and not chat.was_member(row.sender, row.seq):
@@ -87,7 +87,7 @@ def late_accept(history: History) -> Iterator[Violation]:
 
 
 def access(history: History) -> Iterator[Violation]:
-    """P15 and P17: for whoever has left, or never was there, the chat does not exist."""
+    """P15 and P17: for a former member, and for others, the chat does not exist."""
     was_there = attendance(history)
     for op in history.operations.values():
         if op.name not in IN_CHAT or op.outcome == "unknown" or not op.chat or op.status in (401, 429):
@@ -116,7 +116,7 @@ def passing_leak(history: History) -> Iterator[Violation]:
 
 
 def audience(history: History) -> Iterator[Violation]:
-    """P16: of a person hear their private peers, and who has a chat open that both are in."""
+    """P16: presence and profiles go to private peers, and to members who have a common chat open."""
     was_there = attendance(history)
     peers = {frozenset((op.user, op.args["user_id"])) for op in history.named("open_private_chat")}
     for conn in history.connections.values():
@@ -130,7 +130,7 @@ def audience(history: History) -> Iterator[Violation]:
                 chats = {chat for chat, since, until in opened if since <= t <= until}
                 if not any(_share(history, was_there, chat, (user, conn.user), t) for chat in chats):
                     text = f"{conn.user} on connection {conn.id} got {name} of {user} at {t}"
-                    yield Violation("audience", "P16", f"{text}, with whom they had none of {sorted(chats)} in common")
+                    yield Violation("audience", "P16", f"{text}, and has none of {sorted(chats)} in common with them")
 
 
 def _opened(history: History, conn: Connection) -> list[tuple[str, float, float]]:
@@ -179,7 +179,7 @@ def membership(history: History) -> Iterator[Violation]:
 
 
 def timeline(history: History) -> Iterator[Violation]:
-    """P7: who is in a chat is what its system messages say."""
+    """P7: the members of a chat follow from its system messages."""
     for chat in history.chats.values():
         now = sorted(user for user, spans in chat.spans.items() if spans and spans[-1].left_version == inf)
         for final in chat.finals:

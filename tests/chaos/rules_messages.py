@@ -46,7 +46,7 @@ def _text(content: Any) -> Any:
 
 
 def lost_like(history: History) -> Iterator[Violation]:
-    """P5: who likes what is what each user's own last like or unlike says."""
+    """P5: each user's last like or unlike decides whether they like a message."""
     by_like: dict[tuple[str, int, str], list[Operation]] = defaultdict(list)
     for op in history.named("like_message", "unlike_message"):
         if op.outcome != "failed":
@@ -84,7 +84,7 @@ def phantom(history: History) -> Iterator[Violation]:
         if not tries:
             yield Violation("phantom", "P4", f"{row} in {chat.id}: nobody sent it")
         elif not row.deleted and row.content not in contents and _text(row.content) not in edits[chat.id, row.seq]:
-            yield Violation("phantom", "P4", f"{row} in {chat.id}: {contents} was sent, and no edit says this")
+            yield Violation("phantom", "P4", f"{row} in {chat.id}: {contents} was sent, and no edit has this text")
 
 
 def duplicate(history: History) -> Iterator[Violation]:

@@ -57,7 +57,7 @@ class Records:
         self.all = [record for record in self.all if not condition(record)]
 
     def insert(self, record: Json) -> None:
-        """Put a record where its time says."""
+        """Put a record at the place of its time."""
         place = next(number for number, other in enumerate(self.all) if other["t"] > record["t"])
         self.all.insert(place, record)
 

@@ -1,4 +1,4 @@
-"""The run itself: it leaves nothing out, breaks what it says, follows its seed, and ends what it started."""
+"""The run itself: it leaves nothing out, breaks what it names, follows its seed, and ends what it started."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ from tests.clients import until
 from tests.operations import ROUTES
 from tests.process import ROOT
 
-# They read, whatever their method says.
+# They only read, although they are no GET.
 READING = {"list_likes", "lookup_user"}
 
 
