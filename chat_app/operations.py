@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlmodel import col, select, text
+from sqlmodel import col, text
 
 from chat_app.addresses import bus_fault, database_fault
 from chat_app.auth import UserDatabase, UserManager, plain_phone
@@ -74,7 +74,8 @@ async def revoke_sessions(database: Database, who: str) -> int:
     except ValueError:
         is_meant = col(User.phone) == plain_phone(who)
     async with database.transaction() as session:
-        user_id = (await session.exec(select(User.id).where(is_meant))).first()
-        if user_id is None:
+        # Locked: the session of a login that is being committed ends too.
+        user = await UserDatabase(session).lock(is_meant)
+        if user is None:
             raise UserNotFound
-        return await sessions.revoke_sessions(session, user_id)
+        return await sessions.revoke_sessions(session, user.id)

@@ -15,13 +15,16 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import make_url, text
+from sqlmodel import col
 
 from chat_app import inspection, migrations, operations
-from chat_app.crud import attachments, avatars
+from chat_app.auth import UserDatabase
+from chat_app.crud import attachments, avatars, sessions
 from chat_app.crud.attachments import Upload
 from chat_app.db import Database
 from chat_app.errors import UserNotFound
 from chat_app.media.storage import Storage
+from chat_app.models import User
 from chat_app.models.sessions import Actor
 from chat_app.seed import demo_id, seed
 from tests.clients import http_answer
@@ -301,3 +304,18 @@ async def test_revoked_sessions_end_at_once_and_connections_soon(
     assert (await boris.socket.call("list_chats")).ok
     with pytest.raises(UserNotFound):
         await operations.revoke_sessions(database, "nobody")
+
+
+async def test_revoking_ends_a_session_whose_login_is_being_committed(
+    database: Database, make_person: MakePerson
+) -> None:
+    anna = await make_person("Anna")
+    async with database.transaction() as session:
+        await UserDatabase(session).lock(col(User.id) == UUID(anna.id))
+        await sessions.open_session(session, UUID(anna.id), None)
+        revoking = asyncio.create_task(operations.revoke_sessions(database, anna.id))
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        async with database.engine.connect() as connection:
+            while not revoking.done() and not await connection.scalar(waiting):
+                pass
+    assert await revoking == 2
