@@ -54,9 +54,10 @@ PER_ADDRESS = {
     "reset_password": Rate(30, 60),
 }
 
-# Of one phone number from one address. Only wrong passwords and codes count.
+# Of one phone number from one address. Except for `request_code` only wrong passwords and codes count.
 PER_PAIR = {
     "login": Rate(5, 900),
+    "request_code": Rate(5, 3600),
     "login_with_code": Rate(5, 3600),
     "verify_phone": Rate(5, 3600),
     "reset_password": Rate(5, 3600),
@@ -77,7 +78,7 @@ MOST_CONNECTIONS = {"session": 20, "user": 50, "address": 1000}
 # Beyond that connects are refused with an error; beyond this transports are, which cost memory without a login.
 MOST_TRANSPORTS = 1100
 
-# Of all together: what costs money.
+# Of all together, counted where it is named: what costs money.
 IN_ALL = {"request_code": Rate(600, 60)}
 
 
@@ -211,10 +212,10 @@ class Limits:
         self._queues: WeakValueDictionary[tuple[str, str, object], asyncio.Lock] = WeakValueDictionary()
 
     def check(self, action: str, **who: object) -> None:
-        """Count one more `action` of each that is named: user, address, phone. Raises RateLimited."""
+        """Count one more `action` of each that is named, such as user, address, phone. Raises RateLimited."""
         if not self.enabled:
             return
-        for scope, key in {**who, "all": None}.items():
+        for scope, key in who.items():
             self._hit(scope, action, key)
             if scope == "user":
                 self._hit(scope, "any", key)

@@ -167,6 +167,24 @@ class TestGuessing:
             code = await owner.code(what)
             assert (await owner.use(what, code, token, **more)).ok, "right ones do not count"
 
+    async def test_others_can_not_use_up_the_codes_that_an_owner_may_have_sent(
+        self, at: At, monkeypatch: pytest.MonkeyPatch, service: Service
+    ) -> None:
+        monkeypatch.setitem(limits.PER_PHONE, "request_code", Rate(7, 3600))
+        monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+        owner, elsewhere = await at(OWNER), await at("127.0.0.7")
+        attackers = [await at(ATTACKER), await at("127.0.0.3")]
+        assert (await owner.log_in()).ok
+
+        async def request(account: Account) -> str | None:
+            await account.execute("UPDATE code SET sent_at = sent_at - interval '1 hour' WHERE phone = :phone")
+            return (await account.post("codes", {"phone": account.phone, "purpose": "login"})).code
+
+        codes = [[await request(attacker) for _ in range(6)] for attacker in attackers]
+        assert codes == [[None] * 5 + ["rate_limited"], [None] * 2 + ["rate_limited"] * 4]
+        assert await request(elsewhere) == "rate_limited"
+        assert [await request(owner) for _ in range(6)] == [None] * 5 + ["rate_limited"]
+
     async def test_a_number_that_nobody_has_is_answered_alike(self, service: Service, database: Database) -> None:
         async with Account.at(service.base, database, address=ATTACKER) as nobody:
             codes = [(await nobody.log_in("a guess")).code for _ in range(7)]

@@ -14,6 +14,7 @@ from chat_app.api.deps import (
     SessionDep,
     UserManagerDep,
     attempt,
+    count_code,
     count_stranger,
 )
 from chat_app.api.problems import responses
@@ -102,7 +103,7 @@ async def request_code(request: Request, database: DatabaseDep, sender: CodeSend
     The answer is the same for every number. In development the code stands in the log.
     """
     sender.check()
-    await count_stranger(request, phone=data.phone)
+    await count_code(request, data.phone)
     async with database.transaction() as session:
         code = await codes.request_code(session, data)
     if code.is_wanted:

@@ -74,6 +74,15 @@ async def count_stranger(request: Request, **who: object) -> None:
     await limits.check_exactly(request.scope["route"].name, address=_network(request), **who)
 
 
+async def count_code(request: Request, phone: str) -> None:
+    """Count a code that is asked for. Others can't use up those of the owner, where the owner is logged in."""
+    network = _network(request)
+    await count_stranger(request, pair=(phone, network))
+    who = {} if await _is_familiar(request, phone, sessions.hash_address(phone, network)) else {"phone": phone}
+    limits: Limits = request.app.state.limits
+    await limits.check_exactly(request.scope["route"].name, **who, all=None)
+
+
 @asynccontextmanager
 async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
     """Limit the wrong passwords and codes for a number: the body checks one. Raises RateLimited."""
@@ -81,10 +90,14 @@ async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
     action, network, limits = request.scope["route"].name, _network(request), request.app.state.limits
     device = Device(request.headers.get("user-agent"), sessions.hash_address(phone, network))
     async with limits.attempt(action, "pair", (phone, network)):
-        async with request.app.state.database.reading() as batch:
-            is_familiar = await sessions.is_familiar(batch, phone, device.address_hash)
+        is_familiar = await _is_familiar(request, phone, device.address_hash)
         async with nullcontext() if is_familiar else limits.attempt(action, "phone", phone):
             yield device
+
+
+async def _is_familiar(request: Request, phone: str | None, address_hash: bytes | None) -> bool:
+    async with request.app.state.database.reading() as batch:
+        return await sessions.is_familiar(batch, phone, address_hash)
 
 
 def _network(request: Request) -> str | None:
