@@ -5,6 +5,7 @@ import secrets
 from datetime import timedelta
 from typing import NamedTuple
 
+from sqlalchemy import and_, not_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -38,12 +39,12 @@ async def request_code(session: AsyncSession, data: CodeRequest) -> NewCode:
         "expires_at": now + LIFETIME,
         "sent_at": now,
     }
+    # Later than now is what was written before the clock went back, or at the same moment.
+    is_recent = and_(col(Code.sent_at) > now - RESEND_AFTER, col(Code.sent_at) < now + RESEND_AFTER)
     written = await session.exec(
         insert(Code)
         .values(phone=data.phone, purpose=data.purpose, **values)
-        .on_conflict_do_update(
-            index_elements=["phone", "purpose"], set_=values, where=col(Code.sent_at) <= now - RESEND_AFTER
-        )
+        .on_conflict_do_update(index_elements=["phone", "purpose"], set_=values, where=not_(is_recent))
         .returning(col(Code.sent_at))
     )
     if written.first() is None:

@@ -173,6 +173,17 @@ async def test_a_code_is_void_after_five_minutes_and_for_another_purpose(
     assert (await use(http, "reset", phone, code, new_password="x" * 8)).code == "bad_code"
 
 
+async def test_another_code_can_be_asked_for_although_the_clock_of_the_database_went_back(
+    http: httpx.AsyncClient, database: Database
+) -> None:
+    phone = new_phone()
+    assert (await ask(http, phone, "login")).status_code == 202
+    async with database.transaction() as session:
+        (await session.exec(select(Code).where(Code.phone == phone))).one().sent_at += timedelta(days=1)
+    assert (await ask(http, phone, "login")).status_code == 202
+    assert (await ask(http, phone, "login")).status_code == 429
+
+
 async def test_a_reset_password_replaces_the_old_one_and_ends_all_sessions(
     http: httpx.AsyncClient, gateway: Gateway
 ) -> None:
