@@ -48,7 +48,7 @@ async def stored_attachment(actor: Actor, storage: Storage, upload: Upload) -> A
     """
     attachment = await _row(actor, upload)
     files: dict[str, bytes | BinaryIO] = {attachment.key: upload.file}
-    picture = await _clean_picture(upload.file)
+    picture = await _clean_picture(actor, upload.file)
     if picture:
         attachment.size, attachment.width, attachment.height = len(picture.data), picture.width, picture.height
         attachment.content_type = picture.content_type
@@ -146,13 +146,13 @@ async def _row(actor: Actor, upload: Upload) -> Attachment:
     )
 
 
-async def _clean_picture(file: BinaryIO) -> images.Picture | None:
+async def _clean_picture(actor: Actor, file: BinaryIO) -> images.Picture | None:
     await asyncio.to_thread(file.seek, 0)
     head = await asyncio.to_thread(file.read, HEAD_BYTES)
     await asyncio.to_thread(file.seek, 0)
     if picture_format(head) is None:
         return None
-    return await in_worker(images.clean, await asyncio.to_thread(file.read))
+    return await in_worker(images.clean, await asyncio.to_thread(file.read), owner=actor.id)
 
 
 def _plain_name(name: str | None) -> str:

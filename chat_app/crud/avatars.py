@@ -30,7 +30,7 @@ async def stored_avatar(actor: Actor, storage: Storage, image: str) -> AsyncIter
 
     To be called outside of a transaction: it takes a while. Raises BadImage, TooLarge.
     """
-    pictures = await in_worker(images.avatars_of_text, image)
+    pictures = await in_worker(images.avatars_of_text, image, owner=actor.id)
     key = f"{_fingerprint(actor, pictures.digest)}{secrets.token_hex(FINGERPRINT // 2)}.{pictures.suffix}"
     async with storage.stored({path: getattr(pictures, path.rpartition("/")[2]) for path in avatar_paths(key)}):
         yield key

@@ -5,10 +5,12 @@ import os
 import resource
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast
+from weakref import WeakValueDictionary
 
 from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
 
@@ -29,6 +31,8 @@ NICENESS = 10
 # For each of the two queues.
 MAX_WAITING = 32
 MAX_WAITING_BYTES = 64_000_000
+# So that one user does not take all places.
+MAX_OF_ONE = 16
 # Each may take all of that memory, so there are never more than two, however many cores.
 PROCESSES = 2
 
@@ -40,19 +44,23 @@ class Large(Exception):
 class _Queue:
     def __init__(self, most_at_once: int) -> None:
         self._slots = asyncio.Semaphore(most_at_once)
-        self._jobs = self._bytes = 0
+        self._turns: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
+        self._jobs: Counter[object] = Counter()
+        self._bytes = 0
 
     @asynccontextmanager
-    async def slot(self, size: int) -> AsyncIterator[None]:
-        if self._jobs >= MAX_WAITING + PROCESSES or self._bytes + size > MAX_WAITING_BYTES:
+    async def slot(self, size: int, owner: object) -> AsyncIterator[None]:
+        """The jobs of one owner run one after another, so that others wait for one of them at most."""
+        is_full = self._jobs.total() >= MAX_WAITING + PROCESSES or self._jobs[owner] >= MAX_OF_ONE
+        if is_full or self._bytes + size > MAX_WAITING_BYTES:
             raise Unavailable("Too many pictures wait to be read; try again.", retry_after=5)
-        self._jobs += 1
+        self._jobs[owner] += 1
         self._bytes += size
         try:
-            async with self._slots:
+            async with self._turns.setdefault(owner, asyncio.Lock()), self._slots:
                 yield
         finally:
-            self._jobs -= 1
+            self._jobs -= {owner: 1}
             self._bytes -= size
 
 
@@ -60,17 +68,20 @@ class _Queue:
 _small, _large = _Queue(PROCESSES), _Queue(1)
 
 
-async def in_worker(function: Callable[[*Ts], T], *args: *Ts) -> T:
+async def in_worker(function: Callable[[*Ts], T], *args: *Ts, owner: object = None) -> T:
     """What `function(*args)` returns or raises. BadImage when it crashes or takes too much memory or processor time.
+
+    `owner`: the user whose picture it is; None: nobody's.
 
     Raises Unavailable when too much waits already, or the machine is too busy.
     """
     size, apart = sum(map(sys.getsizeof, args)), cast(Callable[..., T], function)
+    owner = object() if owner is None else owner
     try:
-        async with _small.slot(size):
+        async with _small.slot(size, owner):
             return await _in_process(function, args)
     except Large:
-        async with _large.slot(size):
+        async with _large.slot(size, owner):
             return await _in_process(partial(apart, is_large=True), args)
 
 

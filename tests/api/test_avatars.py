@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from io import BytesIO
+from uuid import UUID
 
 import httpx
 import pytest
@@ -248,8 +249,9 @@ async def test_an_address_that_was_never_made_leads_nowhere(anna: Person, path: 
 async def test_no_transaction_waits_for_the_picture(
     anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def watch(function: Callable[..., object], *arguments: object) -> object:
+    async def watch(function: Callable[..., object], *arguments: object, owner: object) -> object:
         await none_held(service.database)
+        assert owner == UUID(anna.id)
         return function(*arguments)
 
     monkeypatch.setattr(avatars, "in_worker", watch)

@@ -163,6 +163,28 @@ async def test_small_pictures_do_not_wait_for_large_ones(tmp_path: Path) -> None
     server.close()
 
 
+async def test_pictures_do_not_wait_for_those_of_one_other_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_OF_ONE", 5)
+    arrived: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    gate = str(tmp_path / "gate")
+    server = await asyncio.start_unix_server(lambda _, writer: arrived.put_nowait(writer), gate)
+    picture = encoded(corners(), "PNG")
+    async with asyncio.timeout(50), asyncio.TaskGroup() as jobs:
+        for _ in range(5):
+            jobs.create_task(in_worker(wait_at, gate, picture, owner="one"))
+        for number in range(5):
+            writer = await arrived.get()
+            assert await in_worker(double, number, owner="another") == 2 * number
+            if number == 0:
+                with pytest.raises(Unavailable):
+                    await in_worker(double, number, owner="one")
+            writer.close()
+    assert await in_worker(double, 1, owner="one") == 2
+    server.close()
+
+
 async def test_memory_has_an_end() -> None:
     assert await in_worker(eat, 200_000_000) == 200_000_000
     with pytest.raises(BadImage):
