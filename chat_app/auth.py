@@ -12,7 +12,6 @@ from uuid import UUID
 
 import jwt
 from fastapi import Request
-from fastapi.security import OAuth2PasswordRequestForm
 from fastapi_users import BaseUserManager, UUIDIDMixin
 from fastapi_users.authentication import JWTStrategy
 from fastapi_users.db import BaseUserDatabase
@@ -145,13 +144,8 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
             await record_user(session, user)
         return user
 
-    async def authenticate(self, credentials: OAuth2PasswordRequestForm) -> User | None:
-        """The user, locked, if phone and password are right; takes as long for a number that nobody has."""
-        phone = plain_phone(credentials.username)
-        return await self.check_password(col(User.phone) == phone, credentials.password)
-
     async def check_password(self, is_meant: ColumnElement[bool], password: str) -> User | None:
-        """The user, locked, if this is the password; otherwise None, after the same time."""
+        """The user, locked, if this is the password; otherwise None, after the same time, also without such a user."""
         while True:
             user = (await self.user_db.session.exec(select(User).where(is_meant))).first()
             stored = user and user.hashed_password
@@ -213,7 +207,7 @@ def plain_phone(phone: str) -> str | None:
 
 async def log_in(manager: UserManager, phone: str, password: str, device: Device) -> Tokens:
     """Open a session with phone and password. Raises BadCredentials, PhoneNotVerified."""
-    user = await manager.authenticate(OAuth2PasswordRequestForm(username=phone, password=password))
+    user = await manager.check_password(col(User.phone) == plain_phone(phone), password)
     if user is None or not user.is_active:
         raise BadCredentials
     if get_settings().phone_verification == "required" and not user.is_verified:

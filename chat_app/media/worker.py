@@ -71,9 +71,8 @@ _small, _large = _Queue(PROCESSES), _Queue(1)
 async def in_worker(function: Callable[[*Ts], T], *args: *Ts, owner: object = None) -> T:
     """What `function(*args)` returns or raises. BadImage when it crashes or takes too much memory or processor time.
 
-    `owner`: the user whose picture it is; None: nobody's.
-
     Raises Unavailable when too much waits already, or the machine is too busy.
+    `owner`: the user whose picture it is; None: nobody's.
     """
     size, apart = sum(map(sys.getsizeof, args)), cast(Callable[..., T], function)
     owner = object() if owner is None else owner
