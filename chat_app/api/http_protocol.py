@@ -58,6 +58,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: ChatError | None = None
+        self._is_lingering = False
         self._dropped = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -71,7 +72,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal:
+        if self._refusal or self._is_lingering:
             self._dropped += len(data)
             if self._dropped > LINGER_BYTES:
                 self.transport.abort()
@@ -142,6 +143,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._input = NOTHING
         elif self._refusal and not self.pipeline:
             self._refuse(self._refusal)
+        elif self.cycle.response_complete and self.cycle.more_body:
+            self._linger()  # nobody reads this body, and so nobody bounds its pace
         elif self._input:
             self.loop.call_soon(self._parse)
 
@@ -174,6 +177,11 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         if cycle is None or cycle.response_complete or not cycle.response_started:
             self._answer(error)
+        self._linger()
+
+    def _linger(self) -> None:
+        self._is_lingering, self._input = True, NOTHING
+        self._stop_timer()
         self.transport.write_eof()
         self.flow.is_held = False
         self.flow.resume_reading()
