@@ -39,6 +39,8 @@ DispatchNow = Callable[[Connection, Any, Callable[[bytes], None]], bool]
 MOST_QUEUED_PACKETS = 1000
 # A transport that does not log in for so long is given up.
 LOGIN_SECONDS = 10
+# For each packet of an upgrade from polling: the WebSocket is not counted as a transport, and not swept.
+UPGRADE_SECONDS, UPGRADE_PACKETS = 10, 2
 # At the end of the process commands that have begun get so long for their answers.
 DRAIN_SECONDS = 4
 SWEEP_PARTS = 8
@@ -60,6 +62,7 @@ class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
         super().__init__(self._serve, engine)
         self._long_way = handler
         self._chat_server = engine.chat_server
+        self._upgrade_packets = UPGRADE_PACKETS if handler.__self__.connected else 0
 
     async def _serve(self, websocket: Any) -> None:
         engine_socket = self._long_way.__self__
@@ -68,7 +71,9 @@ class _Transport(WebSocket):  # type: ignore[misc]  # the library is not typed
             await self._long_way(websocket)
 
     async def wait(self) -> str | bytes:
-        frame: str | bytes = await super().wait()
+        async with asyncio.timeout(UPGRADE_SECONDS if self._upgrade_packets else None):
+            frame: str | bytes = await super().wait()
+        self._upgrade_packets = max(0, self._upgrade_packets - 1)
         if isinstance(frame, str) and frame[:1] not in ENGINE_TYPES:
             raise OSError
         return frame

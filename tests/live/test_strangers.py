@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from chat_app.live import wire
 from tests.clients import DEADLINE, Person
-from tests.raw import RawSocket
+from tests.raw import PATH, RawSocket, RawStream, frame
 from tests.service import Service
 
 Come = Callable[[Person], Coroutine[Any, Any, RawSocket]]
@@ -76,3 +76,12 @@ async def test_not_before_its_time(anna: Person, service: Service) -> None:
         await service.live.server.sweep()
     assert (await raw.join({"token": anna.token})).startswith("40{")
     await raw.close()
+
+
+@pytest.mark.one_node
+async def test_an_upgrade_that_is_not_completed_is_closed(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "UPGRADE_SECONDS", 0.1)
+    sid = json.loads((await anna.http.get("/socket.io/?EIO=4&transport=polling")).text[1:])["sid"]
+    for sent in (b"", frame(b"2probe")):
+        async with await RawStream.open(anna.base, sent, path=f"{PATH}&sid={sid}") as stream, asyncio.timeout(DEADLINE):
+            await stream.close_code()
