@@ -158,19 +158,21 @@ class Live:
         self._lost(self.server.engine_id(sid), reason)
 
     def _lost(self, connection_id: str, reason: str) -> None:
-        connection = self.connections.get(connection_id)
+        connection = self._forget(connection_id)
         if connection is None:
             return
-        self._forget(connection_id)
-        # Before its start nobody was told that it came.
-        if connection.waiting is None:
-            self.presence.went(connection.actor.id)
         about = {"user": connection.actor.id, "session": connection.actor.session_id}
         log.info("disconnected", reason=reason, connections=len(self.connections), **about)
 
-    def _forget(self, connection_id: str) -> None:
+    def _forget(self, connection_id: str) -> Connection | None:
+        connection = self.connections.get(connection_id)
         self.connections.remove(connection_id)
+        # Its login may have gone on after its session had ended.
         self._ready.pop(connection_id, None)
+        # Before the start of the connection its user was not announced as online.
+        if connection is not None and connection.waiting is None:
+            self.presence.went(connection.actor.id)
+        return connection
 
     async def _dispatch(self, connection: Connection, packet: Any) -> bytes:
         """Run one command; whatever comes, the answer is an ack."""
@@ -241,7 +243,6 @@ class Live:
     def _end(self, connection: Connection) -> None:
         """Tell a connection that its session is over, and close it."""
         self._forget(connection.id)
-        self.presence.went(connection.actor.id)
         connection.send(encode(SessionEnded(code="session_revoked")))
         task = asyncio.get_running_loop().create_task(self.server.end(connection.id))
         self._ending.add(task)

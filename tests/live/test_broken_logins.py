@@ -4,6 +4,7 @@ import asyncio
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from tests.clients import Person, until
 from tests.raw import CLOSE, TEXT, RawStream, frame
@@ -46,6 +47,21 @@ async def test_one_that_breaks_during_its_login_is_not_kept(
     assert connections_of(service, anna) == 0
     manager = service.live.server.manager
     assert not manager.pending_connect and len(manager.rooms["/"][None]) == len(service.live.connections)
+
+
+async def test_one_whose_session_ends_during_its_login_leaves_nothing(service: Service, anna: Person) -> None:
+    async with service.database.engine.connect() as connection:
+        await connection.execute(text("LOCK TABLE membership"))
+        stream = await RawStream.open(anna.base)
+        stream.writer.write(frame(b'40{"token":"%b"}' % anna.token.encode()))
+        await until(lambda: connections_of(service, anna) == 1)
+        assert (await anna.http.post("/api/v1/auth/logout")).status_code == 204
+        assert connections_of(service, anna) == 0
+    async with stream:
+        await stream.close_code()
+    await until(lambda: not service.live.server.manager.pending_connect)
+    assert service.live._ready == {}
+    assert UUID(anna.id) not in service.live.presence._leaving, "nobody was told that they came"
 
 
 async def test_one_whose_transport_is_gone_for_whatever_reason_is_removed(service: Service, anna: Person) -> None:
