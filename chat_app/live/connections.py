@@ -113,6 +113,11 @@ class Connection:
         else:
             self.waiting.append(packet)
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the login is over, and the client gets what is sent."""
+        return self.waiting is None
+
     def start(self, ready: Packet) -> None:
         """Tell the client that it is live, and whatever happened meanwhile."""
         waiting, self.waiting = self.waiting or [], None

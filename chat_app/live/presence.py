@@ -32,12 +32,16 @@ class Presence:
 
     def here(self) -> set[UUID]:
         """The users who are connected to this process, or were a moment ago."""
-        return {connection.actor.id for connection in self.connections} | set(self._leaving)
+        return {connection.actor.id for connection in self.connections if connection.is_started} | set(self._leaving)
 
     def is_online(self, user_id: UUID) -> bool:
         """Whether the user is connected, to whatever node, or was a moment ago."""
-        is_here = bool(self.connections.of_user(user_id)) or user_id in self._leaving
-        return is_here or any(user_id in users for users in self._elsewhere.values())
+        is_here = self._count(user_id) or user_id in self._leaving
+        return bool(is_here) or any(user_id in users for users in self._elsewhere.values())
+
+    def _count(self, user_id: UUID) -> int:
+        """The connections of a user here. A login may still fail, and then would not end what it began."""
+        return sum(connection.is_started for connection in self.connections.of_user(user_id))
 
     def came(self, connection: Connection) -> None:
         """A connection is live: the others are told, and it is told who else is online."""
@@ -45,7 +49,7 @@ class Presence:
         leaving = self._leaving.pop(user_id, None)
         if leaving:
             leaving.cancel()
-        elif len(self.connections.of_user(user_id)) == 1:
+        elif self._count(user_id) == 1:
             self.publish(Online(came=[user_id]))
             if not any(user_id in users for users in self._elsewhere.values()):
                 self._start(self._tell_online([user_id]))
@@ -53,7 +57,7 @@ class Presence:
 
     def went(self, user_id: UUID) -> None:
         """A connection is gone; if it was the last one, the others are told after a while."""
-        if not self.connections.of_user(user_id) and user_id not in self._leaving:
+        if not self._count(user_id) and user_id not in self._leaving:
             loop = asyncio.get_running_loop()
             self._leaving[user_id] = loop.call_later(GRACE_SECONDS, self._gone, user_id)
 
@@ -92,7 +96,7 @@ class Presence:
     async def _say_goodbye(self, user_id: UUID) -> None:
         async with self.database.transaction() as session:
             last_seen_at = await write_last_seen(session, [user_id])
-        if not self.connections.of_user(user_id):
+        if not self._count(user_id):
             self.publish(Online(went={user_id: last_seen_at}))
             await self._tell_offline({user_id: last_seen_at})
 

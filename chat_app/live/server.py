@@ -170,7 +170,7 @@ class Live:
         # Its login may have gone on after its session had ended.
         self._ready.pop(connection_id, None)
         # Before the start of the connection its user was not announced as online.
-        if connection is not None and connection.waiting is None:
+        if connection is not None and connection.is_started:
             self.presence.went(connection.actor.id)
         return connection
 

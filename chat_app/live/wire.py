@@ -210,7 +210,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
             engine_socket = self.eio.sockets.get(sid)
             connection = self.connections.get(sid)
             # One that is still logging in is given up when its login is over.
-            if connection is not None and connection.waiting is None and not self.is_open(sid):
+            if connection is not None and connection.is_started and not self.is_open(sid):
                 await self._give_up(sid)
             if engine_socket is None:
                 continue

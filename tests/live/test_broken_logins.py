@@ -1,12 +1,14 @@
 """A connection that breaks while it logs in, or that nobody saw end, is not kept, and its user is not online."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
-from tests.clients import Person, until
+from tests.clients import Person, SocketDoor, until
 from tests.raw import CLOSE, TEXT, RawStream, frame
 from tests.service import Service
 
@@ -23,6 +25,14 @@ BREAKS = {
 
 def connections_of(service: Service, person: Person) -> int:
     return len(service.live.connections.of_user(UUID(person.id)))
+
+
+@asynccontextmanager
+async def reading_held(service: Service) -> AsyncIterator[None]:
+    """Meanwhile logins wait for what they read after the connection is registered."""
+    async with service.database.engine.connect() as connection:
+        await connection.execute(text("LOCK TABLE membership"))
+        yield
 
 
 @pytest.mark.parametrize("how", BREAKS)
@@ -50,8 +60,7 @@ async def test_one_that_breaks_during_its_login_is_not_kept(
 
 
 async def test_one_whose_session_ends_during_its_login_leaves_nothing(service: Service, anna: Person) -> None:
-    async with service.database.engine.connect() as connection:
-        await connection.execute(text("LOCK TABLE membership"))
+    async with reading_held(service):
         stream = await RawStream.open(anna.base)
         stream.writer.write(frame(b'40{"token":"%b"}' % anna.token.encode()))
         await until(lambda: connections_of(service, anna) == 1)
@@ -62,6 +71,24 @@ async def test_one_whose_session_ends_during_its_login_leaves_nothing(service: S
     await until(lambda: not service.live.server.manager.pending_connect)
     assert service.live._ready == {}
     assert UUID(anna.id) not in service.live.presence._leaving, "nobody was told that they came"
+
+
+async def test_two_logins_at_once_make_their_user_online(service: Service, anna: Person, boris: Person) -> None:
+    await SocketDoor().do(boris, "open_private_chat", user_id=anna.id)
+    async with reading_held(service):
+        logins = [asyncio.create_task(anna.connect()) for _ in range(2)]
+        await until(lambda: connections_of(service, anna) == 2)
+    await asyncio.gather(*logins)
+    assert (await boris.socket.wait_for("presence_changed"))["user_id"] == anna.id
+
+
+async def test_a_login_that_breaks_does_not_keep_its_user_online(service: Service, anna: Person) -> None:
+    last = await anna.connect()
+    async with reading_held(service), await RawStream.open(anna.base) as stream:
+        stream.writer.write(frame(b'40{"token":"%b"}' % anna.token.encode()))
+        await until(lambda: connections_of(service, anna) == 2)
+        await last.close()
+        await until(lambda: UUID(anna.id) in service.live.presence._leaving)
 
 
 async def test_one_whose_transport_is_gone_for_whatever_reason_is_removed(service: Service, anna: Person) -> None:
