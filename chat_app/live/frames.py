@@ -18,6 +18,9 @@ SECOND_FRAMES = 2000
 # so much of the costliest JSON takes a fifth of a second.
 SECOND_BYTES, MOST_FULL_SECONDS = 8 * 2**20, 20
 
+# Of one second before the login: else a hundred connections that need none, each within its budget, stop the node.
+FIRST_FRAMES, FIRST_BYTES = 100, 2**19
+
 MASKED = 0x80
 
 
@@ -50,9 +53,11 @@ def find_frame(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
 class Budget:
     """What one connection may still send within this second, and of its unfinished message."""
 
-    __slots__ = ("_bytes", "_ends", "_fragment_bytes", "_frames", "_full_seconds", "fragments")
+    __slots__ = ("_bytes", "_ends", "_fragment_bytes", "_frames", "_full_seconds", "fragments", "is_full")
 
     def __init__(self) -> None:
+        # False: there was no login yet.
+        self.is_full = False
         self._ends = 0.0
         self._frames = self._bytes = self._full_seconds = 0
         # Of the message that is not finished; none: no such message.
@@ -67,9 +72,10 @@ class Budget:
             self._ends, self._frames, self._bytes = now + 1, 0, 0
         self._frames += frames
         self._bytes += size
-        if self._frames > SECOND_FRAMES or self._full_seconds > MOST_FULL_SECONDS:
+        most_frames, most_bytes = (SECOND_FRAMES, SECOND_BYTES) if self.is_full else (FIRST_FRAMES, FIRST_BYTES)
+        if self._frames > most_frames or self._full_seconds > MOST_FULL_SECONDS:
             raise Refused(CloseCode.POLICY_VIOLATION)
-        return self._ends - now if self._bytes > SECOND_BYTES else 0.0
+        return self._ends - now if self._bytes > most_bytes else 0.0
 
     def add_fragment(self, size: int, *, is_last: bool) -> None:
         """Count a data frame. Raises Refused."""

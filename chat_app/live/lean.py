@@ -40,6 +40,9 @@ class Server(Protocol):
     def take(self, line: "Line", packet: bytes) -> bool:
         """Begin with an event whose answer comes by `line.answer`; false if it has to go the long way."""
 
+    def is_logged_in(self, eio_sid: str) -> bool:
+        """Whether there is a connection over this transport: by polling, before its upgrade."""
+
     def will_flush(self, line: "Line") -> None:
         """See that `line.flush` is called soon."""
 
@@ -236,6 +239,7 @@ async def serve(server: Server, socket: Any, websocket: Any, environ: dict[str, 
     socket.last_ping, socket.schedule_ping = None, _never
     _forget_handshake(protocol, environ)
     line = Line(server, socket, protocol)
+    protocol.budget.is_full = server.is_logged_in(socket.sid)
     queue, socket.queue = socket.queue, line
     while not queue.empty():
         line.put_nowait(queue.get_nowait())

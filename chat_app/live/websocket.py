@@ -44,7 +44,7 @@ class LeanProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.line: Packets | None = None
-        self._budget = Budget()
+        self.budget = Budget()
 
     @property
     def read_paused(self) -> bool:
@@ -94,7 +94,7 @@ class LeanProtocol(WebSocketsSansIOProtocol):
             return
         try:
             frames, size, is_held = self._read_frames(self._unread)
-            wait = self._budget.spend(frames, size)
+            wait = self.budget.spend(frames, size)
         except Refused as refusal:
             self.refuse(refusal.code)
             return
@@ -126,11 +126,11 @@ class LeanProtocol(WebSocketsSansIOProtocol):
             if bounds is None:
                 break
             body, end = bounds
-            if self.line is not None and data[start] == WHOLE_TEXT and not self._budget.fragments:
+            if self.line is not None and data[start] == WHOLE_TEXT and not self.budget.fragments:
                 self.line.hear(apply_mask(data[body:end], data[body - 4 : body]))
             else:
                 if data[start] & 0x0F < CONTROL:
-                    self._budget.add_fragment(end - body, is_last=bool(data[start] & FINAL))
+                    self.budget.add_fragment(end - body, is_last=bool(data[start] & FINAL))
                 super().data_received(bytes(data[start:end]))
                 is_over = self.transport.is_closing()
             frames, start = frames + 1, end

@@ -149,6 +149,9 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
             queue.put_nowait(EnginePacket(MESSAGE, packet.body.decode()))
         # Else it does not poll, and the sweep ends it.
 
+    def is_logged_in(self, eio_sid: str) -> bool:
+        return self.connections.get(eio_sid) is not None
+
     def will_flush(self, line: lean.Line) -> None:
         if not self._unflushed:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -294,6 +297,9 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
                 await self._give_up(eio_sid)
         connection = self.connections.get(eio_sid)
         if connection is not None:
+            queue = self.eio.sockets[eio_sid].queue
+            if isinstance(queue, lean.Line):
+                queue.protocol.budget.is_full = True
             self.connected(connection)
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:

@@ -18,7 +18,7 @@ from chat_app.live.lean import Line
 from chat_app.models.base import Input
 from tests.clients import DEADLINE, Person, SocketDoor, until
 from tests.process import Process
-from tests.raw import RawSocket, RawStream, frame
+from tests.raw import PATH, RawSocket, RawStream, frame
 from tests.service import MakePerson, Service
 
 pytestmark = pytest.mark.one_node
@@ -279,3 +279,20 @@ async def send_slowly(stream: RawStream, numbers: range) -> None:
         stream.writer.write(frame(b'42%d["wait",{"text":"%b"}]' % (number, b"x" * 256_000)))
         await stream.writer.drain()
         await asyncio.sleep(0.03)  # not more than may come in a second
+
+
+async def test_before_its_login_a_client_may_send_little(anna: Person) -> None:
+    async with await RawStream.open(anna.base) as stream, asyncio.timeout(CLOSING_SECONDS):
+        stream.writer.write(frame(b"", PING) * 2 * frames.FIRST_FRAMES)
+        assert await stream.close_code() == POLICY_VIOLATION
+
+
+async def test_a_login_before_the_upgrade_counts(anna: Person) -> None:
+    poll = "/socket.io/?EIO=4&transport=polling"
+    sid = json.loads((await anna.http.get(poll)).text[1:])["sid"]
+    assert (await anna.http.post(f"{poll}&sid={sid}", content=f'40{{"token":"{anna.token}"}}')).status_code == 200
+    async with await RawStream.open(anna.base, path=f"{PATH}&sid={sid}") as stream, asyncio.timeout(CLOSING_SECONDS):
+        stream.writer.write(frame(b"2probe") + frame(b"5"))
+        stream.writer.write(frame(b"", PING) * 5 * frames.FIRST_FRAMES + frame(b'421["list_chats",{}]'))
+        while not (await stream.read())[1].startswith(b"431["):
+            pass
