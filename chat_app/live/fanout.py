@@ -48,9 +48,9 @@ class Fanout:
             MessagesChanged: self._messages_changed,
             ReadChanged: self._to_open,
             TypingChanged: self._to_open,
-            UsersChanged: self._users_changed,
+            UsersChanged: self._to_all,
             MemberChanged: self._member_changed,
-            ResyncRequired: self._resync_required,
+            ResyncRequired: self._to_all,
             ActiveChatSet: self._active_chat_set,
             SessionsRevoked: self._sessions_revoked,
         }
@@ -70,7 +70,7 @@ class Fanout:
 
     def doubt(self, events: list[Recorded]) -> None:
         """Tell whoever should have got these events that they may have happened."""
-        self._resync_required(*doubtful(events), set())
+        self._to_all(*doubtful(events), set())
 
     def _chats_changed(self, event: ChatsChanged, audience: Audience, told: Told) -> None:
         packet = encode(event)
@@ -105,20 +105,14 @@ class Fanout:
                 connection.send(packet)
                 told.add(connection)
 
-    def _resync_required(self, event: ResyncRequired, audience: Audience, told: Told) -> None:
-        packet = encode(event)
-        for user_id in audience:
-            for connection in self.connections.of_user(user_id):
-                connection.send(packet)
-                metrics.resyncs.labels(event.reason).inc()
-                told.add(connection)
-
-    def _users_changed(self, event: UsersChanged, audience: Audience, told: Told) -> None:
+    def _to_all(self, event: UsersChanged | ResyncRequired, audience: Audience, told: Told) -> None:
         packet = encode(event)
         for user_id in audience:
             for connection in self.connections.of_user(user_id):
                 connection.send(packet)
                 told.add(connection)
+                if isinstance(event, ResyncRequired):
+                    metrics.resyncs.labels(event.reason).inc()
 
     def _member_changed(self, event: MemberChanged, audience: Audience, told: Told) -> None:
         self._send_open(event.chat_id, encode(UsersChanged(users=event.users)), audience, told)
