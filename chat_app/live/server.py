@@ -265,7 +265,10 @@ class Live:
             try:
                 since = await self._sweep(since)
             except ChatError:
-                continue  # the database is away, as was logged; the next round looks back as far as needed
+                pass  # the database is away, as was logged; the next round looks back as far as needed
+            except Exception as error:
+                # Without the next rounds no session that ended elsewhere would be closed any more.
+                logs.log_crash(error)
 
     async def _sweep(self, since: datetime) -> datetime:
         now = datetime.now(UTC)

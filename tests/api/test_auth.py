@@ -14,6 +14,7 @@ import pytest
 import socketio
 from sqlmodel import col, update
 
+from chat_app.crud import sessions
 from chat_app.db import Database
 from chat_app.models import Session
 from chat_app.settings import get_settings
@@ -402,6 +403,26 @@ class TestLoggingOut:
             revoked = update(Session).where(col(Session.id) == anna.session_id).values(revoked_at=datetime.now(UTC))
             await session.exec(revoked)
         assert (await anna.http.get(f"{API}/users/me")).status_code == 401
+        await closed(anna)
+
+    async def test_it_is_closed_also_after_a_look_at_the_sessions_that_crashed(
+        self, database: Database, make_person: MakePerson, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        anna = await make_person("Anna", connected=True)
+        crashed, list_revoked = asyncio.Event(), sessions.list_revoked
+
+        async def crash_once(*arguments: Any) -> Any:
+            if not crashed.is_set():
+                crashed.set()
+                raise LookupError
+            return await list_revoked(*arguments)
+
+        monkeypatch.setattr(sessions, "list_revoked", crash_once)
+        async with asyncio.timeout(DEADLINE):
+            await crashed.wait()
+        async with database.transaction() as session:
+            revoked = update(Session).where(col(Session.id) == anna.session_id).values(revoked_at=datetime.now(UTC))
+            await session.exec(revoked)
         await closed(anna)
 
 

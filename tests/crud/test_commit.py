@@ -325,11 +325,12 @@ class TestBareConnections:
     async def test_that_end_between_two_steps_of_a_statement_are_unavailable(
         self, telling: Telling, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        get_statement = asyncpg.Connection._get_statement
+        get_statement, task = asyncpg.Connection._get_statement, asyncio.current_task()
 
         async def get_and_end(connection: Any, *arguments: Any, **options: Any) -> Any:
             statement = await get_statement(connection, *arguments, **options)
-            connection.terminate()
+            if asyncio.current_task() is task:
+                connection.terminate()
             return statement
 
         monkeypatch.setattr(asyncpg.Connection, "_get_statement", get_and_end)
