@@ -41,12 +41,18 @@ async def set_active(person: Person, chat_id: str | None) -> Answer:
     return http_answer(await person.http.put(ACTIVE, json={"chat_id": chat_id}))
 
 
-async def is_open(socket: Socket, door: Door, sender: Person, chat_id: str) -> bool:
-    """Whether this connection is told of a new message in the chat."""
-    socket.events.clear()
-    await door.send(sender, chat_id)
+async def all_in_step() -> None:
     for wait in in_step:
         await wait()
+
+
+async def is_open(socket: Socket, door: Door, sender: Person, chat_id: str) -> bool:
+    """Whether this connection is told of a new message in the chat."""
+    # What other nodes have committed before this may still be on its way.
+    await all_in_step()
+    socket.events.clear()
+    await door.send(sender, chat_id)
+    await all_in_step()
     assert (await socket.call("list_chats")).ok
     assert [chat["id"] for told in socket.named("chats_changed") for chat in told["chats"]] == [chat_id]
     return bool(socket.named("messages_changed"))
