@@ -40,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--way", choices=["short", "long"], default="short", help="How WebSockets are served: by the libraries if long."
     )
     parser.addoption("--postgres", help="The address of a server to use instead of an embedded one.")
+    parser.addoption(
+        "--planted", help="A fault of tests/chaos/planted.py for the nodes of tests/system: they must fail."
+    )
     parser.addoption("--valkey", help="The same, for --three-nodes. Only one test process may use it.")
 
 

@@ -1,0 +1,112 @@
+"""During a deploy an older version and this one run side by side, on one database and one bus, and lose nothing."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import nodes
+from tests.chaos.history import Recorder
+from tests.chaos.nodes import Node
+from tests.chaos.stage import SERVICE, stage
+from tests.clients import Person
+from tests.observers import Observer, check_equal, read_anew
+from tests.process import ROOT
+from tests.system.conftest import SOCKET, System, brings, history
+
+pytestmark = pytest.mark.timeout(300)
+
+# Without a release: so many commits ago.
+EARLIER = 20
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def earlier_commit() -> str:
+    """That of the last release, else one before it."""
+    tag = git("describe", "--tags", "--abbrev=0", "--match=v*", "HEAD^")
+    commit = git("rev-parse", "--verify", "--end-of-options", f"{tag or f'HEAD~{EARLIER}'}^{{commit}}")
+    assert commit, "the history of the repository is needed: git fetch --unshallow --tags"
+    return commit
+
+
+@pytest.fixture(scope="module")
+def earlier(data_dir: Path) -> Path:
+    """The code of the version before."""
+    code, archive = data_dir / "earlier", data_dir / "earlier.zip"
+    git("archive", f"--output={archive}", earlier_commit())
+    shutil.unpack_archive(archive, code)
+    return code
+
+
+@pytest.fixture
+async def deploying(earlier: Path, data_dir: Path) -> AsyncIterator[System]:
+    """Node a runs the earlier version, whose tables these were until this one migrated; node b is not started."""
+    folder = data_dir / "deploy"
+    folder.mkdir()
+    recorder = Recorder(folder / "notes")
+    launcher = ("env", "-C", str(earlier), sys.executable, "-m", "chat_app")
+    async with stage(folder, recorder, "a", launcher) as running:
+        system = System(running)
+        new = Node("b", folder, SERVICE)
+        new.on_end = running.nodes[0].on_end
+        settings = {name: value for name, value in running.nodes[0].environment.items() if name.startswith("CHAT_")}
+        for name in ("CHAT_DATABASE_URL", "CHAT_BUS_URL", "CHAT_PORT"):
+            del settings[name]
+        await new.prepare(running.network, running.postgres, running.valkey, settings)
+        running.nodes.append(new)
+        yield system
+        await system.close()
+        if not hasattr(new, "process"):
+            running.nodes.remove(new)
+    recorder.close()
+
+
+async def send_all_ways(people: list[Person], chat_id: str) -> None:
+    """Each sends, and everybody who has the chat open gets it."""
+    for sender in people:
+        sent = await SOCKET.send(sender, chat_id, f"from {sender.name}")
+        await SOCKET.do(sender, "like_message", chat_id=chat_id, seq=sent["seq"])
+        for person in people:
+            await person.socket.wait_for(
+                "messages_changed",
+                lambda event, seq=sent["seq"]: brings(event, seq) and event["messages"][-1]["like_count"],
+            )
+
+
+async def test_both_versions_deliver_to_each_other(deploying: System) -> None:
+    anna, clara = await deploying.register("Anna", 0), await deploying.register("Clara", 0)
+    chat = await SOCKET.create_group(anna, clara)
+    old = await Observer(clara, await clara.connect()).start(chat["id"])
+    await SOCKET.send(anna, chat["id"], "before")
+
+    status, output = await nodes.command(deploying.nodes[1].environment, "migrate")
+    assert status == 0, output
+    await deploying.nodes[1].start()
+    boris = await deploying.register("Boris", 1)
+    await SOCKET.do(boris, "list_chats")
+    await SOCKET.do(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id])
+    for person in (anna, boris):
+        await person.open(chat["id"])
+    await send_all_ways([anna, boris, clara], chat["id"])
+    await old.settle()
+    check_equal("Clara", old.model, await read_anew(clara.socket, clara.id, chat["id"]))
+
+    # What a client keeps of the old version is good for the new one.
+    await deploying.nodes[0].stop()
+    assert deploying.nodes[0].process.returncode == 0
+    await SOCKET.send(boris, chat["id"], "after")
+    moved = deploying.at(1, clara)
+    new = Observer(moved, await moved.connect(active_chat_id=chat["id"]))
+    await new.come_back(old.model, 50)
+    check_equal("Clara", new.model, await read_anew(moved.socket, moved.id, chat["id"]))
+    texts = await history(moved, chat["id"])
+    assert texts == [None, "before", None, "from Anna", "from Boris", "from Clara", "after"]
+    status, output = await nodes.command(deploying.nodes[1].environment, "verify")
+    assert (status, output.splitlines()[-1]) == (0, "Violations: 0"), output
