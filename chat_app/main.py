@@ -67,7 +67,8 @@ def create_api(settings: Settings) -> FastAPI:
     api.include_router(_routes())
     for router in (media.router, pages.router, health.router):
         api.include_router(router)
-    Instrumentator(should_group_status_codes=False, excluded_handlers=["/metrics"]).instrument(api)
+    instrumentator = Instrumentator(should_group_status_codes=False, excluded_handlers=["/metrics"])
+    instrumentator.add(metrics.count_request).instrument(api)
     api.add_middleware(BodyLimit)
     api.add_middleware(
         CORSMiddleware,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_fastapi_instrumentator import metrics as requests
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -24,6 +25,9 @@ pool_size = Gauge("chat_database_pool_size", "Connections to the database that t
 pool_in_use = Gauge("chat_database_pool_in_use", "Those of them that are in use.")
 pool_waiting = Gauge("chat_database_pool_waiting", "Transactions that wait for one.")
 storage_failures = Counter("chat_storage_failures", "Failed attempts to reach the store of files.")
+
+# Made once: of several applications in one process the library counts the requests of the first only.
+count_request: Any = requests.default()
 
 bus_up.set(1)
 

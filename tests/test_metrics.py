@@ -16,6 +16,7 @@ from chat_app import metrics
 from chat_app.db import Database
 from chat_app.errors import RateLimited
 from chat_app.limits import Limits
+from chat_app.main import create_api
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Person, SocketDoor
 from tests.faults import no_commits
@@ -131,6 +132,16 @@ async def test_requests_are_counted_by_route_and_status_but_never_by_address(ser
     assert 'http_requests_total{handler="/api/v1/users/{user_id}",method="GET",status="401"}' in served
     assert "beef" not in served
     assert "79161234567" not in served
+
+
+async def test_the_requests_of_every_application_in_a_process_are_counted(service_settings: Settings) -> None:
+    labels = {"handler": "/healthz", "method": "GET", "status": "200"}
+    for _ in range(2):
+        before = REGISTRY.get_sample_value("http_requests_total", labels) or 0
+        transport = httpx.ASGITransport(create_api(service_settings))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            assert (await client.get("/healthz")).is_success
+        assert REGISTRY.get_sample_value("http_requests_total", labels) == before + 1
 
 
 COUNTED = {
