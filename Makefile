@@ -10,7 +10,7 @@ YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-nodes test-long-way test-node test-fuzz test-root test-image chaos bench lint lint-manifests format \
+.PHONY: help run test test-nodes test-long-way test-node test-fuzz test-root test-system test-image chaos bench lint lint-manifests format \
 	migrate seed requirements clean
 
 help: ## List what there is
@@ -37,7 +37,10 @@ test-fuzz: $(READY) ## Send generated requests and commands to a fresh server, f
 	@exec $(BIN)/python -m pytest -m fuzz $(ARGS) tests/test_fuzz.py
 
 test-root: $(READY) ## Run the tests that only root can
-	@exec $(BIN)/python -m pytest -m root $(ARGS)
+	@exec $(BIN)/python -m pytest -m "root and not system" $(ARGS)
+
+test-system: $(READY) ## Crash, freeze, roll and restore a system of real processes for some minutes; needs root for full disks
+	@exec $(BIN)/python -m pytest -m system $(ARGS) tests/system
 
 test-image: $(READY) ## Run the Dockerfile and compose.yaml without a container engine, with faults; needs Linux, root and caddy
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root; with a container engine try: docker compose up --build" >&2; exit 1; }

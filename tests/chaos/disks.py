@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -37,15 +37,23 @@ def disks(folder: Path, faults: object) -> Iterator[None]:
 
 async def fill(place: Path) -> str:
     """Take all that is left of a disk, for a while."""
-    ballast = place / "ballast"
-    free = os.statvfs(place)
+    ballast, taken = place / "ballast", 0
     try:
         with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+            while left := _free(place):
+                # Others may take some of it at the same time.
+                with suppress(OSError):
+                    os.posix_fallocate(file.fileno(), taken, left)
+                    taken += left
         await asyncio.sleep(FULL_SECONDS)
     finally:
         ballast.unlink()
-    return f"{free.f_bavail * free.f_frsize >> 20} MB taken for {FULL_SECONDS} s"
+    return f"{taken >> 20} MB taken for {FULL_SECONDS} s"
+
+
+def _free(place: Path) -> int:
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
 
 
 @fault("disk-db", is_special=True)

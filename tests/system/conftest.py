@@ -29,6 +29,12 @@ WRITE_SECONDS = 60
 UNKNOWN = (SocketIOError, httpx.TransportError, TimeoutError)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("system")
+
+
 class System:
     """Two nodes, a and b, each reached over a link of its own; people log in with a password."""
 
