@@ -10,7 +10,7 @@ YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-nodes test-long-way test-node test-fuzz test-root test-system test-image chaos bench lint lint-manifests format \
+.PHONY: help run test test-nodes test-long-way test-node test-fuzz test-root test-system test-image chaos volume bench lint lint-manifests format \
 	migrate seed requirements clean
 
 help: ## List what there is
@@ -49,6 +49,9 @@ test-image: $(READY) ## Run the Dockerfile and compose.yaml without a container 
 
 chaos: $(READY) ## Break nodes, bus, database and network under load and judge what clients saw; ARGS="--help" lists the faults
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
+
+volume: $(READY) ## Race, send malformed packets, odd pictures and generated requests; ARGS="removals=10000 --seed 7" chooses
+	@exec $(BIN)/python -m tests.volume $(ARGS)
 
 bench: $(READY) ## Measure, beside a plain Node server or another revision; ARGS="W1 W2 --beside HEAD" chooses
 	@exec $(BIN)/python -m tests.bench $(ARGS)

@@ -142,8 +142,7 @@ class Node:
         database = await network.link(f"{self.name}-db", postgres.port)
         bus = await network.link(f"{self.name}-bus", valkey.port)
         self.entrance = await network.link(f"{self.name}-clients", self.port)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
-        self.environment = inherited | {
+        self.environment = without_settings() | {
             "CHAT_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{database}/postgres",
             "CHAT_BUS_URL": f"redis://127.0.0.1:{bus}",
             "CHAT_PORT": str(self.port),
@@ -197,6 +196,11 @@ class Node:
 
     def freeze(self, *, is_frozen: bool = True) -> None:
         self.process.send_signal(signal.SIGSTOP if is_frozen else signal.SIGCONT)
+
+
+def without_settings() -> dict[str, str]:
+    """The environment of this process, but nothing that the service reads."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
 
 
 def settings(folder: Path, sms_port: int) -> dict[str, str]:
