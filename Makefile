@@ -40,7 +40,7 @@ test-root: $(READY) ## Run the tests that only root can
 	@exec $(BIN)/python -m pytest -m "root and not system" $(ARGS)
 
 test-system: $(READY) ## Crash, freeze, roll and restore a system of real processes for some minutes; needs root for full disks
-	@exec $(BIN)/python -m pytest -m system $(ARGS) tests/system
+	@exec $(BIN)/python -m pytest -m system $(ARGS) tests/system tests/volume
 
 test-image: $(READY) ## Run the Dockerfile and compose.yaml without a container engine, with faults; needs Linux, root and caddy
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root; with a container engine try: docker compose up --build" >&2; exit 1; }

@@ -20,6 +20,9 @@ from tests.volume.malformed import Malformed
 from tests.volume.pictures import Odd
 from tests.volume.places import misplaced
 
+# Six starts of servers take minutes.
+pytestmark = pytest.mark.system
+
 SMALL = {"removals": 8, "revocations": 8, "passwords": 2, "packets": 1500, "pictures": 12, "requests": 150}
 
 
