@@ -14,9 +14,10 @@ TURN_FRAMES, TURN_BYTES = 64, 256 * 1024
 # Of one second. A client that waits for each answer sends a few hundred frames, and one that was offline, several
 # hundred at once; 2,000 pings take a hundredth of the processor's time.
 SECOND_FRAMES = 2000
-# Beyond these the rest waits for the next second, as a large outbox may; but not for so many seconds on end. To parse
-# so much of the costliest JSON takes a fifth of a second.
-SECOND_BYTES, MOST_FULL_SECONDS = 8 * 2**20, 20
+# Beyond these the rest waits for the next second. To parse so much of the costliest JSON takes a fifth of a second.
+SECOND_BYTES = 8 * 2**20
+# A large outbox is a few megabytes: a client that sends more than this in each of so many seconds on end floods.
+FLOOD_BYTES, MOST_FLOOD_SECONDS = 2**20, 20
 
 # Of one second before the login: else a hundred connections that need none, each within its budget, stop the node.
 FIRST_FRAMES, FIRST_BYTES = 100, 2**19
@@ -53,13 +54,13 @@ def find_frame(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
 class Budget:
     """What one connection may still send within this second, and of its unfinished message."""
 
-    __slots__ = ("_bytes", "_ends", "_fragment_bytes", "_frames", "_full_seconds", "fragments", "is_full")
+    __slots__ = ("_bytes", "_ends", "_flood_seconds", "_fragment_bytes", "_frames", "fragments", "is_full")
 
     def __init__(self) -> None:
         # False: there was no login yet.
         self.is_full = False
         self._ends = 0.0
-        self._frames = self._bytes = self._full_seconds = 0
+        self._frames = self._bytes = self._flood_seconds = 0
         # Of the message that is not finished; none: no such message.
         self.fragments = self._fragment_bytes = 0
 
@@ -67,13 +68,13 @@ class Budget:
         """Count what was read; the seconds to wait before more is. Raises Refused."""
         now = time.monotonic()
         if now >= self._ends:
-            was_full = self._bytes > SECOND_BYTES and now < self._ends + 1
-            self._full_seconds = self._full_seconds + 1 if was_full else 0
+            is_flood = self._bytes > FLOOD_BYTES and now < self._ends + 1
+            self._flood_seconds = self._flood_seconds + 1 if is_flood else 0
             self._ends, self._frames, self._bytes = now + 1, 0, 0
         self._frames += frames
         self._bytes += size
         most_frames, most_bytes = (SECOND_FRAMES, SECOND_BYTES) if self.is_full else (FIRST_FRAMES, FIRST_BYTES)
-        if self._frames > most_frames or self._full_seconds > MOST_FULL_SECONDS:
+        if self._frames > most_frames or self._flood_seconds > MOST_FLOOD_SECONDS:
             raise Refused(CloseCode.POLICY_VIOLATION)
         return self._ends - now if self._bytes > most_bytes else 0.0
 

@@ -59,8 +59,8 @@ const { ok, status, data, error } = await socket.emitWithAck("list_chats", {});
   `auth: (give) => give({ token: currentToken(), active_chat_id: openChat() })`.
 - A refused connection gets `connect_error` with the problem in `data`; the client does not try again by itself then.
 - A session may have 20 connections to one node at a time, a user 50, an address 1,000; one more is refused with
-  `too_many_connections`. A WebSocket that sends more than 2,000 frames in a second (100 before its login) is closed
-  with the code 1008, one with a packet above 256 KiB with 1009.
+  `too_many_connections`. A WebSocket that sends more than 2,000 frames in a second (100 before its login), or more than
+  1 MiB in each of 20 seconds on end, is closed with the code 1008, one with a packet above 256 KiB with 1009.
 - A connection lives as long as its session: an expired access token does not end it. Before the server ends one for
   good it sends `session_revoked`; in every other case the client reconnects by itself.
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -252,15 +253,31 @@ async def test_more_bytes_than_a_second_allows_come_in_the_next_but_not_for_long
     anna: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames, "SECOND_BYTES", MEGABYTE)
+    monkeypatch.setattr(frames, "FLOOD_BYTES", MEGABYTE)
     async with await log_in(anna) as stream:
         packet = b'["list_chats",{"cursor":"%b"}]' % (b"x" * 200_000)
         stream.writer.write(b"".join(frame(b"42%d%b" % (number, packet)) for number in range(10)))
         for number in range(10):
             assert (await answered(stream, number))["error"]["code"] == "invalid_input"
-        monkeypatch.setattr(frames, "MOST_FULL_SECONDS", 2)
+        monkeypatch.setattr(frames, "MOST_FLOOD_SECONDS", 2)
         stream.writer.write(frame(b"420" + packet) * 100)
         async with asyncio.timeout(CLOSING_SECONDS):
             assert await stream.close_code() == POLICY_VIOLATION
+
+
+async def test_a_client_that_sends_much_each_second_is_cut_though_no_second_is_full(
+    anna: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MOST_FLOOD_SECONDS", 2)
+    async with await log_in(anna) as stream, asyncio.timeout(CLOSING_SECONDS):
+        reading = asyncio.create_task(stream.close_code())
+        for number in count():
+            if reading.done():
+                break
+            # 2 MB/s, all of which is read: no second is full.
+            stream.writer.write(frame(b'42%d["list_chats",{"cursor":"%b"}]' % (number, b"x" * 200_000)))
+            await asyncio.sleep(0.1)
+        assert await reading == POLICY_VIOLATION
 
 
 async def test_a_client_that_never_pauses_is_cut(
