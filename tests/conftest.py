@@ -23,6 +23,7 @@ from chat_app.db import Database
 from chat_app.embedded import embedded_postgres
 from chat_app.models import User
 from chat_app.settings import Settings, use_settings
+from tests import planted
 from tests.factories import UserFactory
 
 pytest_plugins = ["tests.service", "tests.process", "tests.stores"]
@@ -40,10 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--way", choices=["short", "long"], default="short", help="How WebSockets are served: by the libraries if long."
     )
     parser.addoption("--postgres", help="The address of a server to use instead of an embedded one.")
-    parser.addoption(
-        "--planted", help="A fault of tests/chaos/planted.py for the nodes of tests/system: they must fail."
-    )
+    parser.addoption("--planted", choices=planted.PLANTED, help="A fault of the service: a test of it must fail.")
     parser.addoption("--valkey", help="The same, for --three-nodes. Only one test process may use it.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if name := config.getoption("--planted"):
+        planted.plant(name)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from chat_app.settings import Settings
+from tests import planted
 from tests.clients import DEADLINE, Person
 from tests.conftest import free_port
 
@@ -24,7 +25,7 @@ START_SECONDS = 40
 
 
 # Runs the command line with another patience for the database.
-PATIENT = "from chat_app import db; db.PATIENCE_SECONDS = {}; from chat_app.__main__ import main; main()"
+PATIENT = "from chat_app import db; db.PATIENCE_SECONDS = {}; from {} import main; main()"
 
 
 class Process:
@@ -34,7 +35,9 @@ class Process:
     """
 
     def __init__(self, settings: Settings, *, patience: float | None = None) -> None:
-        self.program = ("-c", PATIENT.format(patience)) if patience else ("-m", "chat_app")
+        module, *name = planted.launcher
+        program = ("-c", PATIENT.format(patience, module)) if patience else ("-m", module)
+        self.program = (*program, *name)
         port = free_port()
         self.base = f"http://127.0.0.1:{port}"
         assert settings.database_url

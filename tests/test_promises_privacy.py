@@ -247,6 +247,7 @@ class TestP17:
         assert not any(answer.ok for answer in sent.answers[at_ack + len(ways) :])
         history = await doors[1].history(creator, chat_id, limit=100)
         removal = history[-1]
+        assert removal["payload"], "a message was accepted after the removal"
         assert removal["payload"]["event"] == "member_removed"
         accepted = {answer.data["seq"] for answer in sent.answers if answer.ok}
         assert max(accepted) < removal["seq"]

@@ -15,9 +15,10 @@ import jwt
 import pytest
 from socketio.exceptions import SocketIOError
 
+from tests import planted
 from tests.chaos.history import Recorder
 from tests.chaos.nodes import Node
-from tests.chaos.stage import SERVICE, Stage, stage
+from tests.chaos.stage import Stage, stage
 from tests.clients import Answer, Person, SocketDoor, http_answer, until
 
 Json = dict[str, Any]
@@ -93,12 +94,11 @@ def brings(event: Json, seq: int) -> bool:
 
 
 @pytest.fixture(scope="session")
-async def running_stage(data_dir: Path, pytestconfig: pytest.Config) -> AsyncIterator[Stage]:
+async def running_stage(data_dir: Path) -> AsyncIterator[Stage]:
     folder = data_dir / "system"
     folder.mkdir()
-    recorder, planted = Recorder(folder / "notes"), pytestconfig.getoption("--planted")
-    launcher = (sys.executable, "-m", "tests.chaos.planted", planted) if planted else SERVICE
-    async with stage(folder, recorder, "ab", launcher) as running:
+    recorder = Recorder(folder / "notes")
+    async with stage(folder, recorder, "ab", (sys.executable, "-m", *planted.launcher)) as running:
         yield running
     recorder.close()
 
