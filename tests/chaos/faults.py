@@ -8,8 +8,10 @@ from random import Random
 
 import asyncpg
 
+from tests.chaos.crash import start_to_crash
 from tests.chaos.nodes import Node
 from tests.chaos.stage import Stage, needed
+from tests.chaos.versions import earlier_version
 
 Fault = Callable[[Stage, Random], Awaitable[str]]
 FAULTS: dict[str, Fault] = {}
@@ -66,6 +68,28 @@ async def restart_nodes(stage: Stage, random: Random) -> str:
         took.append(await node.stop())
         await node.start()
     return f"all, ended in {max(took):.1f} s at most"
+
+
+@fault("node-crash")
+async def crash_node(stage: Stage, random: Random) -> str:
+    """SIGKILL between a commit and its publication."""
+    node, commits = one(stage, random), random.randint(20, 100)
+    await node.stop()
+    await (await start_to_crash(node, commits))
+    await node.start()
+    return f"{node.name} after {commits} commits"
+
+
+@fault("node-version", is_special=True)
+async def run_both_versions(stage: Stage, random: Random) -> str:
+    """An earlier version runs on one node, as during a deploy."""
+    node, launcher = one(stage, random), await asyncio.to_thread(earlier_version, stage.folder / "earlier")
+    await node.stop()
+    await node.start_as(*launcher)
+    await asyncio.sleep(8)
+    await node.stop()
+    await node.start()
+    return f"{node.name} for 8 s"
 
 
 @fault("pg-restart")

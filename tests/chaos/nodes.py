@@ -169,6 +169,14 @@ class Node:
         self._is_meant_to_run = True
         self._watching = asyncio.create_task(self._watch(self.process))
 
+    async def start_as(self, *launcher: str) -> None:
+        """As start, once, by another launcher."""
+        usual, self.launcher = self.launcher, launcher
+        try:
+            await self.start()
+        finally:
+            self.launcher = usual
+
     async def _watch(self, process: Process) -> None:
         await process.wait()
         if self._is_meant_to_run and process is self.process:
@@ -179,6 +187,11 @@ class Node:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
+
+    async def end_by_itself(self, seconds: float) -> None:
+        """Wait for an end that is wanted. Raises TimeoutError."""
+        self._is_meant_to_run = False
+        await asyncio.wait_for(self.process.wait(), seconds)
 
     async def stop(self) -> float:
         """SIGTERM; the seconds that it took. `on_end` gets what breaks the promise."""

@@ -15,6 +15,7 @@ import jwt
 import pytest
 from socketio.exceptions import SocketIOError
 
+from chat_app.live.tasks import end_tasks
 from tests import planted
 from tests.chaos.history import Recorder
 from tests.chaos.nodes import Node
@@ -231,15 +232,13 @@ async def write_through(
         await disturb()
         if not await _written(writers, tasks, least):
             late.append("messages are not acked again")
-        for task in tasks:
-            task.cancel()
+        await end_tasks(tasks)
         acked = {text for writer in writers for text in writer.acked}
         if not await _followed(followers, following, acked):
             late.append(f"followers lack {[sorted(acked - {*follower.texts.values()}) for follower in followers]}")
     finally:
-        for task in (*tasks, *following):
-            task.cancel()
-        results = await asyncio.gather(*tasks, *following, return_exceptions=True)
+        await end_tasks([*tasks, *following])
+    results = await asyncio.gather(*tasks, *following, return_exceptions=True)
     return late + [repr(result) for result in results if not isinstance(result, asyncio.CancelledError)]
 
 

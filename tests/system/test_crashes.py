@@ -3,9 +3,13 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from uuid import uuid4
 
 import pytest
 
+from chat_app.live.tasks import end_tasks
+from tests.chaos.crash import start_to_crash
+from tests.clients import Person, until
 from tests.system.conftest import SOCKET, Follower, System, Writer, check_history, history, write_through
 
 pytestmark = pytest.mark.timeout(400)
@@ -88,3 +92,46 @@ async def test_every_acked_message_stays_and_reaches_everybody(crash: Crash, sys
     for node in range(len(system.nodes)):
         check_history(writers, await history(system.at(node, people[2]), chat["id"]))
     assert late == []
+
+
+async def test_what_a_node_committed_and_never_published_reaches_everybody(system: System) -> None:
+    anna, boris = await system.register("Anna", 0), await system.register("Boris", 1)
+    chat = await SOCKET.open_private_chat(anna, boris)
+    follower, writer = Follower(boris, chat["id"]), Writer(anna, "http", chat["id"])
+    following = asyncio.create_task(follower.follow())
+    await SOCKET.send(anna, chat["id"], "before")
+    await until(lambda: following.done() or follower.texts)
+    await system.nodes[0].stop()
+    ending = await start_to_crash(system.nodes[0], 5)
+    writing = asyncio.create_task(writer.write())
+    try:
+        await ending
+        await end_tasks([writing])
+        texts = await history(system.at(1, anna), chat["id"])
+        assert len({*texts} - {"before"} - writer.acked.keys()) == 1, "committed, and neither acked nor published"
+        await until(lambda: following.done() or {*texts} <= {*follower.texts.values()})
+    finally:
+        await end_tasks([following, writing])
+        await system.nodes[0].start()
+    assert [follower.texts[seq] for seq in range(1, len(texts) + 1)] == texts
+
+
+class Stubborn(Writer):
+    """One whose library swallows a cancellation, as asyncio.wait_for of Python 3.11 may."""
+
+    async def write(self) -> None:
+        is_swallowed = False
+        while True:
+            self.acked[f"{len(self.acked)}"] = 0
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if is_swallowed:
+                    raise
+                is_swallowed = True
+
+
+@pytest.mark.timeout(30)
+async def test_writing_ends_although_a_library_swallows_the_cancellation() -> None:
+    nobody = Person("http://nowhere", uuid4(), uuid4(), "", "Nobody")
+    assert await write_through([Stubborn(nobody, "http", "")], lambda: asyncio.sleep(0)) == []

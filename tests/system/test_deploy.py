@@ -1,8 +1,5 @@
 """During a deploy an older version and this one run side by side, on one database and one bus, and lose nothing."""
 
-import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,47 +9,21 @@ from tests.chaos import nodes
 from tests.chaos.history import Recorder
 from tests.chaos.nodes import Node
 from tests.chaos.stage import SERVICE, stage
+from tests.chaos.versions import earlier_version
 from tests.clients import Person
 from tests.observers import Observer, check_equal, read_anew
-from tests.process import ROOT
 from tests.system.conftest import SOCKET, System, brings, history
 
 pytestmark = pytest.mark.timeout(300)
 
-# Without a release: so many commits ago.
-EARLIER = 20
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def earlier_commit() -> str:
-    """That of the last release, else one before it."""
-    tag = git("describe", "--tags", "--abbrev=0", "--match=v*", "HEAD^")
-    commit = git("rev-parse", "--verify", "--end-of-options", f"{tag or f'HEAD~{EARLIER}'}^{{commit}}")
-    assert commit, "the history of the repository is needed: git fetch --unshallow --tags"
-    return commit
-
-
-@pytest.fixture(scope="module")
-def earlier(data_dir: Path) -> Path:
-    """The code of the version before."""
-    code, archive = data_dir / "earlier", data_dir / "earlier.zip"
-    git("archive", f"--output={archive}", earlier_commit())
-    shutil.unpack_archive(archive, code)
-    return code
-
 
 @pytest.fixture
-async def deploying(earlier: Path, data_dir: Path) -> AsyncIterator[System]:
+async def deploying(data_dir: Path) -> AsyncIterator[System]:
     """Node a runs the earlier version, whose tables these were until this one migrated; node b is not started."""
     folder = data_dir / "deploy"
     folder.mkdir()
     recorder = Recorder(folder / "notes")
-    launcher = ("env", "-C", str(earlier), sys.executable, "-m", "chat_app")
-    async with stage(folder, recorder, "a", launcher) as running:
+    async with stage(folder, recorder, "a", earlier_version(folder / "earlier")) as running:
         system = System(running)
         new = Node("b", folder, SERVICE)
         new.on_end = running.nodes[0].on_end
