@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import shutil
 import signal
 import sys
@@ -31,6 +32,7 @@ def main() -> None:
         sys.exit(_run_planted(options))
     seed = SystemRandom().getrandbits(31) if options.seed == "random" else int(options.seed)
     plan = Plan(seed, options.minutes, nodes=options.nodes, clients=options.clients, pace=options.pace)
+    plan.burst = options.burst
     if options.faults:
         plan.faults = options.faults
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
@@ -78,6 +80,8 @@ def _run_planted(options: argparse.Namespace) -> int:
 
 
 def _judge(path: Path) -> int:
+    # Of millions of objects, hardly any of them garbage.
+    gc.disable()
     verdict = judge(read(path))
     sys.stdout.write(f"{report(verdict)}\n")
     return int(verdict.name != "valid")
@@ -91,6 +95,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, choices=(2, 3), default=3)
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--pace", type=float, default=0.4, help="mean seconds between two operations of a client")
+    parser.add_argument("--burst", type=int, default=0, help="messages that a client sends at once; 0: one to four")
     parser.add_argument("--judge", type=Path, help="the file of a recorded history, to be judged again")
     parser.add_argument("--planted", help=f"start servers with a fault in them: all, or some of {','.join(PLANTED)}")
     return parser.parse_args()

@@ -15,6 +15,9 @@ from tests.media import pictures
 
 MOST_MEMBERS, LEAST_MEMBERS = 12, 4
 SEND_TRIES = 60
+LONGEST_PAUSE = 16
+# After so many of the acknowledgements, or bursts, another node is asked for the chat.
+READ_BACK_SHARE = 0.1
 PICTURE = pictures.encoded(pictures.corners(), "PNG")
 FORM = "multipart/form-data; boundary=chaos"
 
@@ -36,26 +39,28 @@ async def send(turn: Turn, chat_id: str, message: Json) -> None:
     client, args = turn.client, {"chat_id": chat_id} | message
     recorded = {"chat_id": chat_id, "client_id": message["client_id"], "content": history.content(message)}
     by_socket = turn.by_socket
-    for _ in range(SEND_TRIES):
+    for tries in range(SEND_TRIES):
+        token = client.token
         if by_socket and client.socket is not None:
             answer = await client.over_socket("send_message", args, recorded=recorded)
         else:
             answer = await client.over_http("send_message", args, recorded=recorded)
-        if answer.code in TOKEN_ENDED:
+        if answer.code in TOKEN_ENDED and client.token == token:
             await client.renew(answer.code)
-        elif answer.outcome != "unknown" or turn.world.is_over:
+        elif answer.code not in TOKEN_ENDED and (answer.outcome != "unknown" or turn.world.is_over):
             break
-        await pause(turn)
+        # Bursts come back more and more slowly: an outage is no reason to flood.
+        await pause(turn, min(2**tries, LONGEST_PAUSE) if turn.world.burst else 1)
         by_socket = turn.random.random() < 0.5
         client.node = client.node if client.socket else turn.random.choice(client.nodes)
     if answer.ok:
         turn.world.recent[chat_id].append((answer.data["seq"], client.person.id, message["client_id"]))
-        if turn.random.random() < 0.1:
+        if turn.random.random() < READ_BACK_SHARE / max(1, turn.world.burst):
             await client.over_http("get_chat", {"chat_id": chat_id}, node=turn.random.choice(turn.world.nodes))
 
 
-async def pause(turn: Turn) -> None:
-    await asyncio.sleep(0.1 + 0.4 * turn.random.random())
+async def pause(turn: Turn, factor: float = 1.0) -> None:
+    await asyncio.sleep(factor * (0.1 + 0.4 * turn.random.random()))
 
 
 @part(50)
@@ -64,14 +69,15 @@ async def send_message(turn: Turn) -> None:
     chat_id = turn.chat_id()
     if chat_id is None:
         return
-    drafts = [draft(turn) for _ in range(turn.random.choice([1, 1, 1, 2, 4]))]
+    usual = turn.random.choice([1, 1, 1, 2, 4])
+    drafts = [draft(turn) for _ in range(turn.world.burst or usual)]
     used = [client_id for _, sender, client_id in turn.world.recent[chat_id] if sender == turn.client.person.id]
     if used and turn.random.random() < 0.02:
         drafts = [drafts[0] | {"client_id": turn.random.choice(used)}]
     recent = turn.world.recent[chat_id]
     if recent and turn.random.random() < 0.05:
         drafts[0]["reply_to"] = recent[-1][0]
-    if turn.by_socket:
+    if turn.by_socket or turn.world.burst:
         await asyncio.gather(*(send(turn, chat_id, message) for message in drafts))
     else:
         await send(turn, chat_id, drafts[0])

@@ -13,7 +13,7 @@ from chat_app.live.catalog import COMMANDS
 from tests.chaos import history
 from tests.chaos.history import Json, Recorder
 from tests.chaos.nodes import Node
-from tests.chaos.wire import ConnectionEnded, Http, Socket
+from tests.chaos.wire import ConnectionEnded, HttpPool, Socket
 from tests.operations import ROUTES
 
 # These codes mean that the session, or its token, has ended.
@@ -53,7 +53,8 @@ class Caller:
         self.token = self.refresh_token = self.session = ""
         self.socket: Socket | None = None
         self.conn: str | None = None
-        self._https = {node.name: Http(node.entrance) for node in nodes}
+        self._pools = {node.name: HttpPool(node.entrance) for node in nodes}
+        self._renewal: asyncio.Task[None] | None = None
 
     async def over_http(self, name: str, args: Json, *, node: Node | None = None, **special: Any) -> Answer:
         """One operation by its route, recorded. `special`: a body, its type, a token, and args to record instead."""
@@ -62,14 +63,14 @@ class Caller:
         arguments = {key: value for key, value in args.items() if value is not None or key in ("text", "title")}
         if body is None:
             body = orjson.dumps(route.body(arguments)) if route.content_type else b""
-        op = self.invoke(name, special.get("recorded", args), node, None, special.get("session", self.session))
-        try:
-            token = special.get("token", self.token)
-            status, content = await self._https[node.name].request(
-                route.method, route.url(arguments), body, kind, token
-            )
-        except (ConnectionEnded, OSError, TimeoutError) as error:
-            return self.end(op, name, Answer("unknown", code=why(error)))
+        # It begins when it is sent, and with the session of that time.
+        async with self._pools[node.name].free() as http:
+            op = self.invoke(name, special.get("recorded", args), node, None, special.get("session", self.session))
+            try:
+                token = special.get("token", self.token)
+                status, content = await http.request(route.method, route.url(arguments), body, kind, token)
+            except (ConnectionEnded, OSError, TimeoutError) as error:
+                return self.end(op, name, Answer("unknown", code=why(error)))
         data = orjson.loads(content) if content and status != 204 else None
         answer = answer_of(status, data, data)
         return self.end(op, name, answer, is_own=special.get("is_own", True))
@@ -144,7 +145,12 @@ class Caller:
         return session
 
     async def renew(self, code: str | None) -> None:
-        """The token is of no use any more: refresh it, or log in."""
+        """The token is of no use any more: refresh it, or log in, once for all that ask at the same time."""
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew(code))
+        await self._renewal
+
+    async def _renew(self, code: str | None) -> None:
         if code == "token_expired" and (await self.refresh()).ok:
             return
         await self.log_in()

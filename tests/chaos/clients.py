@@ -6,6 +6,7 @@ and catches up whenever it may have missed something.
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -69,8 +70,8 @@ class Client(Caller):
         op = self.invoke("connect", {}, self.node, None, self.session)
         self._held, self.conn = [], conn
         session, active = self.session, self.model.open_chat_id
-        about = {"conn": conn, "user": self.person.id, "session": session, "node": self.node.name}
-        socket = Socket(lambda name, data: self._on_event(about | {"active": active}, name, data), self._on_close(conn))
+        about = {"conn": conn, "user": self.person.id, "session": session, "node": self.node.name, "active": active}
+        socket = Socket(partial(self._on_event, about), self._on_close(conn))
         try:
             await socket.connect(self.node.entrance, {"token": self.token, "active_chat_id": active})
         except Refusal as refusal:
@@ -206,5 +207,5 @@ class Client(Caller):
         if self.socket is not None:
             with suppress(OSError):
                 self.socket.close()
-        for http in self._https.values():
-            http.close()
+        for pool in self._pools.values():
+            pool.close()

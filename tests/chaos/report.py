@@ -5,11 +5,14 @@ from collections.abc import Iterator, Sequence
 from math import inf
 
 from tests.chaos.checker import Verdict
+from tests.chaos.facts import Operation
 from tests.chaos.index import History
 from tests.chaos.rules_delivery import deliveries
 from tests.chaos.rules_messages import SENDING
 
 MOST_SHOWN = 4
+# A resync that comes later than that has another cause.
+SOON_SECONDS = 10.0
 
 
 def report(verdict: Verdict) -> str:
@@ -43,6 +46,7 @@ def _figures(history: History) -> Iterator[tuple[str, str]]:
         "  p50 / p99 / longest deafness, s",
         f"{percentile(times, 0.5):.2f} / {percentile(times, 0.99):.2f} / {max(times, default=0):.1f}",
     )
+    yield from _bus_figures(history, acked)
     yield "connections", f"{len(history.connections):,}"
     yield "chats read at the end", f"{len(history.chats):,}, {sum(map(len, history.finals.values())):,} times"
     yield "rows compared", f"{sum(len(final.rows) for all in history.finals.values() for final in all):,}"
@@ -53,6 +57,30 @@ def _figures(history: History) -> Iterator[tuple[str, str]]:
     for name, seconds in sorted(by_fault.items()):
         back = max(recoveries.get(name, [0.0]))
         yield f"fault {name}", f"{len(seconds)} times, {sum(seconds):.0f} s, back after {back:.1f} s"
+
+
+def _bus_figures(history: History, acked: Sequence[Operation]) -> Iterator[tuple[str, str]]:
+    """What faults of the bus cost: answers while it is frozen, and the time until those who missed something know."""
+    faults = [fault for fault in history.faults if fault["name"].startswith("bus-")]
+    frozen = [(fault["t"], fault["until"]) for fault in faults if fault["name"] == "bus-freeze"]
+    took = [1000 * (op.returned - op.t) for op in acked if any(since <= op.t < until for since, until in frozen)]
+    if took:
+        yield "  p50 / p99 while the bus is frozen, ms", f"{percentile(took, 0.5):.0f} / {percentile(took, 0.99):.0f}"
+    for fault in faults:
+        waits = sorted(_warnings(history, fault["until"]))
+        if waits:
+            text = f"{len(waits)} connections, p50 {percentile(waits, 0.5):.1f} s, the last after {waits[-1]:.1f} s"
+            yield f"resync after {fault['name']} of {fault['t']:.0f} s", text
+
+
+def _warnings(history: History, since: float) -> Iterator[float]:
+    """Of each connection that is open at a time, and warned soon after it: the seconds until then."""
+    for conn in history.connections.values():
+        if conn.opened <= since < conn.closed:
+            warned = (t - since for t, name, _ in conn.events if name == "resync_required" and t >= since)
+            wait = next(warned, inf)
+            if wait <= SOON_SECONDS:
+                yield wait
 
 
 def _operations(history: History) -> list[str]:

@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
@@ -151,7 +152,13 @@ class Delivery(NamedTuple):
     is_late: bool
 
 
-def deliveries(history: History) -> Iterator[Delivery]:
+@lru_cache(maxsize=1)
+def deliveries(history: History) -> list[Delivery]:
+    """Those of one history, found once."""
+    return list(_deliveries(history))
+
+
+def _deliveries(history: History) -> Iterator[Delivery]:
     """Each acknowledged message with each connection that had to get it."""
     acked: dict[str, list[Operation]] = defaultdict(list)
     for op in sorted(history.named(*SENDING, outcome="ok"), key=lambda op: op.returned):
@@ -193,7 +200,7 @@ def _delivery(history: History, conn: Connection, learned: list[Learned], op: Op
     seq = op.row.seq
     # An event may come before its acknowledgement, but not before the send.
     start = bisect_left(learned, op.t, key=lambda one: one.t)
-    t = next((one.t for one in learned[start:] if one.version >= seq), inf)
+    t = next((learned[at].t for at in range(start, len(learned)) if learned[at].version >= seq), inf)
     if t == inf and any(one.version >= seq and one.version < inf for one in learned[:start]):
         t = op.returned
     seconds = max(t - op.returned, 0.0)

@@ -46,20 +46,25 @@ def _seen(
     removed: dict[str, int],
 ) -> Iterator[Violation]:
     chat = history.chats.get(chat_id)
-    who = f"{conn.user} on connection {conn.id} at {t}"
     if chat is None:
         if chat_id in history.deleted and version > removed.get(chat_id, version):
+            who = _who(conn, t)
             yield Violation("leak", "P16", f"{who} got version {version} of {chat_id}, deleted at {removed[chat_id]}")
         return
     span = chat.span_at(conn.user, version)
     if span is None:
-        text = f"{who} got version {version} of {chat_id}, a member in {chat.spans.get(conn.user)}"
+        text = f"{_who(conn, t)} got version {version} of {chat_id}, a member in {chat.spans.get(conn.user)}"
         yield Violation("leak", "P16", text)
         return
     for row in rows:
         seq = row if isinstance(row, int) else row.seq
         if seq < span.visible_from:
-            yield Violation("leak", "P18", f"{who} got seq {seq} of {chat_id}, visible from {span.visible_from}")
+            text = f"{_who(conn, t)} got seq {seq} of {chat_id}, visible from {span.visible_from}"
+            yield Violation("leak", "P18", text)
+
+
+def _who(conn: Connection, t: float) -> str:
+    return f"{conn.user} on connection {conn.id} at {t}"
 
 
 def leak_by_page(history: History) -> Iterator[Violation]:

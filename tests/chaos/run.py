@@ -44,6 +44,8 @@ class Plan:
     clients: int = 40
     pace: float = 0.4
     launcher: Sequence[str] = SERVICE
+    # Messages that a client sends at once; 0: a few.
+    burst: int = 0
     # Operations that have to succeed, or the run proves nothing.
     required: Sequence[str] = field(default_factory=lambda: sorted(REQUIRED))
 
@@ -89,7 +91,7 @@ async def _run(plan: Plan, folder: Path, recorder: Recorder) -> None:
         await _make_people(plan, staged)
         about = {"seed": plan.seed, "nodes": [node.name for node in staged.nodes]}
         about["users"] = [person.id for person in staged.world.people]
-        recorder.write("run", faults=list(plan.faults), operations=list(plan.required), **about)
+        recorder.write("run", faults=list(plan.faults), operations=list(plan.required), burst=plan.burst, **about)
         await _play(plan, staged)
         await verify(staged)
         recorder.write("figures", recoveries=staged.recoveries)
@@ -99,6 +101,7 @@ async def _run(plan: Plan, folder: Path, recorder: Recorder) -> None:
 async def _make_people(plan: Plan, staged: Stage) -> None:
     """Register users; the last of the clients are second devices of the first users."""
     world, random = staged.world, Random(f"{plan.seed} people")
+    world.burst = plan.burst
     users = max(LEAST_MEMBERS + 4, round(plan.clients * USERS_SHARE))
     world.people = [Person("", world.new_phone(), [account_acts.PASSWORD]) for _ in range(users)]
     for number in range(max(plan.clients, users)):

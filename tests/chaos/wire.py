@@ -1,7 +1,8 @@
 """How the clients of a run speak: Socket.IO over WebSocket and HTTP by hand, cheap enough for many on one core."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
@@ -9,6 +10,8 @@ import orjson
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 30.0
+# Of one client to one node.
+HTTP_CONNECTIONS = 4
 UPGRADE = (
     b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
     b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: Y2hhdCBsb2FkIHRlc3QgIQ==\r\n\r\n"
@@ -196,3 +199,27 @@ class Http:
         if self._reader is not None:
             self._writer.transport.abort()
             self._reader = None
+
+
+class HttpPool:
+    """A few kept connections to one port."""
+
+    def __init__(self, port: int) -> None:
+        self._all = [Http(port) for _ in range(HTTP_CONNECTIONS)]
+        # The last one used is taken first, so that a client that asks one at a time keeps one connection.
+        self._free: asyncio.LifoQueue[Http] = asyncio.LifoQueue()
+        for http in self._all:
+            self._free.put_nowait(http)
+
+    @asynccontextmanager
+    async def free(self) -> AsyncIterator[Http]:
+        """A connection for one request, once there is a free one."""
+        http = await self._free.get()
+        try:
+            yield http
+        finally:
+            self._free.put_nowait(http)
+
+    def close(self) -> None:
+        for http in self._all:
+            http.close()

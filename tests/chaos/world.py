@@ -27,6 +27,8 @@ class World:
         self.codes: dict[str, str] = {}
         self.phones = iter(range(10**6))
         self.clients: list[Client] = []
+        # How many messages a client sends at once; 0: a few, now and then.
+        self.burst = 0
         self.is_over = False
 
     def new_phone(self) -> str:
