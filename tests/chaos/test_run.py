@@ -19,6 +19,7 @@ from tests.chaos.proxy import Network
 from tests.chaos.run import Plan
 from tests.chaos.stage import needed
 from tests.chaos.test_checker import PLANTED as KINDS
+from tests.chaos.wire import Http
 from tests.chaos.world import PARTS
 from tests.clients import until
 from tests.operations import ROUTES
@@ -183,6 +184,23 @@ async def test_a_link_with_a_delay_keeps_the_order(echo: Echo) -> None:
         await asyncio.sleep(0.005)
     await until(lambda: echo.got == b"0123456789")
     assert asyncio.get_running_loop().time() - began >= 0.1, "there and back"
+
+
+async def test_a_request_after_the_server_ended_an_idle_connection_opens_another() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    http = Http(server.sockets[0].getsockname()[1])
+    for _ in range(2):
+        assert await http.request("GET", "/") == (204, b"")
+        await until(lambda: http._reader and http._reader.at_eof())
+    http.close()
+    server.close()
+    await server.wait_closed()
 
 
 @pytest.mark.timeout(300)

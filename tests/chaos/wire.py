@@ -176,6 +176,8 @@ class Http:
         )
         async with self._lock, asyncio.timeout(ANSWER_SECONDS):
             try:
+                if self._reader is not None and self._reader.at_eof():
+                    self.close()  # the server has ended an idle connection
                 if self._reader is None:
                     self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
                 self._writer.write(head.encode() + body)

@@ -18,7 +18,7 @@ from tests.media.pictures import loaded
 from tests.observers import Observer, check_equal, read_anew
 from tests.system.conftest import SOCKET, System, Writer, brings, check_history, history, write_through
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = pytest.mark.timeout(300)
 
 
 def run(program: str, *arguments: str) -> None:

@@ -53,11 +53,11 @@ class Client:
     async def ask(self) -> None:
         """One of either."""
         if self.random.random() < 0.5:
-            await self._request()
+            await self.request()
         else:
-            await self._command()
+            await self.command()
 
-    async def _request(self) -> None:
+    async def request(self) -> None:
         name = self.random.choice(list(ROUTES.keys() - SLOW if self.random.random() > SHARE_SLOW else SLOW))
         route = ROUTES[name]
         body, kind = self._body(route)
@@ -101,7 +101,7 @@ class Client:
             return {}
         return {name: str(value) for name, value in argument.items() if name != "file"}
 
-    async def _command(self) -> None:
+    async def command(self) -> None:
         name = self.random.choice(list(COMMANDS))
         argument: Any = self.generator.argument(self.schemas[name])
         try:
@@ -109,9 +109,12 @@ class Client:
             status = answer["status"] if answer["ok"] else answer["error"]["status"]
         except (ConnectionEnded, TimeoutError) as error:
             answer, status = {"error": repr(error)}, 0
-            self.devices[1].close()
-            self.devices[1] = Device(self.servers, await self.servers.log_in(self.user_id))
+            former, self.devices[1] = self.devices[1], Device(self.servers, await self.servers.log_in(self.user_id))
             await self.devices[1].connect(self.servers.nodes[0])
+            # A change of the password ends the user's other sessions.
+            if (await former.request(self.servers.nodes[0], "GET", ROUTES["get_me"].path))[0] == 401:
+                status = 401
+            former.close()
         self._judge(status, str(answer).encode(errors="replace"), f"{name} {str(argument)[:300]}")
 
     def _judge(self, status: int, answer: bytes, what: str) -> None:

@@ -4,21 +4,32 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import orjson
 import psutil
 import pytest
 
+from chat_app.live.catalog import COMMANDS
 from tests.chaos import planted as chaos
+from tests.chaos.wire import ConnectionEnded
 from tests.clients import until
+from tests.generator import Generator
+from tests.operations import ROUTES
 from tests.process import ROOT
 from tests.volume.__main__ import PARTS, SEEN
 from tests.volume.launch import PLANTED
 from tests.volume.malformed import Malformed
 from tests.volume.pictures import Odd
 from tests.volume.places import misplaced
+from tests.volume.requests import Client
+from tests.volume.servers import serving
+from tests.volume.sharing import surely
 
 # Six starts of servers take minutes.
 pytestmark = pytest.mark.system
@@ -37,6 +48,28 @@ def test_each_part_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for line, (name, count) in zip(done.stdout.splitlines(), SMALL.items(), strict=True):
         assert line.startswith(f"{name}: {count}, 0 violations, ") and "seed 1; " in line
+
+
+@pytest.mark.timeout(300)
+async def test_a_session_that_its_own_user_ended_is_no_violation(data_dir: Path) -> None:
+    launcher = (sys.executable, "-m", "tests.volume.launch", "none")
+    folder = data_dir / "volume"
+    folder.mkdir()
+    async with serving(folder, ("a",), launcher) as servers:
+        nothing = {"type": "object", "properties": {}}
+        client = Client(servers, Random(1), dict.fromkeys(COMMANDS, nothing), [], Counter())
+        client.generator = Generator(client.random, {}, [])
+        await client.prepare()
+        (socket,) = client.devices[1].sockets.values()
+        body = orjson.dumps({"new_password": "a long password"})
+        answer = await client.devices[0].request(servers.nodes[0], "POST", ROUTES["change_password"].path, body)
+        assert answer == (204, b"")
+        await until(lambda: not socket.is_open)
+        await client.command()
+        await client.command()
+        assert servers.violations == [] and client.statuses[0] == 0
+        for device in client.devices:
+            device.close()
 
 
 @pytest.mark.timeout(300)
@@ -89,6 +122,31 @@ def _lives(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
+
+
+def answering(*answers: int | Exception) -> Callable[[], Awaitable[tuple[int, Any]]]:
+    left = iter(answers)
+
+    async def ask() -> tuple[int, Any]:
+        answer = next(left)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, "data"
+
+    return ask
+
+
+@pytest.mark.parametrize("former", [503, ConnectionEnded(), OSError()])
+async def test_what_has_to_succeed_is_asked_again_while_its_outcome_is_unknown(former: int | Exception) -> None:
+    assert await surely(answering(former, 201)) == "data"
+    assert await surely(answering(former, 404), ends=True) == "data"
+    with pytest.raises(RuntimeError, match="404"):
+        await surely(answering(former, 404))
+
+
+async def test_what_is_gone_at_the_first_attempt_was_not_ended_by_it() -> None:
+    with pytest.raises(RuntimeError, match="404"):
+        await surely(answering(404), ends=True)
 
 
 def row(seq: int, sender: str, event: str | None = None) -> dict[str, Any]:
