@@ -97,8 +97,9 @@ class Socket(asyncio.Protocol):
         for answer in [self._opened, *self._answers.values()]:
             if not answer.done():
                 answer.set_exception(ConnectionEnded())
-        # Nobody waits for a connect that was given up.
-        self._opened.exception()
+        if not self._opened.cancelled():
+            # Nobody waits for a connect that was given up.
+            self._opened.exception()
         if self.is_open:
             self.is_open = False
             self.on_close("closed" if exc is None else type(exc).__name__)

@@ -1,4 +1,4 @@
-"""A burst is on its way at once, and what is recorded of it is what was sent: a server that answers late shows it."""
+"""Requests of a run: a burst is on its way at once, and what is recorded of it is what was sent."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -19,7 +19,7 @@ from tests.chaos.nodes import Node
 from tests.chaos.wire import HTTP_CONNECTIONS, Socket
 from tests.chaos.world import Turn, World
 from tests.client_model import Entry
-from tests.clients import until
+from tests.clients import DEADLINE, until
 
 BURST = 20
 OPENING = (
@@ -125,3 +125,26 @@ async def test_over_http_a_few_are_on_their_way_and_only_those_are_recorded(serv
         assert kinds(sender) == ["invoke"] * HTTP_CONNECTIONS
         server.may_answer.set()
     assert server.taken == BURST and sorted(kinds(sender)) == ["invoke"] * BURST + ["return"] * BURST
+
+
+async def test_a_connect_that_is_given_up_raises_nothing_in_the_loop() -> None:
+    accepted, ended = asyncio.Event(), asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        ended.set()
+
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+    listening = await asyncio.start_server(accept, "127.0.0.1", 0)
+    socket = Socket(lambda name, data: None, lambda why: None)
+    connecting = asyncio.create_task(socket.connect(listening.sockets[0].getsockname()[1], {}))
+    await asyncio.wait_for(accepted.wait(), DEADLINE)
+    connecting.cancel()
+    await asyncio.wait_for(ended.wait(), DEADLINE)
+    listening.close()
+    await listening.wait_closed()
+    assert not errors
