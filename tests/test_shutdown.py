@@ -151,6 +151,23 @@ async def test_stalled_readers_do_not_delay_it(
     await node.kill()
 
 
+async def test_a_request_that_takes_too_long_is_answered_503(service_settings: Settings) -> None:
+    node = Process(service_settings)
+    await node.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(node.base).port)
+    writer.write(b"POST /api/v1/auth/register HTTP/1.1\r\nHost: chat\r\nContent-Type: application/json\r\n")
+    writer.write(b"Content-Length: 100\r\n\r\nThe rest of the body does not come")
+    await node.wait_for(event="received", path="/api/…/auth/register")
+    node.process.terminate()
+    head, _, body = (await asyncio.wait_for(reader.read(), START_SECONDS)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 1\r\n" in head.lower()
+    assert json.loads(body)["code"] == "unavailable"
+    assert await asyncio.wait_for(node.process.wait(), START_SECONDS) == 0
+    assert not node.lines(event="Exception in ASGI application\n")
+    writer.close()
+    await node.kill()
+
+
 @pytest.mark.parametrize("variable", ["CHAT_BUS_URL", "CHAT_DATABASE_URL"])
 async def test_a_silent_name_server_does_not_delay_it(variable: str, service_settings: Settings) -> None:
     assert service_settings.database_url

@@ -1,5 +1,6 @@
 """Around every request: its id, its log lines, and an answer even after a crash."""
 
+import asyncio
 import re
 import time
 from collections.abc import MutableMapping
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chat_app import logs
 from chat_app.api.http_protocol import SAFE_HEADERS
 from chat_app.api.problems import problem_response
-from chat_app.errors import Internal
+from chat_app.errors import ChatError, Internal, Unavailable
 
 # A path may hold what somebody put there by mistake, such as a phone number.
 PLAIN_PART = re.compile(r"[a-z._-]{0,40}|[0-9]{1,6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -47,13 +48,21 @@ class RequestLog:
         logs.tell("received", path=_plain(scope["path"]))
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception as error:
-            logs.log_crash(error)
+        except (Exception, asyncio.CancelledError) as error:
+            problem = _problem_of(error)
             if not answer:
-                await problem_response(Internal())(scope, receive, send_with_id)
+                await problem_response(problem)(scope, receive, send_with_id)
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
         code = logs.bound("code") or "ok"
         logs.tell("answered", status=answer.get("status"), code=code, route=_route(scope), ms=milliseconds)
+
+
+def _problem_of(error: Exception | asyncio.CancelledError) -> ChatError:
+    if isinstance(error, asyncio.CancelledError):
+        # The process ends, and this took too long. Without an answer from here uvicorn sends a 500 of its own.
+        return Unavailable()
+    logs.log_crash(error)
+    return Internal()
 
 
 def _plain(path: str) -> str:

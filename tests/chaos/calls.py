@@ -1,6 +1,7 @@
 """How a client of a run asks: over HTTP and over its socket, each request recorded with what became of it."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -71,7 +72,7 @@ class Caller:
                 status, content = await http.request(route.method, route.url(arguments), body, kind, token)
             except (ConnectionEnded, OSError, TimeoutError) as error:
                 return self.end(op, name, Answer("unknown", code=why(error)))
-        data = orjson.loads(content) if content and status != 204 else None
+        data = json_of(content)
         answer = answer_of(status, data, data)
         return self.end(op, name, answer, is_own=special.get("is_own", True))
 
@@ -162,6 +163,13 @@ def answer_of(status: int, data: Any, problem: Any) -> Answer:
         return Answer("ok", status, None, data)
     code = problem.get("code") if isinstance(problem, dict) else None
     return Answer("unknown" if status >= 500 else "failed", status, code)
+
+
+def json_of(content: bytes) -> Any:
+    """What a body says; None if it is empty, or no JSON, as where something else than the service answers."""
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(content)
+    return None
 
 
 def why(error: BaseException) -> str:

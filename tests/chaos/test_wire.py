@@ -127,6 +127,24 @@ async def test_over_http_a_few_are_on_their_way_and_only_those_are_recorded(serv
     assert server.taken == BURST and sorted(kinds(sender)) == ["invoke"] * BURST + ["return"] * BURST
 
 
+async def test_an_answer_that_is_no_json_is_recorded_with_its_status(sender: Client) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\n\r\nOh, no")
+        writer.close()
+
+    broken = await asyncio.start_server(answer, "127.0.0.1", 0)
+    node = Node("b", sender.node.folder, ())
+    node.entrance = broken.sockets[0].getsockname()[1]
+    client = Client("c1", sender.person, [node], sender.recorder, Random(1))
+    assert (await client.over_http("get_me", {})).status == 500
+    sender.recorder.flush()
+    assert [record.get("status") for record in read(sender.recorder.path)] == [None, 500]
+    await client.close()
+    broken.close()
+    await broken.wait_closed()
+
+
 async def test_a_connect_that_is_given_up_raises_nothing_in_the_loop() -> None:
     accepted, ended = asyncio.Event(), asyncio.Event()
 
