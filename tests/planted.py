@@ -170,9 +170,10 @@ PLANTED: dict[str, Callable[[], None]] = {name: fault.plant for name, fault in c
     "proof-ends-nothing": proof_ends_nothing,
 }
 _CRASH = "tests/test_promises.py::TestP2::test_a_crash_between_commit_and_ack_loses_nothing_and_doubles_nothing"
+_COMMIT = "tests/test_promises.py::TestP2::test_nobody_hears_of_a_message_before_its_commit"
 TESTS = {
-    "ack-before-commit": "tests/test_promises.py::TestP2",
-    "events-before-commit": "tests/test_promises.py::TestP2",
+    "ack-before-commit": _COMMIT,
+    "events-before-commit": _COMMIT,
     "no-membership-lock": "tests/test_promises_privacy.py::TestP17",
     "rooms": "tests/test_promises_privacy.py::TestP16",
     "bus-drops": "tests/system/test_delivery.py::test_an_event_arrives_within_a_second_of_the_ack",

@@ -82,7 +82,7 @@ class Gate:
     HELD, REFUSED = "held at its commit", "refused at its commit"
     KEY = 20_261_121
     SET_UP = (
-        f"""CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        f"""CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
             IF NEW.text = '{HELD}' THEN PERFORM pg_advisory_xact_lock_shared({KEY}); END IF;
             IF NEW.text = '{REFUSED}' THEN RAISE EXCEPTION 'refused'; END IF;
             RETURN NULL;
