@@ -54,7 +54,7 @@ class Owner:
         self.token = tokens["access_token"]
 
     async def race(self) -> None:
-        """Logins that begin before or while the password is changed; some after it."""
+        """Logins one after the other while the password is changed; some after it."""
         former, self.password, self.is_acked = self.password, f"password {self.random.getrandbits(64)}", False
         logins = [asyncio.create_task(self._open(former)) for _ in range(LOGINS)]
         await asyncio.sleep(self.random.uniform(0, 0.3))
@@ -67,16 +67,19 @@ class Owner:
         self.is_acked = True
         if self.random.random() < SHARE_LATE and await self._log_in(former):
             self.servers.violations.append("P19 a login with the old password, begun after the ack, succeeded")
-        for tokens in await asyncio.gather(*logins):
-            if tokens:
+        for opened in await asyncio.gather(*logins):
+            for tokens in opened:
                 await self._check_ended(tokens)
 
-    async def _open(self, password: str) -> Json | None:
-        await asyncio.sleep(self.random.uniform(0, 0.3))
-        is_before = not self.is_acked
-        tokens = await self._log_in(password)
-        self.figures.in_flight += is_before and self.is_acked
-        return tokens
+    async def _open(self, password: str) -> list[Json]:
+        """One login after the other, until the change is acked. Returns the tokens of those that succeeded."""
+        opened = []
+        while not self.is_acked:
+            await asyncio.sleep(self.random.uniform(0, 0.3))
+            is_before, tokens = not self.is_acked, await self._log_in(password)
+            opened += [tokens] if tokens else []
+            self.figures.in_flight += is_before and self.is_acked
+        return opened
 
     async def _log_in(self, password: str) -> Json | None:
         body = urlencode({"username": self.phone, "password": password}).encode()
