@@ -42,7 +42,7 @@ def run_volume(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_each_part_finds_nothing() -> None:
     done = run_volume(*(f"{name}={count}" for name, count in SMALL.items()))
     assert done.returncode == 0, done.stdout + done.stderr
