@@ -73,7 +73,7 @@ async def restart_nodes(stage: Stage, random: Random) -> str:
 @fault("node-crash")
 async def crash_node(stage: Stage, random: Random) -> str:
     """SIGKILL between a commit and its publication."""
-    node, commits = one(stage, random), random.randint(20, 100)
+    node, commits = one(stage, random), random.randint(10, 50)
     await node.stop()
     await (await start_to_crash(node, commits))
     await node.start()
