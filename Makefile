@@ -10,7 +10,7 @@ YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-nodes test-long-way test-node test-fuzz test-root test-system test-image chaos volume bench lint lint-manifests format \
+.PHONY: help run test test-nodes test-fallback test-node test-fuzz test-root test-system test-image chaos volume bench lint lint-manifests format \
 	migrate seed requirements clean
 
 help: ## List what there is
@@ -25,8 +25,8 @@ test: $(READY) ## Run the tests; ARGS go to pytest
 test-nodes: $(READY) ## Run the tests of the live door with everybody on another node than the last; ARGS go to pytest
 	@exec $(BIN)/python -m pytest -n auto --three-nodes $(ARGS) tests/live
 
-test-long-way: $(READY) ## Run the tests of the live door with WebSockets served by the libraries alone; ARGS go to pytest
-	@exec $(BIN)/python -m pytest -n auto --way long $(ARGS) tests/live tests/test_bad_packets.py
+test-fallback: $(READY) ## Run the tests of the live door with WebSockets served by the libraries alone; ARGS go to pytest
+	@exec $(BIN)/python -m pytest -n auto --fallback $(ARGS) tests/live tests/test_bad_packets.py
 
 test-node: $(READY) ## Go through the Socket.IO contract with the official JavaScript client
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node 20 or newer is needed, with npm" >&2; exit 1; }

@@ -85,7 +85,7 @@ def worker(listening: int, ready: int) -> None:
     from chat_app.main import create_app
 
     with socket.socket(fileno=listening) as inherited:
-        server.serve(create_app(get_settings()), inherited, lambda: several.say_ready(ready), ending.set)
+        server.serve(create_app(get_settings()), inherited, lambda: several.report_ready(ready), ending.set)
 
 
 @cli.command()

@@ -26,9 +26,9 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import codes, sessions
-from chat_app.crud.sessions import OpenedSession, Standing
+from chat_app.crud.sessions import OpenedSession, SessionState
 from chat_app.crud.users import record_user
-from chat_app.db import Unit
+from chat_app.db import Db
 from chat_app.errors import (
     BadCode,
     BadCredentials,
@@ -82,11 +82,11 @@ async def _off_loop(function: Callable[..., Result], *arguments: Any) -> Result:
 class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a User has a phone for an email
     """Users for fastapi-users: it flushes, the edge commits."""
 
-    def __init__(self, session: AsyncSession) -> None:
-        self.session = session
+    def __init__(self, db: AsyncSession) -> None:
+        self.db = db
 
     async def get(self, id: UUID) -> User | None:
-        return await self.session.get(User, id)
+        return await self.db.get(User, id)
 
     async def lock(self, is_meant: ColumnElement[bool]) -> User | None:
         """The user, locked until the commit, as other transactions have left it.
@@ -94,21 +94,21 @@ class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a
         Code that opens a session or sets a password calls this first, so that each sees what the other has written.
         """
         statement = select(User).where(is_meant).with_for_update(key_share=True)
-        return (await self.session.exec(statement, execution_options={"populate_existing": True})).first()
+        return (await self.db.exec(statement, execution_options={"populate_existing": True})).first()
 
     async def create(self, create_dict: dict[str, Any]) -> User:
         """Raises PhoneTaken; the transaction can go on after it."""
         values = User(**create_dict).model_dump(exclude={"created_at"})
         inserted = insert(User).values(values).on_conflict_do_nothing(index_elements=["phone"]).returning(col(User.id))
-        user_id = (await self.session.exec(inserted)).scalar_one_or_none()
+        user_id = (await self.db.exec(inserted)).scalar_one_or_none()
         if user_id is None:
             raise PhoneTaken
-        return await self.session.get_one(User, user_id)
+        return await self.db.get_one(User, user_id)
 
     async def update(self, user: User, update_dict: dict[str, Any]) -> User:
         user.sqlmodel_update(update_dict)
-        self.session.add(user)
-        await self.session.flush()
+        self.db.add(user)
+        await self.db.flush()
         return user
 
 
@@ -135,22 +135,22 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         """Where numbers must be verified, an account that was never used blocks no number. Raises PhoneTaken."""
         if get_settings().phone_verification != "required":
             raise PhoneTaken
-        session, user = self.user_db.session, await self.user_db.lock(col(User.phone) == fields["phone"])
-        if user is None or user.is_verified or not user.is_active or await sessions.has_sessions(session, user.id):
+        db, user = self.user_db.db, await self.user_db.lock(col(User.phone) == fields["phone"])
+        if user is None or user.is_verified or not user.is_active or await sessions.has_sessions(db, user.id):
             raise PhoneTaken
         former_name = user.name
         await self.user_db.update(user, fields)
         if user.name != former_name:
-            await record_user(session, user)
+            await record_user(db, user)
         return user
 
     async def check_password(self, is_meant: ColumnElement[bool], password: str) -> User | None:
         """The user, locked, if this is the password; otherwise None, after the same time, also without such a user."""
         while True:
-            user = (await self.user_db.session.exec(select(User).where(is_meant))).first()
+            user = (await self.user_db.db.exec(select(User).where(is_meant))).first()
             stored = user and user.hashed_password
             # While the password is checked the connection serves others.
-            await self.user_db.session.close()
+            await self.user_db.db.close()
             if stored is None:
                 await hash_password(password)
                 return None
@@ -171,7 +171,7 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
 
     async def read_token(self, token: str | None, user_manager: UserManager) -> User | None:  # type: ignore[override]  # ours
         """The user behind a token. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
-        return await user_manager.user_db.get((await authenticate(user_manager.user_db.session, token))[0].id)
+        return await user_manager.user_db.get((await authenticate(user_manager.user_db.db, token))[0].id)
 
     def decode(self, token: str) -> Actor:
         """Who a token speaks for. Raises NotAuthenticated, TokenExpired."""
@@ -226,7 +226,7 @@ async def log_in_with_code(manager: UserManager, data: CodeLogin, device: Device
 
 
 async def _open_session(manager: UserManager, user: User, device: Device) -> Tokens:
-    opened = await sessions.open_session(manager.user_db.session, user.id, *device)
+    opened = await sessions.open_session(manager.user_db.db, user.id, *device)
     bind(user=user.id, session=opened.actor.session_id)
     return SessionStrategy().tokens(opened)
 
@@ -247,7 +247,7 @@ async def reset_password(manager: UserManager, data: PasswordReset) -> None:
 
 async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> User:
     """The user, locked, of a number that was proven. Raises BadCode."""
-    await codes.use_code(manager.user_db.session, data.phone, purpose, data.code)
+    await codes.use_code(manager.user_db.db, data.phone, purpose, data.code)
     if purpose is Purpose.LOGIN:
         with suppress(PhoneTaken):
             await manager.user_db.create({"phone": data.phone, "name": DEFAULT_NAME})
@@ -260,32 +260,32 @@ async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> Us
 async def _set_password(manager: UserManager, user: User, hashed: str | None) -> None:
     """Replace or clear the password of a user who has proven the number, and end all sessions."""
     await manager.user_db.update(user, {"hashed_password": hashed, "is_verified": True})
-    await sessions.revoke_sessions(manager.user_db.session, user.id)
+    await sessions.revoke_sessions(manager.user_db.db, user.id)
 
 
 async def change_password(manager: UserManager, actor: Actor, data: PasswordChange) -> None:
     """Set a new password; the user's other sessions end. Raises BadCredentials, SessionRevoked."""
     hashed = await hash_password(data.new_password)
-    session, is_meant = manager.user_db.session, col(User.id) == actor.id
+    db, is_meant = manager.user_db.db, col(User.id) == actor.id
     user = await manager.user_db.lock(is_meant)
     if user is None or user.hashed_password is not None:
         user = await manager.check_password(is_meant, data.current_password or "")
     if user is None:
         raise BadCredentials
     # A first login by code may have ended this session and cleared the password after the request was authenticated.
-    await sessions.check_session(session, actor)
+    await sessions.check_session(db, actor)
     await manager.user_db.update(user, {"hashed_password": hashed})
-    await sessions.revoke_sessions(session, actor.id, keep=actor.session_id)
+    await sessions.revoke_sessions(db, actor.id, keep=actor.session_id)
 
 
-async def authenticate(session: Unit, token: str | None) -> tuple[Actor, Standing]:
+async def authenticate(db: Db, token: str | None) -> tuple[Actor, SessionState]:
     """Who a token speaks for, over HTTP and over Socket.IO. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
     if token is None:
         raise NotAuthenticated
     actor = SessionStrategy().decode(token)
     bind(user=actor.id, session=actor.session_id)
     try:
-        standing = await sessions.check_session(session, actor)
+        standing = await sessions.check_session(db, actor)
     except ChatError as refused:
         log.info("refused", code=refused.code)
         raise

@@ -47,7 +47,7 @@ BY_KEY = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-class Batch:
+class RawConnection:
     """A transaction on the bare driver, for what is done thousands of times a second; `info` as a session has it."""
 
     __slots__ = ("_locks", "connection", "info", "planned_at")
@@ -77,7 +77,7 @@ class Batch:
     async def fetch(self, statement: str, *values: object) -> list[Any]:
         started = time.perf_counter()
         rows: list[Any] = await self.connection.fetch(statement, *values)
-        _tell_if_slow(started, statement)
+        _log_if_slow(started, statement)
         return rows
 
     async def lock(self, statement: str, ids: Iterable[UUID], *, patience: float | None) -> None:
@@ -92,7 +92,7 @@ class Batch:
         wait = f"SET LOCAL lock_timeout = {round(patience * 1000)}; " if patience else ""
         started = time.perf_counter()
         await self.connection.execute(f"{begin}{wait}EXECUTE {name}('{{{array}}}')")
-        _tell_if_slow(started, statement)
+        _log_if_slow(started, statement)
 
     async def plan_anew(self) -> None:
         """Have the statements planned again, now and then."""
@@ -143,7 +143,7 @@ class Pool(AsyncAdaptedQueuePool):
             _deadline.reset(token)
 
 
-class Turn(NamedTuple):
+class Delivery(NamedTuple):
     """When a transaction's events have left, and after whose they leave, by the rows that it locked."""
 
     over: asyncio.Future[None]
@@ -154,9 +154,9 @@ class Busy(Unavailable):
     """Somebody else held the lock for too long."""
 
 
-Unit = AsyncSession | Batch
+Db = AsyncSession | RawConnection
 Listener = Callable[[list[Recorded]], int]
-Doubter = Callable[[list[Recorded]], None]
+UnknownOutcome = Callable[[list[Recorded]], None]
 Remover = Callable[[list[str]], Awaitable[None]]
 
 
@@ -166,7 +166,7 @@ async def _keep(_keys: list[str]) -> None:
 
 class Database:
     """One engine. `on_commit` gets the recorded events of every commit and returns how many connections were told;
-    `on_doubt` gets those of a commit whose outcome is unknown;
+    `on_unknown_outcome` gets those of a commit whose outcome is unknown;
     `on_removal` gets the keys of files that are no longer needed after one.
 
     `patience`: seconds that a transaction may wait in all.
@@ -186,14 +186,14 @@ class Database:
             async_creator=lambda: self._connect(_deadline.get()),
         )
         self.on_commit: Listener = lambda events: 0
-        self.on_doubt: Doubter = lambda events: None
+        self.on_unknown_outcome: UnknownOutcome = lambda events: None
         self.on_removal: Remover = _keep
-        self._idle: list[Batch] = []
+        self._idle: list[RawConnection] = []
         self._readers = asyncio.Semaphore(pool_size)
         self._deadlines = Deadlines()
         self._removals: set[asyncio.Task[None]] = set()
         self._looking: set[asyncio.Task[None]] = set()
-        self._turns: dict[Hashable, asyncio.Future[None]] = {}
+        self._deliveries: dict[Hashable, asyncio.Future[None]] = {}
         database_events.listen(self.engine.sync_engine, "before_cursor_execute", _start_clock)
         database_events.listen(self.engine.sync_engine, "after_cursor_execute", _log_slow_query)
         database_events.listen(self.engine.sync_engine, "checkout", self._lend)
@@ -205,23 +205,23 @@ class Database:
 
         Raises Unavailable when the database can't be reached or does not answer in time.
         """
-        session = AsyncSession(self.engine, expire_on_commit=False, autoflush=False)
-        session.info.update(database=self, until=self._until())
+        db = AsyncSession(self.engine, expire_on_commit=False, autoflush=False)
+        db.info.update(database=self, until=self._until())
         try:
             with _unavailable_without_database():
-                async with session:
+                async with db:
                     try:
-                        yield session
+                        yield db
                     except ChatError as error:
                         if error.commits:
-                            await self._commit(session)
+                            await self._commit(db)
                         raise
-                    await self._commit(session)
+                    await self._commit(db)
         finally:
-            self._end_turns(session)
+            self._end_delivery(db)
 
     @asynccontextmanager
-    async def batch(self, until: float | None = None) -> AsyncIterator[Batch]:
+    async def batch(self, until: float | None = None) -> AsyncIterator[RawConnection]:
         """As transaction, on the bare driver: a third of the time of a session. Raises Unavailable.
 
         `until`: when it has waited for long enough, as a time of the event loop.
@@ -231,10 +231,10 @@ class Database:
                 yield batch
                 await self._commit(batch)
             finally:
-                self._end_turns(batch)
+                self._end_delivery(batch)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Batch]:
+    async def reading(self) -> AsyncIterator[RawConnection]:
         """The bare driver without a transaction: each statement sees what is committed when it begins.
 
         Raises Unavailable.
@@ -252,9 +252,9 @@ class Database:
             self._readers.release()
 
     @asynccontextmanager
-    async def _bare(self, until: float) -> AsyncIterator[Batch]:
+    async def _bare(self, until: float) -> AsyncIterator[RawConnection]:
         with _unavailable_without_database():
-            batch = self._idle_batch() or Batch(await self._connect(until, BY_KEY), {})
+            batch = self._idle_batch() or RawConnection(await self._connect(until, BY_KEY), {})
             self._deadlines.start(batch.connection, until)
             batch.info = {"database": self, "until": until}
             try:
@@ -269,7 +269,7 @@ class Database:
             finally:
                 self._give_back(batch)
 
-    def _idle_batch(self) -> Batch | None:
+    def _idle_batch(self) -> RawConnection | None:
         # Those that a restart of the database has ended are no loss.
         while self._idle:
             batch = self._idle.pop()
@@ -310,7 +310,7 @@ class Database:
         if connection:  # else it was closed
             self._deadlines.stop(connection.driver_connection)
 
-    def _give_back(self, batch: Batch) -> None:
+    def _give_back(self, batch: RawConnection) -> None:
         self._deadlines.stop(batch.connection)
         if batch.connection.is_closed():
             return
@@ -319,26 +319,26 @@ class Database:
         else:
             self._idle.append(batch)
 
-    async def _commit(self, session: Unit) -> None:
-        events = recorded(session)
-        batch = await as_batch(session) if events else None
+    async def _commit(self, db: Db) -> None:
+        events = recorded(db)
+        batch = await raw_connection(db) if events else None
         process = batch.process if batch else 0
         try:
-            await session.commit()
+            await db.commit()
         except BaseException:
             # Whether it was committed nobody knows: the answer may have been lost on its way.
             if batch:
                 batch.connection.terminate()
-                self.on_doubt(events)
+                self.on_unknown_outcome(events)
                 self._start(self._resync_again(process, events), self._looking)
             raise
         committed_at = time.perf_counter()
-        self._start_removal(session)
+        self._start_removal(db)
         try:
-            await self._wait_for_turn(session)
+            await self._wait_for_previous(db)
         except BaseException:
             if events:
-                self.on_doubt(events)
+                self.on_unknown_outcome(events)
             raise
         if events:
             tell("committed", events=len(events), versions=_versions(events))
@@ -357,14 +357,14 @@ class Database:
             except Unavailable:
                 pass  # a frozen server commits nothing
             await asyncio.sleep(LOOK_SECONDS)
-        self.on_doubt(events)
+        self.on_unknown_outcome(events)
 
-    async def _wait_for_turn(self, session: Unit) -> None:
-        if "turn" not in session.info:
+    async def _wait_for_previous(self, db: Db) -> None:
+        if "delivery" not in db.info:
             return
-        for previous in session.info["turn"].previous.values():
+        for previous in db.info["delivery"].previous.values():
             if previous is not None and not previous.done():
-                seconds = session.info["until"] - asyncio.get_running_loop().time()
+                seconds = db.info["until"] - asyncio.get_running_loop().time()
                 if not (await asyncio.wait([previous], timeout=max(seconds, 0)))[0]:
                     raise TimeoutError("the commit before this one is not answered")
 
@@ -373,8 +373,8 @@ class Database:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    def _start_removal(self, session: Unit) -> None:
-        if keys := session.info.get("removed_files"):
+    def _start_removal(self, db: Db) -> None:
+        if keys := db.info.get("removed_files"):
             self._start(self._remove(keys), self._removals)
 
     async def _remove(self, keys: list[str]) -> None:
@@ -383,31 +383,31 @@ class Database:
         except Exception as error:
             log.error("files not removed", files=keys, error=type(error).__name__)
 
-    def _end_turns(self, session: Unit) -> None:
-        turn: Turn | None = session.info.get("turn")
-        if turn is None:
+    def _end_delivery(self, db: Db) -> None:
+        delivery: Delivery | None = db.info.get("delivery")
+        if delivery is None:
             return
-        waited_for = [previous for previous in turn.previous.values() if previous and not previous.done()]
+        waited_for = [previous for previous in delivery.previous.values() if previous and not previous.done()]
         if waited_for:  # it failed while it waited: whoever comes next has to wait instead
-            waited_for[0].add_done_callback(lambda _: self._end_turns(session))
+            waited_for[0].add_done_callback(lambda _: self._end_delivery(db))
             return
-        turn.over.set_result(None)
-        for row in turn.previous:
-            if self._turns.get(row) is turn.over:
-                del self._turns[row]
+        delivery.over.set_result(None)
+        for row in delivery.previous:
+            if self._deliveries.get(row) is delivery.over:
+                del self._deliveries[row]
 
-    def take_turn(self, session: Unit, row: Hashable) -> None:
+    def order_delivery(self, db: Db, row: Hashable) -> None:
         """Call when the lock of a row is held, a chat's or a membership's: its events leave after those of whoever
         held the lock before.
 
         The database answers two commits of one chat in their order, but on two sockets that may be read in any.
         """
-        turn: Turn | None = session.info.get("turn")
-        if turn is None:
-            turn = session.info["turn"] = Turn(asyncio.get_running_loop().create_future(), {})
-        if row not in turn.previous:
-            turn.previous[row] = self._turns.get(row)
-            self._turns[row] = turn.over
+        delivery: Delivery | None = db.info.get("delivery")
+        if delivery is None:
+            delivery = db.info["delivery"] = Delivery(asyncio.get_running_loop().create_future(), {})
+        if row not in delivery.previous:
+            delivery.previous[row] = self._deliveries.get(row)
+            self._deliveries[row] = delivery.over
 
     async def close(self) -> None:
         """Finish removing files, then close every connection."""
@@ -419,31 +419,31 @@ class Database:
         await self.engine.dispose()
 
 
-def database_of(session: Unit) -> Database:
+def database_of(db: Db) -> Database:
     """The database that a session belongs to."""
-    database: Database = session.info["database"]
+    database: Database = db.info["database"]
     return database
 
 
-def remove_files(session: Unit, keys: Iterable[str]) -> None:
+def remove_files(db: Db, keys: Iterable[str]) -> None:
     """Files that nothing refers to once this transaction is committed: removed then, and kept by a rollback."""
-    session.info.setdefault("removed_files", []).extend(keys)
+    db.info.setdefault("removed_files", []).extend(keys)
 
 
-async def as_batch(session: Unit) -> Batch:
+async def raw_connection(db: Db) -> RawConnection:
     """The bare driver of a session, within its transaction."""
-    if isinstance(session, Batch):
-        return session
-    await session.flush()
-    batch = Batch((await (await session.connection()).get_raw_connection()).driver_connection, session.info)
+    if isinstance(db, RawConnection):
+        return db
+    await db.flush()
+    batch = RawConnection((await (await db.connection()).get_raw_connection()).driver_connection, db.info)
     if not batch.is_in_transaction:
-        await session.exec(select(1))  # its BEGIN comes with the first statement
+        await db.exec(select(1))  # its BEGIN comes with the first statement
     return batch
 
 
-async def read_clock(session: AsyncSession) -> datetime:
+async def read_clock(db: AsyncSession) -> datetime:
     """The database's time: nodes may disagree, and under a chat's lock it agrees with the order of changes."""
-    now: datetime = (await session.exec(select(func.clock_timestamp()))).one()
+    now: datetime = (await db.exec(select(func.clock_timestamp()))).one()
     return now
 
 
@@ -500,10 +500,10 @@ def _start_clock(connection: Any, _cursor: Any, _statement: str, _values: Any, _
 
 
 def _log_slow_query(connection: Any, _cursor: Any, statement: str, _values: Any, _context: Any, _many: bool) -> None:
-    _tell_if_slow(connection.info["query_started"], statement)
+    _log_if_slow(connection.info["query_started"], statement)
 
 
-def _tell_if_slow(started: float, statement: str) -> None:
+def _log_if_slow(started: float, statement: str) -> None:
     seconds = time.perf_counter() - started
     if seconds > SLOW_QUERY_SECONDS:
         log.warning("slow query", ms=round(seconds * 1000), statement=" ".join(statement.split())[:500])

@@ -166,19 +166,19 @@ class Recorded(NamedTuple):
     audience: Audience
 
 
-class Noted(Protocol):
+class Recording(Protocol):
     """What keeps notes until its commit: a session."""
 
     @property
     def info(self) -> dict[Any, Any]: ...
 
 
-def record(session: Noted, event: Event, audience: Audience) -> None:
+def record(db: Recording, event: Event, audience: Audience) -> None:
     """Keep an event until the commit, which releases it; a rollback drops it."""
-    session.info.setdefault("events", []).append(Recorded(event, audience))
+    db.info.setdefault("events", []).append(Recorded(event, audience))
 
 
-def recorded(session: Noted) -> list[Recorded]:
+def recorded(db: Recording) -> list[Recorded]:
     """What was recorded in this transaction so far."""
-    events: list[Recorded] = session.info.get("events", [])
+    events: list[Recorded] = db.info.get("events", [])
     return events

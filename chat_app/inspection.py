@@ -120,14 +120,14 @@ async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> A
 
 async def _delete_unsent(database: Database, ids: Iterable[UUID]) -> list[UUID]:
     """Those that were not sent meanwhile."""
-    async with database.transaction() as session:
-        deleted = await session.exec(
+    async with database.transaction() as db:
+        deleted = await db.exec(
             delete(Attachment)
             .where(col(Attachment.id).in_(ids), col(Attachment.chat_id).is_(None))
             .returning(col(Attachment.id), col(Attachment.key), col(Attachment.preview_key))
         )
         rows = deleted.all()
-        remove_files(session, [key for _, *keys in rows for key in keys if key is not None])
+        remove_files(db, [key for _, *keys in rows for key in keys if key is not None])
         return [attachment_id for attachment_id, *_ in rows]
 
 

@@ -155,25 +155,25 @@ class SharedCounts:
     def __init__(self, client: "Redis", is_up: Callable[[], bool]) -> None:
         self._client = client
         self._is_up = is_up
-        self._untold: Counter[_Span] = Counter()
+        self._unpublished: Counter[_Span] = Counter()
         # By the time when the spans end: they are forgotten together, as there may be many of an hour.
         self._totals: defaultdict[int, dict[_Span, int]] = defaultdict(dict)
 
     def hit(self, scope: str, action: str, key: object, rate: Rate) -> float | None:
         """Count once more; the seconds to wait when it was too often."""
         span = _span(scope, action, key, rate)
-        if self._totals[span.ends_at].get(span, 0) + min(self._untold[span], 0) >= rate.times:
+        if self._totals[span.ends_at].get(span, 0) + min(self._unpublished[span], 0) >= rate.times:
             return span.ends_at - time.time()
-        self._untold[span] += 1
+        self._unpublished[span] += 1
         return None
 
     def give_back(self, scope: str, action: str, key: object, rate: Rate) -> None:
         """Count once less."""
-        self._untold[_span(scope, action, key, rate)] -= 1
+        self._unpublished[_span(scope, action, key, rate)] -= 1
 
     async def exchange(self) -> dict[_Span, int]:
         """Tell what was counted here, and learn the totals. Without a bus each node is left with its own count."""
-        told, self._untold = self._untold, Counter()
+        told, self._unpublished = self._unpublished, Counter()
         if not told or not self._is_up():
             return {}
         counting = self._client.pipeline(transaction=False)

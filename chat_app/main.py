@@ -39,11 +39,11 @@ def create_app(settings: Settings) -> ASGIApp:
     database = Database(settings.asyncpg_url, pool_size=settings.database_pool)
     limits = Limits(enabled=settings.rate_limits == "on")
     live = Live(database, limits, _origin_check(settings), is_alone=settings.bus_url is None)
-    database.on_commit, database.on_doubt = live.fanout.deliver, live.fanout.doubt
+    database.on_commit, database.on_unknown_outcome = live.fanout.deliver, live.fanout.doubt
     api.state.cluster = None
     if settings.bus_url:
         api.state.cluster = cluster = Cluster(settings.bus_url.get_secret_value(), live, database)
-        database.on_commit, database.on_doubt = cluster.tell, cluster.doubt
+        database.on_commit, database.on_unknown_outcome = cluster.tell, cluster.doubt
         limits.shared = SharedCounts(cluster.client, lambda: cluster.bus.is_up)
     api.state.limits, api.state.codes = limits, CodeSender(settings)
     api.state.database, api.state.live = database, live

@@ -34,8 +34,8 @@ async def is_current(database: Database) -> bool:
 
     Raises Unavailable.
     """
-    async with database.transaction() as session:
-        applied = await (await session.connection()).run_sync(_applied)
+    async with database.transaction() as db:
+        applied = await (await db.connection()).run_sync(_applied)
     newest, known = _revisions()
     return bool(applied) and (newest <= applied or not applied <= known)
 

@@ -28,13 +28,13 @@ async def check(settings: Settings, database: Database) -> AsyncIterator[Checked
     """Try all that the server needs, whatever fails on the way."""
     for part in ("settings", "database", "migrations", "media", *(("bus",) if settings.bus_url else ())):
         try:
-            wrong = await _find_wrong(part, settings, database)
+            wrong = await _find_fault(part, settings, database)
         except Exception as error:
             wrong = _fault(part, error)
         yield Checked(part, wrong or None)
 
 
-async def _find_wrong(part: str, settings: Settings, database: Database) -> str:
+async def _find_fault(part: str, settings: Settings, database: Database) -> str:
     match part:
         case "settings":
             return "; ".join(settings.unsafe())
@@ -63,8 +63,8 @@ def _fault(part: str, error: Exception) -> str:
 
 async def create_user(database: Database, data: UserCreate) -> UUID:
     """Register somebody. Raises PhoneTaken."""
-    async with database.transaction() as session:
-        return (await UserManager(UserDatabase(session)).create(data)).id
+    async with database.transaction() as db:
+        return (await UserManager(UserDatabase(db)).create(data)).id
 
 
 async def revoke_sessions(database: Database, who: str) -> int:
@@ -73,9 +73,9 @@ async def revoke_sessions(database: Database, who: str) -> int:
         is_meant = col(User.id) == UUID(who)
     except ValueError:
         is_meant = col(User.phone) == plain_phone(who)
-    async with database.transaction() as session:
+    async with database.transaction() as db:
         # Locked: the session of a login that is being committed ends too.
-        user = await UserDatabase(session).lock(is_meant)
+        user = await UserDatabase(db).lock(is_meant)
         if user is None:
             raise UserNotFound
-        return await sessions.revoke_sessions(session, user.id)
+        return await sessions.revoke_sessions(db, user.id)

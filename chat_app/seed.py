@@ -93,44 +93,44 @@ def _actor(username: str) -> Actor:
 async def seed(database: Database) -> bool:
     """Write the demo data, all of it or nothing. False, and nothing is done, where a demo phone is registered."""
     try:
-        async with database.transaction() as session:
+        async with database.transaction() as db:
             phones = [user.phone for user in DEMO_USERS]
-            if (await session.exec(select(User.id).where(col(User.phone).in_(phones)).limit(1))).first():
+            if (await db.exec(select(User.id).where(col(User.phone).in_(phones)).limit(1))).first():
                 return False
-            await _add_users(session)
-            await _add_chats(session)
+            await _add_users(db)
+            await _add_chats(db)
     except IntegrityError:
         return False  # another process was faster
     return True
 
 
-async def _add_users(session: AsyncSession) -> None:
+async def _add_users(db: AsyncSession) -> None:
     hashed_password = await hash_password(DEMO_PASSWORD)
     for user in DEMO_USERS:
         row = User(id=demo_id(user.username), hashed_password=hashed_password, is_verified=True, **user._asdict())
-        session.add(row)
-    await session.flush()
+        db.add(row)
+    await db.flush()
 
 
-async def _add_chats(session: AsyncSession) -> None:
+async def _add_chats(db: AsyncSession) -> None:
     for (opener, peer), lines in PRIVATE_CHATS.items():
         chat_id = demo_id(f"{opener} and {peer}")
-        await open_private_chat(session, _actor(opener), demo_id(peer), chat_id=chat_id)
-        await _say(session, chat_id, lines)
+        await open_private_chat(db, _actor(opener), demo_id(peer), chat_id=chat_id)
+        await _say(db, chat_id, lines)
     for (title, (founder, *others)), lines in GROUPS.items():
         chat_id = demo_id(title)
         group = GroupCreate(title=title, member_ids=[demo_id(username) for username in others], client_id=chat_id)
-        await create_group(session, _actor(founder), group, chat_id=chat_id)
-        await _say(session, chat_id, lines)
-    await pin_chat(session, _actor("anna"), demo_id("Project Aurora"))
-    await rename_chat(session, _actor("anna"), demo_id("Weekend hike"), "Mountains!")
+        await create_group(db, _actor(founder), group, chat_id=chat_id)
+        await _say(db, chat_id, lines)
+    await pin_chat(db, _actor("anna"), demo_id("Project Aurora"))
+    await rename_chat(db, _actor("anna"), demo_id("Weekend hike"), "Mountains!")
 
 
-async def _say(session: AsyncSession, chat_id: UUID, lines: list[Line]) -> None:
+async def _say(db: AsyncSession, chat_id: UUID, lines: list[Line]) -> None:
     for number, line in enumerate(lines):
         content = {"type": "text", "text": line.content} if isinstance(line.content, str) else line.content
         client_id = demo_id(f"{chat_id} {number}")
         data = _MESSAGE.validate_python({**content, "client_id": client_id, "reply_to": line.reply_to})
-        sent = one(await send_messages(session, [Draft(_actor(line.username), chat_id, data)]))
+        sent = one(await send_messages(db, [Draft(_actor(line.username), chat_id, data)]))
         for username in line.liked_by:
-            await like_message(session, _actor(username), chat_id, sent.message.seq)
+            await like_message(db, _actor(username), chat_id, sent.message.seq)

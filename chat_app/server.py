@@ -51,7 +51,7 @@ def configuration(app: Any, **options: Any) -> uvicorn.Config:
     """How uvicorn serves this app."""
     # They read the settings when they are imported, and those have to be checked before.
     from chat_app.api.http_protocol import KEEP_ALIVE_SECONDS, HttpProtocol
-    from chat_app.live.websocket import LeanProtocol
+    from chat_app.live.websocket import FastProtocol
 
     return uvicorn.Config(
         app,
@@ -63,7 +63,7 @@ def configuration(app: Any, **options: Any) -> uvicorn.Config:
             "proxy_headers": False,
             "http": HttpProtocol,
             "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-            "ws": LeanProtocol,
+            "ws": FastProtocol,
             "ws_max_size": LARGEST_FRAME,
             # Engine.IO has pings of its own.
             "ws_ping_interval": None,

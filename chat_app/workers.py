@@ -108,7 +108,7 @@ def serve(count: int, settings: Settings, listening: socket.socket, on_ready: Ca
             worker.end(deadline)
 
 
-def say_ready(ready: int) -> None:
+def report_ready(ready: int) -> None:
     """In a worker: tell the parent, who may not be listening any more."""
     with suppress(OSError):
         os.write(ready, b"1")

@@ -67,10 +67,10 @@ class Account:
 
     async def code(self, purpose: str) -> str:
         """A new code for this number, however short ago the last one was sent."""
-        async with self.database.transaction() as session:
+        async with self.database.transaction() as db:
             older = {"sent_at": Code.sent_at - timedelta(minutes=2)}
-            await session.exec(update(Code).where(col(Code.phone) == self.phone).values(**older))
-            return (await codes.request_code(session, CodeRequest(phone=self.phone, purpose=Purpose(purpose)))).digits
+            await db.exec(update(Code).where(col(Code.phone) == self.phone).values(**older))
+            return (await codes.request_code(db, CodeRequest(phone=self.phone, purpose=Purpose(purpose)))).digits
 
     async def use(self, what: str, code: str, token: str | None = None, **more: str) -> Answer:
         return await self.post(f"codes/{what}", {"phone": self.phone, "code": code, **more}, token)

@@ -18,7 +18,7 @@ from chat_app.models.chats import GroupCreate, MembersAdd
 from chat_app.models.messages import MessageCreate
 from chat_app.models.sessions import Actor
 from tests.client_model import ClientModel, Json
-from tests.clients import Person, SocketDoor
+from tests.clients import Person, SocketTransport
 from tests.media import pictures
 from tests.observers import Observer, check_equal, read_anew
 
@@ -57,20 +57,20 @@ class Cast:
         """Make the chats, with messages at the seqs that the cases name."""
         anna, boris = self.actor("Anna"), self.actor("Boris")
         vera_id, gleb_id = self.actor("Vera").id, self.actor("Gleb").id
-        async with database.transaction() as session:
-            private, _ = await chats.open_private_chat(session, anna, boris.id)
+        async with database.transaction() as db:
+            private, _ = await chats.open_private_chat(db, anna, boris.id)
             founders = GroupCreate(title="All", member_ids=[boris.id, vera_id])
-            group, _ = await chats.create_group(session, anna, founders)
+            group, _ = await chats.create_group(db, anna, founders)
             file = Attachment(id=new_id(), owner_id=anna.id, name="file", content_type=PDF, size=9, key="none")
-            await create_attachment(session, file)
+            await create_attachment(db, file)
             with_caption = {"type": "file", "attachment_id": file.id, "text": "look"}
             drafts = [draft(boris, private.id), draft(anna, group.id), draft(boris, group.id)]
-            await send_messages(session, [*drafts, draft(anna, group.id, **with_caption)])
-            await members.add_members(session, anna, group.id, MembersAdd(user_ids=[gleb_id]))
-            await send_messages(session, [draft(anna, group.id), draft(boris, group.id)])
-            assert (await chats.get_chat(session, anna, group.id)).message_count == NEWEST
+            await send_messages(db, [*drafts, draft(anna, group.id, **with_caption)])
+            await members.add_members(db, anna, group.id, MembersAdd(user_ids=[gleb_id]))
+            await send_messages(db, [draft(anna, group.id), draft(boris, group.id)])
+            assert (await chats.get_chat(db, anna, group.id)).message_count == NEWEST
             everybody = [self.actor(name).id for name in self.people]
-            await chats.create_group(session, anna, GroupCreate(title="Lately", member_ids=everybody))
+            await chats.create_group(db, anna, GroupCreate(title="Lately", member_ids=everybody))
         self.chats = {"group": str(group.id), "private": str(private.id)}
 
     def actor(self, name: str) -> Actor:
@@ -78,10 +78,10 @@ class Cast:
 
     async def call(self, person: str, operation: str, **arguments: Any) -> Any:
         """An operation that succeeds, through the socket. Returns its data."""
-        return await SocketDoor().do(self.people[person], operation, **await self.arguments(person, arguments))
+        return await SocketTransport().do(self.people[person], operation, **await self.arguments(person, arguments))
 
     async def arguments(self, person: str, values: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a case as they go to a door."""
+        """The arguments of a case as they go to a transport."""
         found: dict[str, Any] = {}
         for name, value in values.items():
             if name == "attachment_id":
@@ -164,8 +164,8 @@ async def make_older(database: Database, chat_ids: list[str]) -> None:
     """Move all changes of these chats an hour into the past, so that catching up, which always looks back a minute from
     the latest change, finds in them what is new.
     """
-    async with database.transaction() as session:
-        connection = await session.connection()
+    async with database.transaction() as db:
+        connection = await db.connection()
         for table, column in (("chat", "id"), ("membership", "chat_id")):
             older = f"UPDATE {table} SET changed_at = changed_at - interval '1 hour' WHERE {column} = ANY(:ids)"
             await connection.execute(text(older), {"ids": chat_ids})

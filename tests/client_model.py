@@ -291,7 +291,7 @@ class ClientModel:
     def window_state(self) -> Json | None:
         return self.window.state() if self.window else None
 
-    def strangers(self) -> set[str]:
+    def outsiders(self) -> set[str]:
         """Whom the window shows without anything having told who they are."""
         return self.window.people() - set(self.people) if self.window else set()
 

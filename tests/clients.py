@@ -1,4 +1,4 @@
-"""People who use the service in tests: over real HTTP and real Socket.IO, and through either door alike."""
+"""People who use the service in tests: over real HTTP and real Socket.IO, and through either transport alike."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ in_step: list[Callable[[], Awaitable[None]]] = []
 
 
 class Answer(NamedTuple):
-    """What either door answers: the HTTP status, the data of a success, the code of a failure."""
+    """What either transport answers: the HTTP status, the data of a success, the code of a failure."""
 
     status: int
     data: Any
@@ -153,7 +153,7 @@ class Person:
         await self.http.aclose()
 
 
-class Door:
+class Transport:
     """One way in: the same operation names and arguments for HTTP and Socket.IO."""
 
     name: str
@@ -190,7 +190,7 @@ class Door:
         return await self.do(person, "send_message", chat_id=chat_id, **content)
 
 
-class SocketDoor(Door):
+class SocketTransport(Transport):
     name = "socket"
 
     async def call(self, person: Person, operation: str, **arguments: Any) -> Answer:
@@ -204,7 +204,7 @@ class SocketDoor(Door):
         return await asyncio.gather(*(socket.call(operation, arguments) for socket in sockets))
 
 
-class HttpDoor(Door):
+class HttpTransport(Transport):
     """Finds each operation by its id in the service's own OpenAPI document."""
 
     name = "http"

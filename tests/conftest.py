@@ -37,9 +37,7 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--three-nodes", action="store_true", help="Everybody is on another node than the last.")
-    parser.addoption(
-        "--way", choices=["short", "long"], default="short", help="How WebSockets are served: by the libraries if long."
-    )
+    parser.addoption("--fallback", action="store_true", help="WebSockets are served by the libraries alone.")
     parser.addoption("--postgres", help="The address of a server to use instead of an embedded one.")
     parser.addoption("--planted", choices=planted.PLANTED, help="A fault of the service: a test of it must fail.")
     parser.addoption("--valkey", help="The same, for --three-nodes. Only one test process may use it.")
@@ -124,8 +122,8 @@ async def make_user(database: Database) -> Callable[..., Awaitable[User]]:
     """`await make_user(name="Anna")`: a user straight in the database, without a password."""
 
     async def make(**values: object) -> User:
-        async with database.transaction() as session:
-            return await session.run_sync(lambda sync: UserFactory.make(sync, **values))
+        async with database.transaction() as db:
+            return await db.run_sync(lambda sync: UserFactory.make(sync, **values))
 
     return make
 

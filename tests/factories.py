@@ -19,10 +19,10 @@ class UserFactory(SQLAlchemyModelFactory):
     name = factory.Faker("name")
 
     @classmethod
-    def make(cls, session: Session, **values: Any) -> User:
-        """One user, written to this session."""
-        cls._meta.sqlalchemy_session = session
+    def make(cls, db: Session, **values: Any) -> User:
+        """One user, written to this database session."""
+        cls._meta.sqlalchemy_session = db
         cls._meta.sqlalchemy_session_persistence = "flush"
         user = cls.create(**values)
-        session.refresh(user)
+        db.refresh(user)
         return user

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.util import await_only
 
-from chat_app.db import Batch, Database
+from chat_app.db import Database, RawConnection
 
 END_BACKEND = text("SELECT pg_terminate_backend(:pid, 5000)")
 
@@ -30,16 +30,16 @@ def no_commits(
             await_only(driver.execute("COMMIT"))
         await_only(_end(helper, driver.get_server_pid()))
 
-    commit_batch = Batch.commit
+    commit_batch = RawConnection.commit
 
-    async def end_and_commit_batch(batch: Batch) -> None:
+    async def end_and_commit_batch(batch: RawConnection) -> None:
         await _end(helper, batch.connection.get_server_pid())
         await commit_batch(batch)
 
     if not of_sends_only:
         event.listen(database.engine.sync_engine, "commit", end_backend)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Batch, "commit", end_and_commit_batch)
+        patch.setattr(RawConnection, "commit", end_and_commit_batch)
         try:
             yield
         finally:
@@ -79,15 +79,15 @@ def no_reads_after_commits(database: Database, helper: Database, of: str) -> Ite
 
 @contextmanager
 def _fetches_ended(helper: Database, condition: Callable[[], bool]) -> Iterator[None]:
-    fetch = Batch.fetch
+    fetch = RawConnection.fetch
 
-    async def end_and_fetch(batch: Batch, statement: str, *values: object) -> list[Any]:
+    async def end_and_fetch(batch: RawConnection, statement: str, *values: object) -> list[Any]:
         if condition():
             await _end(helper, batch.connection.get_server_pid())
         return await fetch(batch, statement, *values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Batch, "fetch", end_and_fetch)
+        patch.setattr(RawConnection, "fetch", end_and_fetch)
         yield
 
 
@@ -95,15 +95,15 @@ def once_read(
     monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]], of: str = "\nFROM message", times: int = 1
 ) -> None:
     """Act once so many statements of the bare driver that contain this were answered, before the rows are used."""
-    fetch, read = Batch.fetch, count(1)
+    fetch, read = RawConnection.fetch, count(1)
 
-    async def fetch_and_act(batch: Batch, statement: str, *values: Any) -> list[Any]:
+    async def fetch_and_act(batch: RawConnection, statement: str, *values: Any) -> list[Any]:
         rows = await fetch(batch, statement, *values)
         if of in statement and next(read) == times:
             await act()
         return rows
 
-    monkeypatch.setattr(Batch, "fetch", fetch_and_act)
+    monkeypatch.setattr(RawConnection, "fetch", fetch_and_act)
 
 
 async def _end(helper: Database, pid: int) -> None:

@@ -83,7 +83,7 @@ def check_equal(name: str, kept: ClientModel, fresh: ClientModel) -> None:
     found = [*differences(kept.list_state(), fresh.list_state(), "chats")]
     found += differences(kept.window_state(), fresh.window_state(), "window")
     assert not found, f"{name}: kept, and not as read anew:\n" + "\n".join(found)
-    assert not kept.strangers(), f"{name}: nobody told who these are"
+    assert not kept.outsiders(), f"{name}: nobody told who these are"
 
 
 def differences(kept: Any, fresh: Any, path: str) -> Iterator[str]:

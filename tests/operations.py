@@ -1,4 +1,4 @@
-"""Every operation behind both doors, found in the service's own documents, and arguments that are valid for each."""
+"""Every operation of both transports, as the service's documents list them, and valid arguments for each."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from chat_app.live.catalog import COMMANDS
 from chat_app.main import create_api
 from chat_app.settings import get_settings
 from chat_app.web.openapi import document
-from tests.clients import DEADLINE, Door, Person
+from tests.clients import DEADLINE, Person, Transport
 
 Json = dict[str, Any]
 
@@ -89,10 +89,10 @@ class Scene(NamedTuple):
     seq: int  # a text of the creator's
 
 
-async def make_scene(door: Door, creator: Person, member: Person, guest: Person) -> Scene:
+async def make_scene(transport: Transport, creator: Person, member: Person, guest: Person) -> Scene:
     """A group with a message."""
-    group = await door.create_group(creator, member)
-    message = await door.send(creator, group["id"], "hello")
+    group = await transport.create_group(creator, member)
+    message = await transport.send(creator, group["id"], "hello")
     return Scene(creator, member, guest, group["id"], message["seq"])
 
 
@@ -176,9 +176,9 @@ def kind(problem: Json) -> tuple[int | None, str | None]:
     return problem.get("status"), problem.get("code")
 
 
-def named_by(door: Door, field: str) -> set[str]:
-    """The operations of this door that take such an argument."""
-    if door.name == "socket":
+def named_by(transport: Transport, field: str) -> set[str]:
+    """The operations of this transport that take such an argument."""
+    if transport.name == "socket":
         return {name for name, command in COMMANDS.items() if field in fields_of(command.input.json_schema())}
     return {name for name, route in ROUTES.items() if field in route.fields()}
 
@@ -206,9 +206,9 @@ async def request(person: Person, name: str, arguments: Json) -> httpx.Response:
     return await person.http.request(route.method, route.url(arguments), data=body)
 
 
-async def refusal(door: Door, person: Person, name: str, arguments: Json) -> Json:
+async def refusal(transport: Transport, person: Person, name: str, arguments: Json) -> Json:
     """The whole problem that is answered, but for its request id."""
-    if door.name == "socket":
+    if transport.name == "socket":
         ack = await person.socket.client.call(name, arguments)
         problem = ack.get("error", ack)
     else:

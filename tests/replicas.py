@@ -24,7 +24,7 @@ from socketio.exceptions import SocketIOError
 
 from chat_app.embedded import embedded_postgres, valkey_command
 from tests import smoke
-from tests.clients import Answer, Person, SocketDoor, http_answer, until
+from tests.clients import Answer, Person, SocketTransport, http_answer, until
 from tests.conftest import free_port
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Writer:
 
 async def _chat_through_faults(services: Services) -> None:
     anna, boris = [await log_in(services.proxy, phone) for phone in PHONES]
-    chat_id = (await SocketDoor().open_private_chat(anna, boris))["id"]
+    chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
     await _chat_across(services, chat_id)
     before = len(await _texts(services.base("app-1"), chat_id))
 
@@ -223,7 +223,7 @@ async def _chat_across(services: Services, chat_id: str) -> None:
     anna, boris = [await log_in(services.base(name), phone) for name, phone in zip(SERVERS, PHONES, strict=True)]
     for sender, hearer in ((anna, boris), (boris, anna)):
         await hearer.open(chat_id)
-        sent = await SocketDoor().send(sender, chat_id)
+        sent = await SocketTransport().send(sender, chat_id)
         await hearer.socket.wait_for("messages_changed", partial(_brings, sent))
     for person in (anna, boris):
         await person.close()
@@ -239,7 +239,7 @@ async def _texts(base: str, chat_id: str) -> list[str]:
     messages: list[dict[str, Any]] = []
     while not messages or messages[0]["seq"] > 1:
         bounds = {"before": messages[0]["seq"]} if messages else {}
-        page = await SocketDoor().history(reader, chat_id, **bounds)
+        page = await SocketTransport().history(reader, chat_id, **bounds)
         messages = sorted(page, key=lambda message: message["seq"]) + messages
     await reader.close()
     assert [message["seq"] for message in messages] == list(range(1, len(messages) + 1)), "not 1, 2, 3 …"

@@ -1,4 +1,4 @@
-"""Fixtures for tests through the doors: one real server on a free port, and people who use it."""
+"""Fixtures for tests through the transports: one real server on a free port, and people who use it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,31 +18,29 @@ from chat_app.db import Database
 from chat_app.embedded import embedded_valkey
 from chat_app.live.cluster import Cluster
 from chat_app.live.server import Live
-from chat_app.live.websocket import LeanProtocol
+from chat_app.live.websocket import FastProtocol
 from chat_app.main import create_app
 from chat_app.models import User
 from chat_app.server import configuration
 from chat_app.settings import Settings
-from tests.clients import DEADLINE, Door, HttpDoor, Person, SocketDoor, in_step, until
+from tests.clients import DEADLINE, HttpTransport, Person, SocketTransport, Transport, in_step, until
 from tests.conftest import free_port
 
 MakePerson = Callable[..., Awaitable[Person]]
 MakeUser = Callable[..., Awaitable[User]]
 
 
-# How WebSockets are served: the way of the libraries has to have the same outcome.
-WAYS = {"short": LeanProtocol, "long": "websockets-sansio"}
-
-
 class Service:
     """The running server, and its inside for tests that break something on purpose."""
 
-    def __init__(self, settings: Settings, way: str = "short") -> None:
+    def __init__(self, settings: Settings, *, is_fallback: bool = False) -> None:
         self.app = create_app(settings)
         self.base = f"http://{settings.host}:{settings.port}"
         # Where people are, one after the other.
         self.bases = [self.base]
-        options = {"host": settings.host, "port": settings.port, "timeout_graceful_shutdown": 3, "ws": WAYS[way]}
+        # What the libraries alone serve has to have the same outcome.
+        protocol = "websockets-sansio" if is_fallback else FastProtocol
+        options = {"host": settings.host, "port": settings.port, "timeout_graceful_shutdown": 3, "ws": protocol}
         self.server = uvicorn.Server(configuration(self.app, **options))
 
     @property
@@ -75,16 +73,16 @@ class Service:
 
 @pytest.fixture(scope="session")
 async def service(service_settings: Settings, pytestconfig: pytest.Config) -> AsyncIterator[Service]:
-    way = pytestconfig.getoption("way")
+    is_fallback = pytestconfig.getoption("--fallback")
     if not pytestconfig.getoption("--three-nodes"):
-        async with Service(service_settings, way) as running:
+        async with Service(service_settings, is_fallback=is_fallback) as running:
             yield running
         return
     given = pytestconfig.getoption("--valkey")
     with nullcontext(given) if given else embedded_valkey() as url:
         shared = service_settings.model_copy(update={"bus_url": SecretStr(url)})
-        nodes = [Service(shared, way)]
-        nodes += [Service(shared.model_copy(update={"port": free_port()}), way) for _ in range(2)]
+        nodes = [Service(shared, is_fallback=is_fallback)]
+        nodes += [Service(shared.model_copy(update={"port": free_port()}), is_fallback=is_fallback) for _ in range(2)]
         async with nodes[0], nodes[1], nodes[2]:
             nodes[0].bases = [node.base for node in nodes]
             in_step.append(lambda: _in_step(*nodes))
@@ -110,8 +108,8 @@ async def making_people(service: Service, make_user: MakeUser) -> AsyncIterator[
 
     async def make(name: str = "Somebody", *, connected: bool = False, again: Person | None = None) -> Person:
         user_id = UUID(again.id) if again else (await make_user(name=name)).id
-        async with service.database.transaction() as session:
-            opened = await open_session(session, user_id, "tests")
+        async with service.database.transaction() as db:
+            opened = await open_session(db, user_id, "tests")
         token = SessionStrategy().tokens(opened).access_token
         person = Person(next(bases), opened.actor.id, opened.actor.session_id, token, name)
         people.append(person)
@@ -148,6 +146,6 @@ async def openapi(service: Service) -> dict[str, object]:
 
 
 @pytest.fixture(params=["http", "socket"])
-def door(request: pytest.FixtureRequest, openapi: dict[str, object]) -> Door:
-    """Both doors, one after the other: a test that takes this runs twice."""
-    return HttpDoor(openapi) if request.param == "http" else SocketDoor()
+def transport(request: pytest.FixtureRequest, openapi: dict[str, object]) -> Transport:
+    """Both transports, one after the other: a test that takes this runs twice."""
+    return HttpTransport(openapi) if request.param == "http" else SocketTransport()

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from chat_app.db import Database
 from chat_app.live.catalog import COMMANDS
-from tests.clients import DEADLINE, Door, SocketDoor
+from tests.clients import DEADLINE, SocketTransport, Transport
 from tests.operations import (
     ROUTES,
     Json,
@@ -143,8 +143,8 @@ def complaint(what: Any, answer: Json, pointer: str) -> str | None:
 async def scene(make_lasting_person: MakePerson) -> Scene:
     """One for all tests, as none changes anything."""
     people = [await make_lasting_person(name) for name in ("Creator", "Member", "Guest")]
-    made = await make_scene(SocketDoor(), *people)
-    await SocketDoor().do(made.creator, "activate_chat", chat_id=made.chat_id)
+    made = await make_scene(SocketTransport(), *people)
+    await SocketTransport().do(made.creator, "activate_chat", chat_id=made.chat_id)
     return made
 
 
@@ -332,15 +332,15 @@ class TestCommands:
 
 class TestUnknownIds:
     @pytest.mark.parametrize("field", NOT_FOUND)
-    async def test_are_told_apart_by_what_is_missing(self, door: Door, field: str, scene: Scene) -> None:
+    async def test_are_told_apart_by_what_is_missing(self, transport: Transport, field: str, scene: Scene) -> None:
         unknown = {"seq": 10**6, "reply_to": 10**6, "user_ids": [str(uuid4())], "member_ids": [str(uuid4())]}
         found, expected = {}, {}
-        for name in named_by(door, field):
+        for name in named_by(transport, field):
             code = ELSEWHERE.get((name, field), NOT_FOUND[field])
             if code is None:
                 continue
             kind_of_message = {"type": "file"} if field == "attachment_id" and name.startswith("send") else {}
             arguments = valid_arguments(scene)[name] | kind_of_message | {field: unknown.get(field, str(uuid4()))}
-            found[name] = kind(await refusal(door, scene.creator, name, arguments))
+            found[name] = kind(await refusal(transport, scene.creator, name, arguments))
             expected[name] = (404, code)
         assert found == expected

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from chat_app.db import Database
 from chat_app.settings import Settings
 from tests.api.test_attachments import VIDEO, attempt, open_chat, send, upload
-from tests.clients import Answer, Person, SocketDoor, http_answer
+from tests.clients import Answer, Person, SocketTransport, http_answer
 from tests.media.pictures import loaded
 from tests.process import Process
 from tests.service import MakePerson
@@ -68,7 +68,7 @@ async def test_files_are_in_the_bucket_and_without_it_nothing_is_half_done(
         assert await connection.scalar(ROWS, {"owner_id": boris.id}) == 0
     assert (await boris.http.get("/api/v1/users/me")).json()["avatar"] is None
     # What needs no file goes on, and a file that can't be removed now does not keep its message.
-    await SocketDoor().send(boris, chat_id)
+    await SocketTransport().send(boris, chat_id)
     assert (await anna.http.delete(f"/api/v1/chats/{chat_id}/messages/{message['seq']}")).status_code == 204
     await node.wait_for(event="files not removed")
 

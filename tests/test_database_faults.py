@@ -25,7 +25,7 @@ from chat_app.models import User
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from chat_app.settings import Settings
-from tests.clients import DEADLINE, Answer, Door, HttpDoor, Person, SocketDoor, until
+from tests.clients import DEADLINE, Answer, HttpTransport, Person, SocketTransport, Transport, until
 from tests.conftest import FAST, free_port
 from tests.factories import UserFactory
 from tests.service import MakePerson, MakeUser, Service, making_people
@@ -59,8 +59,8 @@ async def service(service: Service, url: str, service_settings: Settings) -> Asy
 @pytest.fixture(scope="module")
 async def make_user(service: Service) -> MakeUser:
     async def make(**values: object) -> User:
-        async with service.database.transaction() as session:
-            return await session.run_sync(lambda sync: UserFactory.make(sync, **values))
+        async with service.database.transaction() as db:
+            return await db.run_sync(lambda sync: UserFactory.make(sync, **values))
 
     return make
 
@@ -98,15 +98,15 @@ def frozen(folder: Path) -> Freeze:
 
 
 @pytest.fixture
-async def doors(service: Service) -> list[Door]:
-    return [SocketDoor(), HttpDoor(service.api.openapi())]
+async def transports(service: Service) -> list[Transport]:
+    return [SocketTransport(), HttpTransport(service.api.openapi())]
 
 
 class Scene:
     """People in a group, one for each kind of call, as the commands of one connection wait for each other."""
 
-    def __init__(self, doors: list[Door], people: list[Person], chat_id: str) -> None:
-        self.doors = doors
+    def __init__(self, transports: list[Transport], people: list[Person], chat_id: str) -> None:
+        self.transports = transports
         self.people = people
         self.chat_id = chat_id
         self.answers: list[tuple[float, str, Answer]] = []
@@ -116,8 +116,8 @@ class Scene:
         where = {"chat_id": self.chat_id}
         argument = {"type": "text", "text": "x"}
         return [
-            self.timed(door, person, name, **values)
-            for door in self.doors
+            self.timed(transport, person, name, **values)
+            for transport in self.transports
             for person, name, values in (
                 (people[0], "list_chats", {}),
                 (people[1], "list_messages", where),
@@ -127,10 +127,10 @@ class Scene:
             )
         ]
 
-    async def timed(self, door: Door, person: Person, name: str, **values: Any) -> Answer:
+    async def timed(self, transport: Transport, person: Person, name: str, **values: Any) -> Answer:
         started = time.monotonic()
-        answer = await door.call(person, name, **values)
-        self.answers.append((time.monotonic() - started, f"{door.name} {name}", answer))
+        answer = await transport.call(person, name, **values)
+        self.answers.append((time.monotonic() - started, f"{transport.name} {name}", answer))
         return answer
 
     def statuses(self) -> Counter[tuple[str, int]]:
@@ -142,10 +142,10 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(doors: list[Door], make_person: MakePerson) -> Scene:
+async def scene(transports: list[Transport], make_person: MakePerson) -> Scene:
     people = [await make_person(f"Person {number}", connected=True) for number in range(10)]
-    chat = await doors[0].create_group(*people)
-    return Scene(doors, people, chat["id"])
+    chat = await transports[0].create_group(*people)
+    return Scene(transports, people, chat["id"])
 
 
 async def works(scene: Scene) -> bool:
@@ -219,7 +219,7 @@ class TestFrozen:
         self, scene: Scene, frozen: Freeze, service: Service
     ) -> None:
         usual = await usual_seconds(scene)
-        before = len(await scene.doors[1].history(scene.people[0], scene.chat_id, limit=100))
+        before = len(await scene.transports[1].history(scene.people[0], scene.chat_id, limit=100))
         box, actor = Outbox(service.database), Actor(UUID(scene.people[4].id), uuid4())
         drafts = [
             Draft(actor, UUID(scene.chat_id), TextCreate(type="text", text="x", client_id=uuid4()))
@@ -233,7 +233,7 @@ class TestFrozen:
         assert seconds < 1.5 * PATIENCE_SECONDS + 10 * usual
         await works_again(scene)
         # Whether the first was sent nobody knew; the others were not tried.
-        page = await scene.doors[1].history(scene.people[0], scene.chat_id, limit=100)
+        page = await scene.transports[1].history(scene.people[0], scene.chat_id, limit=100)
         assert len(page) <= before + 1 + len([one for one in scene.answers if one[1].endswith("send_message")])
 
 
@@ -246,14 +246,14 @@ class TestHeld:
             await observer.execute("SELECT FROM chat WHERE id = $1 FOR UPDATE", UUID(scene.chat_id))
             where = {"chat_id": scene.chat_id, "seq": 1}
             # Twice as many as there are connections.
-            socket, http = scene.doors
+            socket, http = scene.transports
             likes = [scene.timed(socket, person, "like_message", **where) for person in scene.people[:8]]
             likes += [scene.timed(http, person, "like_message", **where) for person in scene.people]
             waiting = [asyncio.ensure_future(like) for like in likes]
             await asyncio.sleep(PATIENCE_SECONDS / 3)
             waiting += [
-                asyncio.ensure_future(scene.timed(door, scene.people[n], name, chat_id=scene.chat_id, **values))
-                for door in scene.doors
+                asyncio.ensure_future(scene.timed(transport, scene.people[n], name, chat_id=scene.chat_id, **values))
+                for transport in scene.transports
                 for n, name, values in (
                     (8, "rename_chat", {"title": "x"}),
                     (9, "send_message", {"type": "text", "text": "x", "client_id": str(uuid4())}),
@@ -285,25 +285,25 @@ STUCK = (
 
 
 async def test_a_commit_that_ends_after_nobody_waited_for_it_is_followed_by_a_resync(
-    doors: list[Door], make_person: MakePerson, observer: asyncpg.Connection
+    transports: list[Transport], make_person: MakePerson, observer: asyncpg.Connection
 ) -> None:
     """As of a disk that hangs: the server can't give up the commit, and ends it when everybody has looked already."""
     for statement in STUCK:
         await observer.execute(statement)
     people = [await make_person(name, connected=True) for name in ("Anna", "Boris")]
-    chats = [await doors[0].create_group(*people) for _ in doors]
+    chats = [await transports[0].create_group(*people) for _ in transports]
     for person in people:
         await person.forget()
     text = {"type": "text", "text": "stuck", "client_id": str(uuid4())}
     sends = [
-        door.call(people[0], "send_message", chat_id=chat["id"], **text)
-        for door, chat in zip(doors, chats, strict=True)
+        transport.call(people[0], "send_message", chat_id=chat["id"], **text)
+        for transport, chat in zip(transports, chats, strict=True)
     ]
     assert {answer.status for answer in await asyncio.gather(*sends)} == {503}
     await people[1].socket.wait_for("resync_required")
-    sync = (await doors[0].do(people[1], "list_chats"))["sync"]
+    sync = (await transports[0].do(people[1], "list_chats"))["sync"]
     people[1].socket.events.clear()
     await observer.fetch(f"SELECT pg_advisory_unlock({KEY})")
     await people[1].socket.wait_for("resync_required")
-    changed = (await doors[0].do(people[1], "list_chats", changed_since=sync))["items"]
+    changed = (await transports[0].do(people[1], "list_chats", changed_since=sync))["items"]
     assert "stuck" in {chat["last_message"]["text"] for chat in changed}

@@ -1,4 +1,4 @@
-"""How often who may do what, through both doors, and what a production start refuses."""
+"""How often who may do what, through both transports, and what a production start refuses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,7 @@ from chat_app.limits import Limits, Rate, network_of
 from chat_app.main import create_app
 from chat_app.settings import Settings
 from tests.accounts import PASSWORD, Account, wrong
-from tests.clients import Door, http_answer
+from tests.clients import Transport, http_answer
 from tests.service import MakePerson, Service
 
 
@@ -28,25 +28,25 @@ def limited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(limits.PER_USER, "send_message", Rate(3, 60))
     monkeypatch.setitem(limits.PER_ADDRESS, "login", Rate(4, 60))
     monkeypatch.setitem(limits.PER_PAIR, "login", Rate(2, 60))
-    # One object counts for both doors.
+    # One object counts for both transports.
     monkeypatch.setattr(service.live.limits, "enabled", True)
     monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
 
 
 @pytest.mark.usefixtures("limited")
-async def test_one_user_has_one_count_for_both_doors(make_person: MakePerson, door: Door) -> None:
+async def test_one_user_has_one_count_for_both_doors(make_person: MakePerson, transport: Transport) -> None:
     anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
-    chat = await door.do(anna, "open_private_chat", user_id=boris.id)
+    chat = await transport.do(anna, "open_private_chat", user_id=boris.id)
     for _ in range(3):
-        await door.send(anna, chat["id"])
+        await transport.send(anna, chat["id"])
     ack = await anna.socket.client.call("send_message", {})
     assert (ack["error"]["code"], ack["error"]["status"]) == ("rate_limited", 429)
     assert 1 <= ack["error"]["retry_after"] <= 60
     response = await anna.http.post(f"/api/v1/chats/{chat['id']}/messages", json={})
     assert http_answer(response).code == "rate_limited"
     assert int(response.headers["retry-after"]) == response.json()["retry_after"]
-    await door.send(boris, chat["id"], "others are not concerned")
-    assert (await door.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 4, "nor other commands"
+    await transport.send(boris, chat["id"], "others are not concerned")
+    assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 4, "nor other commands"
 
 
 @pytest.mark.usefixtures("limited")

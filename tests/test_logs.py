@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from chat_app.db import Database
-from tests.clients import Door, HttpDoor, Person, SocketDoor
+from tests.clients import HttpTransport, Person, SocketTransport, Transport
 from tests.operations import Json, broken_table, request, somebody_waits
 from tests.process import Line, Process
 from tests.raw import RawSocket
@@ -35,13 +35,13 @@ async def boris(make_person: MakePerson, process: Process, at: At) -> Person:
 
 @pytest.fixture
 async def chat_id(anna: Person, boris: Person) -> str:
-    chat = await SocketDoor().open_private_chat(anna, boris)
+    chat = await SocketTransport().open_private_chat(anna, boris)
     return str(chat["id"])
 
 
-async def asked(door: Door, person: Person, name: str, arguments: Json) -> tuple[str, Json]:
+async def asked(transport: Transport, person: Person, name: str, arguments: Json) -> tuple[str, Json]:
     """The request id of an operation, and its answer."""
-    if door.name == "http":
+    if transport.name == "http":
         response = await request(person, name, arguments)
         return response.headers["x-request-id"], response.json() if response.content else {}
     ack = await person.socket.client.call(name, arguments)
@@ -60,10 +60,10 @@ async def lines_of(process: Process, request_id: str) -> dict[str, Line]:
 
 class TestAChange:
     async def test_is_told_at_every_stage(
-        self, door: Door, anna: Person, boris: Person, chat_id: str, process: Process
+        self, transport: Transport, anna: Person, boris: Person, chat_id: str, process: Process
     ) -> None:
         arguments = {"chat_id": chat_id, "type": "text", "text": "hello", "client_id": str(uuid4())}
-        request_id, message = await asked(door, anna, "send_message", arguments)
+        request_id, message = await asked(transport, anna, "send_message", arguments)
         lines = await lines_of(process, request_id)
 
         assert list(lines) == ["received", "authorized", "committed", "delivered", "answered"]
@@ -72,7 +72,7 @@ class TestAChange:
         answered = lines["answered"]
         assert (answered["status"], answered["code"]) == (201, "ok")
         assert 0 < answered["ms"] < 10_000
-        where = {"command": "send_message"} if door.name == "socket" else {"method": "POST"}
+        where = {"command": "send_message"} if transport.name == "socket" else {"method": "POST"}
         for line in lines.values():
             # Those of a commit are told once for all whose messages share it.
             assert line.get("requests") == [request_id] or line.items() >= where.items()
@@ -84,22 +84,28 @@ class TestAChange:
 
     @pytest.mark.parametrize("operation", ["like_message", "edit_message", "delete_message", "add_members"])
     async def test_of_any_kind_is_told_with_its_version(
-        self, door: Door, operation: str, anna: Person, chat_id: str, process: Process, make_person: MakePerson
+        self,
+        transport: Transport,
+        operation: str,
+        anna: Person,
+        chat_id: str,
+        process: Process,
+        make_person: MakePerson,
     ) -> None:
-        message = await door.send(anna, chat_id)
-        await door.send(anna, chat_id, "a newer one")
+        message = await transport.send(anna, chat_id)
+        await transport.send(anna, chat_id, "a newer one")
         arguments: dict[str, Any] = {
             "edit_message": {"seq": message["seq"], "text": "better"},
             "add_members": {"user_ids": [(await make_person()).id]},
         }.get(operation, {"seq": message["seq"]})
-        request_id, _ = await asked(door, anna, operation, {"chat_id": chat_id, **arguments})
+        request_id, _ = await asked(transport, anna, operation, {"chat_id": chat_id, **arguments})
         committed = (await lines_of(process, request_id))["committed"]
         assert committed["versions"] == {chat_id: message["version"] + 2}
 
     async def test_that_changes_nothing_commits_nothing_worth_telling(
-        self, door: Door, anna: Person, chat_id: str, process: Process
+        self, transport: Transport, anna: Person, chat_id: str, process: Process
     ) -> None:
-        request_id, _ = await asked(door, anna, "get_chat", {"chat_id": chat_id})
+        request_id, _ = await asked(transport, anna, "get_chat", {"chat_id": chat_id})
         assert list(await lines_of(process, request_id)) == ["received", "authorized", "answered"]
 
 
@@ -117,10 +123,10 @@ class TestLoggingIn:
 
 class TestARefusal:
     async def test_of_a_chat_is_told_with_its_code(
-        self, door: Door, anna: Person, boris: Person, process: Process
+        self, transport: Transport, anna: Person, boris: Person, process: Process
     ) -> None:
         nowhere = str(uuid4())
-        request_id, problem = await asked(door, boris, "get_chat", {"chat_id": nowhere})
+        request_id, problem = await asked(transport, boris, "get_chat", {"chat_id": nowhere})
         lines = await lines_of(process, request_id)
         assert list(lines) == ["received", "authorized", "answered"]
         told = {"status": 404, "code": "chat_not_found", "user": boris.id, "chat": nowhere}
@@ -129,7 +135,7 @@ class TestARefusal:
 
     async def test_of_a_token_is_told_before_anything_else(self, anna: Person, process: Process) -> None:
         anna.http.headers["Authorization"] = "Bearer garbage"
-        request_id, problem = await asked(HttpDoor({"paths": {}}), anna, "get_me", {})
+        request_id, problem = await asked(HttpTransport({"paths": {}}), anna, "get_me", {})
         lines = await lines_of(process, request_id)
         assert "authorized" not in lines
         assert lines["answered"].items() >= {"status": 401, "code": problem["code"]}.items()
@@ -142,10 +148,10 @@ class TestARefusal:
         assert line.items() >= {"code": "not_authenticated", "command": "connect"}.items()
 
     async def test_of_bad_input_is_told_without_the_input(
-        self, door: Door, anna: Person, chat_id: str, process: Process
+        self, transport: Transport, anna: Person, chat_id: str, process: Process
     ) -> None:
         arguments = {"chat_id": chat_id, "title": "secret\x00title", "secret_field": "secret"}
-        request_id, _ = await asked(door, anna, "rename_chat", arguments)
+        request_id, _ = await asked(transport, anna, "rename_chat", arguments)
         lines = await lines_of(process, request_id)
         assert lines["answered"].items() >= {"status": 422, "code": "invalid_input"}.items()
         assert "secret" not in json.dumps(lines)
@@ -190,7 +196,7 @@ class TestASlowQuery:
             lock = "SELECT 1 FROM chat WHERE id = :chat_id FOR UPDATE"
             await connection.execute(text(lock), {"chat_id": chat_id})
             arguments = {"chat_id": chat_id, "type": "text", "text": "secret text", "client_id": str(uuid4())}
-            sending = asyncio.create_task(asked(SocketDoor(), anna, "send_message", arguments))
+            sending = asyncio.create_task(asked(SocketTransport(), anna, "send_message", arguments))
             await somebody_waits(connection)
             await connection.execute(text("SELECT pg_sleep(0.3)"))
         request_id, _ = await sending
@@ -204,12 +210,12 @@ class TestASlowQuery:
 
 class TestACrash:
     async def test_is_answered_and_told_by_where_it_happened_but_not_with_its_text(
-        self, door: Door, anna: Person, chat_id: str, process: Process, database: Database
+        self, transport: Transport, anna: Person, chat_id: str, process: Process, database: Database
     ) -> None:
-        message = await door.send(anna, chat_id, "secret text")
+        message = await transport.send(anna, chat_id, "secret text")
         arguments = {"chat_id": chat_id, "seq": message["seq"]}
         async with broken_table(database, "like"):
-            request_id, problem = await asked(door, anna, "like_message", arguments)
+            request_id, problem = await asked(transport, anna, "like_message", arguments)
         assert (problem["status"], problem["code"]) == (500, "internal")
         assert problem["request_id"] == request_id
         lines = await lines_of(process, request_id)
@@ -222,4 +228,4 @@ class TestACrash:
             assert "secret" not in told
         assert lines["answered"].items() >= {"status": 500, "code": "internal"}.items()
         # And then it goes on.
-        assert (await door.do(anna, "like_message", **arguments))["like_count"] == 1
+        assert (await transport.do(anna, "like_message", **arguments))["like_count"] == 1

@@ -18,7 +18,7 @@ from chat_app.errors import RateLimited
 from chat_app.limits import Limits
 from chat_app.main import create_api
 from chat_app.settings import Settings
-from tests.clients import DEADLINE, Person, SocketDoor
+from tests.clients import DEADLINE, Person, SocketTransport
 from tests.faults import no_commits
 from tests.process import ROOT, Process
 from tests.service import MakePerson, Service
@@ -157,18 +157,18 @@ COUNTED = {
 
 async def test_what_people_do_is_counted(service: Service, database: Database, make_person: MakePerson) -> None:
     anna, boris = await make_person("Anna"), await make_person("Boris")
-    door = SocketDoor()
-    chat = await door.open_private_chat(anna, boris)
+    transport = SocketTransport()
+    chat = await transport.open_private_chat(anna, boris)
     await boris.open(chat["id"])
     before = {what: value(name, **labels) for what, (name, labels) in COUNTED.items()}
-    await door.send(anna, chat["id"])
-    assert not (await door.call(anna, "get_chat", chat_id=str(uuid4()))).ok
+    await transport.send(anna, chat["id"])
+    assert not (await transport.call(anna, "get_chat", chat_id=str(uuid4()))).ok
     counted = {what: value(name, **labels) - before[what] for what, (name, labels) in COUNTED.items()}
     assert counted["delivered"] >= 2, "both are told of the chat, and one of the message"
     for what in ("send_message", "refused", "commits", "delays"):
         assert counted[what] >= 1, what
     with no_commits(service.database, database):
-        await door.call(boris, "like_message", chat_id=chat["id"], seq=1)
+        await transport.call(boris, "like_message", chat_id=chat["id"], seq=1)
     await boris.socket.wait_for("resync_required")
     for what in ("lost", "away"):
         name, labels = COUNTED[what]

@@ -1,4 +1,4 @@
-"""Texts that break programs: each is kept exactly as it was sent, or refused with 422, and by both doors alike."""
+"""Texts that break programs: each is kept exactly as it was sent, or refused with 422, and by both transports alike."""
 
 import json
 import unicodedata
@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from chat_app.api.http_protocol import HEAD_BYTES
-from tests.clients import Door, Person, SocketDoor, answer_of, http_answer
+from tests.clients import Person, SocketTransport, Transport, answer_of, http_answer
 from tests.operations import ROUTES, Json
 from tests.raw import RawSocket
 from tests.service import MakePerson, Service
@@ -101,7 +101,7 @@ class Scene(NamedTuple):
 
 
 def fields(scene: Scene) -> dict[str, Field]:
-    """What both doors have."""
+    """What both transports have."""
     chat = {"chat_id": scene.chat_id}
 
     def message(**content: Any) -> Json:
@@ -145,31 +145,31 @@ FIELDS = list(fields(Scene(*[None] * 4)))  # type: ignore[arg-type]  # for their
 @pytest.fixture
 async def scene(make_person: MakePerson) -> Scene:
     anna, boris = await make_person("Anna", connected=True), await make_person("Boris")
-    door = SocketDoor()
-    chat = await door.open_private_chat(anna, boris)
-    message = await door.send(anna, chat["id"])
+    transport = SocketTransport()
+    chat = await transport.open_private_chat(anna, boris)
+    message = await transport.send(anna, chat["id"])
     return Scene(anna, boris, chat["id"], message["seq"])
 
 
 @pytest.mark.parametrize("name", FIELDS)
-async def test_are_kept_or_refused_by_a_field_of_both_doors(name: str, door: Door, scene: Scene) -> None:
+async def test_are_kept_or_refused_by_a_field_of_both_doors(name: str, transport: Transport, scene: Scene) -> None:
     field = fields(scene)[name]
     found, expected = {}, {}
     for kind, text in STRINGS.items():
-        answer = await door.call(scene.anna, field.operation, **field.arguments(text))
+        answer = await transport.call(scene.anna, field.operation, **field.arguments(text))
         found[kind] = field.found(answer.data) if answer.ok else (answer.status, answer.code)
         expected[kind] = text if field.keeps(kind, text) else (422, "invalid_input")
         if answer.ok and "seq" in answer.data:
-            again = await door.do(scene.boris, "get_message", chat_id=scene.chat_id, seq=answer.data["seq"])
+            again = await transport.do(scene.boris, "get_message", chat_id=scene.chat_id, seq=answer.data["seq"])
             assert field.found(again) == text
     assert found == expected
 
 
-async def test_become_the_title_of_a_private_chat_that_grows(door: Door, make_person: MakePerson) -> None:
+async def test_become_the_title_of_a_private_chat_that_grows(transport: Transport, make_person: MakePerson) -> None:
     anna, clara = await make_person("Anna"), await make_person("Clara")
     for kind, text in STRINGS.items():
-        chat = await door.open_private_chat(anna, await make_person("Boris"))
-        answer = await door.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id], title=text)
+        chat = await transport.open_private_chat(anna, await make_person("Boris"))
+        answer = await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id], title=text)
         fits = 1 <= len(text) <= 100 and kind not in NOWHERE | LINES
         assert (answer.data["title"] if answer.ok else answer.status) == (text if fits else 422), kind
 

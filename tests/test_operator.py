@@ -96,14 +96,14 @@ async def fill(database: Database, storage: Storage) -> None:
         for statement in (carrier, carried):
             await connection.execute(text(statement), {"chat_id": demo_id("Project Aurora"), "id": sent})
     image = base64.b64encode(loaded("PNG")).decode()
-    async with avatars.stored_avatar(anna, storage, image) as key, database.transaction() as session:
-        await avatars.set_avatar(session, anna, key)
+    async with avatars.stored_avatar(anna, storage, image) as key, database.transaction() as db:
+        await avatars.set_avatar(db, anna, key)
 
 
 async def put_file(database: Database, storage: Storage, actor: Actor) -> UUID:
     upload = Upload(BytesIO(loaded("JPEG")), "a.jpg", "image/jpeg", None)
-    async with attachments.stored_attachment(actor, storage, upload) as row, database.transaction() as session:
-        return (await attachments.create_attachment(session, row)).id
+    async with attachments.stored_attachment(actor, storage, upload) as row, database.transaction() as db:
+        return (await attachments.create_attachment(db, row)).id
 
 
 async def test_what_the_service_wrote_is_in_order(stored: Stored) -> None:
@@ -310,9 +310,9 @@ async def test_revoking_ends_a_session_whose_login_is_being_committed(
     database: Database, make_person: MakePerson
 ) -> None:
     anna = await make_person("Anna")
-    async with database.transaction() as session:
-        await UserDatabase(session).lock(col(User.id) == UUID(anna.id))
-        await sessions.open_session(session, UUID(anna.id), None)
+    async with database.transaction() as db:
+        await UserDatabase(db).lock(col(User.id) == UUID(anna.id))
+        await sessions.open_session(db, UUID(anna.id), None)
         revoking = asyncio.create_task(operations.revoke_sessions(database, anna.id))
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         async with database.engine.connect() as connection:

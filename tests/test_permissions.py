@@ -19,7 +19,7 @@ from chat_app.crud.sessions import revoke_sessions
 from chat_app.db import Database
 from chat_app.live.catalog import COMMANDS
 from chat_app.settings import get_settings
-from tests.clients import Door, Person
+from tests.clients import Person, Transport
 from tests.operations import (
     API,
     ROUTES,
@@ -65,9 +65,9 @@ ATTACHMENT_NOT_FOUND = (404, "attachment_not_found")
 
 
 @pytest.fixture
-async def scene(door: Door, make_person: MakePerson) -> Scene:
+async def scene(transport: Transport, make_person: MakePerson) -> Scene:
     people = [await make_person(name, connected=True) for name in ("Creator", "Member", "Guest")]
-    return await make_scene(door, *people)
+    return await make_scene(transport, *people)
 
 
 class TestTheRules:
@@ -81,14 +81,16 @@ class TestTheRules:
         hidden = [route for route in iter_route_contexts(API.routes) if not getattr(route, "include_in_schema", False)]
         assert {route.path for route in hidden if route.path} == UNDOCUMENTED
 
-    async def test_whoever_is_in_the_chat_may_do_what_others_may_not(self, door: Door, make_person: MakePerson) -> None:
+    async def test_whoever_is_in_the_chat_may_do_what_others_may_not(
+        self, transport: Transport, make_person: MakePerson
+    ) -> None:
         """Without this the tests of refusals could pass because of bad arguments."""
         answers = {}
-        for name in sorted(named_by(door, "chat_id")):
+        for name in sorted(named_by(transport, "chat_id")):
             people = [await make_person() for _ in range(3)]
-            scene = await make_scene(door, *people)
+            scene = await make_scene(transport, *people)
             person = scene.member if name in BY_MEMBER else scene.creator
-            answers[name] = (await door.call(person, name, **valid_arguments(scene)[name])).code
+            answers[name] = (await transport.call(person, name, **valid_arguments(scene)[name])).code
         assert answers == dict.fromkeys(answers)
         assert len(answers) > 15
 
@@ -177,8 +179,8 @@ class TestATokenThatIsNotGood:
 
     async def test_of_a_revoked_session_opens_neither_door(self, make_person: MakePerson, database: Database) -> None:
         person = await make_person()
-        async with database.transaction() as session:
-            await revoke_sessions(session, UUID(person.id))
+        async with database.transaction() as db:
+            await revoke_sessions(db, UUID(person.id))
         assert await _refusals(person, person.token) == {"session_revoked"}
 
     @pytest.mark.parametrize("auth", [None, {}, {"token": ""}, {"token": None}, {"Token": "x"}, "garbage", [], 5])
@@ -190,7 +192,7 @@ class TestATokenThatIsNotGood:
 
 
 async def _refusals(person: Person, token: str) -> set[str | None]:
-    """With which codes the two doors refuse a token; None for letting it in."""
+    """With which codes the two transports refuse a token; None for letting it in."""
     async with httpx.AsyncClient(base_url=person.base, verify=False) as http:
         answer = await http.get("/api/v1/users/me", headers={"Authorization": f"Bearer {token}"})
     raw = await RawSocket.open(person.base)
@@ -205,89 +207,93 @@ async def _refusals(person: Person, token: str) -> set[str | None]:
 
 class TestAChatOneIsNotIn:
     @pytest.fixture(params=["never was in it", "was removed from it", "left it", "knows one of the pair"])
-    async def outsider(self, request: pytest.FixtureRequest, door: Door, scene: Scene) -> tuple[Scene, Person]:
+    async def outsider(
+        self, request: pytest.FixtureRequest, transport: Transport, scene: Scene
+    ) -> tuple[Scene, Person]:
         """Somebody outside, and the chat, with everything that is there to be seen."""
         if request.param == "knows one of the pair":
-            await door.open_private_chat(scene.creator, scene.guest)
-            pair = await door.open_private_chat(scene.creator, scene.member)
-            message = await door.send(scene.creator, pair["id"])
+            await transport.open_private_chat(scene.creator, scene.guest)
+            pair = await transport.open_private_chat(scene.creator, scene.member)
+            message = await transport.send(scene.creator, pair["id"])
             return scene._replace(chat_id=pair["id"], seq=message["seq"]), scene.guest
         if request.param != "never was in it":
-            await door.do(scene.creator, "add_members", chat_id=scene.chat_id, user_ids=[scene.guest.id])
-            await door.do(scene.guest, "activate_chat", chat_id=scene.chat_id)
-            await door.send(scene.guest, scene.chat_id, "I was here")
+            await transport.do(scene.creator, "add_members", chat_id=scene.chat_id, user_ids=[scene.guest.id])
+            await transport.do(scene.guest, "activate_chat", chat_id=scene.chat_id)
+            await transport.send(scene.guest, scene.chat_id, "I was here")
         if request.param == "was removed from it":
-            await door.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.guest.id)
+            await transport.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.guest.id)
         if request.param == "left it":
-            await door.do(scene.guest, "leave_chat", chat_id=scene.chat_id)
+            await transport.do(scene.guest, "leave_chat", chat_id=scene.chat_id)
         return scene, scene.guest
 
     async def test_answers_like_one_that_does_not_exist_and_nothing_happens(
-        self, door: Door, outsider: tuple[Scene, Person], database: Database
+        self, transport: Transport, outsider: tuple[Scene, Person], database: Database
     ) -> None:
         scene, person = outsider
         for member in (scene.creator, scene.member):
-            await door.do(member, "activate_chat", chat_id=scene.chat_id)
+            await transport.do(member, "activate_chat", chat_id=scene.chat_id)
         table, nowhere = valid_arguments(scene), str(uuid4())
         for somebody in (scene.creator, scene.member, person):
             await somebody.forget()
         before = await fingerprint(database)
 
-        operations = named_by(door, "chat_id")
-        answers = {name: await refusal(door, person, name, table[name]) for name in operations}
+        operations = named_by(transport, "chat_id")
+        answers = {name: await refusal(transport, person, name, table[name]) for name in operations}
         assert answers == {
-            name: await refusal(door, person, name, table[name] | {"chat_id": nowhere}) for name in operations
+            name: await refusal(transport, person, name, table[name] | {"chat_id": nowhere}) for name in operations
         }
         assert {name: kind(answer) for name, answer in answers.items()} == dict.fromkeys(operations, CHAT_NOT_FOUND)
 
         assert await fingerprint(database) == before
-        await door.send(scene.creator, scene.chat_id, "the only one who is told is the member")
+        await transport.send(scene.creator, scene.chat_id, "the only one who is told is the member")
         for somebody in (scene.creator, scene.member, person):
             await somebody.settle()
         assert told(person) == []
         assert told(scene.member) == ["messages_changed", "chats_changed"]
 
     async def test_is_not_active_on_a_connection_that_asks_for_it(
-        self, door: Door, outsider: tuple[Scene, Person]
+        self, transport: Transport, outsider: tuple[Scene, Person]
     ) -> None:
         scene, person = outsider
         socket = await person.connect(active_chat_id=scene.chat_id)
         assert socket.named("ready")[0]["active_chat_id"] is None
         assert not (await socket.call("list_messages")).ok
-        await door.send(scene.creator, scene.chat_id)
+        await transport.send(scene.creator, scene.chat_id)
         await person.settle()
         assert {name for name, _ in socket.events} <= {"ready", "presence_changed"}
 
-    async def test_that_was_deleted_is_gone_for_everybody(self, door: Door, scene: Scene, database: Database) -> None:
-        await door.do(scene.creator, "delete_chat", chat_id=scene.chat_id)
+    async def test_that_was_deleted_is_gone_for_everybody(
+        self, transport: Transport, scene: Scene, database: Database
+    ) -> None:
+        await transport.do(scene.creator, "delete_chat", chat_id=scene.chat_id)
         table, nowhere = valid_arguments(scene), str(uuid4())
         before = await fingerprint(database)
-        operations = named_by(door, "chat_id")
+        operations = named_by(transport, "chat_id")
         for person in (scene.creator, scene.member):
             for name in operations:
-                answer = await refusal(door, person, name, table[name])
+                answer = await refusal(transport, person, name, table[name])
                 assert kind(answer) == CHAT_NOT_FOUND
-                assert answer == await refusal(door, person, name, table[name] | {"chat_id": nowhere})
+                assert answer == await refusal(transport, person, name, table[name] | {"chat_id": nowhere})
         assert await fingerprint(database) == before
 
 
 class TestAMessageFromBeforeOnesTime:
     async def test_answers_like_one_that_does_not_exist_and_nothing_happens(
-        self, door: Door, scene: Scene, database: Database
+        self, transport: Transport, scene: Scene, database: Database
     ) -> None:
         add = {"chat_id": scene.chat_id, "user_ids": [scene.guest.id]}
-        await door.do(scene.creator, "add_members", **add)
+        await transport.do(scene.creator, "add_members", **add)
         # One's own is no exception for somebody who comes back.
-        own = await door.send(scene.guest, scene.chat_id, "Mine")
-        await door.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.guest.id)
-        await door.do(scene.creator, "add_members", **add)
-        operations = named_by(door, "seq") - NAMES_NO_MESSAGE | {"send_message"}
+        own = await transport.send(scene.guest, scene.chat_id, "Mine")
+        await transport.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.guest.id)
+        await transport.do(scene.creator, "add_members", **add)
+        operations = named_by(transport, "seq") - NAMES_NO_MESSAGE | {"send_message"}
         before = await fingerprint(database)
         for seq in (scene.seq, own["seq"]):
             table = valid_arguments(scene._replace(seq=seq))
             nowhere = valid_arguments(scene._replace(seq=10_000))
-            answers = {name: await refusal(door, scene.guest, name, table[name]) for name in operations}
-            assert answers == {name: await refusal(door, scene.guest, name, nowhere[name]) for name in operations}
+            answers = {name: await refusal(transport, scene.guest, name, table[name]) for name in operations}
+            assert answers == {name: await refusal(transport, scene.guest, name, nowhere[name]) for name in operations}
             assert {name: kind(answer) for name, answer in answers.items()} == dict.fromkeys(
                 operations, MESSAGE_NOT_FOUND
             )
@@ -301,17 +307,17 @@ class TestAnAttachment:
         return attachment_id
 
     async def test_is_its_owners_until_it_is_sent_and_then_for_whoever_sees_the_message(
-        self, door: Door, scene: Scene
+        self, transport: Transport, scene: Scene
     ) -> None:
         attachment_id = await self.upload(scene.creator)
         assert await self.who_sees(attachment_id, scene) == ["Creator"]
 
         file = {"type": "file", "attachment_id": attachment_id}
-        await door.do(scene.creator, "send_message", chat_id=scene.chat_id, client_id=str(uuid4()), **file)
-        await door.do(scene.creator, "add_members", chat_id=scene.chat_id, user_ids=[scene.guest.id])
+        await transport.do(scene.creator, "send_message", chat_id=scene.chat_id, client_id=str(uuid4()), **file)
+        await transport.do(scene.creator, "add_members", chat_id=scene.chat_id, user_ids=[scene.guest.id])
         assert await self.who_sees(attachment_id, scene) == ["Creator", "Member"]
 
-        await door.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.member.id)
+        await transport.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.member.id)
         assert await self.who_sees(attachment_id, scene) == ["Creator"]
 
     async def who_sees(self, attachment_id: str, scene: Scene) -> list[str]:
@@ -326,13 +332,17 @@ class TestAnAttachment:
                 assert answer.json() | {"request_id": None} == nothing.json() | {"request_id": None}
         return seen_by
 
-    async def test_of_somebody_else_can_not_be_sent(self, door: Door, scene: Scene, database: Database) -> None:
+    async def test_of_somebody_else_can_not_be_sent(
+        self, transport: Transport, scene: Scene, database: Database
+    ) -> None:
         theirs = await self.upload(scene.creator)
         before = await fingerprint(database)
         message = {"chat_id": scene.chat_id, "type": "file", "client_id": str(uuid4())}
-        refused = await refusal(door, scene.member, "send_message", message | {"attachment_id": theirs})
+        refused = await refusal(transport, scene.member, "send_message", message | {"attachment_id": theirs})
         assert kind(refused) == ATTACHMENT_NOT_FOUND
-        assert refused == await refusal(door, scene.member, "send_message", message | {"attachment_id": str(uuid4())})
+        assert refused == await refusal(
+            transport, scene.member, "send_message", message | {"attachment_id": str(uuid4())}
+        )
         assert await fingerprint(database) == before
 
 

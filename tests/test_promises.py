@@ -18,14 +18,14 @@ from chat_app import db
 from chat_app.db import Database
 from chat_app.live import bus, cluster, server
 from chat_app.settings import Settings
-from tests.clients import DEADLINE, Answer, Door, HttpDoor, Person, Socket, SocketDoor
+from tests.clients import DEADLINE, Answer, HttpTransport, Person, Socket, SocketTransport, Transport
 from tests.conftest import free_port
 from tests.operations import Json, told
 from tests.process import Process
 from tests.service import MakePerson, MakeUser, Service, making_people
 
 At = Callable[[str, Person], Person]
-Way = tuple[Door, Person]
+Way = tuple[Transport, Person]
 Everywhere = Callable[[Person], Awaitable[list[Way]]]
 
 HTTP_ERRORS = (httpx.TransportError,)
@@ -34,9 +34,9 @@ LONG = 600.0
 
 
 @pytest.fixture
-def doors(openapi: Json) -> list[Door]:
+def transports(openapi: Json) -> list[Transport]:
     """Both at once."""
-    return [SocketDoor(), HttpDoor(openapi)]
+    return [SocketTransport(), HttpTransport(openapi)]
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +64,14 @@ async def make_patient(patient: Service, make_user: MakeUser) -> AsyncIterator[M
 
 
 @pytest.fixture
-async def everywhere(second: Service, at: At, doors: list[Door]) -> Everywhere:
-    """The four ways in which a person reaches the service: by either door of either node."""
+async def everywhere(second: Service, at: At, transports: list[Transport]) -> Everywhere:
+    """The four ways in which a person reaches the service: by either transport of either node."""
 
     async def ways(person: Person) -> list[Way]:
         people = (person, at(second.base, person))
         for who in people:
             await who.connect()
-        return [(door, who) for who in people for door in doors]
+        return [(transport, who) for who in people for transport in transports]
 
     return ways
 
@@ -132,13 +132,13 @@ async def rows(database: Database, condition: str, **values: Any) -> list[Any]:
         return list(await connection.execute(statement, values))
 
 
-async def whole_history(door: Door, person: Person, chat_id: str) -> list[Json]:
+async def whole_history(transport: Transport, person: Person, chat_id: str) -> list[Json]:
     """All pages that a member can read, from the newest back."""
     items: list[Json] = []
-    page = await door.do(person, "list_messages", chat_id=chat_id, limit=100)
+    page = await transport.do(person, "list_messages", chat_id=chat_id, limit=100)
     items = page["items"]
     while page["has_before"]:
-        page = await door.do(person, "list_messages", chat_id=chat_id, limit=100, before=items[0]["seq"])
+        page = await transport.do(person, "list_messages", chat_id=chat_id, limit=100, before=items[0]["seq"])
         items = page["items"] + items
     return items
 
@@ -147,22 +147,22 @@ class TestP2:
     """The ack is sent after COMMIT returned, and nobody sees an event of a change before its commit."""
 
     async def test_nobody_hears_of_a_message_before_its_commit(
-        self, door: Door, make_patient: MakePerson, gate: Gate
+        self, transport: Transport, make_patient: MakePerson, gate: Gate
     ) -> None:
         anna, boris = await make_patient("Anna", connected=True), await make_patient("Boris", connected=True)
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         for person in (anna, boris):
-            await door.do(person, "activate_chat", chat_id=chat["id"])
+            await transport.do(person, "activate_chat", chat_id=chat["id"])
             await person.forget()
         connections = [await anna.connect(active_chat_id=chat["id"]), boris.socket]
 
-        sending = asyncio.create_task(door.send(anna, chat["id"], Gate.HELD))
+        sending = asyncio.create_task(transport.send(anna, chat["id"], Gate.HELD))
         await gate.reached()
         await boris.settle()
         await connections[0].call("list_chats")
         assert [name for socket in connections for name, _ in socket.events if name.endswith("s_changed")] == []
         assert not sending.done()
-        assert await door.history(boris, chat["id"]) == []
+        assert await transport.history(boris, chat["id"]) == []
 
         await gate.open()
         message = await sending
@@ -171,26 +171,26 @@ class TestP2:
             assert [told["seq"] for told in told_of["messages"]] == [message["seq"]]
 
     async def test_a_commit_that_fails_is_not_acked_and_never_happened(
-        self, door: Door, make_person: MakePerson, gate: Gate
+        self, transport: Transport, make_person: MakePerson, gate: Gate
     ) -> None:
         anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         for person in (anna, boris):
-            await door.do(person, "activate_chat", chat_id=chat["id"])
+            await transport.do(person, "activate_chat", chat_id=chat["id"])
             await person.forget()
-        answer = await door.call(anna, "send_message", chat_id=chat["id"], **content(Gate.REFUSED))
+        answer = await transport.call(anna, "send_message", chat_id=chat["id"], **content(Gate.REFUSED))
         assert not answer.ok
         for person in (anna, boris):
             await person.settle()
             # They may be asked to look again, and find nothing.
             assert set(told(person)) <= {"resync_required"}
-            assert await door.history(person, chat["id"]) == []
-        assert (await door.send(anna, chat["id"]))["seq"] == 1
+            assert await transport.history(person, chat["id"]) == []
+        assert (await transport.send(anna, chat["id"]))["seq"] == 1
 
     async def test_a_crash_between_commit_and_ack_loses_nothing_and_doubles_nothing(
         self,
         service_settings: Settings,
-        doors: list[Door],
+        transports: list[Transport],
         make_person: MakePerson,
         gate: Gate,
         at: At,
@@ -203,7 +203,7 @@ class TestP2:
         node = Process(service_settings, patience=LONG)
         await node.start()
         anna, boris = (at(node.base, person) for person in people)
-        http = doors[1]
+        http = transports[1]
         chat_id = (await http.open_private_chat(anna, boris))["id"]
         group = {"title": "Ours", "member_ids": [boris.id], "client_id": str(uuid4())}
         group_id = (await http.do(anna, "create_group", **group))["id"]
@@ -219,15 +219,15 @@ class TestP2:
         await gate.open()
         anna, boris = (at(patient.base, person) for person in people)
         # The retry waits for the lock of the chat, which the commit that goes on without its client still holds.
-        for door in doors:
-            again = [await door.call(anna, "send_message", chat_id=chat_id, **sent) for sent in (held, acked)]
+        for transport in transports:
+            again = [await transport.call(anna, "send_message", chat_id=chat_id, **sent) for sent in (held, acked)]
             assert [(answer.status, answer.data["seq"]) for answer in again] == [(200, 2), (200, 1)]
-            founded = await door.call(anna, "create_group", **group)
+            founded = await transport.call(anna, "create_group", **group)
             assert (founded.status, founded.data["id"]) == (200, group_id)
-            assert [message["seq"] for message in await door.history(boris, chat_id)] == [1, 2]
-            listed = await door.do(boris, "list_chats", changed_since=sync)
+            assert [message["seq"] for message in await transport.history(boris, chat_id)] == [1, 2]
+            listed = await transport.do(boris, "list_chats", changed_since=sync)
             assert [chat["last_message"]["text"] for chat in listed["items"] if chat["id"] == chat_id] == [Gate.HELD]
-            changes = await door.do(boris, "list_changes", chat_id=chat_id, since=before["version"])
+            changes = await transport.do(boris, "list_changes", chat_id=chat_id, since=before["version"])
             assert [message["text"] for message in changes["messages"]] == [Gate.HELD]
 
 
@@ -239,13 +239,15 @@ class TestP3:
         self, texts: list[str], make_person: MakePerson, everywhere: Everywhere, database: Database
     ) -> None:
         anna, boris = await make_person("Anna"), await make_person("Boris", connected=True)
-        chat_id = (await SocketDoor().open_private_chat(anna, boris))["id"]
+        chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
         client_id = str(uuid4())
         ways = [(words, way) for words in texts for way in await everywhere(anna)]
         answers: list[list[Answer]] = await asyncio.gather(
             *(
-                door.call_at_once(who, 36 // len(ways), "send_message", chat_id=chat_id, **content(words, client_id))
-                for words, (door, who) in ways
+                transport.call_at_once(
+                    who, 36 // len(ways), "send_message", chat_id=chat_id, **content(words, client_id)
+                )
+                for words, (transport, who) in ways
             )
         )
         written = await rows(database, "chat_id = :chat_id", chat_id=UUID(chat_id))
@@ -260,40 +262,42 @@ class TestP3:
         assert {answer.data["seq"] for answer in every if answer.ok} == {1}
         assert len(every) == 36
 
-    async def test_later_find_the_message_as_it_is_by_then(self, door: Door, make_person: MakePerson) -> None:
+    async def test_later_find_the_message_as_it_is_by_then(self, transport: Transport, make_person: MakePerson) -> None:
         anna, boris = await make_person("Anna"), await make_person("Boris")
-        chat_id = (await door.open_private_chat(anna, boris))["id"]
+        chat_id = (await transport.open_private_chat(anna, boris))["id"]
         first, other = content("first"), content("other")
-        where = {"chat_id": chat_id, "seq": (await door.do(anna, "send_message", chat_id=chat_id, **first))["seq"]}
+        where = {"chat_id": chat_id, "seq": (await transport.do(anna, "send_message", chat_id=chat_id, **first))["seq"]}
 
         async def again(**changes: str) -> tuple[int, Any]:
-            answer = await door.call(anna, "send_message", chat_id=chat_id, **first | changes)
+            answer = await transport.call(anna, "send_message", chat_id=chat_id, **first | changes)
             return answer.status, answer.data and (answer.data["seq"], answer.data["text"])
 
-        await door.do(anna, "edit_message", **where, text="edited")
+        await transport.do(anna, "edit_message", **where, text="edited")
         assert await again() == (200, (1, "edited"))
         assert await again(text="edited") == (409, None)
-        await door.do(anna, "delete_message", **where)
+        await transport.do(anna, "delete_message", **where)
         assert await again() == (200, (1, None))
         assert await again(text="other") == (409, None)
         # Of somebody else, and in another chat, the same client_id is another message.
-        assert (await door.do(boris, "send_message", chat_id=chat_id, **first))["seq"] == 2
-        group = await door.create_group(anna, boris)
-        assert (await door.do(anna, "send_message", chat_id=group["id"], **first))["seq"] == 2
-        assert (await door.do(anna, "send_message", chat_id=chat_id, **other))["seq"] == 3
+        assert (await transport.do(boris, "send_message", chat_id=chat_id, **first))["seq"] == 2
+        group = await transport.create_group(anna, boris)
+        assert (await transport.do(anna, "send_message", chat_id=group["id"], **first))["seq"] == 2
+        assert (await transport.do(anna, "send_message", chat_id=chat_id, **other))["seq"] == 3
 
 
 class TestP4:
     """A send that was answered with a definite error never appears."""
 
-    async def test_nothing_refused_is_ever_seen(self, door: Door, make_person: MakePerson, database: Database) -> None:
+    async def test_nothing_refused_is_ever_seen(
+        self, transport: Transport, make_person: MakePerson, database: Database
+    ) -> None:
         anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
-        stranger = await make_person("Stranger", connected=True)
-        chat_id = (await door.open_private_chat(anna, boris))["id"]
+        outsider = await make_person("Stranger", connected=True)
+        chat_id = (await transport.open_private_chat(anna, boris))["id"]
         for person in (anna, boris):
-            await door.do(person, "activate_chat", chat_id=chat_id)
+            await transport.do(person, "activate_chat", chat_id=chat_id)
         used = content("kept")
-        await door.do(anna, "send_message", chat_id=chat_id, **used)
+        await transport.do(anna, "send_message", chat_id=chat_id, **used)
         refused = [
             (anna, {"reply_to": 99}),
             (anna, {"client_id": used["client_id"]}),
@@ -302,18 +306,18 @@ class TestP4:
             (anna, {"type": "system"}),
             (anna, {"chat_id": str(uuid4())}),
             (anna, {"text": "never" * 2000}),
-            (stranger, {}),
+            (outsider, {}),
         ]
         for person, changes in refused:
-            answer = await door.call(person, "send_message", **{"chat_id": chat_id, **content("never"), **changes})
+            answer = await transport.call(person, "send_message", **{"chat_id": chat_id, **content("never"), **changes})
             assert 400 <= answer.status < 500
-        await door.send(anna, chat_id, "kept too")
+        await transport.send(anna, chat_id, "kept too")
         assert [row.seq for row in await rows(database, "chat_id = :chat_id", chat_id=UUID(chat_id))] == [1, 2]
         assert await rows(database, "text LIKE 'never%'") == []
-        for person in (anna, boris, stranger):
+        for person in (anna, boris, outsider):
             await person.settle()
             assert "never" not in json.dumps(person.socket.events)
-            assert "never" not in json.dumps(await door.do(person, "list_chats"))
+            assert "never" not in json.dumps(await transport.do(person, "list_chats"))
 
 
 class TestP5:
@@ -321,30 +325,35 @@ class TestP5:
 
     @pytest.mark.parametrize("people", [1, 5])
     async def test_concurrent_likes_and_unlikes_leave_what_the_count_says(
-        self, people: int, make_person: MakePerson, everywhere: Everywhere, doors: list[Door], database: Database
+        self,
+        people: int,
+        make_person: MakePerson,
+        everywhere: Everywhere,
+        transports: list[Transport],
+        database: Database,
     ) -> None:
         creator, *others = [await make_person(f"Person {number}") for number in range(5)]
-        chat_id = (await doors[1].create_group(creator, *others))["id"]
-        message = await doors[1].send(creator, chat_id)
+        chat_id = (await transports[1].create_group(creator, *others))["id"]
+        message = await transports[1].send(creator, chat_id)
         where = {"chat_id": chat_id, "seq": message["seq"]}
         ways = [way for person in [creator, *others][:people] for way in await everywhere(person)]
         toggles = itertools.islice(itertools.product(range(40), ways), 40)
         answers = await asyncio.gather(
             *(
-                door.call(person, "like_message" if (number + turn) % 2 else "unlike_message", **where)
-                for number, (turn, (door, person)) in enumerate(toggles)
+                transport.call(person, "like_message" if (number + turn) % 2 else "unlike_message", **where)
+                for number, (turn, (transport, person)) in enumerate(toggles)
             )
         )
         assert Counter(answer.status for answer in answers) == {200: 40}
-        after = await doors[1].do(creator, "get_message", **where)
-        likers = {user["id"] for user in (await doors[1].do(creator, "list_likes", **where))["items"]}
+        after = await transports[1].do(creator, "get_message", **where)
+        likers = {user["id"] for user in (await transports[1].do(creator, "list_likes", **where))["items"]}
         async with database.engine.connect() as connection:
             statement = text('SELECT user_id::text FROM "like" WHERE chat_id = :chat_id AND seq = :seq')
             written = [row.user_id for row in await connection.execute(statement, where)]
         assert sorted(written) == sorted(likers)
         assert after["like_count"] == len(written)
         for person in (creator, *others):
-            assert (await doors[1].do(person, "get_message", **where))["liked"] == (person.id in likers)
+            assert (await transports[1].do(person, "get_message", **where))["liked"] == (person.id in likers)
 
 
 class TestP6:
@@ -356,37 +365,37 @@ class TestP6:
         anna, boris = await make_person("Anna"), await make_person("Boris")
         pairs = [(way, peer) for person, peer in ((anna, boris), (boris, anna)) for way in await everywhere(person)]
         asked = [
-            door.call_at_once(who, 20 if door.name == "http" else 5, "open_private_chat", user_id=peer.id)
-            for (door, who), peer in pairs
+            transport.call_at_once(who, 20 if transport.name == "http" else 5, "open_private_chat", user_id=peer.id)
+            for (transport, who), peer in pairs
         ]
         answers = [answer for some in await asyncio.gather(*asked) for answer in some]
         assert Counter(answer.status for answer in answers) == {201: 1, 200: 99}
         assert len({answer.data["id"] for answer in answers}) == 1
         for person in (anna, boris):
-            assert len((await SocketDoor().do(person, "list_chats"))["items"]) == 1
+            assert len((await SocketTransport().do(person, "list_chats"))["items"]) == 1
 
 
 class TestP7:
     """In a chat seq is 1..n without gap or repeat, and every member's history is the same from their visible start."""
 
     async def test_ten_senders_at_once_make_one_history_for_everybody(
-        self, make_person: MakePerson, everywhere: Everywhere, doors: list[Door]
+        self, make_person: MakePerson, everywhere: Everywhere, transports: list[Transport]
     ) -> None:
         people = [await make_person(f"Person {number}") for number in range(10)]
         newcomer = await make_person("Newcomer")
-        http = doors[1]
+        http = transports[1]
         chat_id = (await http.create_group(*people))["id"]
 
         async def talk(person: Person, way: Way) -> list[int]:
-            door, who = way
+            transport, who = way
             seqs = []
             for number in range(30):
-                sent = await door.send(who, chat_id, f"{person.name} {number}")
+                sent = await transport.send(who, chat_id, f"{person.name} {number}")
                 seqs.append(sent["seq"])
                 if number % 10 == 4:
-                    await door.do(who, "edit_message", chat_id=chat_id, seq=seqs[-3], text="edited")
+                    await transport.do(who, "edit_message", chat_id=chat_id, seq=seqs[-3], text="edited")
                 if number % 10 == 9:
-                    await door.do(who, "delete_message", chat_id=chat_id, seq=seqs[-5])
+                    await transport.do(who, "delete_message", chat_id=chat_id, seq=seqs[-5])
             return seqs
 
         talking = [talk(person, (await everywhere(person))[number % 4]) for number, person in enumerate(people)]
@@ -410,7 +419,7 @@ class TestP8:
 
     async def test_commands_that_are_not_waited_for_keep_their_order(self, make_person: MakePerson) -> None:
         anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
-        chat_id = (await SocketDoor().open_private_chat(anna, boris))["id"]
+        chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
 
         async def pour(person: Person) -> list[Json]:
             acks: list[asyncio.Future[Json]] = []
@@ -432,19 +441,21 @@ class TestP9:
     """If an ack, or a receipt, came before another send began, its seq is lower."""
 
     async def test_what_is_sent_later_anywhere_has_a_higher_seq(
-        self, make_person: MakePerson, everywhere: Everywhere, doors: list[Door]
+        self, make_person: MakePerson, everywhere: Everywhere, transports: list[Transport]
     ) -> None:
         people = [await make_person("Anna"), await make_person("Boris")]
-        chat_id = (await doors[1].open_private_chat(*people))["id"]
+        chat_id = (await transports[1].open_private_chat(*people))["id"]
         ways = [way for person in people for way in await everywhere(person)]
         order = random.Random(9).choices(ways, k=40)
-        assert [(await door.send(who, chat_id))["seq"] for door, who in order] == list(range(1, 41))
+        assert [(await transport.send(who, chat_id))["seq"] for transport, who in order] == list(range(1, 41))
 
-    async def test_an_answer_to_what_was_received_has_a_higher_seq(self, door: Door, make_person: MakePerson) -> None:
+    async def test_an_answer_to_what_was_received_has_a_higher_seq(
+        self, transport: Transport, make_person: MakePerson
+    ) -> None:
         people = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Clara")]
-        chat_id = (await door.create_group(*people))["id"]
+        chat_id = (await transport.create_group(*people))["id"]
         for person in people:
-            await door.do(person, "activate_chat", chat_id=chat_id)
+            await transport.do(person, "activate_chat", chat_id=chat_id)
 
         def has(words: str) -> Callable[[Json], bool]:
             return lambda event: any(message["text"] == words for message in event["messages"])
@@ -452,9 +463,9 @@ class TestP9:
         async def converse(opener: Person, answerer: Person) -> None:
             for number in range(10):
                 words = f"{opener.name} asks {number}"
-                sending = asyncio.create_task(door.send(opener, chat_id, words))
+                sending = asyncio.create_task(transport.send(opener, chat_id, words))
                 received = await answerer.socket.wait_for("messages_changed", has(words))
-                answer = await door.send(answerer, chat_id, f"answer to {words}")
+                answer = await transport.send(answerer, chat_id, f"answer to {words}")
                 assert answer["seq"] > received["messages"][-1]["seq"]
                 await sending
 
@@ -465,29 +476,29 @@ class TestP10:
     """A connection gets the changes of a chat in increasing version; a skipped one is visible and fetchable."""
 
     async def test_everybody_gets_every_change_in_the_order_of_the_versions(
-        self, make_person: MakePerson, doors: list[Door]
+        self, make_person: MakePerson, transports: list[Transport]
     ) -> None:
         people = [await make_person(f"Person {number}", connected=True) for number in range(8)]
-        chat_id = (await doors[0].create_group(*people))["id"]
-        opened = [await doors[0].do(person, "activate_chat", chat_id=chat_id) for person in people]
+        chat_id = (await transports[0].create_group(*people))["id"]
+        opened = [await transports[0].do(person, "activate_chat", chat_id=chat_id) for person in people]
         for person in people:
-            await person.connect(active_chat_id=None)  # so that both doors are used at once
+            await person.connect(active_chat_id=None)  # so that both transports are used at once
 
         async def act(person: Person, seed: int) -> None:
             chance = random.Random(seed)
-            own: list[int] = [(await doors[seed % 2].send(person, chat_id))["seq"]]
+            own: list[int] = [(await transports[seed % 2].send(person, chat_id))["seq"]]
             for _ in range(12):
-                door, where = chance.choice(doors), {"chat_id": chat_id, "seq": chance.choice(own)}
+                transport, where = chance.choice(transports), {"chat_id": chat_id, "seq": chance.choice(own)}
                 match chance.choice(["send", "send", "like", "unlike", "edit"]):
                     case "send":
-                        own.append((await door.send(person, chat_id))["seq"])
+                        own.append((await transport.send(person, chat_id))["seq"])
                     case "edit":
-                        await door.do(person, "edit_message", **where, text=str(chance.random()))
+                        await transport.do(person, "edit_message", **where, text=str(chance.random()))
                     case liking:
-                        await door.do(person, f"{liking}_message", **where | {"seq": chance.randint(1, 9)})
+                        await transport.do(person, f"{liking}_message", **where | {"seq": chance.randint(1, 9)})
 
         await asyncio.gather(*(act(person, seed) for seed, person in enumerate(people)))
-        version = (await doors[1].do(people[0], "get_chat", chat_id=chat_id))["version"]
+        version = (await transports[1].do(people[0], "get_chat", chat_id=chat_id))["version"]
         assert version > 60
         for person, answer in zip(people, opened, strict=True):
             await person.settle()
@@ -497,9 +508,9 @@ class TestP10:
                 assert_only_up(socket, chat_id)
 
     async def test_what_another_node_did_shows_as_a_gap_and_can_be_fetched(
-        self, make_person: MakePerson, second: Service, at: At, doors: list[Door]
+        self, make_person: MakePerson, second: Service, at: At, transports: list[Transport]
     ) -> None:
-        socket, http = doors
+        socket, http = transports
         anna, boris = await make_person("Anna", connected=True), await make_person("Boris")
         chat_id = (await socket.open_private_chat(anna, boris))["id"]
         window = (await socket.do(anna, "activate_chat", chat_id=chat_id))["page"]["version"]

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from chat_app.db import Database
-from tests.clients import DEADLINE, Answer, Door, HttpDoor, Person, SocketDoor
+from tests.clients import DEADLINE, Answer, HttpTransport, Person, SocketTransport, Transport
 from tests.operations import Json, broken_table, request
 from tests.process import Process
 from tests.raw import RawSocket
@@ -22,13 +22,13 @@ At = Callable[[str, Person], Person]
 
 
 @pytest.fixture
-def doors(openapi: Json) -> list[Door]:
+def transports(openapi: Json) -> list[Transport]:
     """Both at once."""
-    return [SocketDoor(), HttpDoor(openapi)]
+    return [SocketTransport(), HttpTransport(openapi)]
 
 
 class Hammer:
-    """People who do the same thing again and again, each through one door, until they are told to stop or refused."""
+    """People who repeat one operation, each over one transport, until stopped or refused."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -59,9 +59,9 @@ async def hammering(*actions: Callable[[], Awaitable[Answer]]) -> AsyncIterator[
         await asyncio.gather(*running)
 
 
-def sending(door: Door, person: Person, chat_id: str) -> Callable[[], Awaitable[Answer]]:
+def sending(transport: Transport, person: Person, chat_id: str) -> Callable[[], Awaitable[Answer]]:
     """An action that sends one more message."""
-    return lambda: door.call(
+    return lambda: transport.call(
         person, "send_message", chat_id=chat_id, type="text", text="secret of later", client_id=str(uuid4())
     )
 
@@ -80,34 +80,34 @@ class Past:
     SECRET = "secret"
     changes = 7
 
-    def __init__(self, door: Door, people: dict[str, Person]) -> None:
-        self.door = door
+    def __init__(self, transport: Transport, people: dict[str, Person]) -> None:
+        self.transport = transport
         self.creator, self.member, self.former = (people[name] for name in ("Creator", "Member", "Former"))
-        self.stranger, self.newcomer = people["Stranger"], people["Newcomer"]
+        self.outsider, self.newcomer = people["Stranger"], people["Newcomer"]
         self.seqs: list[int] = []
 
     @classmethod
-    async def happen(cls, door: Door, make_person: MakePerson) -> Self:
+    async def happen(cls, transport: Transport, make_person: MakePerson) -> Self:
         names = ("Creator", "Member", "Former", "Stranger", "Newcomer")
-        past = cls(door, {name: await make_person(name, connected=True) for name in names})
+        past = cls(transport, {name: await make_person(name, connected=True) for name in names})
         await past._happen()
         return past
 
     async def _happen(self) -> None:
-        self.chat_id = (await self.door.create_group(self.creator, self.member, self.former))["id"]
+        self.chat_id = (await self.transport.create_group(self.creator, self.member, self.former))["id"]
         first = await self._say(self.creator, type="text", text="secret text")
         await self._say(self.former, type="text", text="secret answer", reply_to=first)
         uploaded = await request(self.creator, "create_attachment", {})
         self.attachment_id = uploaded.json()["id"]
         await self._say(self.creator, type="file", attachment_id=self.attachment_id, text="secret caption")
         await self._say(self.member, type="contact", name="secret friend", phone="secret phone")
-        await self.door.do(self.former, "like_message", chat_id=self.chat_id, seq=first)
-        await self.door.do(self.former, "leave_chat", chat_id=self.chat_id)
-        self.newest = (await self.door.do(self.creator, "get_chat", chat_id=self.chat_id))["message_count"]
+        await self.transport.do(self.former, "like_message", chat_id=self.chat_id, seq=first)
+        await self.transport.do(self.former, "leave_chat", chat_id=self.chat_id)
+        self.newest = (await self.transport.do(self.creator, "get_chat", chat_id=self.chat_id))["message_count"]
         self.secrets = [self.SECRET, self.attachment_id, self.former.id]
 
     async def _say(self, person: Person, **content: Any) -> int:
-        sent = await self.door.do(person, "send_message", chat_id=self.chat_id, client_id=str(uuid4()), **content)
+        sent = await self.transport.do(person, "send_message", chat_id=self.chat_id, client_id=str(uuid4()), **content)
         self.seqs.append(sent["seq"])
         seq: int = sent["seq"]
         return seq
@@ -116,15 +116,15 @@ class Past:
         """What is before the newcomer's time is edited, liked, unliked, quoted and deleted."""
         first, _, file, contact, *_ = self.seqs
         chat = {"chat_id": self.chat_id}
-        await self.door.do(self.creator, "edit_message", **chat, seq=first, text="secret, edited")
-        await self.door.do(self.creator, "edit_message", **chat, seq=file, text="secret caption, edited")
+        await self.transport.do(self.creator, "edit_message", **chat, seq=first, text="secret, edited")
+        await self.transport.do(self.creator, "edit_message", **chat, seq=file, text="secret caption, edited")
         for seq in (first, contact):
-            await self.door.do(self.member, "like_message", **chat, seq=seq)
-        await self.door.do(self.member, "unlike_message", **chat, seq=contact)
-        await self.door.send(self.member, self.chat_id, "public", reply_to=first)
-        await self.door.do(self.creator, "delete_message", **chat, seq=file)
-        await self.door.do(self.member, "delete_message", **chat, seq=contact)
-        await self.door.send(self.creator, self.chat_id, "public", reply_to=first)
+            await self.transport.do(self.member, "like_message", **chat, seq=seq)
+        await self.transport.do(self.member, "unlike_message", **chat, seq=contact)
+        await self.transport.send(self.member, self.chat_id, "public", reply_to=first)
+        await self.transport.do(self.creator, "delete_message", **chat, seq=file)
+        await self.transport.do(self.member, "delete_message", **chat, seq=contact)
+        await self.transport.send(self.creator, self.chat_id, "public", reply_to=first)
 
     async def everything_seen_by(self, person: Person) -> str:
         """All answers to whatever a member can ask, and all events, as text."""
@@ -142,7 +142,7 @@ class Past:
         for seq in (0, 1, *self.seqs):
             where = chat | {"seq": max(1, seq)}
             asked += [(name, where) for name in ("get_message", "list_likes", "like_message", "unlike_message")]
-        answers = [(await self.door.call(person, name, **arguments)).data for name, arguments in asked]
+        answers = [(await self.transport.call(person, name, **arguments)).data for name, arguments in asked]
         attachment = await request(person, "get_attachment", {"attachment_id": self.attachment_id})
         await person.settle()
         return json.dumps([answers, attachment.json() if attachment.is_success else None, person.socket.events])
@@ -153,14 +153,14 @@ class TestP16:
 
     @pytest.mark.parametrize(("way", "by"), [("remove_member", 0), ("leave_chat", 1), ("delete_chat", 0)])
     async def test_who_is_out_gets_nothing_more_while_the_others_go_on(
-        self, way: str, by: int, make_person: MakePerson, doors: list[Door]
+        self, way: str, by: int, make_person: MakePerson, transports: list[Transport]
     ) -> None:
         creator, leaver, *others = [
             await make_person(name, connected=True) for name in ("Creator", "Leaver", "Anna", "Boris", "Clara")
         ]
-        chat_id = (await doors[1].create_group(creator, leaver, *others))["id"]
+        chat_id = (await transports[1].create_group(creator, leaver, *others))["id"]
         for person in (creator, leaver, *others):
-            await doors[0].do(person, "activate_chat", chat_id=chat_id)
+            await transports[0].do(person, "activate_chat", chat_id=chat_id)
         # One connection has it active, one follows the session, one has another chat open.
         await leaver.connect()
         await leaver.connect(active_chat_id=None)
@@ -169,19 +169,19 @@ class TestP16:
 
         async def read() -> Answer:
             began_late = is_acked
-            answer = await doors[1].call(leaver, "list_messages", chat_id=chat_id)
+            answer = await transports[1].call(leaver, "list_messages", chat_id=chat_id)
             late.extend([answer] if began_late else [])
             return answer
 
-        senders = [sending(doors[number % 2], person, chat_id) for number, person in enumerate((creator, *others))]
+        senders = [sending(transports[number % 2], person, chat_id) for number, person in enumerate((creator, *others))]
         async with hammering(*senders) as sent, hammering(read) as reads:
             await sent.has_done(20)
             await reads.has_done(3)
             if way == "leave_chat":
-                await doors[by].do(leaver, way, chat_id=chat_id)
+                await transports[by].do(leaver, way, chat_id=chat_id)
             else:
                 named = {"user_id": leaver.id} if way == "remove_member" else {}
-                await doors[by].do(creator, way, chat_id=chat_id, **named)
+                await transports[by].do(creator, way, chat_id=chat_id, **named)
             is_acked = True
             await sent.has_done(20)
             await reads.has_done(3)
@@ -201,15 +201,15 @@ class TestP16:
         seen = [message for answer in reads.answers if answer.ok for message in answer.data["items"]]
         assert max(message["version"] for message in seen) < removed["version"]
         assert all(not answer.ok for answer in sent.answers[-1:]) == (way == "delete_chat")
-        for other in doors:
+        for other in transports:
             assert (await other.do(leaver, "list_chats"))["items"] == []
             assert (await other.call(leaver, "get_chat", chat_id=chat_id)).code == "chat_not_found"
         assert (await request(leaver, "get_active_chat", {})).json()["code"] == "no_active_chat"
 
     async def test_who_is_removed_while_opening_the_chat_does_not_stay_subscribed(
-        self, make_person: MakePerson, doors: list[Door]
+        self, make_person: MakePerson, transports: list[Transport]
     ) -> None:
-        socket, http = doors
+        socket, http = transports
         creator = await make_person("Creator")
         for _ in range(10):
             leaver = await make_person("Leaver", connected=True)
@@ -229,23 +229,29 @@ class TestP17:
     """A message is accepted only if its sender is a member at its commit."""
 
     async def test_what_the_removed_one_sends_meanwhile_comes_before_the_removal_or_not_at_all(
-        self, door: Door, make_person: MakePerson, doors: list[Door], process: Process, at: At, database: Database
+        self,
+        transport: Transport,
+        make_person: MakePerson,
+        transports: list[Transport],
+        process: Process,
+        at: At,
+        database: Database,
     ) -> None:
         creator, leaver = await make_person("Creator"), await make_person("Leaver")
-        chat_id = (await doors[1].create_group(creator, leaver))["id"]
+        chat_id = (await transports[1].create_group(creator, leaver))["id"]
         elsewhere = at(process.base, leaver)
-        ways = [(each, who) for each in doors for who in (leaver, elsewhere)]
+        ways = [(each, who) for each in transports for who in (leaver, elsewhere)]
         for who in (leaver, elsewhere):
             await who.connect()
         async with hammering(*(sending(each, who, chat_id) for each, who in ways)) as sent:
             await sent.has_done(30)
-            await door.do(creator, "remove_member", chat_id=chat_id, user_id=leaver.id)
+            await transport.do(creator, "remove_member", chat_id=chat_id, user_id=leaver.id)
             at_ack = len(sent.answers)
             await sent.has_done(12)
         assert {answer.code for answer in sent.answers} == {None, "chat_not_found"}
         # At most one of each way was still under way.
         assert not any(answer.ok for answer in sent.answers[at_ack + len(ways) :])
-        history = await doors[1].history(creator, chat_id, limit=100)
+        history = await transports[1].history(creator, chat_id, limit=100)
         removal = history[-1]
         assert removal["payload"], "a message was accepted after the removal"
         assert removal["payload"]["event"] == "member_removed"
@@ -261,47 +267,49 @@ class TestP18:
     """A newcomer sees nothing of before the own joining, by no path, also not when it changes later."""
 
     @pytest.fixture
-    async def past(self, door: Door, make_person: MakePerson) -> Past:
+    async def past(self, transport: Transport, make_person: MakePerson) -> Past:
         """A group in which something was said that the newcomer must not see."""
-        return await Past.happen(door, make_person)
+        return await Past.happen(transport, make_person)
 
     async def test_sees_nothing_of_before(self, past: Past) -> None:
-        door = past.door
-        await door.do(past.creator, "add_members", chat_id=past.chat_id, user_ids=[past.newcomer.id])
+        transport = past.transport
+        await transport.do(past.creator, "add_members", chat_id=past.chat_id, user_ids=[past.newcomer.id])
         await self.check(past, past.newcomer, start=past.newest + 1)
 
     async def test_with_shared_history_sees_what_the_adder_sees_and_no_more(self, past: Past) -> None:
-        door, chat_id = past.door, past.chat_id
-        between = past.stranger
-        await door.do(past.creator, "add_members", chat_id=chat_id, user_ids=[between.id])
-        await door.send(past.creator, chat_id, "public")
+        transport, chat_id = past.transport, past.chat_id
+        between = past.outsider
+        await transport.do(past.creator, "add_members", chat_id=chat_id, user_ids=[between.id])
+        await transport.send(past.creator, chat_id, "public")
         shared = {"user_ids": [past.newcomer.id], "share_history": True}
-        await door.do(between, "add_members", chat_id=chat_id, **shared)
+        await transport.do(between, "add_members", chat_id=chat_id, **shared)
         await self.check(past, past.newcomer, start=past.newest + 1)
 
     async def test_who_comes_back_sees_nothing_of_before_again(self, past: Past) -> None:
-        door, chat_id = past.door, past.chat_id
-        await door.do(past.creator, "add_members", chat_id=chat_id, user_ids=[past.newcomer.id], share_history=True)
-        assert (await door.do(past.newcomer, "get_message", chat_id=chat_id, seq=past.seqs[0]))["text"]
-        own = await door.send(past.newcomer, chat_id, "secret, my own")
-        await door.do(past.newcomer, "leave_chat", chat_id=chat_id)
+        transport, chat_id = past.transport, past.chat_id
+        await transport.do(
+            past.creator, "add_members", chat_id=chat_id, user_ids=[past.newcomer.id], share_history=True
+        )
+        assert (await transport.do(past.newcomer, "get_message", chat_id=chat_id, seq=past.seqs[0]))["text"]
+        own = await transport.send(past.newcomer, chat_id, "secret, my own")
+        await transport.do(past.newcomer, "leave_chat", chat_id=chat_id)
         await past.newcomer.forget()
         past.seqs.append(own["seq"])
-        await door.do(past.creator, "add_members", chat_id=chat_id, user_ids=[past.newcomer.id])
+        await transport.do(past.creator, "add_members", chat_id=chat_id, user_ids=[past.newcomer.id])
         await self.check(past, past.newcomer, start=own["seq"] + 2)
 
     async def test_with_shared_history_of_a_founder_sees_all(self, past: Past) -> None:
         """Without this the others could pass because nothing is ever shown."""
         shared = {"user_ids": [past.newcomer.id], "share_history": True}
-        await past.door.do(past.creator, "add_members", chat_id=past.chat_id, **shared)
+        await past.transport.do(past.creator, "add_members", chat_id=past.chat_id, **shared)
         everything = await past.everything_seen_by(past.newcomer)
         for secret in past.secrets:
             assert secret in everything
 
     async def check(self, past: Past, newcomer: Person, start: int) -> None:
         """Change all that was before, and look for it wherever the newcomer can look."""
-        door, chat_id = past.door, past.chat_id
-        opened = await door.do(newcomer, "activate_chat", chat_id=chat_id)
+        transport, chat_id = past.transport, past.chat_id
+        opened = await transport.do(newcomer, "activate_chat", chat_id=chat_id)
         assert opened["chat"]["mine"]["visible_from_seq"] == start
         await past.change_everything()
         everything = await past.everything_seen_by(newcomer)
@@ -349,8 +357,8 @@ class Account:
         self.heard.append(answer.text)
         self.tokens += [tokens["access_token"], tokens["refresh_token"]]
 
-    async def do(self, door: Door, operation: str, **arguments: Any) -> Any:
-        data = await door.do(self.person, operation, **arguments)
+    async def do(self, transport: Transport, operation: str, **arguments: Any) -> Any:
+        data = await transport.do(self.person, operation, **arguments)
         self.heard.append(json.dumps(data))
         return data
 
@@ -375,7 +383,7 @@ class TestP20:
             await Account.open(process.base, *account) for account in zip(self.PHONES, self.PASSWORDS, strict=True)
         ]
         try:
-            await self.converse(anna, boris, [SocketDoor(), HttpDoor(openapi)])
+            await self.converse(anna, boris, [SocketTransport(), HttpTransport(openapi)])
             await self.make_mistakes(anna, database)
             metrics = (await boris.person.http.get("/metrics")).text
             told_to_boris = [*boris.heard, json.dumps(boris.person.socket.events)]
@@ -404,29 +412,29 @@ class TestP20:
         ]
         assert find([self.TEXT, self.FRIEND], "\n".join(told_to_boris)) == [self.TEXT, self.FRIEND]
 
-    async def converse(self, anna: Account, boris: Account, doors: list[Door]) -> None:
+    async def converse(self, anna: Account, boris: Account, transports: list[Transport]) -> None:
         """What people do: everything that is answered is kept."""
-        for door in doors:
-            chat = await anna.do(door, "open_private_chat", user_id=boris.person.id)
-            group = await anna.do(door, "create_group", title="Ours", member_ids=[boris.person.id])
+        for transport in transports:
+            chat = await anna.do(transport, "open_private_chat", user_id=boris.person.id)
+            group = await anna.do(transport, "create_group", title="Ours", member_ids=[boris.person.id])
             for chat_id in (chat["id"], group["id"]):
                 for account in (anna, boris):
-                    await account.do(door, "activate_chat", chat_id=chat_id)
-                await anna.do(door, "rename_chat", chat_id=chat_id, title=self.OWN_TITLE)
-                await anna.do(door, "pin_chat", chat_id=chat_id)
+                    await account.do(transport, "activate_chat", chat_id=chat_id)
+                await anna.do(transport, "rename_chat", chat_id=chat_id, title=self.OWN_TITLE)
+                await anna.do(transport, "pin_chat", chat_id=chat_id)
                 contact = {"type": "contact", "name": "Friend", "phone": self.FRIEND}
                 for kind in (contact, {"type": "text", "text": self.TEXT}):
-                    sent = await anna.do(door, "send_message", chat_id=chat_id, client_id=str(uuid4()), **kind)
-                await boris.do(door, "like_message", chat_id=chat_id, seq=2)
-                await anna.do(door, "edit_message", chat_id=chat_id, seq=sent["seq"], text=f"{self.TEXT}, edited")
-                await boris.do(door, "mark_read", chat_id=chat_id, seq=2)
+                    sent = await anna.do(transport, "send_message", chat_id=chat_id, client_id=str(uuid4()), **kind)
+                await boris.do(transport, "like_message", chat_id=chat_id, seq=2)
+                await anna.do(transport, "edit_message", chat_id=chat_id, seq=sent["seq"], text=f"{self.TEXT}, edited")
+                await boris.do(transport, "mark_read", chat_id=chat_id, seq=2)
                 for name in ("get_chat", "list_messages", "list_members"):
-                    await boris.do(door, name, chat_id=chat_id)
-                await boris.do(door, "list_changes", chat_id=chat_id, since=0)
-                await boris.do(door, "list_likes", chat_id=chat_id, seq=2)
-            await boris.do(door, "list_chats")
-            await boris.do(door, "list_chats", changed_since="0.0")
-        http = doors[1]
+                    await boris.do(transport, name, chat_id=chat_id)
+                await boris.do(transport, "list_changes", chat_id=chat_id, since=0)
+                await boris.do(transport, "list_likes", chat_id=chat_id, seq=2)
+            await boris.do(transport, "list_chats")
+            await boris.do(transport, "list_chats", changed_since="0.0")
+        http = transports[1]
         for name, arguments in (
             ("lookup_user", {"phone": anna.phone}),
             ("get_user", {"user_id": anna.person.id}),

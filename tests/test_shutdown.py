@@ -18,7 +18,7 @@ from websockets.frames import CloseCode
 
 from chat_app.db import Database
 from chat_app.settings import Settings
-from tests.clients import DEADLINE, Person, SocketDoor, until
+from tests.clients import DEADLINE, Person, SocketTransport, until
 from tests.conftest import free_port
 from tests.process import ROOT, START_SECONDS, Process
 from tests.raw import RawSocket
@@ -76,7 +76,7 @@ async def test_sends_in_flight_are_answered_and_their_events_delivered(
     node = Process(service_settings)
     await node.start()
     reader, *senders = [at(node.base, await make_person(f"Person {number}")) for number in range(SENDERS + 1)]
-    chat_id = (await SocketDoor().create_group(reader, *senders))["id"]
+    chat_id = (await SocketTransport().create_group(reader, *senders))["id"]
     raws = [await RawSocket.connected(node.base, sender.token) for sender in senders]
     idle = await RawSocket.connected(node.base, reader.token)
 
@@ -109,7 +109,7 @@ async def test_nothing_begins_any_more(
     node = Process(service_settings)
     await node.start()
     anna, boris = at(node.base, await make_person("Anna")), await make_person("Boris")
-    chat_id = (await SocketDoor().open_private_chat(anna, boris))["id"]
+    chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
     raw = await RawSocket.connected(node.base, anna.token)
     first = await say(raw, chat_id, SLOW)
     await is_committing(slow_commits)

@@ -1,4 +1,4 @@
-"""What four people do at random, through either door, has the outcome that a plain model of DESIGN §6 foretells.
+"""What four people do at random, through either transport, has the outcome that a plain model of DESIGN §6 foretells.
 
 `--hypothesis-profile=long` does twenty times as much. A failure shows the shortest way to it that was found.
 """
@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.clients import Answer, Door, HttpDoor, Person, SocketDoor
+from tests.clients import Answer, HttpTransport, Person, SocketTransport, Transport
 from tests.operations import Json
 from tests.service import MakePerson
 from tests.state_model import Chat, Message, Model, Outcome, Refused
@@ -71,9 +71,11 @@ def members_facts(members: list[Json]) -> Json:
 class Chats(RuleBasedStateMachine):
     """Each rule asks the model first, then the service."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, make_person: MakePerson, doors: dict[str, Door]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, make_person: MakePerson, transports: dict[str, Transport]
+    ) -> None:
         super().__init__()
-        self.loop, self.doors = loop, doors
+        self.loop, self.transports = loop, transports
         self.people: list[Person] = self.run(*(make_person(name, connected=True) for name in NAMES))
         self.ids = [person.id for person in self.people]
         self.model = Model(dict(zip(self.ids, NAMES, strict=True)))
@@ -89,7 +91,9 @@ class Chats(RuleBasedStateMachine):
 
         return asyncio.run_coroutine_threadsafe(together(), self.loop).result(30)
 
-    def do(self, door: str, user: int, operation: str, chat: Chat | None = None, **arguments: Any) -> Outcome | None:
+    def do(
+        self, transport: str, user: int, operation: str, chat: Chat | None = None, **arguments: Any
+    ) -> Outcome | None:
         """The same with the model and with the service; the outcome if it is a success."""
         self.steps += 1
         subject = [chat] if chat else []
@@ -100,7 +104,7 @@ class Chats(RuleBasedStateMachine):
             expected = refusal
         if chat:
             arguments["chat_id"] = chat.id
-        [answer] = self.run(self.doors[door].call(self.people[user], operation, **arguments))
+        [answer] = self.run(self.transports[transport].call(self.people[user], operation, **arguments))
         self.has_failed = True
         self.compare(self.ids[user], chat, expected, answer)
         self.has_failed = False
@@ -122,33 +126,35 @@ class Chats(RuleBasedStateMachine):
     def founded(self, outcome: Outcome | None) -> MultipleResults[Chat] | Chat:
         return outcome.shown if outcome and outcome.status == 201 else multiple()
 
-    @initialize(target=CHATS, door=DOORS, members=SEVERAL.filter(lambda members: members != [0]))
-    def begin_with_a_group(self, door: str, members: list[int]) -> Any:
+    @initialize(target=CHATS, transport=DOORS, members=SEVERAL.filter(lambda members: members != [0]))
+    def begin_with_a_group(self, transport: str, members: list[int]) -> Any:
         member_ids = [self.ids[member] for member in members]
-        return self.founded(self.do(door, 0, "create_group", title="Trip", member_ids=member_ids, client_id=None))
+        return self.founded(self.do(transport, 0, "create_group", title="Trip", member_ids=member_ids, client_id=None))
 
     def wants_chats(self) -> bool:
         return len(self.model.chats) < MOST_CHATS
 
     @precondition(wants_chats)
-    @rule(target=CHATS, door=DOORS, user=USERS, peer=USERS)
-    def open_private_chat(self, door: str, user: int, peer: int) -> Any:
-        return self.founded(self.do(door, user, "open_private_chat", user_id=self.ids[peer]))
+    @rule(target=CHATS, transport=DOORS, user=USERS, peer=USERS)
+    def open_private_chat(self, transport: str, user: int, peer: int) -> Any:
+        return self.founded(self.do(transport, user, "open_private_chat", user_id=self.ids[peer]))
 
     @precondition(wants_chats)
-    @rule(target=CHATS, door=DOORS, user=USERS, title=TITLES, members=SEVERAL, client_id=st.none() | USED_IDS)
-    def create_group(self, door: str, user: int, title: str, members: list[int], client_id: str | None) -> Any:
+    @rule(target=CHATS, transport=DOORS, user=USERS, title=TITLES, members=SEVERAL, client_id=st.none() | USED_IDS)
+    def create_group(self, transport: str, user: int, title: str, members: list[int], client_id: str | None) -> Any:
         member_ids = [self.ids[member] for member in members]
         return self.founded(
-            self.do(door, user, "create_group", title=title, member_ids=member_ids, client_id=client_id)
+            self.do(transport, user, "create_group", title=title, member_ids=member_ids, client_id=client_id)
         )
 
-    @rule(door=DOORS, user=USERS, chat=CHATS, text=TEXTS, client_id=st.none() | USED_IDS, reply_to=st.none() | BACK)
+    @rule(
+        transport=DOORS, user=USERS, chat=CHATS, text=TEXTS, client_id=st.none() | USED_IDS, reply_to=st.none() | BACK
+    )
     def send_message(
-        self, door: str, user: int, chat: Chat, text: str, client_id: str | None, reply_to: int | None
+        self, transport: str, user: int, chat: Chat, text: str, client_id: str | None, reply_to: int | None
     ) -> None:
         self.do(
-            door,
+            transport,
             user,
             "send_message",
             chat,
@@ -158,90 +164,92 @@ class Chats(RuleBasedStateMachine):
             type="text",
         )
 
-    @rule(door=DOORS, chat=CHATS, back=BACK, what=st.sampled_from(("edit", "delete", "like")))
-    def answer_and_touch(self, door: str, chat: Chat, back: int, what: str) -> None:
+    @rule(transport=DOORS, chat=CHATS, back=BACK, what=st.sampled_from(("edit", "delete", "like")))
+    def answer_and_touch(self, transport: str, chat: Chat, back: int, what: str) -> None:
         """A random member's message seldom meets a right: here who is in the chat answers, and then touches that."""
         if chat.members:
             user = self.ids.index(min(chat.members))
-            self.send_message(door, user, chat, "yes", None, max(0, back))
+            self.send_message(transport, user, chat, "yes", None, max(0, back))
             text = {"text": "no"} if what == "edit" else {}
-            self.do(door, user, f"{what}_message", chat, seq=max(1, chat.message_count), **text)
+            self.do(transport, user, f"{what}_message", chat, seq=max(1, chat.message_count), **text)
 
-    @rule(door=DOORS, user=USERS, chat=CHATS, back=BACK, text=st.none() | TEXTS)
-    def edit_message(self, door: str, user: int, chat: Chat, back: int, text: str | None) -> None:
-        self.do(door, user, "edit_message", chat, seq=max(1, chat.message_count - back), text=text)
+    @rule(transport=DOORS, user=USERS, chat=CHATS, back=BACK, text=st.none() | TEXTS)
+    def edit_message(self, transport: str, user: int, chat: Chat, back: int, text: str | None) -> None:
+        self.do(transport, user, "edit_message", chat, seq=max(1, chat.message_count - back), text=text)
 
     @rule(
-        door=DOORS,
+        transport=DOORS,
         user=USERS,
         chat=CHATS,
         back=BACK,
         operation=st.sampled_from(("like_message", "unlike_message", "delete_message")),
     )
-    def touch_message(self, door: str, user: int, chat: Chat, back: int, operation: str) -> None:
-        self.do(door, user, operation, chat, seq=max(1, chat.message_count - back))
+    def touch_message(self, transport: str, user: int, chat: Chat, back: int, operation: str) -> None:
+        self.do(transport, user, operation, chat, seq=max(1, chat.message_count - back))
 
-    @rule(door=DOORS, user=USERS, chat=CHATS, back=BACK)
-    def mark_read(self, door: str, user: int, chat: Chat, back: int) -> None:
-        self.do(door, user, "mark_read", chat, seq=max(0, chat.message_count - back))
+    @rule(transport=DOORS, user=USERS, chat=CHATS, back=BACK)
+    def mark_read(self, transport: str, user: int, chat: Chat, back: int) -> None:
+        self.do(transport, user, "mark_read", chat, seq=max(0, chat.message_count - back))
 
-    @rule(door=DOORS, user=USERS, chat=CHATS, title=st.none() | TITLES)
-    def rename_chat(self, door: str, user: int, chat: Chat, title: str | None) -> None:
-        self.do(door, user, "rename_chat", chat, title=title)
+    @rule(transport=DOORS, user=USERS, chat=CHATS, title=st.none() | TITLES)
+    def rename_chat(self, transport: str, user: int, chat: Chat, title: str | None) -> None:
+        self.do(transport, user, "rename_chat", chat, title=title)
 
     @rule(
-        door=DOORS,
+        transport=DOORS,
         user=USERS,
         chat=CHATS,
         operation=st.sampled_from(("pin_chat", "unpin_chat", "activate_chat", "leave_chat", "delete_chat")),
     )
-    def touch_chat(self, door: str, user: int, chat: Chat, operation: str) -> None:
-        self.do(door, user, operation, chat)
+    def touch_chat(self, transport: str, user: int, chat: Chat, operation: str) -> None:
+        self.do(transport, user, operation, chat)
 
-    @rule(door=DOORS, user=USERS, chat=CHATS, others=SEVERAL, share=st.booleans(), title=st.none() | TITLES)
-    def add_members(self, door: str, user: int, chat: Chat, others: list[int], share: bool, title: str | None) -> None:
+    @rule(transport=DOORS, user=USERS, chat=CHATS, others=SEVERAL, share=st.booleans(), title=st.none() | TITLES)
+    def add_members(
+        self, transport: str, user: int, chat: Chat, others: list[int], share: bool, title: str | None
+    ) -> None:
         user_ids = [self.ids[other] for other in others]
-        self.do(door, user, "add_members", chat, user_ids=user_ids, share_history=share, title=title)
+        self.do(transport, user, "add_members", chat, user_ids=user_ids, share_history=share, title=title)
 
-    @rule(door=DOORS, user=USERS, chat=CHATS, other=USERS)
-    def remove_member(self, door: str, user: int, chat: Chat, other: int) -> None:
-        self.do(door, user, "remove_member", chat, user_id=self.ids[other])
+    @rule(transport=DOORS, user=USERS, chat=CHATS, other=USERS)
+    def remove_member(self, transport: str, user: int, chat: Chat, other: int) -> None:
+        self.do(transport, user, "remove_member", chat, user_id=self.ids[other])
 
-    @rule(door=DOORS, user=USERS, chat=CHATS, back=st.integers(-1, 12))
-    def list_changes(self, door: str, user: int, chat: Chat, back: int) -> None:
-        self.do(door, user, "list_changes", chat, since=max(0, chat.version - back))
+    @rule(transport=DOORS, user=USERS, chat=CHATS, back=st.integers(-1, 12))
+    def list_changes(self, transport: str, user: int, chat: Chat, back: int) -> None:
+        self.do(transport, user, "list_changes", chat, since=max(0, chat.version - back))
 
     @invariant()
     def everybody_sees_what_the_model_says(self) -> None:
         if self.steps % CHECK_EVERY == 0:
-            self.look(self.doors["http" if self.steps % 25 == 0 else "socket"], again=False)
+            self.look(self.transports["http" if self.steps % 25 == 0 else "socket"], again=False)
 
-    def look(self, door: Door, *, again: bool) -> None:
+    def look(self, transport: Transport, *, again: bool) -> None:
         """Everybody reads their list, and the chats that changed, or all of them again."""
         if not self.has_failed:
             self.has_failed = True
-            self.run(*(self.read(door, person, again) for person in self.people))
+            self.run(*(self.read(transport, person, again) for person in self.people))
             self.has_failed = False
 
-    async def read(self, door: Door, person: Person, again: bool) -> None:
+    async def read(self, transport: Transport, person: Person, again: bool) -> None:
         mine = self.model.chats_of(person.id)
-        listed = (await door.do(person, "list_chats", limit=100))["items"]
+        listed = (await transport.do(person, "list_chats", limit=100))["items"]
         assert [chat_facts(chat) for chat in listed] == [self.model.chat(person.id, chat) for chat in mine]
         for chat in mine:
-            await self.read_page(door, person, chat, again)
-            await self.read_members(door, person, chat, again)
+            await self.read_page(transport, person, chat, again)
+            await self.read_members(transport, person, chat, again)
 
-    async def read_page(self, door: Door, person: Person, chat: Chat, again: bool) -> None:
+    async def read_page(self, transport: Transport, person: Person, chat: Chat, again: bool) -> None:
         expected = [self.model.message(person.id, chat, seen) for seen in self.model.messages_of(person.id, chat)]
         if self.is_new(expected, "page", person.id, chat.id) or again:
-            page = await door.do(person, "list_messages", chat_id=chat.id, limit=100)
+            page = await transport.do(person, "list_messages", chat_id=chat.id, limit=100)
             assert [facts(message) for message in page["items"]] == expected
             assert (page["has_before"], page["has_after"]) == (False, False)
 
-    async def read_members(self, door: Door, person: Person, chat: Chat, again: bool) -> None:
+    async def read_members(self, transport: Transport, person: Person, chat: Chat, again: bool) -> None:
         expected = self.model.members(chat)
         if self.is_new(expected, "members", person.id, chat.id) or again:
-            members = await door.do(person, "list_members", chat_id=chat.id)
+            members = await transport.do(person, "list_members", chat_id=chat.id)
             assert members_facts(members["items"]) == expected and members["version"] == chat.version
 
     def is_new(self, expected: Any, *where: Any) -> bool:
@@ -250,14 +258,14 @@ class Chats(RuleBasedStateMachine):
         return before != expected
 
     async def read_active(self, person: Person) -> None:
-        answer = await self.doors["http"].call(person, "get_active_chat")
+        answer = await self.transports["http"].call(person, "get_active_chat")
         active = self.model.active.get(person.id)
         shown = answer.data["chat"]["id"] if answer.ok else answer.code
         assert shown == (active.id if active else "no_active_chat")
 
     def teardown(self) -> None:
         try:
-            self.look(self.doors["socket"], again=True)
+            self.look(self.transports["socket"], again=True)
             if not self.has_failed:
                 self.run(*(self.read_active(person) for person in self.people))
         finally:
@@ -267,7 +275,7 @@ class Chats(RuleBasedStateMachine):
 @pytest.mark.timeout(3600)
 async def test_everything_happens_as_the_model_foretells(make_person: MakePerson, openapi: Json) -> None:
     loop = asyncio.get_running_loop()
-    doors: dict[str, Door] = {"http": HttpDoor(openapi), "socket": SocketDoor()}
+    transports: dict[str, Transport] = {"http": HttpTransport(openapi), "socket": SocketTransport()}
     profile = settings(
         # 100 unless another profile is loaded.
         max_examples=EXAMPLES * settings.default.max_examples // 100,
@@ -279,6 +287,6 @@ async def test_everything_happens_as_the_model_foretells(make_person: MakePerson
     )
 
     def machine() -> Chats:
-        return Chats(loop, make_person, doors)
+        return Chats(loop, make_person, transports)
 
     await asyncio.to_thread(run_state_machine_as_test, machine, settings=profile)

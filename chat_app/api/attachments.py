@@ -36,14 +36,14 @@ async def create_attachment(
     Refused is what takes more than two seconds to read; above 12 megapixels 200 pixels need one byte of the file.
     """
     upload = Upload(file.file, file.filename, file.content_type, duration)
-    async with attachments.stored_attachment(actor, storage, upload) as attachment, database.transaction() as session:
-        return await attachments.create_attachment(session, attachment)
+    async with attachments.stored_attachment(actor, storage, upload) as attachment, database.transaction() as db:
+        return await attachments.create_attachment(db, attachment)
 
 
 @router.get("/attachments/{attachment_id}", responses=responses(AttachmentNotFound))
-async def get_attachment(session: SessionDep, actor: CurrentActor, attachment_id: UUID) -> AttachmentRead:
+async def get_attachment(db: SessionDep, actor: CurrentActor, attachment_id: UUID) -> AttachmentRead:
     """An attachment with fresh addresses: yours until you send it, then for whoever sees the message."""
-    return await attachments.get_attachment(session, actor, attachment_id)
+    return await attachments.get_attachment(db, actor, attachment_id)
 
 
 router.include_router(uploads)

@@ -15,7 +15,7 @@ from chat_app.api.deps import (
     UserManagerDep,
     attempt,
     count_code,
-    count_stranger,
+    count_unauthenticated,
 )
 from chat_app.api.problems import responses
 from chat_app.crud import codes, sessions, users
@@ -38,15 +38,15 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 
 @router.post("/register", status_code=201, responses=responses(PhoneTaken))
-async def register(request: Request, session: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
+async def register(request: Request, db: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
     """Register by phone number, however it is written. Then log in with the same phone and password.
 
     Where numbers have to be verified (`CHAT_PHONE_VERIFICATION=required`), log in with a code first; until somebody
     did, the number can be registered anew, with another name and password.
     """
-    await count_stranger(request)
+    await count_unauthenticated(request)
     user = await manager.create(data)
-    return await users.get_me(session, Actor(user.id, user.id))
+    return await users.get_me(db, Actor(user.id, user.id))
 
 
 @router.post("/login", responses=responses(BadCredentials, PhoneNotVerified, RateLimited))
@@ -62,31 +62,31 @@ async def login(
 
 
 @router.post("/refresh", responses=responses(NotAuthenticated, SessionRevoked, RefreshReused))
-async def refresh(request: Request, session: SessionDep, data: RefreshRequest) -> Tokens:
+async def refresh(request: Request, db: SessionDep, data: RefreshRequest) -> Tokens:
     """Get new tokens for the same session; the refresh token changes with each use.
 
     Repeating the last one within 30 seconds gives the same answer; using an older one ends the session.
     """
-    await count_stranger(request)
-    return auth.SessionStrategy().tokens(await sessions.refresh_session(session, data.refresh_token))
+    await count_unauthenticated(request)
+    return auth.SessionStrategy().tokens(await sessions.refresh_session(db, data.refresh_token))
 
 
 @router.post("/logout", status_code=204)
-async def logout(session: SessionDep, actor: CurrentActor) -> None:
+async def logout(db: SessionDep, actor: CurrentActor) -> None:
     """End this session. Its connections get `session_revoked` and are closed."""
-    await sessions.revoke_session(session, actor, actor.session_id)
+    await sessions.revoke_session(db, actor, actor.session_id)
 
 
 @router.get("/sessions")
-async def list_sessions(session: SessionDep, actor: CurrentActor) -> list[SessionRead]:
+async def list_sessions(db: SessionDep, actor: CurrentActor) -> list[SessionRead]:
     """Where you are logged in, the latest used first."""
-    return await sessions.list_sessions(session, actor)
+    return await sessions.list_sessions(db, actor)
 
 
 @router.delete("/sessions/{session_id}", status_code=204, responses=responses(SessionNotFound))
-async def revoke_session(session: SessionDep, actor: CurrentActor, session_id: UUID) -> None:
+async def revoke_session(db: SessionDep, actor: CurrentActor, session_id: UUID) -> None:
     """End one of your sessions. Its connections get `session_revoked` and are closed."""
-    await sessions.revoke_session(session, actor, session_id)
+    await sessions.revoke_session(db, actor, session_id)
 
 
 @router.post("/password", status_code=204, responses=responses(BadCredentials))
@@ -104,8 +104,8 @@ async def request_code(request: Request, database: DatabaseDep, sender: CodeSend
     """
     sender.check()
     await count_code(request, data.phone)
-    async with database.transaction() as session:
-        code = await codes.request_code(session, data)
+    async with database.transaction() as db:
+        code = await codes.request_code(db, data)
     if code.is_wanted:
         sender.send(data.phone, code.digits)
     return CodeSent(expires_in=int(codes.LIFETIME.total_seconds()), resend_in=int(codes.RESEND_AFTER.total_seconds()))
@@ -124,7 +124,7 @@ async def login_with_code(request: Request, manager: UserManagerDep, data: CodeL
 
 @router.post("/codes/verify", responses=responses(BadCode, RateLimited))
 async def verify_phone(
-    request: Request, session: SessionDep, actor: CurrentActor, manager: UserManagerDep, data: CodeUse
+    request: Request, db: SessionDep, actor: CurrentActor, manager: UserManagerDep, data: CodeUse
 ) -> UserMe:
     """Verify the number of your own account with a code. Password and sessions stay.
 
@@ -132,7 +132,7 @@ async def verify_phone(
     """
     async with attempt(request, data.phone):
         await auth.verify_phone(manager, actor, data)
-    return await users.get_me(session, actor)
+    return await users.get_me(db, actor)
 
 
 @router.post("/codes/reset", status_code=204, responses=responses(BadCode, RateLimited))

@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager, authenticate
 from chat_app.crud import sessions
 from chat_app.crud.outbox import Outbox
-from chat_app.db import Batch, Database
+from chat_app.db import Database, RawConnection
 from chat_app.limits import Limits, network_of
 from chat_app.logs import bind
 from chat_app.media.storage import Storage
@@ -39,24 +39,24 @@ OutboxDep = Annotated[Outbox, _kept("live.outbox")]
 
 
 async def open_session(database: DatabaseDep) -> AsyncIterator[AsyncSession]:
-    async with database.transaction() as session:
-        yield session
+    async with database.transaction() as db:
+        yield db
 
 
 # Function scope: the commit comes before the answer, so that no 201 is sent for a row that is lost.
 SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]
 
 
-async def open_reading(database: DatabaseDep) -> AsyncIterator[Batch]:
+async def open_reading(database: DatabaseDep) -> AsyncIterator[RawConnection]:
     async with database.reading() as batch:
         yield batch
 
 
-ReadingDep = Annotated[Batch, Depends(open_reading, scope="function")]
+ReadingDep = Annotated[RawConnection, Depends(open_reading, scope="function")]
 
 
-async def get_user_manager(session: SessionDep) -> UserManager:
-    return UserManager(UserDatabase(session))
+async def get_user_manager(db: SessionDep) -> UserManager:
+    return UserManager(UserDatabase(db))
 
 
 UserManagerDep = Annotated[UserManager, Depends(get_user_manager)]
@@ -68,7 +68,7 @@ def count(request: Request, **who: object) -> None:
     limits.check(request.scope["route"].name, **who)
 
 
-async def count_stranger(request: Request, **who: object) -> None:
+async def count_unauthenticated(request: Request, **who: object) -> None:
     """As count, for what needs no token: of the address too, and together with all other nodes, as it is guessed."""
     limits: Limits = request.app.state.limits
     await limits.check_exactly(request.scope["route"].name, address=_network(request), **who)
@@ -77,7 +77,7 @@ async def count_stranger(request: Request, **who: object) -> None:
 async def count_code(request: Request, phone: str) -> None:
     """Count a code that is asked for. Others can't use up those of the owner, where the owner is logged in."""
     network = _network(request)
-    await count_stranger(request, pair=(phone, network))
+    await count_unauthenticated(request, pair=(phone, network))
     who = {} if await _is_familiar(request, phone, sessions.hash_address(phone, network)) else {"phone": phone}
     limits: Limits = request.app.state.limits
     await limits.check_exactly(request.scope["route"].name, **who, all=None)
@@ -86,7 +86,7 @@ async def count_code(request: Request, phone: str) -> None:
 @asynccontextmanager
 async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
     """Limit the wrong passwords and codes for a number: the body checks one. Raises RateLimited."""
-    await count_stranger(request)
+    await count_unauthenticated(request)
     action, network, limits = request.scope["route"].name, _network(request), request.app.state.limits
     device = Device(request.headers.get("user-agent"), sessions.hash_address(phone, network))
     async with limits.attempt(action, "pair", (phone, network)):

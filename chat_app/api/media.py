@@ -50,8 +50,8 @@ async def get_attachment_file(
     """Needs no header, so that it opens in <img> and <video>; 404 for an address that is wrong or too old."""
     if not is_signed(attachment_id, variant, expires, signature):
         raise NotFound
-    async with database.transaction() as session:
-        attachment = await find_attachment(session, UUID(attachment_id))
+    async with database.transaction() as db:
+        attachment = await find_attachment(db, UUID(attachment_id))
     headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{attachment.id.hex}-{variant}"'}
     if variant == "preview" and attachment.preview_key:
         return await _answer(request, storage, attachment.preview_key, headers | {"Content-Type": "image/jpeg"})

@@ -43,7 +43,7 @@ SEND_RESPONSES[200] = {"model": MessageRead, "description": "It had been sent be
 
 @router.get("/messages", response_model=MessagePage, responses=responses(ChatNotFound))
 async def list_messages(
-    session: ReadingDep,
+    db: ReadingDep,
     actor: CurrentActor,
     chat_id: ChatIdPath,
     before: SeqQuery = None,
@@ -53,7 +53,7 @@ async def list_messages(
 ) -> Response:
     """A page of the history: before or after a seq, around one, or the newest; bounds are exclusive, one at most."""
     bounds = {"before": before, "after": after, "around": around}
-    return reply(await history.list_messages(session, actor, chat_id, **bounds, limit=limit))
+    return reply(await history.list_messages(db, actor, chat_id, **bounds, limit=limit))
 
 
 @sending.post("/messages", status_code=201, response_model=MessageRead, responses=SEND_RESPONSES)
@@ -70,40 +70,40 @@ router.include_router(sending)
 
 
 @router.get("/messages/{seq}", responses=responses(ChatNotFound, MessageNotFound))
-async def get_message(session: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+async def get_message(db: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
     """One message."""
-    return await history.get_message(session, actor, chat_id, seq)
+    return await history.get_message(db, actor, chat_id, seq)
 
 
 @router.patch("/messages/{seq}", responses=responses(ChatNotFound, MessageNotFound, NotAuthor, MessageDeleted))
 async def edit_message(
-    session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath, data: MessageUpdate
+    db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath, data: MessageUpdate
 ) -> MessageRead:
     """Change the text of your own message; null takes a caption away. The active chat gets `messages_changed`."""
-    return await messages.edit_message(session, actor, chat_id, seq, data)
+    return await messages.edit_message(db, actor, chat_id, seq, data)
 
 
 @router.delete("/messages/{seq}", status_code=204, responses=responses(ChatNotFound, MessageNotFound, NotAuthor))
-async def delete_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> None:
+async def delete_message(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> None:
     """Delete your own message, or anyone's in your group: a tombstone stays. It comes as `messages_changed`."""
-    await messages.delete_message(session, actor, chat_id, seq)
+    await messages.delete_message(db, actor, chat_id, seq)
 
 
 @router.put("/messages/{seq}/like", responses=responses(ChatNotFound, MessageNotFound, MessageDeleted))
-async def like_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+async def like_message(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
     """Like a message. The active chat gets `messages_changed`."""
-    return await likes.like_message(session, actor, chat_id, seq)
+    return await likes.like_message(db, actor, chat_id, seq)
 
 
 @router.delete("/messages/{seq}/like", responses=responses(ChatNotFound, MessageNotFound))
-async def unlike_message(session: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+async def unlike_message(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
     """Take your like back. The active chat gets `messages_changed`."""
-    return await likes.unlike_message(session, actor, chat_id, seq)
+    return await likes.unlike_message(db, actor, chat_id, seq)
 
 
 @router.get("/messages/{seq}/likes", responses=responses(ChatNotFound, MessageNotFound))
 async def list_likes(
-    session: SessionDep,
+    db: SessionDep,
     actor: CurrentActor,
     chat_id: ChatIdPath,
     seq: SeqPath,
@@ -111,16 +111,16 @@ async def list_likes(
     limit: Limit = 50,
 ) -> UserPage:
     """Who likes a message."""
-    return await likes.list_likes(session, actor, chat_id, seq, cursor=cursor, limit=limit)
+    return await likes.list_likes(db, actor, chat_id, seq, cursor=cursor, limit=limit)
 
 
 @router.get("/changes", response_model=Changes, responses=responses(ChatNotFound))
 async def list_changes(
-    session: ReadingDep,
+    db: ReadingDep,
     actor: CurrentActor,
     chat_id: ChatIdPath,
     since: Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")],
     limit: Limit = 100,
 ) -> Response:
     """Every message and member that changed after a version: what an open chat missed while it was disconnected."""
-    return reply(await history.list_changes(session, actor, chat_id, since=since, limit=limit))
+    return reply(await history.list_changes(db, actor, chat_id, since=since, limit=limit))

@@ -21,39 +21,39 @@ NameQuery = Annotated[str, StringConstraints(min_length=1, max_length=100, patte
 
 
 @router.get("/me")
-async def get_me(session: SessionDep, actor: CurrentActor) -> UserMe:
+async def get_me(db: SessionDep, actor: CurrentActor) -> UserMe:
     """Your own account. Only here a phone number is told."""
-    return await users.get_me(session, actor)
+    return await users.get_me(db, actor)
 
 
 @router.patch("/me", responses=responses(UsernameTaken))
-async def update_me(session: SessionDep, actor: CurrentActor, data: UserUpdate) -> UserMe:
+async def update_me(db: SessionDep, actor: CurrentActor, data: UserUpdate) -> UserMe:
     """Change your profile: only what is sent is changed."""
-    return await users.update_me(session, actor, data)
+    return await users.update_me(db, actor, data)
 
 
 @router.get("")
 async def search_users(
-    session: SessionDep,
+    db: SessionDep,
     actor: CurrentActor,
     query: Annotated[NameQuery | None, Query(description="How a name or username begins.")] = None,
     ids: Annotated[list[UUID] | None, Query(max_length=100, description="Exactly these users.")] = None,
     limit: Limit = 20,
 ) -> UserList:
     """Find people by name or username, or get several by id. Never by phone: see lookup."""
-    return UserList(items=await users.search_users(session, query=query, ids=ids, limit=limit))
+    return UserList(items=await users.search_users(db, query=query, ids=ids, limit=limit))
 
 
 @router.post("/lookup", responses=responses(UserNotFound))
-async def lookup_user(session: SessionDep, actor: CurrentActor, data: UserLookup) -> UserRead:
+async def lookup_user(db: SessionDep, actor: CurrentActor, data: UserLookup) -> UserRead:
     """Who has this phone number, if you know it whole."""
-    return await users.lookup_user(session, data)
+    return await users.lookup_user(db, data)
 
 
 @router.get("/{user_id}", responses=responses(UserNotFound))
-async def get_user(session: SessionDep, actor: CurrentActor, user_id: UUID) -> UserRead:
+async def get_user(db: SessionDep, actor: CurrentActor, user_id: UUID) -> UserRead:
     """Somebody's public profile."""
-    return await users.get_user(session, user_id)
+    return await users.get_user(db, user_id)
 
 
 @waiting.put("/me/avatar", responses=responses(BadImage))
@@ -64,15 +64,15 @@ async def set_avatar(database: DatabaseDep, actor: Asker, storage: StorageDep, d
     It is kept as it is, and cut to squares of 400, 100 and 50 pixels; all four without metadata. A JPEG of more than
     12 megapixels keeps its orientation as EXIF.
     """
-    async with avatars.stored_avatar(actor, storage, data.image) as key, database.transaction() as session:
-        return await avatars.set_avatar(session, actor, key)
+    async with avatars.stored_avatar(actor, storage, data.image) as key, database.transaction() as db:
+        return await avatars.set_avatar(db, actor, key)
 
 
 @waiting.delete("/me/avatar", status_code=204)
 async def delete_avatar(database: DatabaseDep, actor: Asker) -> None:
     """Remove your picture."""
-    async with database.transaction() as session:
-        await avatars.delete_avatar(session, actor)
+    async with database.transaction() as db:
+        await avatars.delete_avatar(db, actor)
 
 
 router.include_router(waiting)

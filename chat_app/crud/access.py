@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import Unit, as_batch, database_of
+from chat_app.db import Db, database_of, raw_connection
 from chat_app.errors import (
     ChatNotFound,
     CreatorCannotLeave,
@@ -34,9 +34,9 @@ class View(NamedTuple):
     message_count: int
 
 
-async def view_chat(session: Unit, actor: Actor, chat_id: UUID) -> View:
+async def view_chat(db: Db, actor: Actor, chat_id: UUID) -> View:
     """The actor's view; a chat they are not in does not exist for them."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT visible_from_seq, joined_version, chat.version, message_count
         FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND user_id = $2 AND removed_at IS NULL
@@ -49,20 +49,20 @@ async def view_chat(session: Unit, actor: Actor, chat_id: UUID) -> View:
     return View(*rows[0])
 
 
-async def access_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> Membership:
+async def access_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> Membership:
     """The actor's own membership; a chat they are not in does not exist for them."""
-    membership = await session.get(Membership, (chat_id, actor.id), populate_existing=True)
+    membership = await db.get(Membership, (chat_id, actor.id), populate_existing=True)
     if membership is None or membership.removed_at:
         raise ChatNotFound
     return membership
 
 
-async def lock_chats(session: AsyncSession, chat_ids: Iterable[UUID]) -> dict[UUID, Chat]:
+async def lock_chats(db: AsyncSession, chat_ids: Iterable[UUID]) -> dict[UUID, Chat]:
     """The chats that exist, locked in the order of their ids until the commit.
 
     Read memberships in a later statement: one that waited for a lock still sees the past.
     """
-    chats = await session.exec(
+    chats = await db.exec(
         select(Chat)
         .where(col(Chat.id).in_(set(chat_ids)), col(Chat.deleted_at).is_(None))
         .order_by(col(Chat.id))
@@ -71,30 +71,30 @@ async def lock_chats(session: AsyncSession, chat_ids: Iterable[UUID]) -> dict[UU
     )
     locked = {chat.id: chat for chat in chats}
     for chat_id in locked:
-        database_of(session).take_turn(session, chat_id)
+        database_of(db).order_delivery(db, chat_id)
     return locked
 
 
-async def lock_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
+async def lock_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
     """For every shared change: the chat, locked until the commit, and then the actor's membership."""
-    chat = (await lock_chats(session, [chat_id])).get(chat_id)
-    membership = await access_chat(session, actor, chat_id)
+    chat = (await lock_chats(db, [chat_id])).get(chat_id)
+    membership = await access_chat(db, actor, chat_id)
     if chat is None:
         raise ChatNotFound
     return chat, membership
 
 
-async def lock_group(session: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
+async def lock_group(db: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
     """As lock_chat, for what makes sense in groups only."""
-    chat, membership = await lock_chat(session, actor, chat_id)
+    chat, membership = await lock_chat(db, actor, chat_id)
     if chat.type is not ChatType.GROUP:
         raise NotAGroup
     return chat, membership
 
 
-async def lock_group_as_creator(session: AsyncSession, actor: Actor, chat_id: UUID) -> Chat:
+async def lock_group_as_creator(db: AsyncSession, actor: Actor, chat_id: UUID) -> Chat:
     """As lock_group, for what only the creator may do."""
-    chat, _ = await lock_group(session, actor, chat_id)
+    chat, _ = await lock_group(db, actor, chat_id)
     if chat.creator_id != actor.id:
         raise NotCreator
     return chat
@@ -125,16 +125,16 @@ WHERE id = ANY(ARRAY(SELECT chat_id FROM draft)) AND deleted_at IS NULL
 """
 
 
-async def lock_to_send(session: Unit, drafts: Sequence[dict[str, UUID]], *, patience: float | None = None) -> list[Any]:
+async def lock_to_send(db: Db, drafts: Sequence[dict[str, UUID]], *, patience: float | None = None) -> list[Any]:
     """For sends, by chat_id, sender_id and client_id: a row for each chat, locked, with its present members, the
     first seq that each may see, and the messages that were sent under these client ids before.
     """
-    batch = await as_batch(session)
+    batch = await raw_connection(db)
     await batch.lock(_LOCK_CHATS, {draft["chat_id"] for draft in drafts}, patience=patience)
     # As JSON, since the driver takes ten times as long for arrays.
     rows = await batch.fetch(_READ_LOCKED, as_json(drafts).decode())
     for row in rows:
-        database_of(session).take_turn(session, row["id"])
+        database_of(db).order_delivery(db, row["id"])
     return rows
 
 
@@ -144,9 +144,9 @@ def check_may_leave(chat: Chat, user_id: UUID) -> None:
         raise CreatorCannotLeave
 
 
-async def list_audience(session: Unit, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUID, int]]:
+async def list_audience(db: Db, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUID, int]]:
     """The members of locked chats with the first seq that each may see: who may send, and who is told."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT chat_id, user_id, visible_from_seq FROM membership
         WHERE chat_id = ANY($1::uuid[]) AND removed_at IS NULL
@@ -159,10 +159,10 @@ async def list_audience(session: Unit, chat_ids: Sequence[UUID]) -> dict[UUID, d
     return audiences
 
 
-async def list_present(session: Unit, memberships: Iterable[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
+async def list_present(db: Db, memberships: Iterable[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
     """Of these pairs of a chat and a user those who are members."""
     chat_ids, user_ids = [list(ids) for ids in zip(*memberships, strict=True)] or ([], [])
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT chat_id, user_id FROM membership JOIN unnest($1::uuid[], $2::uuid[]) AS pair (chat_id, user_id)
         USING (chat_id, user_id) WHERE removed_at IS NULL
@@ -172,14 +172,14 @@ async def list_present(session: Unit, memberships: Iterable[tuple[UUID, UUID]]) 
     return {(chat_id, user_id) for chat_id, user_id in rows}
 
 
-async def audience_of(session: AsyncSession, chat_id: UUID) -> Audience:
+async def audience_of(db: AsyncSession, chat_id: UUID) -> Audience:
     """The members of one chat, as list_audience."""
-    return (await list_audience(session, [chat_id]))[chat_id]
+    return (await list_audience(db, [chat_id]))[chat_id]
 
 
-async def access_message(session: AsyncSession, membership: Membership, seq: int) -> Message:
+async def access_message(db: AsyncSession, membership: Membership, seq: int) -> Message:
     """A message that the member may see, deleted or not, from a locked chat."""
-    message = await session.get(Message, (membership.chat_id, seq), populate_existing=True)
+    message = await db.get(Message, (membership.chat_id, seq), populate_existing=True)
     if message is None or seq < membership.visible_from_seq:
         raise MessageNotFound
     return message

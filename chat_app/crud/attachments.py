@@ -13,7 +13,7 @@ from sqlalchemy import delete, text
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import Unit, as_batch, remove_files
+from chat_app.db import Db, raw_connection, remove_files
 from chat_app.errors import AttachmentNotFound, TooLarge, UnsupportedMediaType
 from chat_app.media import images
 from chat_app.media.links import attachment_url
@@ -22,7 +22,7 @@ from chat_app.media.storage import Storage
 from chat_app.media.worker import in_worker
 from chat_app.models import Attachment
 from chat_app.models.attachments import AttachmentBase, AttachmentRead
-from chat_app.models.base import new_id, trusted
+from chat_app.models.base import construct, new_id
 from chat_app.models.sessions import Actor
 
 MAX_BYTES = 25 * 2**20
@@ -60,44 +60,44 @@ async def stored_attachment(actor: Actor, storage: Storage, upload: Upload) -> A
         yield attachment
 
 
-async def create_attachment(session: AsyncSession, attachment: Attachment) -> AttachmentRead:
+async def create_attachment(db: AsyncSession, attachment: Attachment) -> AttachmentRead:
     """Write the row of a stored file."""
-    session.add(attachment)
-    await session.flush()
+    db.add(attachment)
+    await db.flush()
     return attachment_read(attachment.model_dump())
 
 
-async def get_attachment(session: AsyncSession, actor: Actor, attachment_id: UUID) -> AttachmentRead:
+async def get_attachment(db: AsyncSession, actor: Actor, attachment_id: UUID) -> AttachmentRead:
     """An attachment with fresh addresses. Raises AttachmentNotFound."""
-    return attachment_read((await access_attachment(session, actor, attachment_id)).model_dump())
+    return attachment_read((await access_attachment(db, actor, attachment_id)).model_dump())
 
 
-async def access_attachment(session: AsyncSession, actor: Actor, attachment_id: UUID) -> Attachment:
+async def access_attachment(db: AsyncSession, actor: Actor, attachment_id: UUID) -> Attachment:
     """One's own as long as it isn't sent, then whoever sees its message."""
-    return await _find(session, attachment_id, _IS_OWN_OR_VISIBLE, actor=actor.id)
+    return await _find(db, attachment_id, _IS_OWN_OR_VISIBLE, actor=actor.id)
 
 
-async def find_attachment(session: AsyncSession, attachment_id: UUID) -> Attachment:
+async def find_attachment(db: AsyncSession, attachment_id: UUID) -> Attachment:
     """For whoever has its signed address. Raises AttachmentNotFound once it is deleted, or the chat is."""
-    return await _find(session, attachment_id, f"(attachment.chat_id IS NULL OR {_IS_LIVE})")
+    return await _find(db, attachment_id, f"(attachment.chat_id IS NULL OR {_IS_LIVE})")
 
 
-async def lock_attachments(session: Unit, attachment_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
+async def lock_attachments(db: Db, attachment_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
     """Those that exist, by id, until the commit."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         "SELECT * FROM attachment WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE", list(attachment_ids)
     )
     return {row["id"]: dict(row) for row in rows}
 
 
-async def drop_attachment(session: AsyncSession, chat_id: UUID, seq: int) -> None:
+async def drop_attachment(db: AsyncSession, chat_id: UUID, seq: int) -> None:
     """Take the attachment from a message that is being deleted; the files go with the commit."""
-    dropped = await session.exec(
+    dropped = await db.exec(
         delete(Attachment)
         .where(col(Attachment.chat_id) == chat_id, col(Attachment.seq) == seq)
         .returning(col(Attachment.key), col(Attachment.preview_key))
     )
-    remove_files(session, [key for keys in dropped for key in keys if key is not None])
+    remove_files(db, [key for keys in dropped for key in keys if key is not None])
 
 
 def attachment_read(row: Mapping[str, Any]) -> AttachmentRead:
@@ -105,7 +105,7 @@ def attachment_read(row: Mapping[str, Any]) -> AttachmentRead:
     fields = {name: row[name] for name in (*AttachmentBase.model_fields, "id")}
     fields["url"] = attachment_url(row["id"], "file")
     fields["preview_url"] = attachment_url(row["id"], "preview") if row["preview_key"] else None
-    return trusted(AttachmentRead, fields)
+    return construct(AttachmentRead, fields)
 
 
 _IS_LIVE = """EXISTS (
@@ -121,9 +121,9 @@ _IS_OWN_OR_VISIBLE = f"""(
 )"""
 
 
-async def _find(session: AsyncSession, attachment_id: UUID, condition: str, **values: UUID) -> Attachment:
+async def _find(db: AsyncSession, attachment_id: UUID, condition: str, **values: UUID) -> Attachment:
     statement = select(Attachment).where(Attachment.id == attachment_id, text(condition).bindparams(**values))
-    found = (await session.exec(statement)).first()
+    found = (await db.exec(statement)).first()
     if found is None:
         raise AttachmentNotFound
     return found

@@ -36,22 +36,22 @@ async def stored_avatar(actor: Actor, storage: Storage, image: str) -> AsyncIter
         yield key
 
 
-async def set_avatar(session: AsyncSession, actor: Actor, key: str) -> Avatar:
+async def set_avatar(db: AsyncSession, actor: Actor, key: str) -> Avatar:
     """Show these pictures; the ones before go with the commit. For the same picture again nothing changes."""
-    user = await _lock_user(session, actor)
+    user = await _lock_user(db, actor)
     if user.avatar_key is not None and user.avatar_key[:FINGERPRINT] == key[:FINGERPRINT]:
-        remove_files(session, avatar_paths(key))
+        remove_files(db, avatar_paths(key))
         key = user.avatar_key
     else:
-        await _replace(session, user, key)
+        await _replace(db, user, key)
     avatar = Avatar.of(key)
     assert avatar is not None
     return avatar
 
 
-async def delete_avatar(session: AsyncSession, actor: Actor) -> None:
-    """Show no picture any more. Again: nothing happens."""
-    await _replace(session, await _lock_user(session, actor), None)
+async def delete_avatar(db: AsyncSession, actor: Actor) -> None:
+    """Show no picture any more. Resent: nothing happens."""
+    await _replace(db, await _lock_user(db, actor), None)
 
 
 def avatar_paths(key: str) -> list[str]:
@@ -59,21 +59,21 @@ def avatar_paths(key: str) -> list[str]:
     return [f"avatars/{key}/{size}" for size in SIZES]
 
 
-async def _lock_user(session: AsyncSession, actor: Actor) -> User:
+async def _lock_user(db: AsyncSession, actor: Actor) -> User:
     # Of two uploads at once the second sees the key of the first, and removes its files.
-    user = await session.get(User, actor.id, with_for_update={"key_share": True}, populate_existing=True)
+    user = await db.get(User, actor.id, with_for_update={"key_share": True}, populate_existing=True)
     if user is None:
         raise UserNotFound
     return user
 
 
-async def _replace(session: AsyncSession, user: User, key: str | None) -> None:
+async def _replace(db: AsyncSession, user: User, key: str | None) -> None:
     if user.avatar_key is not None:
-        remove_files(session, avatar_paths(user.avatar_key))
+        remove_files(db, avatar_paths(user.avatar_key))
     if user.avatar_key != key:
         user.avatar_key = key
-        await session.flush()
-        await record_user(session, user)
+        await db.flush()
+        await record_user(db, user)
 
 
 def _fingerprint(actor: Actor, digest: bytes) -> str:

@@ -20,15 +20,15 @@ from chat_app.models.messages import MessageShared, MessageType, System, SystemE
 from chat_app.models.sessions import Actor
 
 
-async def take_version(session: AsyncSession, chat: Chat) -> datetime:
+async def take_version(db: AsyncSession, chat: Chat) -> datetime:
     """Give the locked chat its next version, for one shared change. Returns the time of the change."""
     chat.version += 1
-    chat.changed_at = await read_clock(session)
+    chat.changed_at = await read_clock(db)
     return chat.changed_at
 
 
 async def add_system_message(
-    session: AsyncSession, chat: Chat, actor: Actor, event: SystemEvent, user_ids: Iterable[UUID]
+    db: AsyncSession, chat: Chat, actor: Actor, event: SystemEvent, user_ids: Iterable[UUID]
 ) -> Message:
     """Tell in the chat what happened, in the version of the change; an actor who stays has read it."""
     chat.message_count += 1
@@ -43,9 +43,9 @@ async def add_system_message(
         payload=System(event=event, user_ids=list(user_ids), title=title).model_dump(mode="json"),
         sent_at=chat.changed_at,
     )
-    session.add(message)
-    await session.flush()
-    await move_own_read_position(session, chat, actor.id, message.seq)
+    db.add(message)
+    await db.flush()
+    await move_own_read_position(db, chat, actor.id, message.seq)
     return message
 
 
@@ -61,36 +61,36 @@ def change_mine(chat_id: UUID, *which: ColumnElement[bool], changed_at: Any, **v
     return change_memberships(chat_id, *which, mine_version=mine_version, changed_at=changed_at, **values)
 
 
-async def move_own_read_position(session: AsyncSession, chat: Chat, user_id: UUID, seq: int) -> None:
+async def move_own_read_position(db: AsyncSession, chat: Chat, user_id: UUID, seq: int) -> None:
     """Whoever causes a message has read up to it."""
     is_own = and_(col(Membership.user_id) == user_id, col(Membership.removed_at).is_(None))
-    await session.exec(change_mine(chat.id, is_own, last_read_seq=seq, changed_at=chat.changed_at))
+    await db.exec(change_mine(chat.id, is_own, last_read_seq=seq, changed_at=chat.changed_at))
     # The message tells its sender of it without naming the version: not before what was the version before.
-    database_of(session).take_turn(session, (chat.id, user_id))
+    database_of(db).order_delivery(db, (chat.id, user_id))
 
 
-async def record_message(session: AsyncSession, chat: Chat, message: Message) -> None:
+async def record_message(db: AsyncSession, chat: Chat, message: Message) -> None:
     """A message was edited or deleted; the list shows it if it is the newest."""
     message.version = chat.version
-    (changed,) = await read_messages(session, message.sender_id, chat.id, "seq = $3", message.seq)
-    audience = await audience_of(session, chat.id)
-    record(session, messages_changed(chat, [shared_message(changed)]), audience)
+    (changed,) = await read_messages(db, message.sender_id, chat.id, "seq = $3", message.seq)
+    audience = await audience_of(db, chat.id)
+    record(db, messages_changed(chat, [shared_message(changed)]), audience)
     if changed.seq == chat.message_count:
-        record(session, ChatsChanged(chats=[shared_part(chat, preview(changed))]), audience)
+        record(db, ChatsChanged(chats=[shared_part(chat, preview(changed))]), audience)
 
 
-async def record_like(session: AsyncSession, chat: Chat, actor: Actor, message: Message) -> None:
+async def record_like(db: AsyncSession, chat: Chat, actor: Actor, message: Message) -> None:
     """A message was liked or unliked; only the actor is told `liked`."""
     message.version = chat.version
-    (changed,) = await read_messages(session, actor.id, chat.id, "seq = $3", message.seq)
-    audience = dict(await audience_of(session, chat.id))
+    (changed,) = await read_messages(db, actor.id, chat.id, "seq = $3", message.seq)
+    audience = dict(await audience_of(db, chat.id))
     own = {actor.id: audience.pop(actor.id)}
-    record(session, messages_changed(chat, [shared_message(changed)]), audience)
-    record(session, messages_changed(chat, [changed]), own)
+    record(db, messages_changed(chat, [shared_message(changed)]), audience)
+    record(db, messages_changed(chat, [changed]), own)
 
 
 async def record_members(
-    session: AsyncSession,
+    db: AsyncSession,
     chat: Chat,
     message: Message,
     *,
@@ -103,23 +103,23 @@ async def record_members(
     `joined` get the whole entry of a chat that is new to them; `to_all`: everybody does, for what is personal
     changed too.
     """
-    await session.flush()
-    audience = await audience_of(session, chat.id)
+    await db.flush()
+    audience = await audience_of(db, chat.id)
     shared = shared_part(chat, preview(message))
-    entries = await read_for_members(session, chat.id, audience if to_all else joined)
-    newcomers = await list_briefs(session, joined)
-    referred = await list_briefs(session, mentioned([shared]))
+    entries = await read_for_members(db, chat.id, audience if to_all else joined)
+    newcomers = await list_briefs(db, joined)
+    referred = await list_briefs(db, mentioned([shared]))
     for user_id, entry in entries.items():
         users = referred if user_id in joined else newcomers
         told = ChatsChanged(chats=[shared], mine=[mine_of(entry)], users=users)
-        record(session, told, {user_id: audience[user_id]})
+        record(db, told, {user_id: audience[user_id]})
     rest = {user_id: seen_from for user_id, seen_from in audience.items() if user_id not in entries}
     if rest:
-        record(session, ChatsChanged(chats=[shared], users=newcomers), rest)
-    (system,) = await read_messages(session, message.sender_id, chat.id, "seq = $3", message.seq)
-    members = await read_members(session, chat.id, "user_id = ANY($2::uuid[])", list(changed))
+        record(db, ChatsChanged(chats=[shared], users=newcomers), rest)
+    (system,) = await read_messages(db, message.sender_id, chat.id, "seq = $3", message.seq)
+    members = await read_members(db, chat.id, "user_id = ANY($2::uuid[])", list(changed))
     told_messages = messages_changed(chat, [shared_message(system)])
-    record(session, told_messages.model_copy(update={"members": members, "users": newcomers}), audience)
+    record(db, told_messages.model_copy(update={"members": members, "users": newcomers}), audience)
 
 
 def messages_changed(chat: Chat, messages: Sequence[MessageShared]) -> MessagesChanged:

@@ -18,7 +18,7 @@ from chat_app.crud.entries import mentioned, mine_of, read_chat, read_for_member
 from chat_app.crud.history import list_messages
 from chat_app.crud.members import MOST_MEMBERS, current_members, end_memberships, write_memberships
 from chat_app.crud.users import check_users_exist, list_briefs
-from chat_app.db import Unit, database_of, read_clock
+from chat_app.db import Db, database_of, read_clock
 from chat_app.errors import ChatNotFound, ClientIdReused, GroupFull, InvalidInput, NoActiveChat
 from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, TypingChanged, record
 from chat_app.models import Chat, Membership, Session
@@ -29,41 +29,41 @@ from chat_app.models.screens import OpenChat
 from chat_app.models.sessions import Actor
 
 
-async def get_chat(session: Unit, actor: Actor, chat_id: UUID) -> ChatRead:
+async def get_chat(db: Db, actor: Actor, chat_id: UUID) -> ChatRead:
     """One of one's chats. Raises ChatNotFound."""
-    return await read_chat(session, actor.id, chat_id)
+    return await read_chat(db, actor.id, chat_id)
 
 
 async def open_private_chat(
-    session: AsyncSession, actor: Actor, user_id: UUID, *, chat_id: UUID | None = None
+    db: AsyncSession, actor: Actor, user_id: UUID, *, chat_id: UUID | None = None
 ) -> tuple[ChatRead, bool]:
     """The private chat of two people, and whether it is new; there is never a second. Raises UserNotFound."""
     if user_id == actor.id:
         raise InvalidInput.at("/user_id", "yourself", "A private chat needs somebody else.")
-    await check_users_exist(session, [user_id])
+    await check_users_exist(db, [user_id])
     low_id, high_id = sorted((actor.id, user_id))
     chat = await _insert_chat(
-        session,
+        db,
         {"id": chat_id or new_id(), "type": ChatType.PRIVATE, "low_id": low_id, "high_id": high_id, "member_count": 2},
         index_elements=["low_id", "high_id"],
         index_where=col(Chat.low_id).is_not(None),
     )
     if chat is None:
         found = select(Chat.id).where(Chat.low_id == low_id, Chat.high_id == high_id)
-        existing_id = (await session.exec(found)).first()
+        existing_id = (await db.exec(found)).first()
         if existing_id is None:  # it became a group between the two statements
-            return await open_private_chat(session, actor, user_id, chat_id=chat_id)
-        return await read_chat(session, actor.id, existing_id), False
-    await write_memberships(session, chat, [low_id, high_id], visible_from_seq=1, founding=True)
-    entries = await read_for_members(session, chat.id, [low_id, high_id])
+            return await open_private_chat(db, actor, user_id, chat_id=chat_id)
+        return await read_chat(db, actor.id, existing_id), False
+    await write_memberships(db, chat, [low_id, high_id], visible_from_seq=1, founding=True)
+    entries = await read_for_members(db, chat.id, [low_id, high_id])
     for member_id, entry in entries.items():
         told = ChatsChanged(chats=[shared_part(chat, None)], mine=[mine_of(entry)])
-        record(session, told, {member_id: 1})
+        record(db, told, {member_id: 1})
     return entries[actor.id], True
 
 
 async def create_group(
-    session: AsyncSession, actor: Actor, data: GroupCreate, *, chat_id: UUID | None = None
+    db: AsyncSession, actor: Actor, data: GroupCreate, *, chat_id: UUID | None = None
 ) -> tuple[ChatRead, bool]:
     """Found a group, and whether it is new: the same client_id again is the same group.
 
@@ -74,9 +74,9 @@ async def create_group(
         raise InvalidInput.at("/member_ids", "yourself", "A group needs somebody else.")
     if len(others) >= MOST_MEMBERS:
         raise GroupFull
-    await check_users_exist(session, others)
+    await check_users_exist(db, others)
     chat = await _insert_chat(
-        session,
+        db,
         {
             "id": chat_id or new_id(),
             "type": ChatType.GROUP,
@@ -90,23 +90,23 @@ async def create_group(
         index_where=col(Chat.client_id).is_not(None),
     )
     if chat is None:
-        return await _same_group(session, actor, data), False
-    await write_memberships(session, chat, [actor.id, *others], visible_from_seq=1, founding=True)
-    message = await changes.add_system_message(session, chat, actor, SystemEvent.GROUP_CREATED, others)
+        return await _same_group(db, actor, data), False
+    await write_memberships(db, chat, [actor.id, *others], visible_from_seq=1, founding=True)
+    message = await changes.add_system_message(db, chat, actor, SystemEvent.GROUP_CREATED, others)
     members = [actor.id, *others]
-    await changes.record_members(session, chat, message, changed=members, joined=members)
-    return await read_chat(session, actor.id, chat.id), True
+    await changes.record_members(db, chat, message, changed=members, joined=members)
+    return await read_chat(db, actor.id, chat.id), True
 
 
-async def _same_group(session: AsyncSession, actor: Actor, data: GroupCreate) -> ChatRead:
+async def _same_group(db: AsyncSession, actor: Actor, data: GroupCreate) -> ChatRead:
     row = (
-        await session.exec(
+        await db.exec(
             select(Chat.id, Chat.content_hash).where(Chat.creator_id == actor.id, Chat.client_id == data.client_id)
         )
     ).one()
     if row[1] != _content_hash(data):
         raise ClientIdReused
-    return await read_chat(session, actor.id, row[0])
+    return await read_chat(db, actor.id, row[0])
 
 
 def _content_hash(data: GroupCreate) -> bytes:
@@ -115,12 +115,12 @@ def _content_hash(data: GroupCreate) -> bytes:
 
 
 async def _insert_chat(
-    session: AsyncSession, values: dict[str, Any], *, index_elements: list[str], index_where: ColumnElement[bool]
+    db: AsyncSession, values: dict[str, Any], *, index_elements: list[str], index_where: ColumnElement[bool]
 ) -> Chat | None:
     """The new chat, or None when the index says that it exists: then whoever made it has committed."""
-    now = await read_clock(session)
+    now = await read_clock(db)
     times = {"created_at": now, "updated_at": now, "changed_at": now}
-    inserted = await session.exec(
+    inserted = await db.exec(
         insert(Chat)
         .values(message_count=0, version=1, **times, **values)
         .on_conflict_do_nothing(index_elements=index_elements, index_where=index_where)
@@ -128,127 +128,127 @@ async def _insert_chat(
     )
     row = inserted.first()
     if row is not None:
-        database_of(session).take_turn(session, row[0].id)
+        database_of(db).order_delivery(db, row[0].id)
     return row[0] if row else None
 
 
-async def delete_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+async def delete_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> None:
     """End one's own group for everybody. Raises NotAGroup, NotCreator."""
-    chat = await access.lock_group_as_creator(session, actor, chat_id)
-    members = list(await access.audience_of(session, chat_id))
-    chat.deleted_at = await changes.take_version(session, chat)
+    chat = await access.lock_group_as_creator(db, actor, chat_id)
+    members = list(await access.audience_of(db, chat_id))
+    chat.deleted_at = await changes.take_version(db, chat)
     chat.member_count = 0
-    await session.flush()
-    await end_memberships(session, chat, members, RemovedReason.DELETED)
+    await db.flush()
+    await end_memberships(db, chat, members, RemovedReason.DELETED)
 
 
-async def rename_chat(session: AsyncSession, actor: Actor, chat_id: UUID, title: str | None) -> ChatRead:
+async def rename_chat(db: AsyncSession, actor: Actor, chat_id: UUID, title: str | None) -> ChatRead:
     """Give a chat a title that only the actor sees; None takes it back."""
     differs = col(Membership.title).is_distinct_from(title)
-    return (await _change_mine(session, actor, chat_id, differs, title=title))[0]
+    return (await _change_mine(db, actor, chat_id, differs, title=title))[0]
 
 
-async def pin_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
+async def pin_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
     """Keep a chat on top of the actor's list; the latest pin comes first."""
-    return (await _change_mine(session, actor, chat_id, col(Membership.pinned_at).is_(None), pinned_at=NOW))[0]
+    return (await _change_mine(db, actor, chat_id, col(Membership.pinned_at).is_(None), pinned_at=NOW))[0]
 
 
-async def unpin_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
+async def unpin_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
     """Let a pinned chat go back to its place."""
-    return (await _change_mine(session, actor, chat_id, col(Membership.pinned_at).is_not(None), pinned_at=None))[0]
+    return (await _change_mine(db, actor, chat_id, col(Membership.pinned_at).is_not(None), pinned_at=None))[0]
 
 
-async def mark_read(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> ChatRead:
+async def mark_read(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> ChatRead:
     """Move the actor's read position forward, to the newest message at most; never back."""
-    view = await access.view_chat(session, actor, chat_id)
+    view = await access.view_chat(db, actor, chat_id)
     position = min(seq, view.message_count)
     differs = col(Membership.last_read_seq) < position
-    chat, is_new = await _change_mine(session, actor, chat_id, differs, last_read_seq=position)
+    chat, is_new = await _change_mine(db, actor, chat_id, differs, last_read_seq=position)
     if is_new:
         told = ReadChanged(chat_id=chat_id, user_id=actor.id, last_read_seq=position)
-        record(session, told, await access.audience_of(session, chat_id))
+        record(db, told, await access.audience_of(db, chat_id))
     return chat
 
 
 async def _change_mine(
-    session: AsyncSession, actor: Actor, chat_id: UUID, differs: ColumnElement[bool], **values: object
+    db: AsyncSession, actor: Actor, chat_id: UUID, differs: ColumnElement[bool], **values: object
 ) -> tuple[ChatRead, bool]:
     """The chat, and whether what is personal differed and was changed: no version is taken, only the actor is told."""
     is_own = and_(col(Membership.user_id) == actor.id, col(Membership.removed_at).is_(None))
     change = changes.change_mine(chat_id, is_own, differs, changed_at=NOW, **values)
-    is_changed = (await session.exec(change.returning(col(Membership.version)))).first() is not None
+    is_changed = (await db.exec(change.returning(col(Membership.version)))).first() is not None
     if is_changed:
-        database_of(session).take_turn(session, (chat_id, actor.id))
-    chat = await read_chat(session, actor.id, chat_id)
+        database_of(db).order_delivery(db, (chat_id, actor.id))
+    chat = await read_chat(db, actor.id, chat_id)
     if is_changed:
-        record(session, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
+        record(db, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
     return chat, is_changed
 
 
-async def set_typing(session: AsyncSession, actor: Actor, chat_id: UUID, typing: bool) -> None:
+async def set_typing(db: AsyncSession, actor: Actor, chat_id: UUID, typing: bool) -> None:
     """Tell the other members that the actor types, or stopped. Raises ChatNotFound."""
-    await access.view_chat(session, actor, chat_id)
-    others = dict(await access.audience_of(session, chat_id))
+    await access.view_chat(db, actor, chat_id)
+    others = dict(await access.audience_of(db, chat_id))
     others.pop(actor.id, None)
-    record(session, TypingChanged(chat_id=chat_id, user_id=actor.id, typing=typing), others)
+    record(db, TypingChanged(chat_id=chat_id, user_id=actor.id, typing=typing), others)
 
 
-async def active_chat(session: AsyncSession, actor: Actor) -> UUID:
+async def active_chat(db: AsyncSession, actor: Actor) -> UUID:
     """The active chat of the actor's session. Raises NoActiveChat."""
-    row = await session.get(Session, actor.session_id, populate_existing=True)
+    row = await db.get(Session, actor.session_id, populate_existing=True)
     if row is None or row.active_chat_id is None:
         raise NoActiveChat
     return row.active_chat_id
 
 
-async def activate_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> int:
+async def activate_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> int:
     """Make a chat the active one of the actor's session. Returns the chat's version: the removals up to it were before,
     and until the commit there is none. Raises ChatNotFound.
     """
     # The lock keeps a removal, which clears active chats, from passing unseen between the look and the writing.
-    await session.get(Membership, (chat_id, actor.id), with_for_update={"read": True})
-    database_of(session).take_turn(session, (chat_id, actor.id))
-    version = (await access.view_chat(session, actor, chat_id)).version
-    await _set_active(session, actor, chat_id, version)
+    await db.get(Membership, (chat_id, actor.id), with_for_update={"read": True})
+    database_of(db).order_delivery(db, (chat_id, actor.id))
+    version = (await access.view_chat(db, actor, chat_id)).version
+    await _set_active(db, actor, chat_id, version)
     return version
 
 
-async def check_is_open(session: Unit, actor: Actor, chat_id: UUID, version: int) -> None:
+async def check_is_open(db: Db, actor: Actor, chat_id: UUID, version: int) -> None:
     """Raises ChatNotFound if the membership as of which the chat was activated has ended, even if another has begun."""
-    if (await access.view_chat(session, actor, chat_id)).joined_version > version:
+    if (await access.view_chat(db, actor, chat_id)).joined_version > version:
         raise ChatNotFound
 
 
-async def clear_active(session: AsyncSession, actor: Actor) -> None:
+async def clear_active(db: AsyncSession, actor: Actor) -> None:
     """No chat is active in the actor's session any more."""
-    await _set_active(session, actor, None)
+    await _set_active(db, actor, None)
 
 
-async def _set_active(session: AsyncSession, actor: Actor, chat_id: UUID | None, version: int = 0) -> None:
-    await session.exec(
+async def _set_active(db: AsyncSession, actor: Actor, chat_id: UUID | None, version: int = 0) -> None:
+    await db.exec(
         update(Session)
         .where(col(Session.id) == actor.session_id)
         .values(active_chat_id=chat_id)
         .execution_options(synchronize_session=False)
     )
     event = ActiveChatSet(session_id=actor.session_id, chat_id=chat_id, version=version, user_id=actor.id)
-    record(session, event, {})
+    record(db, event, {})
 
 
-async def open_chat(session: Unit, actor: Actor, chat_id: UUID) -> OpenChat:
+async def open_chat(db: Db, actor: Actor, chat_id: UUID) -> OpenChat:
     """All that a screen needs: the chat, its newest page, its members and whoever they refer to."""
-    chat = await read_chat(session, actor.id, chat_id)
-    page = await list_messages(session, actor, chat_id)
-    members = await current_members(session, chat_id)
+    chat = await read_chat(db, actor.id, chat_id)
+    page = await list_messages(db, actor, chat_id)
+    members = await current_members(db, chat_id)
     users = mentioned([chat]) | {member.user_id for member in members} | {user.id for user in page.users}
     # The page was read after the chat: its version may be newer, and then the chat tells less than it.
     page.version = min(page.version, chat.version)
-    return OpenChat(chat=chat, page=page, members=members, users=await list_briefs(session, users))
+    return OpenChat(chat=chat, page=page, members=members, users=await list_briefs(db, users))
 
 
-async def list_changed(session: AsyncSession, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:
+async def list_changed(db: AsyncSession, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:
     """The versions of those of the chats that changed within a time."""
-    rows = await session.exec(
+    rows = await db.exec(
         select(Chat.id, Chat.version).where(
             col(Chat.id).in_(set(chat_ids)), col(Chat.changed_at) > func.clock_timestamp() - within
         )

@@ -29,9 +29,9 @@ class NewCode(NamedTuple):
     is_wanted: bool
 
 
-async def request_code(session: AsyncSession, data: CodeRequest) -> NewCode:
+async def request_code(db: AsyncSession, data: CodeRequest) -> NewCode:
     """Make a code, in the place of any before. Raises RateLimited when the last one was asked for just now."""
-    now = await read_clock(session)
+    now = await read_clock(db)
     digits = f"{secrets.randbelow(10**6):06}"
     values = {
         "hash": _hash(data.phone, data.purpose, digits),
@@ -41,7 +41,7 @@ async def request_code(session: AsyncSession, data: CodeRequest) -> NewCode:
     }
     # Later than now is what was written before the clock went back, or at the same moment.
     is_recent = and_(col(Code.sent_at) > now - RESEND_AFTER, col(Code.sent_at) < now + RESEND_AFTER)
-    written = await session.exec(
+    written = await db.exec(
         insert(Code)
         .values(phone=data.phone, purpose=data.purpose, **values)
         .on_conflict_do_update(index_elements=["phone", "purpose"], set_=values, where=not_(is_recent))
@@ -49,27 +49,27 @@ async def request_code(session: AsyncSession, data: CodeRequest) -> NewCode:
     )
     if written.first() is None:
         sent_at = (
-            await session.exec(select(Code.sent_at).where(Code.phone == data.phone, Code.purpose == data.purpose))
+            await db.exec(select(Code.sent_at).where(Code.phone == data.phone, Code.purpose == data.purpose))
         ).one()
         raise RateLimited(retry_after=max(1, (sent_at + RESEND_AFTER - now).seconds))
-    is_known = (await session.exec(select(User.id).where(User.phone == data.phone))).first() is not None
+    is_known = (await db.exec(select(User.id).where(User.phone == data.phone))).first() is not None
     return NewCode(digits, is_known or data.purpose in FOR_NEW_NUMBERS)
 
 
-async def use_code(session: AsyncSession, phone: str, purpose: Purpose, digits: str) -> None:
+async def use_code(db: AsyncSession, phone: str, purpose: Purpose, digits: str) -> None:
     """Use a code up. Raises BadCode for a wrong one, and each is a try: after five the code is void."""
-    code = await session.get(Code, (phone, purpose), with_for_update=True, populate_existing=True)
-    now = await read_clock(session)
+    code = await db.get(Code, (phone, purpose), with_for_update=True, populate_existing=True)
+    now = await read_clock(db)
     given = _hash(phone, purpose, digits)
     if code is None or code.expires_at <= now or code.attempts >= MOST_ATTEMPTS:
         raise BadCode
     if not hmac.compare_digest(code.hash, given):
         code.attempts += 1
-        await session.flush()
+        await db.flush()
         raise BadCode
     # Void, but not gone: it still says when another may be asked for.
     code.attempts = MOST_ATTEMPTS
-    await session.flush()
+    await db.flush()
 
 
 def _hash(phone: str, purpose: Purpose, digits: str) -> bytes:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from chat_app.crud.users import list_briefs
-from chat_app.db import LONGEST_TRANSACTION, Unit, as_batch
+from chat_app.db import LONGEST_TRANSACTION, Db, raw_connection
 from chat_app.errors import ChatNotFound, InvalidInput
 from chat_app.models import Chat, Message
-from chat_app.models.base import BIGGEST, trusted
+from chat_app.models.base import BIGGEST, construct
 from chat_app.models.chats import (
     ChatBase,
     ChatList,
@@ -52,29 +52,27 @@ LEFT JOIN "user" AS peer ON peer.id = CASE page.user_id WHEN low_id THEN high_id
 """
 
 
-async def read_chat(session: Unit, user_id: UUID, chat_id: UUID) -> ChatRead:
+async def read_chat(db: Db, user_id: UUID, chat_id: UUID) -> ChatRead:
     """One chat as this user sees it. Raises ChatNotFound."""
-    entries = await read_for_members(session, chat_id, [user_id])
+    entries = await read_for_members(db, chat_id, [user_id])
     if not entries:
         raise ChatNotFound
     return entries[user_id]
 
 
-async def read_for_members(session: Unit, chat_id: UUID, user_ids: Iterable[UUID]) -> dict[UUID, ChatRead]:
+async def read_for_members(db: Db, chat_id: UUID, user_ids: Iterable[UUID]) -> dict[UUID, ChatRead]:
     """One chat as each of these members sees it."""
-    rows = await _read(session, "chat_id = $1 AND user_id = ANY($2::uuid[])", chat_id, list(user_ids))
+    rows = await _read(db, "chat_id = $1 AND user_id = ANY($2::uuid[])", chat_id, list(user_ids))
     return {row["user_id"]: _chat_read(row) for row in rows}
 
 
-async def list_chats(
-    session: Unit, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None
-) -> ChatList:
+async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None) -> ChatList:
     """A page of one's chats, pinned ones first, then the latest updated. Raises InvalidInput for a foreign cursor.
 
     With `changed_since` by id: a chat that moved up between two pages would be on neither, and what was missed of it
     would never be told.
     """
-    sync = await read_sync(session, actor.id)
+    sync = await read_sync(db, actor.id)
     since = Since.parse(changed_since) if changed_since else None
     where, values, order = "user_id = $1", [actor.id, limit + 1], "pinned DESC, updated_at DESC, id"
     last = Cursor.parse(cursor) if cursor else None
@@ -87,25 +85,25 @@ async def list_chats(
         pinned = "coalesce(pinned_at, 'epoch')"
         where = f"{where} AND ({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))"
         values += last
-    rows = await _read(session, where, *values, order=order)
+    rows = await _read(db, where, *values, order=order)
     items = [_chat_read(row) for row in rows[:limit]]
     return ChatList(
         items=items,
-        removed=await _list_removed(session, actor.id, since) if since and not cursor else [],
-        users=await list_briefs(session, mentioned(items)),
+        removed=await _list_removed(db, actor.id, since) if since and not cursor else [],
+        users=await list_briefs(db, mentioned(items)),
         next_cursor=Cursor.of(items[-1]).text() if len(rows) > limit else None,
         sync=sync,
     )
 
 
-async def read_sync(session: Unit, user_id: UUID) -> str:
+async def read_sync(db: Db, user_id: UUID) -> str:
     """A mark of everything in one's chat list: equal marks mean that nothing was missed.
 
     The time alone would not do: a change that was made earlier may be committed later. The sum of the versions tells.
     The newest transaction finds what was written under a clock that went back.
     """
     # A removal doubles the membership's share, so that the sum grows with every change, this one too.
-    (row,) = await (await as_batch(session)).fetch(
+    (row,) = await (await raw_connection(db)).fetch(
         f"""
         SELECT max(greatest(membership.changed_at, CASE WHEN removed_at IS NULL THEN chat.changed_at END)) AS latest,
             sum(CASE WHEN removed_at IS NULL THEN chat.version ELSE membership.version END
@@ -129,7 +127,7 @@ def preview(message: Message | MessageShared | None) -> Preview | None:
     if message is None:
         return None
     is_system = message.type is MessageType.SYSTEM
-    return trusted(
+    return construct(
         Preview,
         {
             "seq": message.seq,
@@ -215,7 +213,7 @@ def _changed(table: str, first: int) -> str:
     )
 
 
-async def _read(session: Unit, where: str, *values: object, order: str = "") -> list[Any]:
+async def _read(db: Db, where: str, *values: object, order: str = "") -> list[Any]:
     """The entries that meet the conditions; with an order only the first $2 of them, in it."""
     statement = _ENTRIES.format(
         where=where,
@@ -223,7 +221,7 @@ async def _read(session: Unit, where: str, *values: object, order: str = "") -> 
         order=f"ORDER BY {order} LIMIT $2" if order else "",
         order_again=f"ORDER BY {order}" if order else "",
     )
-    return await (await as_batch(session)).fetch(statement, *values)
+    return await (await raw_connection(db)).fetch(statement, *values)
 
 
 def _chat_read(row: Any) -> ChatRead:
@@ -239,7 +237,7 @@ def _chat_read(row: Any) -> ChatRead:
         "unread_count": row["message_count"] - row["last_read_seq"],
     }
     fields = {name: row[name] for name in _CHAT_FIELDS} | {"type": ChatType(row["type"])}
-    return trusted(ChatRead, {**fields, "last_message": _last_message(row), "mine": trusted(Mine, mine)})
+    return construct(ChatRead, {**fields, "last_message": _last_message(row), "mine": construct(Mine, mine)})
 
 
 _CHAT_FIELDS = (*ChatBase.model_fields, "id")
@@ -251,15 +249,15 @@ def _last_message(row: Any) -> Preview | None:
     payload = row["payload"] and System.model_validate(row["payload"])
     fields = {name: row[name] for name in ("seq", "text", "sender_id", "sent_at")}
     fields |= {"type": MessageType(row["message_type"]), "payload": payload, "deleted_at": row["unsent_at"]}
-    return trusted(Preview, fields)
+    return construct(Preview, fields)
 
 
 def _base(chat: Chat) -> dict[str, Any]:
     return {name: getattr(chat, name) for name in ChatBase.model_fields}
 
 
-async def _list_removed(session: Unit, user_id: UUID, since: Since) -> list[RemovedChat]:
-    rows = await (await as_batch(session)).fetch(
+async def _list_removed(db: Db, user_id: UUID, since: Since) -> list[RemovedChat]:
+    rows = await (await raw_connection(db)).fetch(
         f"""
         SELECT chat_id, version, removed_reason AS reason FROM membership
         WHERE user_id = $1 AND removed_at IS NOT NULL AND {_changed("membership", 2)}
@@ -267,7 +265,7 @@ async def _list_removed(session: Unit, user_id: UUID, since: Since) -> list[Remo
         user_id,
         *since,
     )
-    return [trusted(RemovedChat, dict(row)) for row in rows]
+    return [construct(RemovedChat, dict(row)) for row in rows]
 
 
 def _microseconds(time: datetime) -> int:

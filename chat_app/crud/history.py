@@ -7,10 +7,10 @@ from uuid import UUID
 from chat_app.crud.access import View, view_chat
 from chat_app.crud.attachments import attachment_read
 from chat_app.crud.users import list_briefs
-from chat_app.db import Unit, as_batch
+from chat_app.db import Db, raw_connection
 from chat_app.errors import InvalidInput, MessageNotFound
 from chat_app.models.attachments import AttachmentRead
-from chat_app.models.base import trusted
+from chat_app.models.base import construct
 from chat_app.models.chats import MemberRead
 from chat_app.models.messages import (
     Contact,
@@ -39,7 +39,7 @@ TOO_FAR_BACK = 10_000
 
 
 async def list_messages(
-    session: Unit,
+    db: Db,
     actor: Actor,
     chat_id: UUID,
     *,
@@ -51,18 +51,18 @@ async def list_messages(
     """A page of the history: before or after a seq, around one, or the newest. Raises InvalidInput for two bounds."""
     if sum(bound is not None for bound in (before, after, around)) > 1:
         raise InvalidInput.at("/before", "conflicting_bounds", "Give at most one of before, after and around.")
-    view = await view_chat(session, actor, chat_id)
+    view = await view_chat(db, actor, chat_id)
     first, last = _bounds(view, before, after, around, limit)
-    items = await read_messages(session, actor.id, chat_id, "seq BETWEEN $3 AND $4", first, last)
+    items = await read_messages(db, actor.id, chat_id, "seq BETWEEN $3 AND $4", first, last)
     quoted = {item.reply_to for item in items if item.reply_to is not None} - {item.seq for item in items}
     quoted = {seq for seq in quoted if seq >= view.visible_from_seq}
-    replied = await read_messages(session, actor.id, chat_id, "seq = ANY($3::bigint[])", list(quoted)) if quoted else []
+    replied = await read_messages(db, actor.id, chat_id, "seq = ANY($3::bigint[])", list(quoted)) if quoted else []
     return MessagePage(
         items=items,
         has_before=first > view.visible_from_seq,
         has_after=last < view.message_count,
         version=view.version,
-        users=await list_briefs(session, people_in([*items, *replied])),
+        users=await list_briefs(db, people_in([*items, *replied])),
         replied=replied,
     )
 
@@ -82,18 +82,18 @@ def _bounds(view: View, before: int | None, after: int | None, around: int | Non
     return max(last - limit + 1, view.visible_from_seq), last
 
 
-async def get_message(session: Unit, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+async def get_message(db: Db, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """One message. Raises MessageNotFound."""
-    view = await view_chat(session, actor, chat_id)
-    found = await read_messages(session, actor.id, chat_id, "seq = $3", seq)
+    view = await view_chat(db, actor, chat_id)
+    found = await read_messages(db, actor.id, chat_id, "seq = $3", seq)
     if not found or seq < view.visible_from_seq:
         raise MessageNotFound
     return found[0]
 
 
-async def list_changes(session: Unit, actor: Actor, chat_id: UUID, *, since: int, limit: int = 100) -> Changes:
+async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit: int = 100) -> Changes:
     """Every message and member that changed after the version `since`, in the order of their versions."""
-    view = await view_chat(session, actor, chat_id)
+    view = await view_chat(db, actor, chat_id)
     if since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK:
         return Changes(
             since=since,
@@ -105,9 +105,9 @@ async def list_changes(session: Unit, actor: Actor, chat_id: UUID, *, since: int
             has_more=False,
             reset=True,
         )
-    until, has_more = await _cut(session, chat_id, view, since, limit)
+    until, has_more = await _cut(db, chat_id, view, since, limit)
     messages = await read_messages(
-        session,
+        db,
         actor.id,
         chat_id,
         "version > $3 AND version <= $4 AND seq >= $5",
@@ -116,22 +116,22 @@ async def list_changes(session: Unit, actor: Actor, chat_id: UUID, *, since: int
         view.visible_from_seq,
         order="version, seq",
     )
-    members = await read_members(session, chat_id, "membership.version > $2 AND membership.version <= $3", since, until)
+    members = await read_members(db, chat_id, "membership.version > $2 AND membership.version <= $3", since, until)
     return Changes(
         since=since,
         version=until,
         message_count=view.message_count,
         messages=messages,
         members=members,
-        users=await list_briefs(session, people_in(messages) | {member.user_id for member in members}),
+        users=await list_briefs(db, people_in(messages) | {member.user_id for member in members}),
         has_more=has_more,
         reset=False,
     )
 
 
-async def _cut(session: Unit, chat_id: UUID, view: View, since: int, limit: int) -> tuple[int, bool]:
+async def _cut(db: Db, chat_id: UUID, view: View, since: int, limit: int) -> tuple[int, bool]:
     """The last version of a page of changes, never in the middle of one, and whether more follow."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT version FROM message WHERE chat_id = $1 AND version > $2 AND version <= $3 AND seq >= $4
         ORDER BY version OFFSET $5 LIMIT 1
@@ -143,15 +143,15 @@ async def _cut(session: Unit, chat_id: UUID, view: View, since: int, limit: int)
 
 
 async def read_messages(
-    session: Unit, user_id: UUID, chat_id: UUID, condition: str, *values: object, order: str = "seq"
+    db: Db, user_id: UUID, chat_id: UUID, condition: str, *values: object, order: str = "seq"
 ) -> list[MessageRead]:
     """Messages of a chat as this user sees them: what may be seen, the caller has decided.
 
     The values of the condition, in SQL, are $3 and on.
     """
-    rows = await (await as_batch(session)).fetch(_MESSAGES.format(condition, order), chat_id, user_id, *values)
+    rows = await (await raw_connection(db)).fetch(_MESSAGES.format(condition, order), chat_id, user_id, *values)
     carrying = [row["seq"] for row in rows if row["type"] in WITH_ATTACHMENT and row["deleted_at"] is None]
-    attachments = await read_attachments(session, chat_id, carrying) if carrying else {}
+    attachments = await read_attachments(db, chat_id, carrying) if carrying else {}
     return [_message_read(row, attachments.get(row["seq"])) for row in rows]
 
 
@@ -167,35 +167,35 @@ FROM message WHERE chat_id = $1 AND {{}} ORDER BY {{}}
 def _message_read(row: Any, attachment: AttachmentRead | None) -> MessageRead:
     kind = MessageType(row["type"])
     payload = row["payload"] and PAYLOADS[kind].model_validate(row["payload"])
-    return trusted(MessageRead, {**row, "type": kind, "payload": payload, "attachment": attachment})
+    return construct(MessageRead, {**row, "type": kind, "payload": payload, "attachment": attachment})
 
 
 def shared_message(message: MessageRead) -> MessageShared:
     """The message as everybody is told of it; a deleted one says that nobody likes it."""
     fields = message.__dict__
     if message.deleted_at:
-        return trusted(MessageRead, {**fields, "liked": False})
-    return trusted(MessageShared, {name: fields[name] for name in _SHARED})
+        return construct(MessageRead, {**fields, "liked": False})
+    return construct(MessageShared, {name: fields[name] for name in _SHARED})
 
 
 _SHARED = tuple(MessageShared.model_fields)
 
 
-async def read_attachments(session: Unit, chat_id: UUID, seqs: Sequence[int]) -> dict[int, AttachmentRead]:
+async def read_attachments(db: Db, chat_id: UUID, seqs: Sequence[int]) -> dict[int, AttachmentRead]:
     """The attachments of these messages, by seq."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         "SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bigint[])", chat_id, seqs
     )
     return {row["seq"]: attachment_read(row) for row in rows}
 
 
-async def read_members(session: Unit, chat_id: UUID, condition: str, *values: object) -> list[MemberRead]:
+async def read_members(db: Db, chat_id: UUID, condition: str, *values: object) -> list[MemberRead]:
     """Members, removed ones too unless the condition says otherwise, in the order of their versions.
 
     The values of the condition, in SQL, are $2 and on.
     """
-    rows = await (await as_batch(session)).fetch(_MEMBERS.format(condition), chat_id, *values)
-    return [trusted(MemberRead, dict(row)) for row in rows]
+    rows = await (await raw_connection(db)).fetch(_MEMBERS.format(condition), chat_id, *values)
+    return [construct(MemberRead, dict(row)) for row in rows]
 
 
 _MEMBERS = """

@@ -16,37 +16,37 @@ from chat_app.models.sessions import Actor
 from chat_app.models.users import UserPage, UserRead, profile
 
 
-async def like_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+async def like_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """Like a message; liking it again changes nothing. Raises MessageDeleted."""
-    chat, membership = await access.lock_chat(session, actor, chat_id)
-    message = await access.access_message(session, membership, seq)
+    chat, membership = await access.lock_chat(db, actor, chat_id)
+    message = await access.access_message(db, membership, seq)
     if message.deleted_at:
         raise MessageDeleted
     liked = insert(Like).values(chat_id=chat_id, seq=seq, user_id=actor.id).on_conflict_do_nothing()
-    if (await session.exec(liked.returning(col(Like.seq)))).first():
-        await changes.take_version(session, chat)
+    if (await db.exec(liked.returning(col(Like.seq)))).first():
+        await changes.take_version(db, chat)
         message.like_count += 1
-        await changes.record_like(session, chat, actor, message)
-    return (await read_messages(session, actor.id, chat_id, "seq = $3", seq))[0]
+        await changes.record_like(db, chat, actor, message)
+    return (await read_messages(db, actor.id, chat_id, "seq = $3", seq))[0]
 
 
-async def unlike_message(session: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+async def unlike_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """Take a like back; without one nothing changes."""
-    chat, membership = await access.lock_chat(session, actor, chat_id)
-    message = await access.access_message(session, membership, seq)
+    chat, membership = await access.lock_chat(db, actor, chat_id)
+    message = await access.access_message(db, membership, seq)
     unliked = delete(Like).where(col(Like.chat_id) == chat_id, col(Like.seq) == seq, col(Like.user_id) == actor.id)
-    if (await session.exec(unliked.returning(col(Like.seq)))).first():
-        await changes.take_version(session, chat)
+    if (await db.exec(unliked.returning(col(Like.seq)))).first():
+        await changes.take_version(db, chat)
         message.like_count -= 1
-        await changes.record_like(session, chat, actor, message)
-    return (await read_messages(session, actor.id, chat_id, "seq = $3", seq))[0]
+        await changes.record_like(db, chat, actor, message)
+    return (await read_messages(db, actor.id, chat_id, "seq = $3", seq))[0]
 
 
 async def list_likes(
-    session: AsyncSession, actor: Actor, chat_id: UUID, seq: int, *, cursor: str | None, limit: int
+    db: AsyncSession, actor: Actor, chat_id: UUID, seq: int, *, cursor: str | None, limit: int
 ) -> UserPage:
     """Who likes a message, the longest registered first."""
-    await get_message(session, actor, chat_id, seq)
+    await get_message(db, actor, chat_id, seq)
     statement = (
         select(User)
         .join(Like, col(Like.user_id) == User.id)
@@ -56,7 +56,7 @@ async def list_likes(
     )
     if cursor:
         statement = statement.where(col(Like.user_id) > _parse_cursor(cursor))
-    users = list(await session.exec(statement))
+    users = list(await db.exec(statement))
     return UserPage(
         items=[profile(user, UserRead) for user in users[:limit]],
         next_cursor=users[limit - 1].id.hex if len(users) > limit else None,

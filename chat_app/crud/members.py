@@ -12,7 +12,7 @@ from chat_app.crud.entries import read_chat
 from chat_app.crud.history import read_members
 from chat_app.crud.sessions import clear_active_chat
 from chat_app.crud.users import check_users_exist, list_briefs
-from chat_app.db import Unit, database_of
+from chat_app.db import Db, database_of
 from chat_app.errors import GroupFull, MemberNotFound
 from chat_app.events import ChatsChanged, record
 from chat_app.models import Chat, Membership, User
@@ -24,56 +24,56 @@ from chat_app.models.sessions import Actor
 MOST_MEMBERS = LIMITS["members"]
 
 
-async def list_members(session: Unit, actor: Actor, chat_id: UUID) -> MemberList:
+async def list_members(db: Db, actor: Actor, chat_id: UUID) -> MemberList:
     """Everybody who is in the chat, in the order of joining."""
     # Read before the rest, so that it is not newer.
-    version = (await access.view_chat(session, actor, chat_id)).version
-    members = await current_members(session, chat_id)
-    users = await list_briefs(session, (member.user_id for member in members))
+    version = (await access.view_chat(db, actor, chat_id)).version
+    members = await current_members(db, chat_id)
+    users = await list_briefs(db, (member.user_id for member in members))
     return MemberList(items=members, users=users, version=version)
 
 
-async def current_members(session: Unit, chat_id: UUID) -> list[MemberRead]:
+async def current_members(db: Db, chat_id: UUID) -> list[MemberRead]:
     """The members of a chat in the order of joining."""
-    members = await read_members(session, chat_id, "removed_at IS NULL")
+    members = await read_members(db, chat_id, "removed_at IS NULL")
     return sorted(members, key=lambda member: (member.joined_at, not member.is_creator, member.user_id))
 
 
-async def add_members(session: AsyncSession, actor: Actor, chat_id: UUID, data: MembersAdd) -> ChatRead:
+async def add_members(db: AsyncSession, actor: Actor, chat_id: UUID, data: MembersAdd) -> ChatRead:
     """Add people, all or nothing; a private chat becomes a group of the one who adds. Present members: no-op.
 
     Raises UserNotFound, GroupFull.
     """
-    chat, membership = await access.lock_chat(session, actor, chat_id)
-    await check_users_exist(session, data.user_ids)
-    present = await access.audience_of(session, chat_id)
+    chat, membership = await access.lock_chat(db, actor, chat_id)
+    await check_users_exist(db, data.user_ids)
+    present = await access.audience_of(db, chat_id)
     joining = [user_id for user_id in dict.fromkeys(data.user_ids) if user_id not in present]
     if joining:
-        await _join(session, actor, chat, membership, joining, data)
-    return await read_chat(session, actor.id, chat_id)
+        await _join(db, actor, chat, membership, joining, data)
+    return await read_chat(db, actor.id, chat_id)
 
 
 async def _join(
-    session: AsyncSession, actor: Actor, chat: Chat, membership: Membership, joining: list[UUID], data: MembersAdd
+    db: AsyncSession, actor: Actor, chat: Chat, membership: Membership, joining: list[UUID], data: MembersAdd
 ) -> None:
     if chat.member_count + len(joining) > MOST_MEMBERS:
         raise GroupFull
-    await changes.take_version(session, chat)
+    await changes.take_version(db, chat)
     converted = chat.type is ChatType.PRIVATE
     chat.member_count += len(joining)
     if converted:
-        await _become_group(session, actor, chat, data.title or await _names(session, chat, joining))
+        await _become_group(db, actor, chat, data.title or await _names(db, chat, joining))
     event = SystemEvent.BECAME_GROUP if converted else SystemEvent.MEMBERS_ADDED
     # The read position of the adder moves with the message; what they see from stays.
     visible_from_seq = membership.visible_from_seq if data.share_history else chat.message_count + 1
-    message = await changes.add_system_message(session, chat, actor, event, joining)
-    await write_memberships(session, chat, joining, visible_from_seq=visible_from_seq)
+    message = await changes.add_system_message(db, chat, actor, event, joining)
+    await write_memberships(db, chat, joining, visible_from_seq=visible_from_seq)
     changed = [*joining, actor.id] if converted else joining
-    await changes.record_members(session, chat, message, changed=changed, joined=joining, to_all=converted)
+    await changes.record_members(db, chat, message, changed=changed, joined=joining, to_all=converted)
 
 
 async def write_memberships(
-    session: AsyncSession, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
+    db: AsyncSession, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
 ) -> None:
     """Put users into a locked chat; whoever comes back starts anew, but the counter of what is personal goes on."""
     fields = {
@@ -89,59 +89,59 @@ async def write_memberships(
     rows = [{"chat_id": chat.id, "user_id": user_id, "mine_version": 1, **fields} for user_id in user_ids]
     anew = {"mine_version": Membership.mine_version + 1, **fields}
     written = insert(Membership).values(rows)
-    await session.exec(written.on_conflict_do_update(index_elements=["chat_id", "user_id"], set_=anew))
+    await db.exec(written.on_conflict_do_update(index_elements=["chat_id", "user_id"], set_=anew))
 
 
-async def _become_group(session: AsyncSession, actor: Actor, chat: Chat, title: str) -> None:
+async def _become_group(db: AsyncSession, actor: Actor, chat: Chat, title: str) -> None:
     """The pair is free for a new private chat; own titles meant the peer and go."""
     chat.type, chat.title, chat.creator_id = ChatType.GROUP, title, actor.id
     chat.low_id = chat.high_id = None
-    await session.exec(changes.change_mine(chat.id, title=None, changed_at=chat.changed_at))
+    await db.exec(changes.change_mine(chat.id, title=None, changed_at=chat.changed_at))
     # The actor is the creator from now on, which a member's row tells.
     is_actor = col(Membership.user_id) == actor.id
-    await session.exec(changes.change_memberships(chat.id, is_actor, version=chat.version))
+    await db.exec(changes.change_memberships(chat.id, is_actor, version=chat.version))
 
 
-async def _names(session: AsyncSession, chat: Chat, joining: list[UUID]) -> str:
+async def _names(db: AsyncSession, chat: Chat, joining: list[UUID]) -> str:
     """A title made of the members' names."""
     founders = [user_id for user_id in (chat.low_id, chat.high_id) if user_id]
-    names = await session.exec(select(User.name).where(col(User.id).in_([*founders, *joining])).order_by(User.name))
+    names = await db.exec(select(User.name).where(col(User.id).in_([*founders, *joining])).order_by(User.name))
     return ", ".join(names)[: LIMITS["title_length"]]
 
 
-async def remove_member(session: AsyncSession, actor: Actor, chat_id: UUID, user_id: UUID) -> None:
+async def remove_member(db: AsyncSession, actor: Actor, chat_id: UUID, user_id: UUID) -> None:
     """Take somebody out of one's own group. Raises NotAGroup, NotCreator, CreatorCannotLeave, MemberNotFound."""
-    chat = await access.lock_group_as_creator(session, actor, chat_id)
+    chat = await access.lock_group_as_creator(db, actor, chat_id)
     access.check_may_leave(chat, user_id)
-    if user_id not in await access.audience_of(session, chat_id):
+    if user_id not in await access.audience_of(db, chat_id):
         raise MemberNotFound
-    await _part(session, actor, chat, user_id, RemovedReason.REMOVED)
+    await _part(db, actor, chat, user_id, RemovedReason.REMOVED)
 
 
-async def leave_chat(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+async def leave_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> None:
     """Leave a group. Raises NotAGroup, CreatorCannotLeave."""
-    chat, _ = await access.lock_group(session, actor, chat_id)
+    chat, _ = await access.lock_group(db, actor, chat_id)
     access.check_may_leave(chat, actor.id)
-    await _part(session, actor, chat, actor.id, RemovedReason.LEFT)
+    await _part(db, actor, chat, actor.id, RemovedReason.LEFT)
 
 
-async def _part(session: AsyncSession, actor: Actor, chat: Chat, user_id: UUID, reason: RemovedReason) -> None:
-    await changes.take_version(session, chat)
+async def _part(db: AsyncSession, actor: Actor, chat: Chat, user_id: UUID, reason: RemovedReason) -> None:
+    await changes.take_version(db, chat)
     chat.member_count -= 1
-    await end_memberships(session, chat, [user_id], reason)
+    await end_memberships(db, chat, [user_id], reason)
     left = reason is RemovedReason.LEFT
     event = SystemEvent.MEMBER_LEFT if left else SystemEvent.MEMBER_REMOVED
-    message = await changes.add_system_message(session, chat, actor, event, [] if left else [user_id])
-    await changes.record_members(session, chat, message, changed=[user_id])
+    message = await changes.add_system_message(db, chat, actor, event, [] if left else [user_id])
+    await changes.record_members(db, chat, message, changed=[user_id])
 
 
-async def end_memberships(session: AsyncSession, chat: Chat, user_ids: Sequence[UUID], reason: RemovedReason) -> None:
+async def end_memberships(db: AsyncSession, chat: Chat, user_ids: Sequence[UUID], reason: RemovedReason) -> None:
     """Take users out of a locked chat, at once and everywhere: their lists, their active chats."""
     now, who = chat.changed_at, col(Membership.user_id).in_(user_ids)
     ended = {"removed_at": now, "removed_reason": reason, "version": chat.version, "changed_at": now}
-    await session.exec(changes.change_memberships(chat.id, who, **ended))
+    await db.exec(changes.change_memberships(chat.id, who, **ended))
     for user_id in user_ids:
-        database_of(session).take_turn(session, (chat.id, user_id))
-    await clear_active_chat(session, chat.id, list(user_ids))
+        database_of(db).order_delivery(db, (chat.id, user_id))
+    await clear_active_chat(db, chat.id, list(user_ids))
     removed = RemovedChat(chat_id=chat.id, version=chat.version, reason=reason)
-    record(session, ChatsChanged(removed=[removed]), dict.fromkeys(user_ids, 1))
+    record(db, ChatsChanged(removed=[removed]), dict.fromkeys(user_ids, 1))

@@ -16,7 +16,7 @@ from chat_app.errors import ChatError, Internal, Unavailable
 MOST_AT_ONCE = 256
 # Chats that somebody else holds for longer are waited for apart from the others.
 PATIENCE_SECONDS = 0.05
-LANES_AT_ONCE = 4
+CONTENDED_AT_ONCE = 4
 # A send with less time left is not tried: it would slow down the others, and its outcome might be unknown.
 LEAST_SECONDS = 0.1
 
@@ -31,7 +31,7 @@ class _Waiting(NamedTuple):
     until: float
 
 
-class _Lane:
+class _Queue:
     """Sends that go one batch after another, in the order in which they came."""
 
     def __init__(self) -> None:
@@ -44,15 +44,15 @@ class Outbox:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._lane = _Lane()
-        self._apart: dict[UUID, _Lane] = {}
-        self._slots = asyncio.Semaphore(LANES_AT_ONCE)
+        self._queue = _Queue()
+        self._contended: dict[UUID, _Queue] = {}
+        self._slots = asyncio.Semaphore(CONTENDED_AT_ONCE)
 
     def put(self, draft: Draft, done: Done, request_id: str | None = None) -> None:
         """Send a message: `done` is called with what became of it, after the commit and its events."""
-        lane = self._apart.get(draft.chat_id) if self._apart else None
+        lane = self._contended.get(draft.chat_id) if self._contended else None
         until = asyncio.get_running_loop().time() + self.database.patience
-        self._append(lane or self._lane, _Waiting(draft, done, request_id, until))
+        self._append(lane or self._queue, _Waiting(draft, done, request_id, until))
 
     async def send(self, draft: Draft) -> Sent:
         """Send a message and wait. Raises what is wrong with it."""
@@ -62,29 +62,29 @@ class Outbox:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        while tasks := [lane.task for lane in (self._lane, *self._apart.values()) if lane.task]:
+        while tasks := [lane.task for lane in (self._queue, *self._contended.values()) if lane.task]:
             await asyncio.gather(*tasks)
 
-    def _append(self, lane: _Lane, waiting: _Waiting) -> None:
+    def _append(self, lane: _Queue, waiting: _Waiting) -> None:
         lane.waiting.append(waiting)
         if lane.task is None:
             lane.task = asyncio.get_running_loop().create_task(self._run(lane))
 
-    async def _run(self, lane: _Lane) -> None:
+    async def _run(self, lane: _Queue) -> None:
         while lane.waiting:
             batch, lane.waiting = lane.waiting[:MOST_AT_ONCE], lane.waiting[MOST_AT_ONCE:]
-            if lane is self._lane:
+            if lane is self._queue:
                 await self._send(batch)
             else:
-                await self._send_apart(batch)
+                await self._send_contended(batch)
             # In one round of the loop what was told is written, in the next what was answered to it is read, and
             # shares the next commit: else those who were just answered and the others take turns for ever.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         lane.task = None
-        self._apart = {chat_id: other for chat_id, other in self._apart.items() if other is not lane}
+        self._contended = {chat_id: other for chat_id, other in self._contended.items() if other is not lane}
 
-    async def _send_apart(self, batch: list[_Waiting]) -> None:
+    async def _send_contended(self, batch: list[_Waiting]) -> None:
         try:
             async with asyncio.timeout_at(min(waiting.until for waiting in batch)):
                 await self._slots.acquire()
@@ -92,33 +92,33 @@ class Outbox:
             self._tell(batch, [Unavailable()] * len(batch))
             return
         try:
-            await self._send(batch, is_apart=True)
+            await self._send(batch, is_contended=True)
         finally:
             self._slots.release()
 
-    async def _send(self, batch: list[_Waiting], *, is_apart: bool = False) -> None:
+    async def _send(self, batch: list[_Waiting], *, is_contended: bool = False) -> None:
         batch = self._give_up_late(batch)
         if not batch:
             return
         logs.bind_request(requests=[waiting.request_id for waiting in batch])
         until = min(waiting.until for waiting in batch)
         # A lock that is given up by the server leaves the connection whole.
-        patience = 0.9 * (until - asyncio.get_running_loop().time()) if is_apart else PATIENCE_SECONDS
+        patience = 0.9 * (until - asyncio.get_running_loop().time()) if is_contended else PATIENCE_SECONDS
         try:
-            async with self.database.batch(until) as session:
-                results = await send_messages(session, [waiting.draft for waiting in batch], patience=patience)
+            async with self.database.batch(until) as db:
+                results = await send_messages(db, [waiting.draft for waiting in batch], patience=patience)
         except Busy as error:
-            if is_apart:
+            if is_contended:
                 self._tell(batch, [error] * len(batch))
             else:
-                self._set_apart(batch)
+                self._queue_contended(batch)
         except ChatError as error:
             self._tell(batch, [error] * len(batch))
         except Exception as error:
             # One draft that breaks the statement must not take the others with it.
             if len(batch) > 1:
                 for waiting in batch:
-                    await self._send([waiting], is_apart=is_apart)
+                    await self._send([waiting], is_contended=is_contended)
             else:
                 logs.log_crash(error)
                 self._tell(batch, [Internal()])
@@ -133,13 +133,13 @@ class Outbox:
         self._tell(late, [Unavailable()] * len(late))
         return [waiting for waiting in batch if waiting.until >= latest] if late else batch
 
-    def _set_apart(self, batch: list[_Waiting]) -> None:
+    def _queue_contended(self, batch: list[_Waiting]) -> None:
         # Later sends to these chats are queued apart at once. Those that wait here already must stay before them.
         chat_ids = {waiting.draft.chat_id for waiting in batch}
-        behind = [waiting for waiting in self._lane.waiting if waiting.draft.chat_id in chat_ids]
-        self._lane.waiting = [waiting for waiting in self._lane.waiting if waiting.draft.chat_id not in chat_ids]
+        behind = [waiting for waiting in self._queue.waiting if waiting.draft.chat_id in chat_ids]
+        self._queue.waiting = [waiting for waiting in self._queue.waiting if waiting.draft.chat_id not in chat_ids]
         for waiting in batch + behind:
-            self._append(self._apart.setdefault(waiting.draft.chat_id, _Lane()), waiting)
+            self._append(self._contended.setdefault(waiting.draft.chat_id, _Queue()), waiting)
 
     def _tell(self, batch: list[_Waiting], results: list[Sent | ChatError]) -> None:
         logs.bind_request()

@@ -8,19 +8,19 @@ from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud.access import list_audience
-from chat_app.db import Unit, as_batch, read_clock
+from chat_app.db import Db, raw_connection, read_clock
 from chat_app.models import User
 
 
-async def list_watchers(session: Unit, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
+async def list_watchers(db: Db, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
     """The peers of this user's private chats, and the chats of which the user is a member."""
-    chats = await _ids(session, "SELECT chat_id FROM membership WHERE user_id = $1 AND removed_at IS NULL", user_id)
-    return await _ids(session, _PRIVATE_PEERS, user_id), chats
+    chats = await _ids(db, "SELECT chat_id FROM membership WHERE user_id = $1 AND removed_at IS NULL", user_id)
+    return await _ids(db, _PRIVATE_PEERS, user_id), chats
 
 
-async def list_contacts(session: Unit, user_id: UUID) -> tuple[set[UUID], dict[UUID, set[UUID]]]:
+async def list_contacts(db: Db, user_id: UUID) -> tuple[set[UUID], dict[UUID, set[UUID]]]:
     """The peers of this user's private chats, and by group the members who are none of these peers."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT chat_id, type = 'private' AS is_private, array_agg(other.user_id) AS user_ids
         FROM membership AS own JOIN chat ON chat.id = chat_id JOIN membership AS other USING (chat_id)
@@ -34,26 +34,26 @@ async def list_contacts(session: Unit, user_id: UUID) -> tuple[set[UUID], dict[U
     return peers, {chat_id: user_ids for chat_id, user_ids in members.items() if user_ids}
 
 
-async def list_peers(session: Unit, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
+async def list_peers(db: Db, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
     """Users whose presence this one gets: private peers, and the other members of the open chat, if it is theirs."""
-    peers = await _ids(session, _PRIVATE_PEERS, user_id)
+    peers = await _ids(db, _PRIVATE_PEERS, user_id)
     if open_chat_id:
-        members = (await list_audience(session, [open_chat_id]))[open_chat_id]
+        members = (await list_audience(db, [open_chat_id]))[open_chat_id]
         peers |= members.keys() if user_id in members else set()
     return peers
 
 
-async def write_last_seen(session: AsyncSession, user_ids: Collection[UUID]) -> datetime:
+async def write_last_seen(db: AsyncSession, user_ids: Collection[UUID]) -> datetime:
     """These users were here until now."""
-    now = await read_clock(session)
+    now = await read_clock(db)
     # In the order of their ids, as other nodes may write the same.
     locked = select(User.id).where(col(User.id).in_(user_ids)).order_by(col(User.id)).with_for_update()
-    await session.exec(update(User).where(col(User.id).in_(locked)).values(last_seen_at=now))
+    await db.exec(update(User).where(col(User.id).in_(locked)).values(last_seen_at=now))
     return now
 
 
 _PRIVATE_PEERS = "SELECT high_id FROM chat WHERE low_id = $1 UNION ALL SELECT low_id FROM chat WHERE high_id = $1"
 
 
-async def _ids(session: Unit, query: str, of: UUID) -> set[UUID]:
-    return {row[0] for row in await (await as_batch(session)).fetch(query, of)}
+async def _ids(db: Db, query: str, of: UUID) -> set[UUID]:
+    return {row[0] for row in await (await raw_connection(db)).fetch(query, of)}

@@ -17,7 +17,7 @@ from chat_app.crud.attachments import attachment_read, lock_attachments
 from chat_app.crud.entries import preview
 from chat_app.crud.history import read_messages
 from chat_app.crud.users import list_briefs
-from chat_app.db import Batch, Unit, as_batch, database_of
+from chat_app.db import Db, RawConnection, database_of, raw_connection
 from chat_app.errors import (
     AttachmentNotFound,
     AttachmentUsed,
@@ -28,7 +28,7 @@ from chat_app.errors import (
     MessageNotFound,
 )
 from chat_app.events import ChatsChanged, MessagesChanged, record
-from chat_app.models.base import as_json, trusted, written
+from chat_app.models.base import as_json, construct, preserialized
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
 from chat_app.models.messages import (
     AttachmentCreate,
@@ -47,7 +47,7 @@ from chat_app.models.users import UserBrief
 # What a file must be to go as a message of a type; a `file` may be anything.
 CONTENT_OF = {"image": "image/", "video": "video/", "audio": "audio/", "voice": "audio/"}
 
-Again = dict[tuple[UUID, UUID, int], MessageRead]
+Resent = dict[tuple[UUID, UUID, int], MessageRead]
 
 
 class Draft(NamedTuple):
@@ -70,7 +70,7 @@ class Sent(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Known:
+class _Existing:
     """The message of a draft's client id: in the database already, or placed by this batch and then whole."""
 
     chat_id: UUID
@@ -79,7 +79,7 @@ class _Known:
     content_hash: bytes
     json: bytes | None = None
 
-    def sent(self, is_new: bool, again: Again) -> Sent:
+    def sent(self, is_new: bool, again: Resent) -> Sent:
         return Sent(self.json or as_json(again[self.sender_id, self.chat_id, self.seq]), is_new)
 
 
@@ -90,20 +90,20 @@ class _Chat:
     id: UUID
     row: Any
     audience: dict[UUID, int]
-    known: dict[tuple[UUID, UUID], _Known]
+    known: dict[tuple[UUID, UUID], _Existing]
     message_count: int
     version: int
     placed: list[MessageShared] = field(default_factory=list)
 
     @classmethod
     def of(cls, chat_id: UUID, row: Any) -> Self:
-        known = {(known[0], known[1]): _Known(chat_id, known[0], known[2], known[3]) for known in row["known"]}
+        known = {(known[0], known[1]): _Existing(chat_id, known[0], known[2], known[3]) for known in row["known"]}
         audience = dict(zip(row["members"] or (), row["visible_from"] or (), strict=True))
         return cls(chat_id, row, audience, known, row["message_count"], row["version"])
 
     def shared(self, now: datetime) -> ChatShared:
         row = self.row
-        return trusted(
+        return construct(
             ChatShared,
             {
                 "type": row["type"],
@@ -123,7 +123,7 @@ class _Chat:
 class Sending:
     """One batch. `begin`, then `place` each draft, then `write`."""
 
-    def __init__(self, batch: Batch, chats: dict[UUID, _Chat], attachments: dict[UUID, Any]) -> None:
+    def __init__(self, batch: RawConnection, chats: dict[UUID, _Chat], attachments: dict[UUID, Any]) -> None:
         self.batch = batch
         self.chats = chats
         self.attachments = attachments
@@ -132,17 +132,17 @@ class Sending:
         self._rows: list[bytes] = []
 
     @classmethod
-    async def begin(cls, session: Unit, drafts: Sequence[Draft], patience: float | None) -> Self:
+    async def begin(cls, db: Db, drafts: Sequence[Draft], patience: float | None) -> Self:
         keys = [{"chat_id": d.chat_id, "sender_id": d.actor.id, "client_id": d.data.client_id} for d in drafts]
-        rows = await access.lock_to_send(session, keys, patience=patience)
+        rows = await access.lock_to_send(db, keys, patience=patience)
         wanted = {draft.data.attachment_id for draft in drafts if isinstance(draft.data, AttachmentCreate)}
-        attachments = await lock_attachments(session, wanted) if wanted else {}
+        attachments = await lock_attachments(db, wanted) if wanted else {}
         # A UUID of the driver's own class is slow to write.
         ids = {draft.chat_id: draft.chat_id for draft in drafts}
         chats = [_Chat.of(ids[row["id"]], row) for row in rows]
-        return cls(await as_batch(session), {chat.id: chat for chat in chats}, attachments)
+        return cls(await raw_connection(db), {chat.id: chat for chat in chats}, attachments)
 
-    def place(self, draft: Draft) -> tuple[_Known, bool] | ChatError:
+    def place(self, draft: Draft) -> tuple[_Existing, bool] | ChatError:
         """Give the draft its seq and version, or find what it repeats (then False), or say what is wrong with it."""
         chat, data = self.chats.get(draft.chat_id), draft.data
         visible_from_seq = chat.audience.get(draft.actor.id) if chat else None
@@ -164,10 +164,10 @@ class Sending:
             self.attachments[data.attachment_id] |= {"chat_id": chat.id, "seq": chat.message_count}
         fields = _fields(draft, chat, self.now, attachment and attachment_read(attachment))
         json = as_json(fields)
-        chat.placed.append(written(trusted(MessageShared, fields), json))
+        chat.placed.append(preserialized(construct(MessageShared, fields), json))
         self._rows.append(b'{"content_hash":"%b",%b' % (content_hash.hex().encode(), json[1:]))
         own = b'%b,"liked":false}' % json[:-1]
-        known = chat.known[key] = _Known(chat.id, draft.actor.id, chat.message_count, content_hash, own)
+        known = chat.known[key] = _Existing(chat.id, draft.actor.id, chat.message_count, content_hash, own)
         return known, True
 
     def _attachment(self, draft: Draft) -> dict[str, Any] | ChatError:
@@ -194,7 +194,7 @@ class Sending:
         database = database_of(self.batch)
         by_chat: dict[UUID, list[Any]] = {}
         for row in mine:
-            database.take_turn(self.batch, (row["chat_id"], row["user_id"]))
+            database.order_delivery(self.batch, (row["chat_id"], row["user_id"]))
             by_chat.setdefault(row["chat_id"], []).append(row)
         for chat_id, rows in by_chat.items():
             await self._record(self.chats[chat_id], rows)
@@ -209,7 +209,7 @@ class Sending:
             "members": [],
             "users": [],
         }
-        record(self.batch, trusted(MessagesChanged, told), chat.audience)
+        record(self.batch, construct(MessagesChanged, told), chat.audience)
         entry = {"chats": [chat.shared(self.now)], "mine": [], "removed": [], "users": []}
         # The newest message tells its sender that they have read so far; other senders have to be told.
         newest_sender = chat.placed[-1].sender_id
@@ -222,10 +222,10 @@ class Sending:
         for user_id, row in others.items():
             peer = next((user for user in people if user.id != user_id), None)
             own = {**entry, "mine": [_mine(chat, row, peer)]}
-            record(self.batch, trusted(ChatsChanged, own), {user_id: chat.audience[user_id]})
-        record(self.batch, trusted(ChatsChanged, entry), rest)
+            record(self.batch, construct(ChatsChanged, own), {user_id: chat.audience[user_id]})
+        record(self.batch, construct(ChatsChanged, entry), rest)
 
-    async def read_again(self) -> Again:
+    async def read_resent(self) -> Resent:
         """What had been sent before, as it is now: by sender, chat and seq."""
         repeated: dict[tuple[UUID, UUID], list[int]] = {}
         for chat in self.chats.values():
@@ -267,7 +267,7 @@ FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS carried (id, chat_id, seq) 
 
 
 def _mine(chat: _Chat, row: Any, peer: UserBrief | None) -> ChatMine:
-    return trusted(
+    return construct(
         ChatMine,
         {
             "chat_id": chat.id,

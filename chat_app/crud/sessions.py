@@ -14,7 +14,7 @@ from sqlalchemy import func
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import LONGEST_TRANSACTION, Unit, as_batch, read_clock
+from chat_app.db import LONGEST_TRANSACTION, Db, raw_connection, read_clock
 from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
 from chat_app.events import SessionsRevoked, record
 from chat_app.models import Session, User
@@ -34,11 +34,11 @@ class OpenedSession(NamedTuple):
 
 
 async def open_session(
-    session: AsyncSession, user_id: UUID, user_agent: str | None, address_hash: bytes | None = None
+    db: AsyncSession, user_id: UUID, user_agent: str | None, address_hash: bytes | None = None
 ) -> OpenedSession:
     """Log a user in on one more device. The caller has locked the user's row and checked the credential under it."""
     secret = secrets.token_bytes(32)
-    now = await read_clock(session)
+    now = await read_clock(db)
     row = Session(
         user_id=user_id,
         refresh_hash=_hash(secret),
@@ -48,22 +48,22 @@ async def open_session(
         last_used_at=now,
         expires_at=now + LIFETIME,
     )
-    session.add(row)
-    await session.flush()
+    db.add(row)
+    await db.flush()
     return OpenedSession(Actor(user_id, row.id), _refresh_token(row.id, secret))
 
 
-async def refresh_session(session: AsyncSession, refresh_token: str) -> OpenedSession:
+async def refresh_session(db: AsyncSession, refresh_token: str) -> OpenedSession:
     """Exchange a refresh token for its successor; the direct predecessor gets the same one again for 30 seconds.
 
     Raises NotAuthenticated, SessionRevoked, TokenExpired, or RefreshReused: then the session is over.
     """
     session_id, secret = _parse(refresh_token)
-    row = await session.get(Session, session_id, with_for_update=True, populate_existing=True)
-    now = await read_clock(session)
+    row = await db.get(Session, session_id, with_for_update=True, populate_existing=True)
+    now = await read_clock(db)
     if row is None:
         raise NotAuthenticated
-    is_active = (await session.exec(select(User.is_active).where(User.id == row.user_id))).one()
+    is_active = (await db.exec(select(User.is_active).where(User.id == row.user_id))).one()
     if row.revoked_at or not is_active:
         raise SessionRevoked
     if row.expires_at <= now:
@@ -74,9 +74,9 @@ async def refresh_session(session: AsyncSession, refresh_token: str) -> OpenedSe
         row.previous_hash, row.refresh_hash = row.refresh_hash, _hash(successor)
         row.last_used_at, row.expires_at = now, now + LIFETIME
     elif _hash(secret) != row.previous_hash or now - row.last_used_at > REPEAT_WINDOW:
-        await _revoke(session, [row])
+        await _revoke(db, [row])
         raise RefreshReused
-    await session.flush()
+    await db.flush()
     return OpenedSession(Actor(row.user_id, row.id), _refresh_token(row.id, successor))
 
 
@@ -85,9 +85,9 @@ def hash_address(phone: str | None, address: str | None) -> bytes:
     return hmac.digest(get_settings().signing_secret, f"address|{phone}|{address}".encode(), "sha256")
 
 
-async def is_familiar(session: Unit, phone: str | None, address_hash: bytes | None) -> bool:
+async def is_familiar(db: Db, phone: str | None, address_hash: bytes | None) -> bool:
     """Whether a living session of this number was opened from this address."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT 1 FROM session JOIN "user" ON "user".id = user_id
         WHERE phone = $1 AND address_hash = $2 AND revoked_at IS NULL AND expires_at > now() LIMIT 1
@@ -98,21 +98,21 @@ async def is_familiar(session: Unit, phone: str | None, address_hash: bytes | No
     return bool(rows)
 
 
-async def has_sessions(session: AsyncSession, user_id: UUID) -> bool:
+async def has_sessions(db: AsyncSession, user_id: UUID) -> bool:
     """Whether the user ever logged in."""
-    return (await session.exec(select(Session.id).where(Session.user_id == user_id).limit(1))).first() is not None
+    return (await db.exec(select(Session.id).where(Session.user_id == user_id).limit(1))).first() is not None
 
 
-class Standing(NamedTuple):
+class SessionState(NamedTuple):
     """A session that stands."""
 
     expires_at: datetime
     active_chat_id: UUID | None
 
 
-async def check_session(session: Unit, actor: Actor) -> Standing:
+async def check_session(db: Db, actor: Actor) -> SessionState:
     """The actor's session if it and the user still stand. Raises SessionRevoked or TokenExpired."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT expires_at, active_chat_id, revoked_at IS NOT NULL OR NOT is_active AS is_over,
             expires_at <= now() AS is_late
@@ -125,12 +125,12 @@ async def check_session(session: Unit, actor: Actor) -> Standing:
         raise SessionRevoked
     if rows[0]["is_late"]:
         raise TokenExpired
-    return Standing(rows[0]["expires_at"], rows[0]["active_chat_id"])
+    return SessionState(rows[0]["expires_at"], rows[0]["active_chat_id"])
 
 
-async def list_sessions(session: AsyncSession, actor: Actor) -> list[SessionRead]:
+async def list_sessions(db: AsyncSession, actor: Actor) -> list[SessionRead]:
     """One's own sessions that still stand, the latest used first."""
-    rows = await session.exec(
+    rows = await db.exec(
         select(Session)
         .where(Session.user_id == actor.id, col(Session.revoked_at).is_(None), col(Session.expires_at) > func.now())
         .order_by(col(Session.last_used_at).desc(), col(Session.id))
@@ -141,43 +141,43 @@ async def list_sessions(session: AsyncSession, actor: Actor) -> list[SessionRead
     ]
 
 
-async def revoke_session(session: AsyncSession, actor: Actor, session_id: UUID) -> None:
+async def revoke_session(db: AsyncSession, actor: Actor, session_id: UUID) -> None:
     """End one of one's own sessions; its connections close. Raises SessionNotFound."""
-    row = await session.get(Session, session_id, with_for_update=True, populate_existing=True)
+    row = await db.get(Session, session_id, with_for_update=True, populate_existing=True)
     if row is None or row.user_id != actor.id or row.revoked_at:
         raise SessionNotFound
-    await _revoke(session, [row])
+    await _revoke(db, [row])
 
 
-async def revoke_sessions(session: AsyncSession, user_id: UUID, *, keep: UUID | None = None) -> int:
+async def revoke_sessions(db: AsyncSession, user_id: UUID, *, keep: UUID | None = None) -> int:
     """End all sessions of a user, but for one that is to stay. Returns how many ended."""
-    rows = await session.exec(
+    rows = await db.exec(
         select(Session)
         .where(Session.user_id == user_id, col(Session.revoked_at).is_(None))
         .order_by(col(Session.id))
         .with_for_update()
     )
     ended = [row for row in rows if row.id != keep]
-    await _revoke(session, ended)
+    await _revoke(db, ended)
     return len(ended)
 
 
-async def list_revoked(session: AsyncSession, since: datetime) -> tuple[set[UUID], datetime]:
+async def list_revoked(db: AsyncSession, since: datetime) -> tuple[set[UUID], datetime]:
     """The sessions that were revoked since a time, and the time to ask with next: late commits are found again."""
-    now = await read_clock(session)
-    rows = await session.exec(select(Session.id).where(col(Session.revoked_at) > since))
+    now = await read_clock(db)
+    rows = await db.exec(select(Session.id).where(col(Session.revoked_at) > since))
     return set(rows), now - LONGEST_TRANSACTION
 
 
-async def list_deactivated(session: AsyncSession, user_ids: Iterable[UUID]) -> set[UUID]:
+async def list_deactivated(db: AsyncSession, user_ids: Iterable[UUID]) -> set[UUID]:
     """Those of the users who are deactivated, also by a plain SQL update: their sessions are over."""
     statement = 'SELECT id FROM "user" WHERE id = ANY($1::uuid[]) AND NOT is_active'
-    return {row["id"] for row in await (await as_batch(session)).fetch(statement, list(user_ids))}
+    return {row["id"] for row in await (await raw_connection(db)).fetch(statement, list(user_ids))}
 
 
-async def read_expiry(session: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, datetime]:
+async def read_expiry(db: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, datetime]:
     """When those of the sessions that still stand expire."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT session.id, expires_at FROM session JOIN "user" ON "user".id = user_id
         WHERE session.id = ANY($1::uuid[]) AND revoked_at IS NULL AND expires_at > clock_timestamp() AND is_active
@@ -187,9 +187,9 @@ async def read_expiry(session: AsyncSession, session_ids: Iterable[UUID]) -> dic
     return dict(rows)
 
 
-async def read_active(session: Unit, session_ids: Iterable[UUID]) -> dict[UUID, tuple[UUID | None, int]]:
+async def read_active(db: Db, session_ids: Iterable[UUID]) -> dict[UUID, tuple[UUID | None, int]]:
     """The active chats of sessions, with the versions of these chats."""
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         """
         SELECT session.id, active_chat_id, coalesce(version, 0) FROM session LEFT JOIN chat ON chat.id = active_chat_id
         WHERE session.id = ANY($1::uuid[])
@@ -199,23 +199,23 @@ async def read_active(session: Unit, session_ids: Iterable[UUID]) -> dict[UUID, 
     return {session_id: (chat_id, version) for session_id, chat_id, version in rows}
 
 
-async def clear_active_chat(session: AsyncSession, chat_id: UUID, user_ids: list[UUID]) -> None:
+async def clear_active_chat(db: AsyncSession, chat_id: UUID, user_ids: list[UUID]) -> None:
     """A chat that was lost is active nowhere."""
-    await session.exec(
+    await db.exec(
         update(Session)
         .where(col(Session.user_id).in_(user_ids), col(Session.active_chat_id) == chat_id)
         .values(active_chat_id=None)
     )
 
 
-async def _revoke(session: AsyncSession, rows: list[Session]) -> None:
+async def _revoke(db: AsyncSession, rows: list[Session]) -> None:
     if not rows:
         return
-    now = await read_clock(session)
+    now = await read_clock(db)
     for row in rows:
         row.revoked_at = now
-    await session.flush()
-    record(session, SessionsRevoked(session_ids=[row.id for row in rows]), {})
+    await db.flush()
+    record(db, SessionsRevoked(session_ids=[row.id for row in rows]), {})
 
 
 def _hash(secret: bytes) -> bytes:

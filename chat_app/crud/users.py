@@ -9,7 +9,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud.presence import list_contacts
-from chat_app.db import Unit, as_batch
+from chat_app.db import Db, raw_connection
 from chat_app.errors import UsernameTaken, UserNotFound
 from chat_app.events import MemberChanged, UsersChanged, record
 from chat_app.models import User
@@ -17,50 +17,50 @@ from chat_app.models.sessions import Actor
 from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserUpdate, brief, profile
 
 
-async def get_me(session: AsyncSession, actor: Actor) -> UserMe:
+async def get_me(db: AsyncSession, actor: Actor) -> UserMe:
     """One's own account: the only place where a phone is told."""
-    return profile(await _access_user(session, actor.id), UserMe)
+    return profile(await _access_user(db, actor.id), UserMe)
 
 
-async def update_me(session: AsyncSession, actor: Actor, data: UserUpdate) -> UserMe:
+async def update_me(db: AsyncSession, actor: Actor, data: UserUpdate) -> UserMe:
     """Change what was sent. Raises UsernameTaken."""
-    user = await _access_user(session, actor.id)
+    user = await _access_user(db, actor.id)
     former_name = user.name
     user.sqlmodel_update(data.model_dump(exclude_unset=True))
     try:
-        await session.flush()
+        await db.flush()
     except IntegrityError as error:
         raise UsernameTaken from error
     if user.name != former_name:
-        await record_user(session, user)
+        await record_user(db, user)
     return profile(user, UserMe)
 
 
-async def record_user(session: AsyncSession, user: User) -> None:
+async def record_user(db: AsyncSession, user: User) -> None:
     """The name or picture has changed: for private peers, and for members who have a chat with the user active."""
     users = [brief(user.id, user.name, user.avatar_key)]
-    peers, members = await list_contacts(session, user.id)
+    peers, members = await list_contacts(db, user.id)
     if peers:
-        record(session, UsersChanged(users=users), dict.fromkeys(peers, 0))
+        record(db, UsersChanged(users=users), dict.fromkeys(peers, 0))
     for chat_id, user_ids in members.items():
-        record(session, MemberChanged(chat_id=chat_id, users=users), dict.fromkeys(user_ids, 0))
+        record(db, MemberChanged(chat_id=chat_id, users=users), dict.fromkeys(user_ids, 0))
 
 
-async def get_user(session: AsyncSession, user_id: UUID) -> UserRead:
+async def get_user(db: AsyncSession, user_id: UUID) -> UserRead:
     """Anybody's public profile. Raises UserNotFound."""
-    return profile(await _access_user(session, user_id), UserRead)
+    return profile(await _access_user(db, user_id), UserRead)
 
 
-async def lookup_user(session: AsyncSession, data: UserLookup) -> UserRead:
+async def lookup_user(db: AsyncSession, data: UserLookup) -> UserRead:
     """The profile behind a phone number that the asker knows already. Raises UserNotFound."""
-    user = (await session.exec(select(User).where(User.phone == data.phone))).first()
+    user = (await db.exec(select(User).where(User.phone == data.phone))).first()
     if user is None:
         raise UserNotFound
     return profile(user, UserRead)
 
 
 async def search_users(
-    session: AsyncSession, *, query: str | None, ids: Sequence[UUID] | None, limit: int
+    db: AsyncSession, *, query: str | None, ids: Sequence[UUID] | None, limit: int
 ) -> list[UserRead]:
     """Users whose name or username begins so or is alike, or by ids; never by phone."""
     statement = select(User)
@@ -75,31 +75,31 @@ async def search_users(
         closeness = func.greatest(func.similarity(name, wanted), func.similarity(username, wanted))
         # Of somebody without a username nobody knows how it begins, and what is not known would come first.
         statement = statement.order_by(func.coalesce(begins, false()).desc(), closeness.desc())
-    users = await session.exec(statement.order_by(func.lower(User.name), col(User.id)).limit(limit))
+    users = await db.exec(statement.order_by(func.lower(User.name), col(User.id)).limit(limit))
     return [profile(user, UserRead) for user in users]
 
 
-async def list_briefs(session: Unit, user_ids: Iterable[UUID]) -> list[UserBrief]:
+async def list_briefs(db: Db, user_ids: Iterable[UUID]) -> list[UserBrief]:
     """Who is meant by these ids, in the order of the ids."""
     wanted = set(user_ids)
     if not wanted:
         return []
-    rows = await (await as_batch(session)).fetch(
+    rows = await (await raw_connection(db)).fetch(
         'SELECT id, name, avatar_key FROM "user" WHERE id = ANY($1::uuid[]) ORDER BY id', list(wanted)
     )
     return [brief(*row) for row in rows]
 
 
-async def check_users_exist(session: AsyncSession, user_ids: Iterable[UUID]) -> None:
+async def check_users_exist(db: AsyncSession, user_ids: Iterable[UUID]) -> None:
     """All of them or UserNotFound."""
     wanted = set(user_ids)
-    found = await session.exec(select(User.id).where(col(User.id).in_(wanted)))
+    found = await db.exec(select(User.id).where(col(User.id).in_(wanted)))
     if wanted - set(found):
         raise UserNotFound
 
 
-async def _access_user(session: AsyncSession, user_id: UUID) -> User:
-    user = await session.get(User, user_id)
+async def _access_user(db: AsyncSession, user_id: UUID) -> User:
+    user = await db.get(User, user_id)
     if user is None:
         raise UserNotFound
     return user

@@ -48,7 +48,7 @@ class _Node:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.heard_at = time.monotonic()
+        self.received_at = time.monotonic()
         self.is_silent = False
 
 
@@ -90,8 +90,8 @@ class Bus:
         self.node: UUID = uuid7()
         self.is_up = False
         # Set while something that other nodes commit may not come: the bus is lost, or one of them is silent.
-        self.in_doubt = asyncio.Event()
-        self.in_doubt.set()
+        self.is_incomplete = asyncio.Event()
+        self.is_incomplete.set()
         self._own = b'{"node":"%b"' % str(self.node).encode()
         self._client = client
         self._listener = listener
@@ -164,7 +164,7 @@ class Bus:
     def _join(self) -> None:
         now = time.monotonic()
         for node in self._nodes.values():
-            node.heard_at = now
+            node.received_at = now
         self.is_up, self._is_lost = True, False
         self._joined.set()
         self._judge()
@@ -179,9 +179,9 @@ class Bus:
     def _judge(self) -> None:
         metrics.bus_up.set(self.is_up)
         if self.is_up and not any(node.is_silent for node in self._nodes.values()):
-            self.in_doubt.clear()
+            self.is_incomplete.clear()
         else:
-            self.in_doubt.set()
+            self.is_incomplete.set()
 
     async def _write(self) -> None:
         while True:
@@ -260,9 +260,9 @@ class Bus:
             await asyncio.sleep(HEARTBEAT_SECONDS / 2)
             now = time.monotonic()
             for id, node in list(self._nodes.items()):
-                if now - node.heard_at > FORGOTTEN_SECONDS:
+                if now - node.received_at > FORGOTTEN_SECONDS:
                     del self._nodes[id]
-                elif now - node.heard_at > SILENT_SECONDS and not node.is_silent:
+                elif now - node.received_at > SILENT_SECONDS and not node.is_silent:
                     node.is_silent = True
                     log.warning("node silent", node=str(id))
                     # It may have committed what it never told.

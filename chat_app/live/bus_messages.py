@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from chat_app.events import Audience, ChatsChanged, Event, MessagesChanged, Recorded, ResyncRequired
 from chat_app.logs import log
-from chat_app.models.base import as_json, trusted
+from chat_app.models.base import as_json, construct
 from chat_app.models.chats import RemovedChat
 
 EVENTS: dict[str, Any] = {event.__name__: event for event in get_args(Event)}
@@ -134,7 +134,7 @@ def _receive(models: tuple[type[BaseModel], ...], data: Any) -> Any:
             fields[name] = [_receive(parts, part) for part in value]
         elif value is not None:
             fields[name] = _receive(parts, value)
-    return trusted(shape.model, fields)
+    return construct(shape.model, fields)
 
 
 def encode(

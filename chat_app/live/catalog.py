@@ -38,7 +38,7 @@ class Command:
     """A command: `handler(session, connection, data)` with `data` valid for `input` answers `output`.
 
     `statuses`: the HTTP statuses that a success may have. `is_draft`: `handler(connection, data)` makes the message
-    that the outbox then sends. `reads`: it changes nothing, and takes a Batch for a session.
+    that the outbox then sends. `reads`: it changes nothing, and takes a RawConnection for a session.
     `variants`: of an input that is a union, by their `type`, to be validated without a search.
     """
 

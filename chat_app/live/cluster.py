@@ -17,7 +17,7 @@ from chat_app.events import Recorded, ResyncRequired
 from chat_app.live.bus import Bus, connect
 from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection
-from chat_app.live.fanout import doubtful, encode
+from chat_app.live.fanout import encode, resync_instead
 from chat_app.live.order import Order
 from chat_app.live.server import Live
 from chat_app.live.tasks import end_tasks
@@ -53,7 +53,7 @@ class Cluster:
 
     def doubt(self, events: list[Recorded]) -> None:
         """Tell all who may be concerned that this may have happened."""
-        self.tell([Recorded(*doubtful(events))])
+        self.tell([Recorded(*resync_instead(events))])
 
     async def start(self) -> None:
         shared = self.live.limits.shared
@@ -73,18 +73,18 @@ class Cluster:
 
     def joined(self) -> None:
         self._unchecked.set()
-        self._tell_presence(ask=True)
+        self._publish_presence(ask=True)
 
     def missed(self) -> None:
         if self._resync is None:
             # After an outage every other node shows a gap, one soon after the other.
-            self._resync = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._tell_missed)
+            self._resync = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._resync_all)
 
     def online(self, node: UUID, online: Online) -> None:
         self.live.presence.heard(node, online)
         if online.ask and self._answer is None:
             # Several ask at once, and all hear the answer.
-            self._answer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._tell_presence)
+            self._answer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._publish_presence)
 
     def present(self, node: UUID, is_there: bool) -> None:
         if is_there:
@@ -92,14 +92,14 @@ class Cluster:
         else:
             self.live.presence.lost(node)
 
-    def _tell_missed(self) -> None:
+    def _resync_all(self) -> None:
         """To all: whom it concerned nobody knows."""
         self._resync = None
         _ask_to_resync(self.live.connections, "missed")
-        self._tell_presence(ask=True)
+        self._publish_presence(ask=True)
         self._unchecked.set()
 
-    def _tell_presence(self, *, ask: bool = False) -> None:
+    def _publish_presence(self, *, ask: bool = False) -> None:
         self._answer = None
         self.bus.publish([], Online(came=list(self.live.presence.here()), whole=True, ask=ask))
 
@@ -107,24 +107,24 @@ class Cluster:
         """While others may not be heard: look into the database for what they changed in the chats that are open."""
         while True:
             try:
-                await self._tell_moved()
+                await self._resync_changed()
             except ChatError:
                 pass  # the database is away, as was logged
             except Exception as error:
                 log_crash(error)
             await asyncio.sleep(COMPARE_SECONDS)
-            if not self.bus.in_doubt.is_set():
-                await self.bus.in_doubt.wait()
+            if not self.bus.is_incomplete.is_set():
+                await self.bus.is_incomplete.wait()
                 self._certain_at = time.monotonic()
 
-    async def _tell_moved(self) -> None:
+    async def _resync_changed(self) -> None:
         chats = {connection.active_chat_id for connection in self.live.connections if connection.active_chat_id}
         if not chats:
             return
         # Of an older change the others told before, unless its commit came so late.
         seconds = time.monotonic() - self._certain_at + LONGEST_TRANSACTION.total_seconds()
-        async with self.database.transaction() as session:
-            versions = await list_changed(session, chats, timedelta(seconds=seconds))
+        async with self.database.transaction() as db:
+            versions = await list_changed(db, chats, timedelta(seconds=seconds))
         for chat_id, version in versions.items():
             if self.order.is_behind(chat_id, version):
                 _ask_to_resync(self.live.connections.with_open(chat_id), "bus_lost")
@@ -148,9 +148,9 @@ class Cluster:
         before = [(connection, connection.active) for connection in self.live.connections]
         following = {connection.actor.session_id for connection, _ in before if not connection.chose_chat}
         pairs = {(active.chat_id, connection.actor.id) for connection, active in before if active.chat_id}
-        async with self.database.reading() as session:
-            of_sessions = await read_active(session, following)
-            members = await list_present(session, pairs)
+        async with self.database.reading() as db:
+            of_sessions = await read_active(db, following)
+            members = await list_present(db, pairs)
         for connection, active in before:
             if connection.active != active:
                 continue  # it was opened or lost since

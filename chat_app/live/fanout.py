@@ -23,7 +23,7 @@ from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.logs import log_crash
 from chat_app.models.base import as_json
 
-Told = set[Connection]
+Reached = set[Connection]
 
 
 def encode(event: WireEvent) -> Packet:
@@ -31,7 +31,7 @@ def encode(event: WireEvent) -> Packet:
     return Packet(b'2["%b",%b]' % (event.event.encode(), as_json(event)))
 
 
-def doubtful(events: list[Recorded]) -> tuple[ResyncRequired, Audience]:
+def resync_instead(events: list[Recorded]) -> tuple[ResyncRequired, Audience]:
     """What to tell instead of events that may have happened."""
     audience = {user_id: 0 for _, audience in events for user_id in audience}
     return ResyncRequired(reason="undelivered"), audience
@@ -43,7 +43,7 @@ class Fanout:
     def __init__(self, connections: Connections, *, end: Callable[[Connection], None]) -> None:
         self.connections = connections
         self.end = end
-        self._ways: dict[type, Callable[[Any, Audience, Told], None]] = {
+        self._ways: dict[type, Callable[[Any, Audience, Reached], None]] = {
             ChatsChanged: self._chats_changed,
             MessagesChanged: self._messages_changed,
             ReadChanged: self._to_open,
@@ -56,32 +56,32 @@ class Fanout:
         }
 
     def deliver(self, events: list[Recorded]) -> int:
-        """Send what one commit released. Returns how many connections were told."""
-        told: Told = set()
+        """Send what one commit released. Returns how many connections were reached."""
+        reached: Reached = set()
         for recorded in events:
             try:
-                self._ways[type(recorded.event)](recorded.event, recorded.audience, told)
+                self._ways[type(recorded.event)](recorded.event, recorded.audience, reached)
             except Exception as error:
                 # The change is committed, so its sender must not hear of a failure; who may have missed it does.
                 log_crash(error)
                 self.doubt([recorded])
-        metrics.delivered.inc(len(told))
-        return len(told)
+        metrics.delivered.inc(len(reached))
+        return len(reached)
 
     def doubt(self, events: list[Recorded]) -> None:
         """Tell whoever should have got these events that they may have happened."""
-        self._to_all(*doubtful(events), set())
+        self._to_all(*resync_instead(events), set())
 
-    def _chats_changed(self, event: ChatsChanged, audience: Audience, told: Told) -> None:
+    def _chats_changed(self, event: ChatsChanged, audience: Audience, reached: Reached) -> None:
         packet = encode(event)
         for user_id in audience:
             for connection in self.connections.of_user(user_id):
                 for removed in event.removed:
                     connection.lose_chat(removed.chat_id, removed.version)
                 connection.send(packet)
-                told.add(connection)
+                reached.add(connection)
 
-    def _messages_changed(self, event: MessagesChanged, audience: Audience, told: Told) -> None:
+    def _messages_changed(self, event: MessagesChanged, audience: Audience, reached: Reached) -> None:
         packets: dict[int, Packet] = {}
         first = min([message.seq for message in event.messages], default=0)
         for connection in self.connections.with_open(event.chat_id):
@@ -94,36 +94,36 @@ class Fanout:
             if packet is None:
                 packet = packets[seen_from] = encode(event.seen_from(seen_from))
             connection.send(packet)
-            told.add(connection)
+            reached.add(connection)
 
-    def _to_open(self, event: ReadChanged | TypingChanged, audience: Audience, told: Told) -> None:
-        self._send_open(event.chat_id, encode(event), audience, told)
+    def _to_open(self, event: ReadChanged | TypingChanged, audience: Audience, reached: Reached) -> None:
+        self._send_open(event.chat_id, encode(event), audience, reached)
 
-    def _send_open(self, chat_id: UUID, packet: Packet, audience: Audience, told: Told) -> None:
+    def _send_open(self, chat_id: UUID, packet: Packet, audience: Audience, reached: Reached) -> None:
         for connection in self.connections.with_open(chat_id):
             if connection.key in audience:
                 connection.send(packet)
-                told.add(connection)
+                reached.add(connection)
 
-    def _to_all(self, event: UsersChanged | ResyncRequired, audience: Audience, told: Told) -> None:
+    def _to_all(self, event: UsersChanged | ResyncRequired, audience: Audience, reached: Reached) -> None:
         packet = encode(event)
         for user_id in audience:
             for connection in self.connections.of_user(user_id):
                 connection.send(packet)
-                told.add(connection)
+                reached.add(connection)
                 if isinstance(event, ResyncRequired):
                     metrics.resyncs.labels(event.reason).inc()
 
-    def _member_changed(self, event: MemberChanged, audience: Audience, told: Told) -> None:
-        self._send_open(event.chat_id, encode(UsersChanged(users=event.users)), audience, told)
+    def _member_changed(self, event: MemberChanged, audience: Audience, reached: Reached) -> None:
+        self._send_open(event.chat_id, encode(UsersChanged(users=event.users)), audience, reached)
 
-    def _active_chat_set(self, event: ActiveChatSet, audience: Audience, told: Told) -> None:
+    def _active_chat_set(self, event: ActiveChatSet, audience: Audience, reached: Reached) -> None:
         for connection in self.connections.of_session(event.session_id):
             if not connection.chose_chat:
                 connection.open_chat(event.chat_id, event.version)
 
-    def _sessions_revoked(self, event: SessionsRevoked, audience: Audience, told: Told) -> None:
+    def _sessions_revoked(self, event: SessionsRevoked, audience: Audience, reached: Reached) -> None:
         for session_id in event.session_ids:
             for connection in list(self.connections.of_session(session_id)):
                 self.end(connection)
-                told.add(connection)
+                reached.add(connection)

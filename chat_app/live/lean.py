@@ -21,7 +21,7 @@ from websockets.frames import CloseCode
 from chat_app import metrics
 from chat_app.live.connections import Packet, frame
 from chat_app.live.frames import MOST_PACKET_BYTES
-from chat_app.live.websocket import MOST_UNREAD_BYTES, LeanProtocol
+from chat_app.live.websocket import MOST_UNREAD_BYTES, FastProtocol
 from chat_app.logs import log, log_crash
 
 # A reader that takes nothing for so long is cut.
@@ -57,11 +57,11 @@ class Line:
     """One connection that goes the short way. It stands in for the queue of its Engine.IO socket."""
 
     __slots__ = (
-        *("_free_at", "_inbox", "_is_beginning", "_is_busy", "_waiting_bytes", "ended", "frames", "heard_at"),
+        *("_free_at", "_inbox", "_is_beginning", "_is_busy", "_waiting_bytes", "ended", "frames", "received_at"),
         *("is_closed", "is_full", "protocol", "server", "socket", "stalled"),
     )
 
-    def __init__(self, server: Server, socket: Any, protocol: LeanProtocol) -> None:
+    def __init__(self, server: Server, socket: Any, protocol: FastProtocol) -> None:
         self.server = server
         self.socket = socket
         self.protocol = protocol
@@ -69,12 +69,12 @@ class Line:
         self.is_closed = False
         # At the end of the process: set when the command under way is answered.
         self.ended: asyncio.Event | None = None
-        self.heard_at = time.monotonic()
+        self.received_at = time.monotonic()
         # How much was unread at the last look, and since when it does not get less.
         self.stalled = (0, 0.0)
         # Whether no packet may be read before some of those that wait have begun.
         self.is_full = False
-        self._free_at = self.heard_at
+        self._free_at = self.received_at
         self._inbox: deque[bytes] | None = None
         self._waiting_bytes = 0
         self._is_busy = self._is_beginning = False
@@ -150,7 +150,7 @@ class Line:
         elif now - self._free_at > FULL_SECONDS:
             self.protocol.refuse(CloseCode.POLICY_VIOLATION)
             return
-        silent = now - self.heard_at
+        silent = now - self.received_at
         if silent > interval + timeout:
             self.protocol.transport.abort()
         elif silent > interval and self.socket.last_ping is None:
@@ -161,7 +161,7 @@ class Line:
 
     def hear(self, packet: bytes) -> None:
         """A packet came: it waits for those before it to be answered."""
-        self.heard_at = time.monotonic()
+        self.received_at = time.monotonic()
         self.socket.last_ping = None
         if packet == b"3" or self.ended or self.is_closed:
             return
@@ -225,13 +225,13 @@ class Line:
 
 def fits(environ: dict[str, Any]) -> bool:
     """Whether a connection is a WebSocket that can go the short way."""
-    return isinstance(getattr(environ["asgi.send"], "__self__", None), LeanProtocol)
+    return isinstance(getattr(environ["asgi.send"], "__self__", None), FastProtocol)
 
 
 async def serve(server: Server, socket: Any, websocket: Any, environ: dict[str, Any]) -> bool:
     """Serve an accepted WebSocket of an Engine.IO socket to its end; false, and nothing done, where that can't be."""
     protocol = getattr(websocket.asgi_send, "__self__", None)
-    if not isinstance(protocol, LeanProtocol):
+    if not isinstance(protocol, FastProtocol):
         return False
     if socket.connected and not await _upgrade(socket, websocket):
         return True
@@ -275,7 +275,7 @@ async def _upgrade(socket: Any, websocket: Any) -> bool:
         socket.upgrading = False
 
 
-def _forget_handshake(protocol: LeanProtocol, environ: dict[str, Any]) -> None:
+def _forget_handshake(protocol: FastProtocol, environ: dict[str, Any]) -> None:
     # A browser's headers are 4 KB for each connection, as long as it lives.
     for name in [name for name in environ if name.startswith("HTTP_") and name != "HTTP_X_REQUEST_ID"]:
         del environ[name]

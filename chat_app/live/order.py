@@ -102,7 +102,7 @@ class Order:
         told: list[Recorded] = []
         chats = [chat for chat in event.chats if self._entries.pass_by(*_version(chat, "id"))]
         if len(chats) < len(event.chats):
-            told += _untold_senders(event, chats, audience)
+            told += _resync_senders(event, chats, audience)
         removed = [removal for removal in event.removed if self._is_new_removal(*_version(removal), audience)]
         joined = dict(_version(chat, "id") for chat in event.chats)
         mine = [own for own in event.mine if self._is_new_mine(own, joined, audience)]
@@ -126,7 +126,7 @@ class Order:
         return came and self._mine.pass_each(chat_id, audience, version)
 
 
-def _untold_senders(event: ChatsChanged, told: list[Any], audience: Audience) -> list[Recorded]:
+def _resync_senders(event: ChatsChanged, told: list[Any], audience: Audience) -> list[Recorded]:
     """A message tells its sender's other connections that it is read; the newer entry that overtook it does not."""
     senders = {_id(_get(_get(chat, "last_message"), "sender_id")) for chat in event.chats if chat not in told}
     concerned = {sender: 0 for sender in senders if sender in audience}

@@ -28,7 +28,7 @@ class Presence:
         self._leaving: dict[UUID, asyncio.TimerHandle] = {}
         self._elsewhere: dict[UUID, set[UUID]] = {}
         self._lost: dict[UUID, asyncio.TimerHandle] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def here(self) -> set[UUID]:
         """The users who are connected to this process, or were a moment ago."""
@@ -52,8 +52,8 @@ class Presence:
         elif self._count(user_id) == 1:
             self.publish(Online(came=[user_id]))
             if not any(user_id in users for users in self._elsewhere.values()):
-                self._start(self._tell_online([user_id]))
-        self._start(self._greet(connection))
+                self._start(self._deliver_online([user_id]))
+        self._start(self._deliver_presence(connection))
 
     def went(self, user_id: UUID) -> None:
         """A connection is gone; if it was the last one, the others are told after a while."""
@@ -68,9 +68,9 @@ class Presence:
         vanished = before - set(online.came) if online.whole else set()
         new = [user_id for user_id in came if not self.is_online(user_id)]
         self._elsewhere[node] = (before | came) - set(went) - vanished
-        self._start(self._tell_online(new))
-        self._start(self._tell_offline(went))
-        self._start(self._bury(vanished))
+        self._start(self._deliver_online(new))
+        self._start(self._deliver_offline(went))
+        self._start(self._expire(vanished))
 
     def lost(self, node: UUID) -> None:
         """A node is gone: its users have a while to come back to another one."""
@@ -86,37 +86,37 @@ class Presence:
         """The process ends: nobody is told, as they are all asked to connect elsewhere."""
         for timer in [*self._leaving.values(), *self._lost.values()]:
             timer.cancel()
-        for task in self._telling:
+        for task in self._tasks:
             task.cancel()
 
     def _gone(self, user_id: UUID) -> None:
         del self._leaving[user_id]
-        self._start(self._say_goodbye(user_id))
+        self._start(self._announce_offline(user_id))
 
-    async def _say_goodbye(self, user_id: UUID) -> None:
-        async with self.database.transaction() as session:
-            last_seen_at = await write_last_seen(session, [user_id])
+    async def _announce_offline(self, user_id: UUID) -> None:
+        async with self.database.transaction() as db:
+            last_seen_at = await write_last_seen(db, [user_id])
         if not self._count(user_id):
             self.publish(Online(went={user_id: last_seen_at}))
-            await self._tell_offline({user_id: last_seen_at})
+            await self._deliver_offline({user_id: last_seen_at})
 
     def _forget(self, node: UUID) -> None:
         del self._lost[node]
-        self._start(self._bury(self._elsewhere.pop(node)))
+        self._start(self._expire(self._elsewhere.pop(node)))
 
-    async def _bury(self, user_ids: Collection[UUID]) -> None:
+    async def _expire(self, user_ids: Collection[UUID]) -> None:
         """Users whose node did not say that they went."""
         gone = [user_id for user_id in user_ids if not self.is_online(user_id)]
         if gone:
-            async with self.database.transaction() as session:
-                last_seen_at = await write_last_seen(session, gone)
-            await self._tell_offline(dict.fromkeys(gone, last_seen_at))
+            async with self.database.transaction() as db:
+                last_seen_at = await write_last_seen(db, gone)
+            await self._deliver_offline(dict.fromkeys(gone, last_seen_at))
 
-    async def _tell_online(self, user_ids: Iterable[UUID]) -> None:
+    async def _deliver_online(self, user_ids: Iterable[UUID]) -> None:
         for user_id in user_ids:
             await self._tell(PresenceChanged(user_id=user_id, online=True, last_seen_at=None))
 
-    async def _tell_offline(self, last_seen: dict[UUID, datetime]) -> None:
+    async def _deliver_offline(self, last_seen: dict[UUID, datetime]) -> None:
         for user_id, last_seen_at in last_seen.items():
             if not self.is_online(user_id):
                 await self._tell(PresenceChanged(user_id=user_id, online=False, last_seen_at=last_seen_at))
@@ -124,11 +124,11 @@ class Presence:
     async def _tell(self, event: PresenceChanged) -> None:
         if not len(self.connections):
             return
-        async with self.database.reading() as session:
-            peers, chats = await list_watchers(session, event.user_id)
+        async with self.database.reading() as db:
+            peers, chats = await list_watchers(db, event.user_id)
             open_here = [chat_id for chat_id in chats if self.connections.with_open(chat_id)]
             # The user of a connection may be no member any more of the chat that it has open.
-            members = await list_audience(session, open_here) if open_here else {}
+            members = await list_audience(db, open_here) if open_here else {}
         watching = {connection for user_id in peers for connection in self.connections.of_user(user_id)}
         for chat_id, user_ids in members.items():
             watching |= {each for each in self.connections.with_open(chat_id) if each.key in user_ids}
@@ -136,21 +136,21 @@ class Presence:
         for connection in watching - self.connections.of_user(event.user_id):
             connection.send(packet)
 
-    async def _greet(self, connection: Connection) -> None:
-        async with self.database.reading() as session:
-            watched = await list_peers(session, connection.actor.id, connection.active_chat_id)
+    async def _deliver_presence(self, connection: Connection) -> None:
+        async with self.database.reading() as db:
+            watched = await list_peers(db, connection.actor.id, connection.active_chat_id)
         for user_id in watched:
             if user_id != connection.actor.id and self.is_online(user_id):
                 connection.send(encode(PresenceChanged(user_id=user_id, online=True, last_seen_at=None)))
 
     def opened(self, connection: Connection) -> None:
         """A chat was opened: its members who are online are told."""
-        self._start(self._greet(connection))
+        self._start(self._deliver_presence(connection))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(_forgiving(work))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 async def _forgiving(work: Coroutine[None, None, None]) -> None:

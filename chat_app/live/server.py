@@ -18,7 +18,7 @@ from chat_app.crud import access, sessions
 from chat_app.crud.entries import read_sync
 from chat_app.crud.messages import Sent
 from chat_app.crud.outbox import Outbox
-from chat_app.db import Database, Unit
+from chat_app.db import Database, Db
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
 from chat_app.limits import Limits
@@ -131,8 +131,8 @@ class Live:
     async def _admit(self, connection_id: str, auth: Any) -> None:
         handshake = _handshake(auth)
         try:
-            async with self.database.reading() as session:
-                actor, standing = await authenticate(session, handshake.token)
+            async with self.database.reading() as db:
+                actor, standing = await authenticate(db, handshake.token)
                 # Nothing is waited for from here to the next one that is added: two at once count each other.
                 self.limits.check_connections(
                     session=len(self.connections.of_session(actor.session_id)),
@@ -141,8 +141,8 @@ class Live:
                 connection = Connection(connection_id, actor, self.server, standing.expires_at, self.connections)
                 # Known from here on, so that nothing that happens while it reads is missed.
                 self.connections.add(connection)
-                await _choose_active(session, connection, handshake, standing.active_chat_id)
-                self._ready[connection_id] = await _ready(session, connection)
+                await _choose_active(db, connection, handshake, standing.active_chat_id)
+                self._ready[connection_id] = await _ready(db, connection)
         except BaseException:
             self._forget(connection_id)
             raise
@@ -231,8 +231,8 @@ class Live:
         former_chat_id = connection.active_chat_id
         opened: Any = self.database.reading() if command.reads else self.database.transaction()
         with connection.choosing():
-            async with opened as session:
-                result = await command.handler(session, connection, data)
+            async with opened as db:
+                result = await command.handler(db, connection, data)
         if connection.active_chat_id not in (None, former_chat_id):
             self.presence.opened(connection)
         if result is None or command.output is None:
@@ -272,11 +272,11 @@ class Live:
 
     async def _sweep(self, since: datetime) -> datetime:
         now = datetime.now(UTC)
-        async with self.database.transaction() as session:
-            revoked, until = await sessions.list_revoked(session, since)
+        async with self.database.transaction() as db:
+            revoked, until = await sessions.list_revoked(db, since)
             expiring = {c.actor.session_id for c in self.connections if c.expires_at <= now}
-            standing = await sessions.read_expiry(session, expiring)
-            deactivated = await sessions.list_deactivated(session, {c.key for c in self.connections})
+            standing = await sessions.read_expiry(db, expiring)
+            deactivated = await sessions.list_deactivated(db, {c.key for c in self.connections})
         for connection in self.connections:
             session_id = connection.actor.session_id
             connection.expires_at = standing.get(session_id, connection.expires_at)
@@ -295,9 +295,7 @@ def _handshake(auth: Any) -> Handshake:
         raise InvalidInput.found(error.errors(include_input=False)) from error
 
 
-async def _choose_active(
-    session: Unit, connection: Connection, handshake: Handshake, session_chat_id: UUID | None
-) -> None:
+async def _choose_active(db: Db, connection: Connection, handshake: Handshake, session_chat_id: UUID | None) -> None:
     """From the handshake, else the session's; one that is not one's own chat is none."""
     connection.chose_chat = "active_chat_id" in handshake.model_fields_set
     chat_id = handshake.active_chat_id if connection.chose_chat else session_chat_id
@@ -307,21 +305,21 @@ async def _choose_active(
     if chat_id is None:
         return
     try:
-        version = (await access.view_chat(session, connection.actor, chat_id)).version
+        version = (await access.view_chat(db, connection.actor, chat_id)).version
     except ChatNotFound:
         chat_id = None
     if connection.active == opened:
         connection.open_chat(chat_id, version)
 
 
-async def _ready(session: Unit, connection: Connection) -> Packet:
+async def _ready(db: Db, connection: Connection) -> Packet:
     actor: Actor = connection.actor
     return encode(
         Ready(
             user_id=actor.id,
             session_id=actor.session_id,
             active_chat_id=connection.active_chat_id,
-            sync=await read_sync(session, actor.id),
+            sync=await read_sync(db, actor.id),
             limits=LIMITS,
             server_time=datetime.now(UTC),
         )

@@ -31,7 +31,7 @@ class Packets(Protocol):
     def end(self) -> None: ...
 
 
-class LeanProtocol(WebSocketsSansIOProtocol):
+class FastProtocol(WebSocketsSansIOProtocol):
     """Reads whole text frames by itself once `line` is set; everything else the libraries read.
 
     They only ever get whole frames, so that none is begun by them and ended here.

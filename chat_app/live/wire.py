@@ -125,7 +125,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
         self._ending: list[lean.Line] = []
         self._shutdown: asyncio.Task[None] | None = None
         # Since when transports are without a connection: not logged in yet, refused, or logged out.
-        self._strangers: dict[str, float] = {}
+        self._unauthenticated: dict[str, float] = {}
         self._unswept: list[str] = []
         self._part = 0
         self.connected: Callable[[Connection], None]
@@ -205,7 +205,9 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
             lost = [known.id for known in self.connections if known.id not in self.eio.sockets]
             self._unswept = [*self.eio.sockets, *lost]
             self.transports.keep(self.eio.sockets)
-            self._strangers = {sid: since for sid, since in self._strangers.items() if sid in self.eio.sockets}
+            self._unauthenticated = {
+                sid: since for sid, since in self._unauthenticated.items() if sid in self.eio.sockets
+            }
             self._part = max(100, len(self._unswept) // SWEEP_PARTS)
         part, self._unswept = self._unswept[: self._part], self._unswept[self._part :]
         now = time.monotonic()
@@ -218,8 +220,8 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # the library is 
             if engine_socket is None:
                 continue
             if connection is not None:
-                self._strangers.pop(sid, None)
-            elif now - self._strangers.setdefault(sid, now) >= LOGIN_SECONDS:
+                self._unauthenticated.pop(sid, None)
+            elif now - self._unauthenticated.setdefault(sid, now) >= LOGIN_SECONDS:
                 log.info("stranger cut", connection=sid)
                 metrics.cut.labels("silent").inc()
                 await self.eio.disconnect(sid)

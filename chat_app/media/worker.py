@@ -44,7 +44,7 @@ class Large(Exception):
 class _Queue:
     def __init__(self, most_at_once: int) -> None:
         self._slots = asyncio.Semaphore(most_at_once)
-        self._turns: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
         self._jobs: Counter[object] = Counter()
         self._bytes = 0
 
@@ -57,7 +57,7 @@ class _Queue:
         self._jobs[owner] += 1
         self._bytes += size
         try:
-            async with self._turns.setdefault(owner, asyncio.Lock()), self._slots:
+            async with self._locks.setdefault(owner, asyncio.Lock()), self._slots:
                 yield
         finally:
             self._jobs -= {owner: 1}

@@ -8,7 +8,7 @@ from pydantic import StringConstraints
 from sqlalchemy import Index, literal_column, text
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.base import NO_NUL, NOW, Input, Line, Phone, new_id, trusted
+from chat_app.models.base import NO_NUL, NOW, Input, Line, Phone, construct, new_id
 from chat_app.settings import get_settings
 
 Password = Annotated[str, StringConstraints(min_length=8, max_length=128, pattern=NO_NUL)]
@@ -127,7 +127,7 @@ class UserPage(UserList):
 
 def brief(user_id: UUID, name: str, avatar_key: str | None) -> UserBrief:
     """What everybody sees of a user beside a message."""
-    return trusted(UserBrief, {"id": user_id, "name": name, "avatar": Avatar.of(avatar_key)})
+    return construct(UserBrief, {"id": user_id, "name": name, "avatar": Avatar.of(avatar_key)})
 
 
 Profile = TypeVar("Profile", bound=UserRead)

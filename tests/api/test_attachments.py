@@ -78,10 +78,10 @@ async def fetch(url: str, method: str = "GET", **headers: str) -> httpx.Response
 
 
 async def test_without_a_token_nothing_is_taken(service: Service) -> None:
-    async with httpx.AsyncClient(base_url=service.base) as stranger:
-        refused = await stranger.post(ATTACHMENTS, files={"file": b"x"})
+    async with httpx.AsyncClient(base_url=service.base) as outsider:
+        refused = await outsider.post(ATTACHMENTS, files={"file": b"x"})
         assert http_answer(refused).code == "not_authenticated"
-        assert http_answer(await stranger.get(f"{ATTACHMENTS}/{uuid4()}")).code == "not_authenticated"
+        assert http_answer(await outsider.get(f"{ATTACHMENTS}/{uuid4()}")).code == "not_authenticated"
 
 
 async def test_a_file_comes_back_as_it_was(anna: Person, files: Files) -> None:

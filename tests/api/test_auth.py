@@ -340,8 +340,8 @@ async def turn_back(database: Database, tokens: Tokens, *, seconds: int = 0, exp
     changed: dict[str, Any] = {"last_used_at": Session.last_used_at - timedelta(seconds=seconds)}
     if expire:
         changed["expires_at"] = datetime.now(UTC) - timedelta(seconds=1)
-    async with database.transaction() as session:
-        await session.exec(update(Session).where(col(Session.id) == UUID(claims["sid"])).values(**changed))
+    async with database.transaction() as db:
+        await db.exec(update(Session).where(col(Session.id) == UUID(claims["sid"])).values(**changed))
 
 
 async def closed(person: Person) -> None:
@@ -399,9 +399,9 @@ class TestLoggingOut:
     ) -> None:
         anna = await make_person("Anna", connected=True)
         # This database is not the service's, so the service hears of nothing.
-        async with database.transaction() as session:
+        async with database.transaction() as db:
             revoked = update(Session).where(col(Session.id) == anna.session_id).values(revoked_at=datetime.now(UTC))
-            await session.exec(revoked)
+            await db.exec(revoked)
         assert (await anna.http.get(f"{API}/users/me")).status_code == 401
         await closed(anna)
 
@@ -420,9 +420,9 @@ class TestLoggingOut:
         monkeypatch.setattr(sessions, "list_revoked", crash_once)
         async with asyncio.timeout(DEADLINE):
             await crashed.wait()
-        async with database.transaction() as session:
+        async with database.transaction() as db:
             revoked = update(Session).where(col(Session.id) == anna.session_id).values(revoked_at=datetime.now(UTC))
-            await session.exec(revoked)
+            await db.exec(revoked)
         await closed(anna)
 
 

@@ -49,27 +49,27 @@ def key_of(avatar: dict[str, str]) -> str:
 
 
 async def test_a_stranger_is_refused(service: Service) -> None:
-    async with httpx.AsyncClient(base_url=service.base) as stranger:
-        refused = await stranger.put(AVATAR, json={"image": as_text(loaded("PNG"))})
+    async with httpx.AsyncClient(base_url=service.base) as outsider:
+        refused = await outsider.put(AVATAR, json={"image": as_text(loaded("PNG"))})
         assert http_answer(refused).code == "not_authenticated"
-        assert http_answer(await stranger.delete(AVATAR)).code == "not_authenticated"
+        assert http_answer(await outsider.delete(AVATAR)).code == "not_authenticated"
 
 
 async def test_everybody_gets_four_pictures_without_metadata(anna: Person, files: Files) -> None:
     made = await upload(anna, loaded("JPEG", orientation=1))
     assert set(made) == set(SIZES)
-    async with httpx.AsyncClient() as stranger:
+    async with httpx.AsyncClient() as outsider:
         for name, size in SIZES.items():
-            response = await stranger.get(made[name])
+            response = await outsider.get(made[name])
             assert response.headers["content-type"] == "image/jpeg"
             assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
             assert response.headers["x-content-type-options"] == "nosniff"
             assert int(response.headers["content-length"]) == len(response.content)
             assert Image.open(BytesIO(response.content)).size == size
             assert SECRET not in response.content
-            again = await stranger.get(made[name], headers={"If-None-Match": response.headers["etag"]})
+            again = await outsider.get(made[name], headers={"If-None-Match": response.headers["etag"]})
             assert (again.status_code, again.content) == (304, b"")
-            head = await stranger.head(made[name])
+            head = await outsider.head(made[name])
             assert (head.status_code, head.content) == (200, b"")
             assert head.headers["content-length"] == response.headers["content-length"]
     me = (await anna.http.get("/api/v1/users/me")).json()

@@ -166,8 +166,8 @@ async def test_a_code_is_void_after_five_minutes_and_for_another_purpose(
     await ask(http, phone, "reset")
     code = await gateway.code_for(phone)
     assert (await use(http, "login", phone, code)).code == "bad_code"
-    async with database.transaction() as session:
-        row = (await session.exec(select(Code).where(Code.phone == phone, Code.purpose == "reset"))).one()
+    async with database.transaction() as db:
+        row = (await db.exec(select(Code).where(Code.phone == phone, Code.purpose == "reset"))).one()
         assert code.encode() not in row.hash
         row.expires_at -= codes.LIFETIME + timedelta(seconds=1)
     assert (await use(http, "reset", phone, code, new_password="x" * 8)).code == "bad_code"
@@ -178,8 +178,8 @@ async def test_another_code_can_be_asked_for_although_the_clock_of_the_database_
 ) -> None:
     phone = new_phone()
     assert (await ask(http, phone, "login")).status_code == 202
-    async with database.transaction() as session:
-        (await session.exec(select(Code).where(Code.phone == phone))).one().sent_at += timedelta(days=1)
+    async with database.transaction() as db:
+        (await db.exec(select(Code).where(Code.phone == phone))).one().sent_at += timedelta(days=1)
     assert (await ask(http, phone, "login")).status_code == 202
     assert (await ask(http, phone, "login")).status_code == 429
 

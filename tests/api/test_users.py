@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.clients import Answer, HttpDoor, Person, http_answer
+from tests.clients import Answer, HttpTransport, Person, http_answer
 from tests.service import MakePerson
 
 USERS = "/api/v1/users"
@@ -198,24 +198,24 @@ class TestPhones:
     async def test_nobody_is_told_anybody_elses(
         self, anna: Person, boris: Person, openapi: dict[str, object], make_person: MakePerson
     ) -> None:
-        door = HttpDoor(openapi)
+        transport = HttpTransport(openapi)
         digits = [(await me(person))["phone"][1:] for person in (anna, boris)]
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         await anna.open(chat["id"])
-        await door.send(boris, chat["id"])
+        await transport.send(boris, chat["id"])
         clara = await make_person("Clara")
-        await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id], share_history=True)
-        await door.do(boris, "like_message", chat_id=chat["id"], seq=1)
+        await transport.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id], share_history=True)
+        await transport.do(boris, "like_message", chat_id=chat["id"], seq=1)
         username = unique("boris")
         await edit(boris, username=username, bio="hello")
         answers = [
-            await door.do(anna, "list_chats"),
-            await door.do(anna, "get_active_chat"),
-            await door.do(anna, "list_changes", chat_id=chat["id"], since=0),
-            await door.do(anna, "list_likes", chat_id=chat["id"], seq=1),
-            await door.do(anna, "search_users", query=username),
-            await door.do(anna, "get_user", user_id=boris.id),
-            await door.do(anna, "lookup_user", phone=(await me(boris))["phone"]),
+            await transport.do(anna, "list_chats"),
+            await transport.do(anna, "get_active_chat"),
+            await transport.do(anna, "list_changes", chat_id=chat["id"], since=0),
+            await transport.do(anna, "list_likes", chat_id=chat["id"], seq=1),
+            await transport.do(anna, "search_users", query=username),
+            await transport.do(anna, "get_user", user_id=boris.id),
+            await transport.do(anna, "lookup_user", phone=(await me(boris))["phone"]),
             await anna.news(),
         ]
         assert all(boris.id in json.dumps(answer) for answer in answers)

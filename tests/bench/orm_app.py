@@ -38,15 +38,15 @@ class Page(SQLModel):
 
 
 async def open_session() -> AsyncIterator[AsyncSession]:
-    async with AsyncSession(engine) as session:
-        yield session
+    async with AsyncSession(engine) as db:
+        yield db
 
 
 @app.get("/api/v1/chats/{chat_id}/messages", response_model=Page)
 async def list_messages(
-    chat_id: UUID, session: Annotated[AsyncSession, Depends(open_session)], before: int = 2**53, limit: int = 50
+    chat_id: UUID, db: Annotated[AsyncSession, Depends(open_session)], before: int = 2**53, limit: int = 50
 ) -> Any:
-    rows = await session.exec(
+    rows = await db.exec(
         select(Message)
         .where(Message.chat_id == chat_id, col(Message.seq) < before)
         .order_by(col(Message.seq).desc())

@@ -18,7 +18,7 @@ from sqlmodel import select
 from chat_app import auth
 from chat_app.crud import access, outbox, sending
 from chat_app.crud import history as crud_history
-from chat_app.db import Database, as_batch
+from chat_app.db import Database, raw_connection
 from chat_app.events import recorded
 from chat_app.live.bus import Bus
 from chat_app.live.connections import Connection
@@ -54,8 +54,8 @@ def ack_before_commit() -> None:
     current: dict[Any, tuple[Any, Any]] = {}
     answered: set[int] = set()
 
-    async def early(session: Any, drafts: Any, **options: Any) -> Any:
-        results = await send_messages(session, drafts, **options)
+    async def early(db: Any, drafts: Any, **options: Any) -> Any:
+        results = await send_messages(db, drafts, **options)
         sender, batch = current[asyncio.current_task()]
         tell(sender, batch, results)
         answered.update(map(id, batch))
@@ -79,12 +79,12 @@ def events_before_commit() -> None:
     """Events leave a moment before the commit, and also if it fails."""
     commit = Database._commit
 
-    async def early(self: Database, session: Any) -> None:
-        if events := recorded(session):
+    async def early(self: Database, db: Any) -> None:
+        if events := recorded(db):
             self.on_commit(list(events))
-            session.info["events"] = []
+            db.info["events"] = []
             await asyncio.sleep(0.1)
-        await commit(self, session)
+        await commit(self, db)
 
     replace(Database, _commit=early)
 
@@ -93,11 +93,11 @@ def no_membership_lock() -> None:
     """Who is a member is read before the chat is locked."""
     lock_to_send = access.lock_to_send
 
-    async def unlocked(session: Any, drafts: Any, **options: Any) -> list[Any]:
-        batch = await as_batch(session)
+    async def unlocked(db: Any, drafts: Any, **options: Any) -> list[Any]:
+        batch = await raw_connection(db)
         early = {row["id"]: row for row in await batch.fetch(access._READ_LOCKED, as_json(drafts).decode())}
         await asyncio.sleep(0.03)
-        rows = await lock_to_send(session, drafts, **options)
+        rows = await lock_to_send(db, drafts, **options)
         members = ("members", "visible_from")
         return [dict(row) | {name: early.get(row["id"], row)[name] for name in members} for row in rows]
 
@@ -158,8 +158,8 @@ def changes_off_by_one() -> None:
     """A page of changes begins one version too late."""
     list_changes = crud_history.list_changes
 
-    async def late(session: Any, actor: Any, chat_id: Any, *, since: int, limit: int = 100) -> Any:
-        changes = await list_changes(session, actor, chat_id, since=since, limit=limit)
+    async def late(db: Any, actor: Any, chat_id: Any, *, since: int, limit: int = 100) -> Any:
+        changes = await list_changes(db, actor, chat_id, since=since, limit=limit)
         changes.messages = [message for message in changes.messages if message.version > since + 1]
         return changes
 
@@ -192,8 +192,8 @@ def session_outlives_password() -> None:
     """A login checks the password once, and writes the session later, whatever became of the password meanwhile."""
 
     async def check_password(self: Any, is_meant: Any, password: str) -> User | None:
-        user = (await self.user_db.session.exec(select(User).where(is_meant))).first()
-        await self.user_db.session.close()
+        user = (await self.user_db.db.exec(select(User).where(is_meant))).first()
+        await self.user_db.db.close()
         if user is None or user.hashed_password is None:
             return None
         is_right, _ = await auth._off_loop(auth._passwords.verify_and_update, password, user.hashed_password)

@@ -1,4 +1,4 @@
-"""Delivery: events follow commits, come in order, and what does not come can be caught up or is announced."""
+"""Turn: events follow commits, come in order, and what does not come can be caught up or is announced."""
 
 from bisect import bisect_left, insort
 from collections import defaultdict
@@ -143,7 +143,7 @@ class Learned(NamedTuple):
     version: float
 
 
-class Delivery(NamedTuple):
+class Turn(NamedTuple):
     """An acknowledged message and when a member's connection knew of it."""
 
     op: Operation
@@ -153,12 +153,12 @@ class Delivery(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def deliveries(history: History) -> list[Delivery]:
+def deliveries(history: History) -> list[Turn]:
     """Those of one history, found once."""
     return list(_deliveries(history))
 
 
-def _deliveries(history: History) -> Iterator[Delivery]:
+def _deliveries(history: History) -> Iterator[Turn]:
     """Each acknowledged message with each connection that had to get it."""
     acked: dict[str, list[Operation]] = defaultdict(list)
     for op in sorted(history.named(*SENDING, outcome="ok"), key=lambda op: op.returned):
@@ -196,7 +196,7 @@ def _learned(history: History, conn: Connection) -> dict[str, list[Learned]]:
     return {chat_id: [Learned(*one) for one in sorted([*seen, *ends])] for chat_id, seen in found.items()}
 
 
-def _delivery(history: History, conn: Connection, learned: list[Learned], op: Operation) -> Delivery:
+def _delivery(history: History, conn: Connection, learned: list[Learned], op: Operation) -> Turn:
     seq = op.row.seq
     # An event may come before its acknowledgement, but not before the send.
     start = bisect_left(learned, op.t, key=lambda one: one.t)
@@ -206,7 +206,7 @@ def _delivery(history: History, conn: Connection, learned: list[Learned], op: Op
     seconds = max(t - op.returned, 0.0)
     is_late = seconds > PROMISED_SECONDS and t > history.deadline(op.returned, PROMISED_SECONDS)
     ended = history.ended
-    return Delivery(op, conn, seconds, is_late and history.deadline(op.returned, PROMISED_SECONDS) < ended)
+    return Turn(op, conn, seconds, is_late and history.deadline(op.returned, PROMISED_SECONDS) < ended)
 
 
 def missed(history: History) -> Iterator[Violation]:

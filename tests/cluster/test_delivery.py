@@ -5,10 +5,10 @@ from uuid import UUID
 
 import pytest
 
-from tests.clients import Person, SocketDoor, until
+from tests.clients import Person, SocketTransport, until
 from tests.cluster.conftest import MakePersonAt, Node
 
-SOCKET = SocketDoor()
+SOCKET = SocketTransport()
 
 
 async def open_group(creator: Person, *members: Person) -> str:
@@ -22,7 +22,7 @@ async def open_group(creator: Person, *members: Person) -> str:
 
 async def test_a_message_reaches_members_on_every_node_once(person_at: MakePersonAt) -> None:
     anna, boris, clara = [await person_at(place, name) for place, name in enumerate(("Anna", "Boris", "Clara"))]
-    stranger = await person_at(1, "Stranger")
+    outsider = await person_at(1, "Stranger")
     chat_id = await open_group(anna, boris, clara)
     sent = await SOCKET.send(anna, chat_id, "to all")
     again = await SOCKET.send(clara, chat_id, "from another node")
@@ -41,7 +41,7 @@ async def test_a_message_reaches_members_on_every_node_once(person_at: MakePerso
     await clara.socket.wait_for("messages_changed", lambda told: told["messages"][0]["text"] == "the last")
     versions = [told["version"] for told in clara.socket.named("messages_changed")]
     assert versions == sorted(set(versions))
-    assert {name for name, _ in stranger.socket.events} <= {"ready"}
+    assert {name for name, _ in outsider.socket.events} <= {"ready"}
     assert not any(person.socket.named("resync_required") for person in (anna, boris, clara))
 
 

@@ -13,11 +13,11 @@ from chat_app.live import presence
 from chat_app.live.bus import CHANNEL
 from chat_app.models import User
 from chat_app.settings import Settings
-from tests.clients import Person, SocketDoor, http_answer, until
+from tests.clients import Person, SocketTransport, http_answer, until
 from tests.cluster.conftest import MakePersonAt, Node, Valkey
 from tests.process import Process
 
-SOCKET = SocketDoor()
+SOCKET = SocketTransport()
 RESYNC = "resync_required"
 
 
@@ -129,8 +129,8 @@ async def test_a_deactivated_user_is_out_on_every_node_also_without_the_bus(
     others = [await person_at(place, "Anna's other", again=anna) for place in (1, 2)]
     nodes[1].wire.cut()
     await until(lambda: not nodes[1].is_whole)
-    async with database.transaction() as session:
-        await session.exec(update(User).where(col(User.id) == UUID(anna.id)).values(is_active=False))
+    async with database.transaction() as db:
+        await db.exec(update(User).where(col(User.id) == UUID(anna.id)).values(is_active=False))
     for person in (anna, *others):
         assert http_answer(await person.http.get("/api/v1/users/me")).code == "session_revoked"
     for person in (anna, *others):

@@ -14,12 +14,12 @@ from chat_app.live.connections import Connection
 from chat_app.models import Chat
 from chat_app.models.chats import MembersAdd
 from chat_app.models.sessions import Actor
-from tests.clients import Person, SocketDoor, until
+from tests.clients import Person, SocketTransport, until
 from tests.cluster.conftest import MakePersonAt, Node, OtherNode, Valkey
 from tests.cluster.test_faults import RESYNC, open_group
 from tests.observers import Observer, check_equal, read_anew, read_missing
 
-SOCKET = SocketDoor()
+SOCKET = SocketTransport()
 
 
 def connections_of(node: Node, person: Person) -> set[Connection]:
@@ -85,10 +85,10 @@ async def test_a_node_that_joins_the_bus_again_closes_what_a_removal_should_have
     (connection,) = connections_of(nodes[1], boris)
     nodes[1].wire.cut()
     await until(lambda: not nodes[1].cluster.bus.is_up)
-    async with database.transaction() as session:
-        await members.remove_member(session, Actor(UUID(anna.id), anna.session_id), UUID(chat_id), UUID(boris.id))
+    async with database.transaction() as db:
+        await members.remove_member(db, Actor(UUID(anna.id), anna.session_id), UUID(chat_id), UUID(boris.id))
         long_ago = update(Chat).where(col(Chat.id) == UUID(chat_id)).values(changed_at=datetime(2020, 1, 1, tzinfo=UTC))
-        await session.exec(long_ago)
+        await db.exec(long_ago)
     nodes[1].wire.heal()
     await until(lambda: connection.active_chat_id is None)
 
@@ -105,12 +105,12 @@ async def test_a_removal_that_comes_late_leaves_open_what_was_opened_after_it(
     observer = await Observer(boris, boris.socket).start()
 
     late: list[list[Recorded]] = []
-    async with database.transaction() as session:
-        await members.remove_member(session, actor, where, boris_id)
-        late.append(recorded(session))
-    async with database.transaction() as session:
-        await members.add_members(session, actor, where, MembersAdd(user_ids=[boris_id]))
-        late.append(recorded(session))
+    async with database.transaction() as db:
+        await members.remove_member(db, actor, where, boris_id)
+        late.append(recorded(db))
+    async with database.transaction() as db:
+        await members.add_members(db, actor, where, MembersAdd(user_ids=[boris_id]))
+        late.append(recorded(db))
     match way:
         case "command":
             assert await observer.open(chat_id)
@@ -143,11 +143,11 @@ async def test_a_removal_that_comes_late_closes_what_was_opened_before_it_for_cl
     observer = await Observer(boris, boris.socket).start(chat_id)
     actor = Actor(UUID(anna.id), anna.session_id)
 
-    async with database.transaction() as session:
-        await members.remove_member(session, actor, UUID(chat_id), UUID(boris.id))
-        late = recorded(session)
-    async with database.transaction() as session:
-        await members.add_members(session, actor, UUID(chat_id), MembersAdd(user_ids=[UUID(boris.id)]))
+    async with database.transaction() as db:
+        await members.remove_member(db, actor, UUID(chat_id), UUID(boris.id))
+        late = recorded(db)
+    async with database.transaction() as db:
+        await members.add_members(db, actor, UUID(chat_id), MembersAdd(user_ids=[UUID(boris.id)]))
     sent = await SOCKET.send(anna, chat_id)
     await boris.socket.wait_for("messages_changed", lambda event: event["version"] == sent["version"])
     observer.applied = len(boris.socket.events)

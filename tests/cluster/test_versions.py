@@ -8,11 +8,11 @@ from typing import Any
 from redis.asyncio import Redis
 
 from chat_app.live.bus import CHANNEL
-from tests.clients import Person, SocketDoor
+from tests.clients import Person, SocketTransport
 from tests.cluster.conftest import MakePersonAt, Node, OtherNode, Valkey
 from tests.cluster.test_faults import RESYNC, open_group
 
-SOCKET = SocketDoor()
+SOCKET = SocketTransport()
 Json = dict[str, Any]
 
 

@@ -42,7 +42,7 @@ PACKAGE = Path(chat_app.__file__).parent
 MakeUser = Callable[..., Awaitable[User]]
 
 
-class Telling(Database):
+class Delivering(Database):
     """A database that notes what it releases, by the ids of the sessions that the events name."""
 
     def __init__(self, url: str) -> None:
@@ -50,9 +50,9 @@ class Telling(Database):
         super().__init__(url, patience=60)
         self.told: list[Any] = []
         self.events: list[Recorded] = []
-        self.doubted: list[Any] = []
+        self.unknown: list[Any] = []
         self.on_commit = self.note
-        self.on_doubt = lambda events: self.doubted.extend(map(name_of, events))
+        self.on_unknown_outcome = lambda events: self.unknown.extend(map(name_of, events))
 
     def note(self, events: list[Recorded]) -> int:
         self.events += events
@@ -65,14 +65,14 @@ def name_of(recorded: Recorded) -> Any:
     return event.session_ids[0] if isinstance(event, SessionsRevoked) else type(event).__name__
 
 
-def note(session: AsyncSession, name: UUID) -> None:
+def note(db: AsyncSession, name: UUID) -> None:
     """Record an event that can be told from others."""
-    record(session, SessionsRevoked(session_ids=[name]), {})
+    record(db, SessionsRevoked(session_ids=[name]), {})
 
 
 @pytest.fixture
-async def telling(service_settings: Settings) -> AsyncIterator[Telling]:
-    database = Telling(service_settings.asyncpg_url)
+async def delivering(service_settings: Settings) -> AsyncIterator[Delivering]:
+    database = Delivering(service_settings.asyncpg_url)
     yield database
     await database.close()
 
@@ -87,85 +87,87 @@ def text(words: str, *, client_id: UUID | None = None, reply_to: int | None = No
 
 
 class TestEventsFollowTheCommit:
-    async def test_they_are_kept_until_it_and_leave_in_their_order(self, telling: Telling) -> None:
+    async def test_they_are_kept_until_it_and_leave_in_their_order(self, delivering: Delivering) -> None:
         names = [uuid4() for _ in range(3)]
         happened: list[str] = []
-        async with telling.transaction() as session:
-            database_events.listen(session.sync_session, "after_commit", lambda _: happened.append(str(telling.told)))
+        async with delivering.transaction() as db:
+            database_events.listen(db.sync_session, "after_commit", lambda _: happened.append(str(delivering.told)))
             for name in names:
-                note(session, name)
-            await session.exec(select(1))
-            assert telling.told == []
+                note(db, name)
+            await db.exec(select(1))
+            assert delivering.told == []
         assert happened == ["[]"]
-        assert telling.told == names
+        assert delivering.told == names
 
-    async def test_what_they_tell_is_written_by_then(self, telling: Telling, actor: Actor, make_user: MakeUser) -> None:
+    async def test_what_they_tell_is_written_by_then(
+        self, delivering: Delivering, actor: Actor, make_user: MakeUser
+    ) -> None:
         peer = await make_user()
         seen: list[asyncio.Task[bool]] = []
 
         async def is_written(chat_id: UUID) -> bool:
-            async with telling.transaction() as session:
-                return (await session.exec(select(Chat).where(Chat.id == chat_id))).first() is not None
+            async with delivering.transaction() as db:
+                return (await db.exec(select(Chat).where(Chat.id == chat_id))).first() is not None
 
-        async with telling.transaction() as session:
-            chat, _ = await chats.open_private_chat(session, actor, peer.id)
-            telling.on_commit = lambda events: seen.append(asyncio.ensure_future(is_written(chat.id))) or 0
+        async with delivering.transaction() as db:
+            chat, _ = await chats.open_private_chat(db, actor, peer.id)
+            delivering.on_commit = lambda events: seen.append(asyncio.ensure_future(is_written(chat.id))) or 0
             assert not await is_written(chat.id)
         assert [await one for one in seen] == [True]
 
     @pytest.mark.parametrize("error", [ChatNotFound, RuntimeError, asyncio.CancelledError, KeyboardInterrupt])
     async def test_a_rollback_drops_them(
-        self, telling: Telling, actor: Actor, make_user: MakeUser, error: type[BaseException]
+        self, delivering: Delivering, actor: Actor, make_user: MakeUser, error: type[BaseException]
     ) -> None:
         peer = await make_user()
         chat_id = new_id()
 
         async def fail() -> None:
-            async with telling.transaction() as session:
-                await chats.open_private_chat(session, actor, peer.id, chat_id=chat_id)
+            async with delivering.transaction() as db:
+                await chats.open_private_chat(db, actor, peer.id, chat_id=chat_id)
                 raise error
 
         with pytest.raises(error):
             await fail()
-        assert telling.told == []
-        async with telling.transaction() as session:
-            assert await session.get(Chat, chat_id) is None
+        assert delivering.told == []
+        async with delivering.transaction() as db:
+            assert await db.get(Chat, chat_id) is None
 
-    async def test_so_does_a_commit_that_fails(self, telling: Telling, database: Database) -> None:
+    async def test_so_does_a_commit_that_fails(self, delivering: Delivering, database: Database) -> None:
         async def change(name: UUID) -> None:
-            async with telling.transaction() as session:
-                await session.exec(select(1))
-                note(session, name)
+            async with delivering.transaction() as db:
+                await db.exec(select(1))
+                note(db, name)
 
         names = [uuid4(), uuid4()]
         await change(names[0])
-        with no_commits(telling, database), pytest.raises(Unavailable):
+        with no_commits(delivering, database), pytest.raises(Unavailable):
             await change(names[1])
-        assert telling.told == names[:1]
+        assert delivering.told == names[:1]
         # Nobody knows whether it was committed, so those concerned are told to ask.
-        assert telling.doubted == names[1:]
+        assert delivering.unknown == names[1:]
 
-    async def test_a_refusal_that_is_itself_a_change_keeps_it(self, telling: Telling, actor: Actor) -> None:
+    async def test_a_refusal_that_is_itself_a_change_keeps_it(self, delivering: Delivering, actor: Actor) -> None:
         assert RefreshReused.commits and not ChatNotFound.commits
-        async with telling.transaction() as session:
-            opened = await open_session(session, actor.id, None)
+        async with delivering.transaction() as db:
+            opened = await open_session(db, actor.id, None)
         tokens = [opened.refresh_token]
         for _ in range(2):
-            async with telling.transaction() as session:
-                tokens.append((await refresh_session(session, tokens[-1])).refresh_token)
+            async with delivering.transaction() as db:
+                tokens.append((await refresh_session(db, tokens[-1])).refresh_token)
         with pytest.raises(RefreshReused):
-            async with telling.transaction() as session:
-                await refresh_session(session, tokens[0])
-        assert telling.told == [opened.actor.session_id]
-        async with telling.transaction() as session:
-            assert (await session.get_one(Session, opened.actor.session_id)).revoked_at
+            async with delivering.transaction() as db:
+                await refresh_session(db, tokens[0])
+        assert delivering.told == [opened.actor.session_id]
+        async with delivering.transaction() as db:
+            assert (await db.get_one(Session, opened.actor.session_id)).revoked_at
 
 
 Start = Callable[..., Awaitable[list[asyncio.Task[None]]]]
 
 
 @pytest.fixture
-async def start(telling: Telling) -> AsyncIterator[Start]:
+async def start(delivering: Delivering) -> AsyncIterator[Start]:
     """`await start(one(), other())`: begin them in this order, and let them get as far as they do."""
     started: list[asyncio.Task[None]] = []
 
@@ -201,103 +203,105 @@ class TestTurns:
             if heard:
                 await_only(heard.wait())
 
-        async with database.transaction() as session:
-            database.take_turn(session, chat)
-            await session.exec(select(1))
-            note(session, name)
-            database_events.listen(session.sync_session, "after_commit", delay)
+        async with database.transaction() as db:
+            database.order_delivery(db, chat)
+            await db.exec(select(1))
+            note(db, name)
+            database_events.listen(db.sync_session, "after_commit", delay)
 
-    async def test_whoever_is_heard_of_late_is_still_told_first(self, telling: Telling, start: Start) -> None:
+    async def test_whoever_is_heard_of_late_is_still_told_first(self, delivering: Delivering, start: Start) -> None:
         names, heard = [uuid4() for _ in range(4)], asyncio.Event()
-        late = self.change(telling, names[0], heard=heard)
-        tasks = await start(late, *(self.change(telling, name) for name in names[1:]))
-        assert telling.told == [] and not any(task.done() for task in tasks)
+        late = self.change(delivering, names[0], heard=heard)
+        tasks = await start(late, *(self.change(delivering, name) for name in names[1:]))
+        assert delivering.told == [] and not any(task.done() for task in tasks)
         heard.set()
         await asyncio.gather(*tasks)
-        assert telling.told == names
+        assert delivering.told == names
 
-    async def test_other_chats_do_not_wait(self, telling: Telling, start: Start) -> None:
+    async def test_other_chats_do_not_wait(self, delivering: Delivering, start: Start) -> None:
         names, heard = [uuid4() for _ in range(2)], asyncio.Event()
-        late = self.change(telling, names[0], heard=heard)
-        tasks = await start(late, self.change(telling, names[1], chat="other"))
+        late = self.change(delivering, names[0], heard=heard)
+        tasks = await start(late, self.change(delivering, names[1], chat="other"))
         await tasks[1]
-        assert telling.told == names[1:]
+        assert delivering.told == names[1:]
         heard.set()
         await tasks[0]
 
-    async def test_whoever_changes_several_chats_waits_for_all(self, telling: Telling, start: Start) -> None:
+    async def test_whoever_changes_several_chats_waits_for_all(self, delivering: Delivering, start: Start) -> None:
         names, heard = [uuid4() for _ in range(3)], [asyncio.Event(), asyncio.Event()]
 
         async def change_both() -> None:
-            async with telling.transaction() as session:
+            async with delivering.transaction() as db:
                 for chat in ("one", "two", "one"):
-                    telling.take_turn(session, chat)
-                note(session, names[2])
+                    delivering.order_delivery(db, chat)
+                note(db, names[2])
 
-        changes = [self.change(telling, names[n], chat=("one", "two")[n], heard=heard[n]) for n in range(2)]
+        changes = [self.change(delivering, names[n], chat=("one", "two")[n], heard=heard[n]) for n in range(2)]
         first, second, both = await start(*changes, change_both())
         heard[0].set()
         await first
-        assert telling.told == names[:1]
+        assert delivering.told == names[:1]
         heard[1].set()
         await asyncio.gather(second, both)
-        assert telling.told == names
+        assert delivering.told == names
 
     @pytest.mark.parametrize("way", ["fails", "is cancelled"])
-    async def test_whoever_fails_does_not_block_the_later_ones(self, telling: Telling, start: Start, way: str) -> None:
+    async def test_whoever_fails_does_not_block_the_later_ones(
+        self, delivering: Delivering, start: Start, way: str
+    ) -> None:
         name, waiting = uuid4(), asyncio.Event()
 
         async def fail() -> None:
-            async with telling.transaction() as session:
-                telling.take_turn(session, "chat")
-                note(session, uuid4())
+            async with delivering.transaction() as db:
+                delivering.order_delivery(db, "chat")
+                note(db, uuid4())
                 await waiting.wait()
                 raise MessageNotFound
 
-        failing, later = await start(fail(), self.change(telling, name))
-        assert telling.told == []
+        failing, later = await start(fail(), self.change(delivering, name))
+        assert delivering.told == []
         if way == "fails":
             waiting.set()
         else:
             failing.cancel()
         await later
-        assert telling.told == [name]
+        assert delivering.told == [name]
         await asyncio.wait([failing])
         assert failing.cancelled() or isinstance(failing.exception(), MessageNotFound)
 
     @pytest.mark.parametrize("way", ["fails", "is cancelled"])
     async def test_nor_does_it_let_them_overtake_the_earlier_ones(
-        self, telling: Telling, start: Start, way: str
+        self, delivering: Delivering, start: Start, way: str
     ) -> None:
         names, committed, heard = [uuid4() for _ in range(3)], asyncio.Event(), asyncio.Event()
 
         async def fail() -> None:
-            async with telling.transaction() as session:
-                telling.take_turn(session, "chat")
+            async with delivering.transaction() as db:
+                delivering.order_delivery(db, "chat")
                 committed.set()
                 raise MessageNotFound
 
-        between = fail() if way == "fails" else self.change(telling, names[1], committed=committed)
-        first, failing = await start(self.change(telling, names[0], heard=heard), between)
+        between = fail() if way == "fails" else self.change(delivering, names[1], committed=committed)
+        first, failing = await start(self.change(delivering, names[0], heard=heard), between)
         await committed.wait()
         failing.cancel()
         await asyncio.wait([failing])
-        (later,) = await start(self.change(telling, names[2]))
-        assert telling.told == []
+        (later,) = await start(self.change(delivering, names[2]))
+        assert delivering.told == []
         heard.set()
         await asyncio.gather(first, later)
-        assert telling.told == [names[0], names[2]]
-        # What was committed and not told is at least doubted.
-        assert telling.doubted == (names[1:2] if way == "is cancelled" else [])
+        assert delivering.told == [names[0], names[2]]
+        # What was committed and not told is at least unknown.
+        assert delivering.unknown == (names[1:2] if way == "is cancelled" else [])
 
-    async def test_nothing_is_kept_of_turns_that_are_over(self, telling: Telling) -> None:
-        await asyncio.gather(*(self.change(telling, uuid4()) for _ in range(5)))
-        assert telling._turns == {}
+    async def test_nothing_is_kept_of_turns_that_are_over(self, delivering: Delivering) -> None:
+        await asyncio.gather(*(self.change(delivering, uuid4()) for _ in range(5)))
+        assert delivering._deliveries == {}
 
 
 class TestBareConnections:
-    async def test_that_the_database_ended_are_replaced(self, telling: Telling, database: Database) -> None:
-        async with telling.reading() as one, telling.reading() as other:
+    async def test_that_the_database_ended_are_replaced(self, delivering: Delivering, database: Database) -> None:
+        async with delivering.reading() as one, delivering.reading() as other:
             pids = [batch.connection.get_server_pid() for batch in (one, other)]
         async with database.engine.connect() as connection:
             for pid in pids:
@@ -305,25 +309,25 @@ class TestBareConnections:
         async with asyncio.timeout(DEADLINE):
             while not all(batch.connection.is_closed() for batch in (one, other)):  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.01)
-        async with telling.reading() as batch:
+        async with delivering.reading() as batch:
             assert [row[0] for row in await batch.fetch("SELECT 1")] == [1]
-        async with telling.batch() as batch:
+        async with delivering.batch() as batch:
             assert [row[0] for row in await batch.fetch("SELECT 2")] == [2]
 
-    async def test_so_are_those_of_the_pool(self, telling: Telling, database: Database) -> None:
-        async with telling.engine.connect() as connection:
+    async def test_so_are_those_of_the_pool(self, delivering: Delivering, database: Database) -> None:
+        async with delivering.engine.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
         async with database.engine.connect() as connection:
             assert (await connection.execute(END_BACKEND, {"pid": driver.get_server_pid()})).scalar()
         async with asyncio.timeout(DEADLINE):
             while not driver.is_closed():  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.01)
-        async with telling.transaction() as session:
-            assert (await session.exec(select(1))).one() == 1
+        async with delivering.transaction() as db:
+            assert (await db.exec(select(1))).one() == 1
 
     @pytest.mark.parametrize("kind", ["reading", "transaction"])
     async def test_that_end_between_two_steps_of_a_statement_are_unavailable(
-        self, telling: Telling, kind: str, monkeypatch: pytest.MonkeyPatch
+        self, delivering: Delivering, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         get_statement, task = asyncpg.Connection._get_statement, asyncio.current_task()
 
@@ -335,26 +339,26 @@ class TestBareConnections:
 
         monkeypatch.setattr(asyncpg.Connection, "_get_statement", get_and_end)
         with pytest.raises(Unavailable):
-            async with telling.reading() if kind == "reading" else telling.transaction() as opened:
+            async with delivering.reading() if kind == "reading" else delivering.transaction() as opened:
                 await (opened.fetch("SELECT 1") if kind == "reading" else opened.exec(select(1)))
 
-    async def test_an_error_of_our_own_is_none_of_the_database(self, telling: Telling) -> None:
+    async def test_an_error_of_our_own_is_none_of_the_database(self, delivering: Delivering) -> None:
         async def fail() -> None:
-            async with telling.reading() as opened:
+            async with delivering.reading() as opened:
                 opened.nothing  # type: ignore[attr-defined]  # noqa: B018
 
         with pytest.raises(AttributeError):
             await fail()
 
-    async def test_that_fail_in_a_transaction_are_not_used_again(self, telling: Telling) -> None:
+    async def test_that_fail_in_a_transaction_are_not_used_again(self, delivering: Delivering) -> None:
         async def fail() -> None:
-            async with telling.batch() as batch:
+            async with delivering.batch() as batch:
                 await batch.lock("SELECT FROM chat WHERE id = ANY($1::uuid[]) FOR UPDATE", [uuid4()], patience=1)
                 await batch.fetch("SELECT 1 / 0")
 
         with pytest.raises(asyncpg.PostgresError):
             await fail()
-        async with telling.reading() as batch:
+        async with delivering.reading() as batch:
             assert not batch.connection.is_in_transaction()
             await batch.fetch("SELECT 1")
 
@@ -363,15 +367,15 @@ class TestBatches:
     """Rule 7: sending is a batch, and one bad draft fails alone."""
 
     async def test_each_draft_has_its_own_result_and_the_good_ones_are_sent(
-        self, telling: Telling, actor: Actor, make_user: MakeUser
+        self, delivering: Delivering, actor: Actor, make_user: MakeUser
     ) -> None:
-        peer, stranger = [Actor((await make_user()).id, new_id()) for _ in range(2)]
-        async with telling.transaction() as session:
-            chat, _ = await chats.open_private_chat(session, actor, peer.id)
+        peer, outsider = [Actor((await make_user()).id, new_id()) for _ in range(2)]
+        async with delivering.transaction() as db:
+            chat, _ = await chats.open_private_chat(db, actor, peer.id)
         first = text("one")
         drafts = [
             Draft(actor, chat.id, first),
-            Draft(stranger, chat.id, text("not a member")),
+            Draft(outsider, chat.id, text("not a member")),
             Draft(peer, chat.id, text("two", reply_to=1)),
             Draft(actor, uuid4(), text("no chat")),
             Draft(actor, chat.id, first),
@@ -379,17 +383,17 @@ class TestBatches:
             Draft(actor, chat.id, text("quotes nothing", reply_to=99)),
             Draft(actor, chat.id, text("three")),
         ]
-        telling.events.clear()
-        async with telling.transaction() as session:
-            results = await messages.send_messages(session, drafts)
+        delivering.events.clear()
+        async with delivering.transaction() as db:
+            results = await messages.send_messages(db, drafts)
         told = [result.message.seq if isinstance(result, Sent) else type(result) for result in results]
         assert told == [1, ChatNotFound, 2, ChatNotFound, 1, ClientIdReused, MessageNotFound, 3]
         assert [result.is_new for result in results if isinstance(result, Sent)] == [True, True, False, True]
-        async with telling.transaction() as session:
+        async with delivering.transaction() as db:
             written = select(Message).where(Message.chat_id == chat.id).order_by(col(Message.seq))
-            rows = list(await session.exec(written))
+            rows = list(await db.exec(written))
         assert [(row.seq, row.text, row.version) for row in rows] == [(1, "one", 2), (2, "two", 3), (3, "three", 4)]
-        told_messages, told_peer, told_rest = telling.events
+        told_messages, told_peer, told_rest = delivering.events
         assert isinstance(told_messages.event, MessagesChanged)
         assert (told_messages.event.since, told_messages.event.version) == (1, 4)
         assert [message.seq for message in told_messages.event.messages] == [1, 2, 3]
@@ -400,32 +404,32 @@ class TestBatches:
             assert [shared.message_count for shared in told.event.chats] == [3]
 
     async def test_a_batch_over_many_chats_sends_to_each(
-        self, telling: Telling, actor: Actor, make_user: MakeUser
+        self, delivering: Delivering, actor: Actor, make_user: MakeUser
     ) -> None:
-        async with telling.transaction() as session:
-            opened = [(await chats.open_private_chat(session, actor, (await make_user()).id))[0] for _ in range(4)]
-        async with telling.transaction() as session:
+        async with delivering.transaction() as db:
+            opened = [(await chats.open_private_chat(db, actor, (await make_user()).id))[0] for _ in range(4)]
+        async with delivering.transaction() as db:
             drafts = [Draft(actor, chat.id, text(f"{n}")) for n in range(3) for chat in opened]
-            results = await messages.send_messages(session, drafts)
+            results = await messages.send_messages(db, drafts)
         assert [one([result]).message.seq for result in results] == [1] * 4 + [2] * 4 + [3] * 4
 
     async def test_batches_that_lock_the_same_chats_do_not_lock_each_other_out(
-        self, telling: Telling, make_user: MakeUser
+        self, delivering: Delivering, make_user: MakeUser
     ) -> None:
         anna, boris = [Actor((await make_user()).id, new_id()) for _ in range(2)]
         data = GroupCreate(title="Trip", member_ids=[boris.id])
-        async with telling.transaction() as session:
-            groups = [(await chats.create_group(session, anna, data))[0].id for _ in range(3)]
+        async with delivering.transaction() as db:
+            groups = [(await chats.create_group(db, anna, data))[0].id for _ in range(3)]
 
         async def send(actor: Actor, chat_ids: list[UUID]) -> None:
             drafts = [Draft(actor, chat_id, text("x")) for chat_id in chat_ids]
-            async with telling.transaction() as session:
-                results = await messages.send_messages(session, drafts)
+            async with delivering.transaction() as db:
+                results = await messages.send_messages(db, drafts)
             assert all(isinstance(result, Sent) for result in results)
 
         await asyncio.gather(*(send(*sender) for _ in range(5) for sender in ((anna, groups), (boris, groups[::-1]))))
-        async with telling.transaction() as session:
-            counts = await session.exec(select(Chat.message_count).where(col(Chat.id).in_(groups)))
+        async with delivering.transaction() as db:
+            counts = await db.exec(select(Chat.message_count).where(col(Chat.id).in_(groups)))
             assert list(counts) == [11, 11, 11]
 
 

@@ -9,7 +9,7 @@ import pytest
 from chat_app.crud import chats, outbox
 from chat_app.crud.messages import Draft, Sent
 from chat_app.crud.outbox import Outbox
-from chat_app.db import Batch, Database
+from chat_app.db import Database, RawConnection
 from chat_app.errors import ChatError, ChatNotFound, Internal, Unavailable
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
@@ -36,8 +36,8 @@ async def anna(make_user: MakeUser) -> Actor:
 @pytest.fixture
 async def chat_ids(database: Database, anna: Actor, make_user: MakeUser) -> list[UUID]:
     others = [await make_user() for _ in range(6)]
-    async with database.transaction() as session:
-        return [(await chats.open_private_chat(session, anna, other.id))[0].id for other in others]
+    async with database.transaction() as db:
+        return [(await chats.open_private_chat(db, anna, other.id))[0].id for other in others]
 
 
 def draft(actor: Actor, chat_id: UUID, words: str = "hello") -> Draft:
@@ -64,13 +64,13 @@ async def put(box: Outbox, *drafts: Draft) -> list[tuple[int, Result]]:
 @pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     counted: list[None] = []
-    commit = Batch.commit
+    commit = RawConnection.commit
 
-    async def count_and_commit(batch: Batch) -> None:
+    async def count_and_commit(batch: RawConnection) -> None:
         counted.append(None)
         await commit(batch)
 
-    monkeypatch.setattr(Batch, "commit", count_and_commit)
+    monkeypatch.setattr(RawConnection, "commit", count_and_commit)
     return counted
 
 
@@ -124,7 +124,7 @@ async def test_those_that_come_while_a_chat_is_set_apart_keep_their_order(
         await asyncio.sleep(0)
         # The first is under way.
         box.put(draft(anna, chat_ids[0], "2"), results.append)
-        await until(lambda: box._apart)
+        await until(lambda: box._contended)
         box.put(draft(anna, chat_ids[0], "3"), results.append)
         await asyncio.wait([asyncio.create_task(box.close())], timeout=5 * outbox.PATIENCE_SECONDS)
     await box.close()
@@ -154,7 +154,7 @@ async def test_one_that_is_refused_does_not_touch_the_others(box: Outbox, anna: 
 
 
 async def test_nor_does_one_that_breaks_the_statement(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
-    # No door lets a NUL through; the database does not take it.
+    # No transport lets a NUL through; the database does not take it.
     words = ["first", "bro\x00ken", "last"]
     results = dict(await put(box, *(draft(anna, chat_ids[0], text) for text in words)))
     assert isinstance(results[1], Internal)

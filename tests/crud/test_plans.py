@@ -14,14 +14,14 @@ from chat_app import db
 from chat_app.crud import chats, history, members
 from chat_app.crud.messages import Draft, send_messages
 from chat_app.crud.sessions import check_session, open_session
-from chat_app.db import BY_KEY, Batch, Database, Unit
+from chat_app.db import BY_KEY, Database, Db, RawConnection
 from chat_app.models.chats import GroupCreate, PrivateChatOpen
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from tests.service import MakeUser
 
 Asked = list[tuple[str, tuple[object, ...]]]
-Use = Callable[[Unit, Actor, UUID], Awaitable[object]]
+Use = Callable[[Db, Actor, UUID], Awaitable[object]]
 
 USES: dict[str, Use] = {
     "newest page": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id),
@@ -45,16 +45,16 @@ def text(words: str, *, reply_to: int | None = None) -> TextCreate:
 async def found(database: Database, make_user: MakeUser, *, much: bool) -> tuple[Actor, UUID]:
     """Somebody with one chat and one message, or with many of both."""
     people = [await make_user() for _ in range(12 if much else 2)]
-    async with database.transaction() as session:
-        actor = (await open_session(session, people[0].id, "tests")).actor
+    async with database.transaction() as db:
+        actor = (await open_session(db, people[0].id, "tests")).actor
         for other in people[2:]:
-            await chats.open_private_chat(session, actor, PrivateChatOpen(user_id=other.id).user_id)
+            await chats.open_private_chat(db, actor, PrivateChatOpen(user_id=other.id).user_id)
         group = GroupCreate(title="Trip", member_ids=[person.id for person in people[1:]])
-        chat, _ = await chats.create_group(session, actor, group)
+        chat, _ = await chats.create_group(db, actor, group)
         senders = [Actor(person.id, uuid4()) for person in people]
         texts = [text(f"{number}", reply_to=1) for number in range(40 if much else 1)]
         drafts = [Draft(senders[number % len(senders)], chat.id, data) for number, data in enumerate(texts)]
-        await send_messages(session, drafts)
+        await send_messages(db, drafts)
     return actor, chat.id
 
 
@@ -62,27 +62,27 @@ async def found(database: Database, make_user: MakeUser, *, much: bool) -> tuple
 async def asking() -> AsyncIterator[Asked]:
     """The statements of this task, and not of the service that sweeps its connections meanwhile."""
     asked: Asked = []
-    fetch, lock, task = Batch.fetch, Batch.lock, asyncio.current_task()
+    fetch, lock, task = RawConnection.fetch, RawConnection.lock, asyncio.current_task()
 
     def note(statement: str, *values: object) -> None:
         if asyncio.current_task() is task:
             asked.append((statement, values))
 
-    async def note_fetch(batch: Batch, statement: str, *values: object) -> list[Any]:
+    async def note_fetch(batch: RawConnection, statement: str, *values: object) -> list[Any]:
         note(statement, *values)
         return await fetch(batch, statement, *values)
 
-    async def note_lock(batch: Batch, statement: str, ids: Any, *, patience: float) -> None:
+    async def note_lock(batch: RawConnection, statement: str, ids: Any, *, patience: float) -> None:
         note(statement, list(ids))
         await lock(batch, statement, ids, patience=patience)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Batch, "fetch", note_fetch)
-        patch.setattr(Batch, "lock", note_lock)
+        patch.setattr(RawConnection, "fetch", note_fetch)
+        patch.setattr(RawConnection, "lock", note_lock)
         yield asked
 
 
-async def plan_of(batch: Batch, statement: str, values: tuple[object, ...]) -> str:
+async def plan_of(batch: RawConnection, statement: str, values: tuple[object, ...]) -> str:
     # As for the thousandth time, whatever the values are.
     await batch.connection.execute("SET plan_cache_mode = force_generic_plan")
     lines = await batch.connection.fetch(f"EXPLAIN {statement}", *values)
@@ -91,9 +91,9 @@ async def plan_of(batch: Batch, statement: str, values: tuple[object, ...]) -> s
 
 
 @asynccontextmanager
-async def empty_tables(database: Database) -> AsyncIterator[Batch]:
+async def empty_tables(database: Database) -> AsyncIterator[RawConnection]:
     """A connection that sees the tables as they are when the first message is sent, with the statistics of that."""
-    batch = Batch(await asyncpg.connect(database.url, server_settings=dict(BY_KEY)), {})
+    batch = RawConnection(await asyncpg.connect(database.url, server_settings=dict(BY_KEY)), {})
     try:
         for table in ("chat", "membership", "message"):
             await batch.connection.execute(f"CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)")

@@ -23,9 +23,9 @@ from chat_app.settings import Settings
 Change = Callable[[AsyncSession, Actor, UUID], Awaitable[object]]
 
 
-async def send(session: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+async def send(db: AsyncSession, actor: Actor, chat_id: UUID) -> None:
     data = TextCreate(type="text", text="hello", client_id=uuid4())
-    one(await messages.send_messages(session, [Draft(actor, chat_id, data)]))
+    one(await messages.send_messages(db, [Draft(actor, chat_id, data)]))
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ async def test_a_commit_that_is_heard_of_late_is_still_told_first(
 ) -> None:
     actor, peer = [Actor((await make_user()).id, new_id()) for _ in range(2)]
     database = Database(service_settings.asyncpg_url)
-    async with database.transaction() as session:
-        chat, _ = await chats.open_private_chat(session, actor, peer.id)
+    async with database.transaction() as db:
+        chat, _ = await chats.open_private_chat(db, actor, peer.id)
 
-    async def change_second(session: AsyncSession) -> None:
-        await second(session, actor if by_one else peer, chat.id)
+    async def change_second(db: AsyncSession) -> None:
+        await second(db, actor if by_one else peer, chat.id)
 
-    assert await deliver(database, lambda session: first(session, actor, chat.id), change_second) == ["first", "second"]
+    assert await deliver(database, lambda session: first(db, actor, chat.id), change_second) == ["first", "second"]
 
 
 async def test_a_chat_becomes_active_before_a_later_removal_is_delivered(
@@ -52,13 +52,13 @@ async def test_a_chat_becomes_active_before_a_later_removal_is_delivered(
 ) -> None:
     creator, member = [Actor((await make_user()).id, new_id()) for _ in range(2)]
     database = Database(service_settings.asyncpg_url)
-    async with database.transaction() as session:
-        chat, _ = await chats.create_group(session, creator, GroupCreate(title="G", member_ids=[member.id]))
+    async with database.transaction() as db:
+        chat, _ = await chats.create_group(db, creator, GroupCreate(title="G", member_ids=[member.id]))
 
-    async def remove(session: AsyncSession) -> None:
-        await members.remove_member(session, creator, chat.id, member.id)
+    async def remove(db: AsyncSession) -> None:
+        await members.remove_member(db, creator, chat.id, member.id)
 
-    delivered = await deliver(database, lambda session: chats.activate_chat(session, member, chat.id), remove)
+    delivered = await deliver(database, lambda session: chats.activate_chat(db, member, chat.id), remove)
     assert delivered == ["first", "second"]
 
 
@@ -77,13 +77,13 @@ async def deliver(
         await_only(answered.wait())
 
     async def change_first() -> None:
-        async with database.transaction() as session:
-            await first(session)
-            event.listen(session.sync_session, "after_commit", wait_for_the_answer)
+        async with database.transaction() as db:
+            await first(db)
+            event.listen(db.sync_session, "after_commit", wait_for_the_answer)
 
     async def change_second() -> None:
-        async with database.transaction() as session:
-            await second(session)
+        async with database.transaction() as db:
+            await second(db)
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(change_first(), name="first")

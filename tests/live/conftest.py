@@ -1,8 +1,8 @@
-"""People for tests through the doors. Nobody is connected yet: whoever listens begins with `forget`."""
+"""People for tests through the transports. Nobody is connected yet: whoever listens begins with `forget`."""
 
 import pytest
 
-from tests.clients import Door, HttpDoor, Person, SocketDoor
+from tests.clients import HttpTransport, Person, SocketTransport, Transport
 from tests.service import MakePerson
 
 
@@ -22,12 +22,12 @@ async def clara(make_person: MakePerson) -> Person:
 
 
 @pytest.fixture
-async def stranger(make_person: MakePerson) -> Person:
+async def outsider(make_person: MakePerson) -> Person:
     """Somebody who is in none of the others' chats."""
     return await make_person("Stranger")
 
 
 @pytest.fixture
-def other_door(door: Door, openapi: dict[str, object]) -> Door:
-    """The one of both doors that `door` is not."""
-    return SocketDoor() if isinstance(door, HttpDoor) else HttpDoor(openapi)
+def other_door(transport: Transport, openapi: dict[str, object]) -> Transport:
+    """The one of both transports that `transport` is not."""
+    return SocketTransport() if isinstance(transport, HttpTransport) else HttpTransport(openapi)

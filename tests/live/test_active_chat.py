@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from chat_app.db import Database
-from tests.clients import Answer, Door, HttpDoor, Person, Socket, SocketDoor, http_answer, in_step
+from tests.clients import Answer, HttpTransport, Person, Socket, SocketTransport, Transport, http_answer, in_step
 from tests.faults import no_commits, no_reads_after_commits, once_read
 from tests.service import MakePerson, Service
 
@@ -19,13 +19,13 @@ async def chat(anna: Person, boris: Person, clara: Person) -> str:
     """A group of all three, who are all connected."""
     for person in (anna, boris, clara):
         await person.connect()
-    created: dict[str, Any] = await SocketDoor().create_group(anna, boris, clara)
+    created: dict[str, Any] = await SocketTransport().create_group(anna, boris, clara)
     return str(created["id"])
 
 
 @pytest.fixture
 async def other_chat(anna: Person, boris: Person) -> str:
-    created: dict[str, Any] = await SocketDoor().open_private_chat(anna, boris)
+    created: dict[str, Any] = await SocketTransport().open_private_chat(anna, boris)
     return str(created["id"])
 
 
@@ -46,12 +46,12 @@ async def all_in_step() -> None:
         await wait()
 
 
-async def is_open(socket: Socket, door: Door, sender: Person, chat_id: str) -> bool:
+async def is_open(socket: Socket, transport: Transport, sender: Person, chat_id: str) -> bool:
     """Whether this connection is told of a new message in the chat."""
     # What other nodes have committed before this may still be on its way.
     await all_in_step()
     socket.events.clear()
-    await door.send(sender, chat_id)
+    await transport.send(sender, chat_id)
     await all_in_step()
     assert (await socket.call("list_chats")).ok
     assert [chat["id"] for told in socket.named("chats_changed") for chat in told["chats"]] == [chat_id]
@@ -60,65 +60,65 @@ async def is_open(socket: Socket, door: Door, sender: Person, chat_id: str) -> b
 
 class TestActivating:
     async def test_it_answers_all_that_a_screen_needs(
-        self, door: Door, chat: str, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, chat: str, anna: Person, boris: Person, clara: Person
     ) -> None:
-        await door.send(boris, chat, "hello")
-        answer = await door.call(anna, "activate_chat", chat_id=chat)
+        await transport.send(boris, chat, "hello")
+        answer = await transport.call(anna, "activate_chat", chat_id=chat)
         assert answer.status == 200 and set(answer.data) == {"chat", "page", "members", "users"}
-        entry = await door.do(anna, "get_chat", chat_id=chat)
+        entry = await transport.do(anna, "get_chat", chat_id=chat)
         assert answer.data["chat"] == entry
-        assert answer.data["page"] == await door.do(anna, "list_messages", chat_id=chat)
+        assert answer.data["page"] == await transport.do(anna, "list_messages", chat_id=chat)
         assert answer.data["page"]["version"] == entry["version"]
-        assert answer.data["members"] == (await door.do(anna, "list_members", chat_id=chat))["items"]
+        assert answer.data["members"] == (await transport.do(anna, "list_members", chat_id=chat))["items"]
         assert {user["id"] for user in answer.data["users"]} == {anna.id, boris.id, clara.id}
         assert (await get_active(anna)).data == answer.data
 
     async def test_a_connection_is_told_of_what_it_has_open_and_of_nothing_else(
-        self, door: Door, chat: str, other_chat: str, anna: Person, boris: Person
+        self, transport: Transport, chat: str, other_chat: str, anna: Person, boris: Person
     ) -> None:
-        assert not await is_open(boris.socket, door, anna, chat)
+        assert not await is_open(boris.socket, transport, anna, chat)
         assert (await boris.socket.call("activate_chat", {"chat_id": chat})).ok
-        assert await is_open(boris.socket, door, anna, chat)
-        assert not await is_open(boris.socket, door, anna, other_chat)
+        assert await is_open(boris.socket, transport, anna, chat)
+        assert not await is_open(boris.socket, transport, anna, other_chat)
         assert (await boris.socket.call("activate_chat", {"chat_id": other_chat})).ok
-        assert not await is_open(boris.socket, door, anna, chat)
-        assert await is_open(boris.socket, door, anna, other_chat)
+        assert not await is_open(boris.socket, transport, anna, chat)
+        assert await is_open(boris.socket, transport, anna, other_chat)
 
     async def test_null_closes_it_for_the_connection_and_the_session(
-        self, door: Door, chat: str, anna: Person, boris: Person
+        self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         await boris.open(chat)
         assert (await get_active(boris)).data["chat"]["id"] == chat
         answer = await boris.socket.call("activate_chat", {"chat_id": None})
         assert (answer.status, answer.data) == (204, None)
         assert (await get_active(boris)).code == "no_active_chat"
-        assert not await is_open(boris.socket, door, anna, chat)
+        assert not await is_open(boris.socket, transport, anna, chat)
 
     async def test_a_chat_that_is_not_ones_own_leaves_all_as_it_was(
-        self, door: Door, chat: str, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, chat: str, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        foreign = (await door.open_private_chat(clara, stranger))["id"]
+        foreign = (await transport.open_private_chat(clara, outsider))["id"]
         await boris.open(chat)
         for chat_id in (foreign, str(uuid4())):
-            answer = await door.call(boris, "activate_chat", chat_id=chat_id)
+            answer = await transport.call(boris, "activate_chat", chat_id=chat_id)
             assert (answer.status, answer.code) == (404, "chat_not_found")
-        assert await is_open(boris.socket, door, anna, chat)
+        assert await is_open(boris.socket, transport, anna, chat)
         assert (await get_active(boris)).data["chat"]["id"] == chat
 
-    async def test_what_is_no_chat_id_is_refused(self, door: Door, anna: Person) -> None:
+    async def test_what_is_no_chat_id_is_refused(self, transport: Transport, anna: Person) -> None:
         for argument in ({}, {"chat_id": "x"}, {"chat_id": 7}, {"chat": str(uuid4())}):
-            answer = await door.call(anna, "activate_chat", **argument)
+            answer = await transport.call(anna, "activate_chat", **argument)
             assert (answer.status, answer.code) == (422, "invalid_input"), argument
-        if isinstance(door, HttpDoor):  # over HTTP it is DELETE that clears it
-            assert (await door.call(anna, "activate_chat", chat_id=None)).status == 422
+        if isinstance(transport, HttpTransport):  # over HTTP it is DELETE that clears it
+            assert (await transport.call(anna, "activate_chat", chat_id=None)).status == 422
 
     async def test_nothing_falls_between_the_snapshot_and_the_events(
-        self, door: Door, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
+        self, transport: Transport, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent: list[Any] = []
 
         async def send() -> None:
-            sent.append(await door.send(boris, chat))
+            sent.append(await transport.send(boris, chat))
 
         once_read(monkeypatch, send)
         opened = (await anna.socket.call("activate_chat", {"chat_id": chat})).data
@@ -129,53 +129,57 @@ class TestActivating:
 
 
 class TestHandshake:
-    async def test_it_can_name_the_active_chat(self, door: Door, chat: str, anna: Person, boris: Person) -> None:
+    async def test_it_can_name_the_active_chat(
+        self, transport: Transport, chat: str, anna: Person, boris: Person
+    ) -> None:
         socket = await anna.connect(active_chat_id=chat)
         assert socket.named("ready")[0]["active_chat_id"] == chat
-        assert await is_open(socket, door, boris, chat)
-        assert not await is_open(anna.socket, door, boris, chat)
+        assert await is_open(socket, transport, boris, chat)
+        assert not await is_open(anna.socket, transport, boris, chat)
 
-    async def test_without_it_the_sessions_counts(self, door: Door, chat: str, anna: Person, boris: Person) -> None:
+    async def test_without_it_the_sessions_counts(
+        self, transport: Transport, chat: str, anna: Person, boris: Person
+    ) -> None:
         await set_active(anna, chat)
         socket = await anna.connect()
         assert socket.named("ready")[0]["active_chat_id"] == chat
-        assert await is_open(socket, door, boris, chat)
+        assert await is_open(socket, transport, boris, chat)
 
     async def test_null_means_none_whatever_the_sessions_is(
-        self, door: Door, chat: str, anna: Person, boris: Person
+        self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         await set_active(anna, chat)
         socket = await anna.connect(active_chat_id=None)
         assert socket.named("ready")[0]["active_chat_id"] is None
-        assert not await is_open(socket, door, boris, chat)
+        assert not await is_open(socket, transport, boris, chat)
 
     async def test_what_is_not_ones_own_chat_counts_as_null(
-        self, door: Door, chat: str, anna: Person, stranger: Person
+        self, transport: Transport, chat: str, anna: Person, outsider: Person
     ) -> None:
         for chat_id in (chat, str(uuid4())):
-            socket = await stranger.connect(active_chat_id=chat_id)
+            socket = await outsider.connect(active_chat_id=chat_id)
             assert socket.named("ready")[0]["active_chat_id"] is None
-        await door.send(anna, chat)
-        await stranger.settle()
-        events = [name for socket in stranger.sockets for name, _ in socket.events]
+        await transport.send(anna, chat)
+        await outsider.settle()
+        events = [name for socket in outsider.sockets for name, _ in socket.events]
         assert [name for name in events if name != "presence_changed"] == ["ready"] * 2
 
 
 class TestSession:
     async def test_connections_that_never_set_their_own_follow_what_http_sets(
-        self, door: Door, chat: str, other_chat: str, anna: Person, boris: Person
+        self, transport: Transport, chat: str, other_chat: str, anna: Person, boris: Person
     ) -> None:
         assert (await set_active(anna, chat)).data["chat"]["id"] == chat
-        assert await is_open(anna.socket, door, boris, chat)
+        assert await is_open(anna.socket, transport, boris, chat)
         await set_active(anna, other_chat)
-        assert await is_open(anna.socket, door, boris, other_chat)
+        assert await is_open(anna.socket, transport, boris, other_chat)
         answer = await set_active(anna, None)
         assert (answer.status, answer.data) == (204, None)
-        assert not await is_open(anna.socket, door, boris, other_chat)
+        assert not await is_open(anna.socket, transport, boris, other_chat)
 
     @pytest.mark.parametrize("way", ["command", "null command", "handshake"])
     async def test_those_that_did_keep_their_own(
-        self, door: Door, chat: str, other_chat: str, anna: Person, boris: Person, way: str
+        self, transport: Transport, chat: str, other_chat: str, anna: Person, boris: Person, way: str
     ) -> None:
         if way == "handshake":
             socket = await anna.connect(active_chat_id=chat)
@@ -183,28 +187,28 @@ class TestSession:
             socket = await anna.connect()
             await socket.call("activate_chat", {"chat_id": chat if way == "command" else None})
         await set_active(anna, other_chat)
-        assert not await is_open(socket, door, boris, other_chat)
-        assert await is_open(socket, door, boris, chat) == (way != "null command")
+        assert not await is_open(socket, transport, boris, other_chat)
+        assert await is_open(socket, transport, boris, chat) == (way != "null command")
 
     async def test_a_command_sets_the_sessions_too_and_others_follow(
-        self, door: Door, chat: str, anna: Person, boris: Person
+        self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         second = await anna.connect()
         await anna.open(chat)
         assert (await get_active(anna)).data["chat"]["id"] == chat
-        assert await is_open(second, door, boris, chat)
+        assert await is_open(second, transport, boris, chat)
 
     async def test_a_handshake_does_not_set_the_sessions(self, chat: str, anna: Person) -> None:
         await anna.connect(active_chat_id=chat)
         assert (await get_active(anna)).code == "no_active_chat"
 
     async def test_sessions_of_one_user_have_their_own(
-        self, door: Door, chat: str, anna: Person, boris: Person, make_person: MakePerson
+        self, transport: Transport, chat: str, anna: Person, boris: Person, make_person: MakePerson
     ) -> None:
         phone = await make_person(again=anna, connected=True)
         await anna.open(chat)
         assert (await get_active(phone)).code == "no_active_chat"
-        assert not await is_open(phone.socket, door, boris, chat)
+        assert not await is_open(phone.socket, transport, boris, chat)
 
 
 @pytest.mark.parametrize("take_place", [False, True], ids=["failed", "unknown"])
@@ -216,7 +220,7 @@ class TestFailedCommit:
         self,
         take_place: bool,
         to: str,
-        door: Door,
+        transport: Transport,
         chat: str,
         other_chat: str,
         anna: Person,
@@ -228,13 +232,13 @@ class TestFailedCommit:
         with no_commits(service.database, database, take_place=take_place):
             answer = await anna.socket.call("activate_chat", {"chat_id": other_chat if to == "another chat" else None})
         assert (answer.status, answer.code) == (503, "unavailable")
-        assert await is_open(anna.socket, door, boris, chat)
-        assert not await is_open(anna.socket, door, boris, other_chat)
+        assert await is_open(anna.socket, transport, boris, chat)
+        assert not await is_open(anna.socket, transport, boris, other_chat)
 
     async def test_a_connection_that_never_chose_goes_on_following(
         self,
         take_place: bool,
-        door: Door,
+        transport: Transport,
         chat: str,
         other_chat: str,
         anna: Person,
@@ -245,12 +249,12 @@ class TestFailedCommit:
         with no_commits(service.database, database, take_place=take_place):
             assert (await anna.socket.call("activate_chat", {"chat_id": other_chat})).status == 503
         await set_active(anna, chat)
-        assert await is_open(anna.socket, door, boris, chat)
+        assert await is_open(anna.socket, transport, boris, chat)
 
     async def test_changes_of_the_former_chat_are_delivered_meanwhile(
         self,
         take_place: bool,
-        door: Door,
+        transport: Transport,
         chat: str,
         other_chat: str,
         anna: Person,
@@ -265,7 +269,7 @@ class TestFailedCommit:
         with ExitStack() as stack:
 
             async def send_meanwhile() -> None:
-                sent.append(await door.send(boris, chat))
+                sent.append(await transport.send(boris, chat))
                 stack.enter_context(no_commits(service.database, database, take_place=take_place))
 
             once_read(monkeypatch, send_meanwhile)
@@ -276,7 +280,7 @@ class TestFailedCommit:
     async def test_a_removal_from_the_former_chat_meanwhile_counts(
         self,
         take_place: bool,
-        door: Door,
+        transport: Transport,
         chat: str,
         other_chat: str,
         anna: Person,
@@ -285,12 +289,12 @@ class TestFailedCommit:
         database: Database,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        former = (await door.create_group(boris, anna))["id"]
+        former = (await transport.create_group(boris, anna))["id"]
         socket = await anna.connect(active_chat_id=former)
         with ExitStack() as stack:
 
             async def remove_meanwhile() -> None:
-                await door.do(boris, "remove_member", chat_id=former, user_id=anna.id)
+                await transport.do(boris, "remove_member", chat_id=former, user_id=anna.id)
                 stack.enter_context(no_commits(service.database, database, take_place=take_place))
 
             once_read(monkeypatch, remove_meanwhile)
@@ -301,7 +305,7 @@ class TestFailedCommit:
     async def test_over_http_connections_that_follow_keep_the_former_chat(
         self,
         take_place: bool,
-        door: Door,
+        transport: Transport,
         chat: str,
         other_chat: str,
         anna: Person,
@@ -312,81 +316,90 @@ class TestFailedCommit:
         await set_active(anna, chat)
         with no_commits(service.database, database, take_place=take_place):
             assert (await set_active(anna, other_chat)).status == 503
-        assert await is_open(anna.socket, door, boris, chat)
+        assert await is_open(anna.socket, transport, boris, chat)
 
 
 class TestReadingAgainOverHttp:
     """Connections follow once the chat is active; what changed until then has to be in the answer."""
 
     async def test_if_it_fails_the_chat_is_answered_all_the_same(
-        self, door: Door, chat: str, other_chat: str, anna: Person, boris: Person, service: Service, database: Database
+        self,
+        transport: Transport,
+        chat: str,
+        other_chat: str,
+        anna: Person,
+        boris: Person,
+        service: Service,
+        database: Database,
     ) -> None:
         await set_active(anna, chat)
         with no_reads_after_commits(service.database, database, "SET active_chat_id"):
             answer = await set_active(anna, other_chat)
         assert answer.status == 200 and answer.data["chat"]["id"] == other_chat
-        assert await is_open(anna.socket, door, boris, other_chat)
+        assert await is_open(anna.socket, transport, boris, other_chat)
 
     async def test_a_message_before_the_connections_follow_is_in_the_answer(
-        self, door: Door, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
+        self, transport: Transport, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent: list[Any] = []
 
         async def send() -> None:
-            sent.append(await door.send(anna, chat))
+            sent.append(await transport.send(anna, chat))
 
         once_read(monkeypatch, send)
         answer = await set_active(boris, chat)
         assert answer.data["page"]["items"][-1]["seq"] == sent[0]["seq"]
 
     async def test_a_membership_that_ended_meanwhile_is_not_found(
-        self, door: Door, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
+        self, transport: Transport, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Even if another has begun: the removal has closed the chat, but its version is below that of the answer."""
 
         async def remove_and_add() -> None:
-            await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
-            await door.do(anna, "add_members", chat_id=chat, user_ids=[boris.id])
+            await transport.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+            await transport.do(anna, "add_members", chat_id=chat, user_ids=[boris.id])
 
         once_read(monkeypatch, remove_and_add, times=2)
         answer = await set_active(boris, chat)
         assert (answer.status, answer.code) == (404, "chat_not_found")
-        assert not await is_open(boris.socket, door, anna, chat)
+        assert not await is_open(boris.socket, transport, anna, chat)
 
 
 class TestLosingIt:
     @pytest.mark.parametrize("way", ["removal", "leaving", "deletion"])
     async def test_a_chat_that_is_lost_is_active_nowhere(
-        self, door: Door, chat: str, anna: Person, boris: Person, clara: Person, way: str
+        self, transport: Transport, chat: str, anna: Person, boris: Person, clara: Person, way: str
     ) -> None:
         follower = await boris.connect()
         await boris.open(chat)
-        assert await is_open(follower, door, anna, chat)
+        assert await is_open(follower, transport, anna, chat)
         if way == "removal":
-            await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+            await transport.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
         elif way == "leaving":
-            await door.do(boris, "leave_chat", chat_id=chat)
+            await transport.do(boris, "leave_chat", chat_id=chat)
         else:
-            await door.do(anna, "delete_chat", chat_id=chat)
+            await transport.do(anna, "delete_chat", chat_id=chat)
         assert (await get_active(boris)).code == "no_active_chat"
         for socket in boris.sockets:
             assert (await socket.call("list_messages")).code == "no_active_chat"
         assert (await boris.connect()).named("ready")[0]["active_chat_id"] is None
 
-    async def test_coming_back_does_not_open_it_again(self, door: Door, chat: str, anna: Person, boris: Person) -> None:
+    async def test_coming_back_does_not_open_it_again(
+        self, transport: Transport, chat: str, anna: Person, boris: Person
+    ) -> None:
         await boris.open(chat)
-        await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
-        await door.do(anna, "add_members", chat_id=chat, user_ids=[boris.id])
+        await transport.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+        await transport.do(anna, "add_members", chat_id=chat, user_ids=[boris.id])
         await boris.settle()
-        assert not await is_open(boris.socket, door, anna, chat)
+        assert not await is_open(boris.socket, transport, anna, chat)
 
     async def test_those_who_stay_keep_it_open(
-        self, door: Door, chat: str, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, chat: str, anna: Person, boris: Person, clara: Person
     ) -> None:
         await clara.open(chat)
-        await door.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
+        await transport.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
         await clara.settle()
-        assert await is_open(clara.socket, door, anna, chat)
+        assert await is_open(clara.socket, transport, anna, chat)
         assert (await get_active(clara)).ok
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from tests.clients import Person, SocketDoor, until
+from tests.clients import Person, SocketTransport, until
 from tests.raw import CLOSE, TEXT, RawStream, frame
 from tests.service import Service
 
@@ -74,7 +74,7 @@ async def test_one_whose_session_ends_during_its_login_leaves_nothing(service: S
 
 
 async def test_two_logins_at_once_make_their_user_online(service: Service, anna: Person, boris: Person) -> None:
-    await SocketDoor().do(boris, "open_private_chat", user_id=anna.id)
+    await SocketTransport().do(boris, "open_private_chat", user_id=anna.id)
     async with reading_held(service):
         logins = [asyncio.create_task(anna.connect()) for _ in range(2)]
         await until(lambda: connections_of(service, anna) == 2)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Door, Person, SocketDoor
+from tests.clients import Person, SocketTransport, Transport
 from tests.faults import once_read
 from tests.observers import Observer, catch_up, check_equal, list_chats, read_anew, read_missing
 
-SOCKET = SocketDoor()
+SOCKET = SocketTransport()
 
 
 @pytest.fixture
@@ -59,15 +59,15 @@ async def test_a_change_that_comes_while_a_gap_is_closed_is_not_lost(
 
 
 async def test_a_member_who_joins_while_the_members_are_listed_stays_in_the_window(
-    door: Door, chat: str, anna: Person, boris: Person, clara: Person, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, chat: str, anna: Person, boris: Person, clara: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observer = await Observer(boris, boris.socket).start(chat)
 
     async def add() -> None:
-        await door.do(anna, "add_members", chat_id=chat, user_ids=[clara.id])
+        await transport.do(anna, "add_members", chat_id=chat, user_ids=[clara.id])
 
     once_read(monkeypatch, add, of="last_read_seq, joined_at, removed_at")
-    answer = await door.do(boris, "list_members", chat_id=chat)
+    answer = await transport.do(boris, "list_members", chat_id=chat)
     await receive(observer)
     observer.model.read_members(answer)
 
@@ -76,14 +76,14 @@ async def test_a_member_who_joins_while_the_members_are_listed_stays_in_the_wind
 
 
 async def test_a_list_of_members_is_at_least_as_new_as_its_version(
-    door: Door, chat: str, anna: Person, boris: Person, clara: Person, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, chat: str, anna: Person, boris: Person, clara: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def add() -> None:
-        await door.do(anna, "add_members", chat_id=chat, user_ids=[clara.id])
+        await transport.do(anna, "add_members", chat_id=chat, user_ids=[clara.id])
 
-    version = (await door.do(boris, "get_chat", chat_id=chat))["version"]
+    version = (await transport.do(boris, "get_chat", chat_id=chat))["version"]
     once_read(monkeypatch, add, of="joined_version")
-    answer = await door.do(boris, "list_members", chat_id=chat)
+    answer = await transport.do(boris, "list_members", chat_id=chat)
     assert answer["version"] == version
     assert {member["user_id"]: member["version"] for member in answer["items"]}[clara.id] == version + 1
 

@@ -19,7 +19,7 @@ from chat_app.live.catalog import COMMANDS, Command
 from chat_app.live.commands import ChatArgument
 from chat_app.models.base import LIMITS
 from chat_app.settings import get_settings
-from tests.clients import DEADLINE, Person, Socket, SocketDoor
+from tests.clients import DEADLINE, Person, Socket, SocketTransport
 from tests.faults import no_reads
 from tests.raw import RawSocket
 from tests.service import MakePerson, Service
@@ -107,7 +107,7 @@ class TestGettingIn:
         assert ready["sync"] == (await anna.socket.call("list_chats")).data["sync"]
         assert abs(datetime.fromisoformat(ready["server_time"]) - datetime.now(UTC)) < timedelta(seconds=10)
 
-    async def test_nobody_gets_in_without_a_token(self, service: Service, stranger: Person) -> None:
+    async def test_nobody_gets_in_without_a_token(self, service: Service, outsider: Person) -> None:
         for auth, code in NO_TOKEN:
             raw = await RawSocket.open(service.base)
             await raw.say("40" if auth is None else f"40{json.dumps(auth)}")
@@ -124,23 +124,23 @@ class TestGettingIn:
         assert await refusal_of(anna, {"token": expired}) == "token_expired"
 
     async def test_nor_with_one_of_a_session_that_was_ended(self, service: Service, anna: Person) -> None:
-        async with service.database.transaction() as session:
-            assert await revoke_sessions(session, UUID(anna.id)) == 1
+        async with service.database.transaction() as db:
+            assert await revoke_sessions(db, UUID(anna.id)) == 1
         assert await refusal_of(anna, {"token": anna.token}) == "session_revoked"
 
     async def test_nor_with_anything_that_the_handshake_does_not_know(self, anna: Person) -> None:
         for more in ({"active_chat_id": "x"}, {"active_chat_id": 7}, {"version": 2}):
             assert await refusal_of(anna, {"token": anna.token, **more}) == "invalid_input"
 
-    async def test_nor_while_the_database_is_away(self, service: Service, database: Database, stranger: Person) -> None:
+    async def test_nor_while_the_database_is_away(self, service: Service, database: Database, outsider: Person) -> None:
         with no_reads(database):
-            assert await refusal_of(stranger, {"token": stranger.token}) == "unavailable"
-        assert connections_of(service, stranger) == 0
+            assert await refusal_of(outsider, {"token": outsider.token}) == "unavailable"
+        assert connections_of(service, outsider) == 0
 
     async def test_whoever_was_refused_is_told_nothing_and_commands_nothing(self, anna: Person, boris: Person) -> None:
         raw = await RawSocket.open(boris.base)
         assert (await raw.join({"token": "garbage"})).startswith("44")
-        chat = await SocketDoor().open_private_chat(anna, boris)
+        chat = await SocketTransport().open_private_chat(anna, boris)
         await boris.settle()
         fields = {"chat_id": chat["id"], "type": "text", "text": "x", "client_id": str(uuid4())}
         await raw.say("420" + json.dumps(["send_message", fields]))
@@ -148,7 +148,7 @@ class TestGettingIn:
         assert (await raw.join({"token": boris.token})).startswith("40")
         assert (await raw.hear()).startswith('42["ready",')
         await raw.close()
-        assert await SocketDoor().history(anna, chat["id"]) == []
+        assert await SocketTransport().history(anna, chat["id"]) == []
 
     async def test_a_lasting_connection_does_not_end_with_its_access_token(self, anna: Person) -> None:
         soon = datetime.now(UTC) + timedelta(seconds=1)
@@ -208,20 +208,20 @@ class TestWhatComesFirst:
     async def test_ready_comes_before_any_event_and_nothing_is_missing_after_it(
         self, anna: Person, boris: Person
     ) -> None:
-        door = SocketDoor()
-        chat = await door.open_private_chat(anna, boris)
+        transport = SocketTransport()
+        chat = await transport.open_private_chat(anna, boris)
         sending = True
 
         async def keep_sending() -> None:
             while sending:
-                await door.send(boris, chat["id"])
+                await transport.send(boris, chat["id"])
 
         task = asyncio.create_task(keep_sending())
         sockets = [await anna.connect(active_chat_id=chat["id"]) for _ in range(5)]
         sending = False
         await task
         await anna.settle()
-        newest = (await door.do(boris, "get_chat", chat_id=chat["id"]))["version"]
+        newest = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"]
         for socket in sockets:
             assert [name for name, _ in socket.events].index("ready") == 0
             versions = [told["version"] for told in socket.named("messages_changed")]
@@ -231,13 +231,13 @@ class TestWhatComesFirst:
     async def test_what_changed_since_ready_was_read_is_told_or_was_in_its_sync(
         self, anna: Person, boris: Person
     ) -> None:
-        door = SocketDoor()
-        chat = await door.open_private_chat(anna, boris)
-        sending = asyncio.create_task(door.send(boris, chat["id"]))
+        transport = SocketTransport()
+        chat = await transport.open_private_chat(anna, boris)
+        sending = asyncio.create_task(transport.send(boris, chat["id"]))
         socket = await anna.connect()
         await sending
         await anna.settle()
-        listed = await door.do(anna, "list_chats")
+        listed = await transport.do(anna, "list_chats")
         assert socket.named("ready")[0]["sync"] == listed["sync"] or socket.named("chats_changed")
 
 
@@ -249,7 +249,7 @@ class TestHostileClients:
     async def test_connecting_twice_over_one_transport_changes_nothing(
         self, service: Service, anna: Person, boris: Person
     ) -> None:
-        chat = await SocketDoor().open_private_chat(anna, boris)
+        chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(boris) as raw:
             await raw.say("40" + json.dumps({"token": anna.token}))
             await raw.say("40")
@@ -258,7 +258,7 @@ class TestHostileClients:
             assert (number, ack["ok"]) == ("0", True)
             assert [one["mine"]["peer"]["id"] for one in ack["data"]["items"]] == [anna.id]
             assert (connections_of(service, boris), connections_of(service, anna)) == (2, 1)
-            await SocketDoor().send(anna, chat["id"])
+            await SocketTransport().send(anna, chat["id"])
             assert (await hear(raw)).startswith('42["chats_changed",')
 
     async def test_the_servers_own_names_are_no_commands(self, service: Service, anna: Person) -> None:
@@ -281,13 +281,13 @@ class TestHostileClients:
     async def test_whoever_said_goodbye_is_told_nothing_more(
         self, service: Service, anna: Person, boris: Person
     ) -> None:
-        chat = await SocketDoor().open_private_chat(anna, boris)
+        chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(boris, active_chat_id=chat["id"]) as raw:
             assert connections_of(service, boris) == 2
             await raw.say("41")
             await raw.say('420["list_chats",{}]')
             await until(lambda: connections_of(service, boris) == 1)
-            await SocketDoor().send(anna, chat["id"])
+            await SocketTransport().send(anna, chat["id"])
             await boris.settle()
             await raw.close()
             late = [packet async for packet in raw.socket]
@@ -367,10 +367,10 @@ class TestEveryCommandIsAnswered:
     async def test_also_when_it_crashes(
         self, service: Service, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        chat = await SocketDoor().open_private_chat(anna, boris)
+        chat = await SocketTransport().open_private_chat(anna, boris)
 
-        async def explode(session: Any, connection: Any, data: ChatArgument) -> None:
-            await COMMANDS["pin_chat"].handler(session, connection, data)
+        async def explode(db: Any, connection: Any, data: ChatArgument) -> None:
+            await COMMANDS["pin_chat"].handler(db, connection, data)
             raise RuntimeError("secret text")
 
         command = Command("explode", explode, TypeAdapter(ChatArgument), None, (204,))
@@ -400,7 +400,7 @@ class TestEveryCommandIsAnswered:
             assert number == "1" and len(ack["data"]["items"]) == 1
 
     async def test_in_the_order_in_which_they_were_sent(self, anna: Person, boris: Person) -> None:
-        chat = await SocketDoor().open_private_chat(anna, boris)
+        chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(anna) as raw:
             for number in range(50):
                 fields = {"chat_id": chat["id"], "type": "text", "text": f"{number}", "client_id": str(uuid4())}
@@ -411,7 +411,7 @@ class TestEveryCommandIsAnswered:
         assert [ack["data"]["text"] for _, ack in acks] == [f"{number}" for number in range(50)]
 
     async def test_so_that_each_sees_what_the_one_before_did(self, anna: Person, boris: Person) -> None:
-        chat = (await SocketDoor().open_private_chat(anna, boris))["id"]
+        chat = (await SocketTransport().open_private_chat(anna, boris))["id"]
         commands: list[tuple[str, dict[str, Any]]] = [
             ("activate_chat", {"chat_id": chat}),
             ("send_message", {"type": "text", "text": "1", "client_id": str(uuid4())}),
@@ -438,7 +438,7 @@ class TestEveryCommandIsAnswered:
         ]
 
     async def test_and_the_answer_comes_after_what_it_caused(self, anna: Person, boris: Person) -> None:
-        chat = await SocketDoor().open_private_chat(anna, boris)
+        chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(anna, active_chat_id=chat["id"]) as raw:
             fields = {"type": "text", "text": "x", "client_id": str(uuid4())}
             await raw.say("421" + json.dumps(["send_message", fields]))
@@ -456,7 +456,7 @@ class TestSessionsOfOneUser:
     ) -> None:
         phone = await make_person(again=anna, connected=True)
         await anna.connect()
-        chat = await SocketDoor().open_private_chat(boris, anna)
+        chat = await SocketTransport().open_private_chat(boris, anna)
         for person in (anna, phone):
             await person.settle()
             for socket in person.sockets:

@@ -17,7 +17,7 @@ from chat_app.live.catalog import COMMANDS, Command
 from chat_app.live.frames import MOST_PACKET_BYTES
 from chat_app.live.lean import Line
 from chat_app.models.base import Input
-from tests.clients import DEADLINE, Person, SocketDoor, until
+from tests.clients import DEADLINE, Person, SocketTransport, until
 from tests.process import Process
 from tests.raw import PATH, RawSocket, RawStream, frame
 from tests.service import MakePerson, Service
@@ -55,9 +55,9 @@ OPENINGS = {"before the login": open_only, "after the login": log_in}
 
 
 @pytest.fixture(autouse=True)
-def on_the_short_way(pytestconfig: pytest.Config) -> None:
-    if pytestconfig.getoption("way") == "long":
-        pytest.skip("The libraries don't bound what a connection sends: only the short way does.")
+def on_the_fast_path(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--fallback"):
+        pytest.skip("The libraries don't bound what a connection sends: only the fast path does.")
 
 
 @pytest.fixture(params=OPENINGS)
@@ -109,7 +109,7 @@ class TestAFlood:
         anna, boris, clara = [at(process.base, await make_person(name)) for name in ("Anna", "Boris", "Clara")]
         for person in (anna, boris):
             await person.connect()
-        chat = (await SocketDoor().open_private_chat(anna, boris))["id"]
+        chat = (await SocketTransport().open_private_chat(anna, boris))["id"]
         usual = await slowest_of(30, lambda: deliver(anna, boris, chat), lambda: ask(anna))
         async with await opening(clara) as stream, flooding(stream, kind), asyncio.timeout(2 * CLOSING_SECONDS):
             meanwhile = await slowest_of(30, lambda: deliver(anna, boris, chat), lambda: ask(anna))
@@ -185,7 +185,7 @@ class TestALargeMessage:
 
 class TestALegitimateBurst:
     async def test_of_several_hundred_messages_is_sent_in_order(self, anna: Person, boris: Person) -> None:
-        chat = (await SocketDoor().open_private_chat(anna, boris))["id"]
+        chat = (await SocketTransport().open_private_chat(anna, boris))["id"]
         async with await log_in(anna) as stream:
             content = {"chat_id": chat, "type": "text", "text": "я" * 2000}
             for number in range(600):

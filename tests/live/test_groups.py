@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import uuid4
 
-from tests.clients import Door, Person
+from tests.clients import Person, Transport
 from tests.service import MakePerson
 
 
@@ -12,14 +12,16 @@ def shared(chat: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in chat.items() if key != "mine"}
 
 
-async def test_a_group_begins_with_a_system_message(door: Door, anna: Person, boris: Person, clara: Person) -> None:
-    answer = await door.call(anna, "create_group", title="Trip", member_ids=[boris.id, clara.id])
+async def test_a_group_begins_with_a_system_message(
+    transport: Transport, anna: Person, boris: Person, clara: Person
+) -> None:
+    answer = await transport.call(anna, "create_group", title="Trip", member_ids=[boris.id, clara.id])
     assert answer.status == 201
     chat = answer.data
     assert (chat["type"], chat["title"], chat["creator_id"]) == ("group", "Trip", anna.id)
     assert (chat["member_count"], chat["message_count"]) == (3, 1)
     assert chat["mine"]["peer"] is None and chat["mine"]["title"] is None
-    (message,) = await door.history(boris, chat["id"])
+    (message,) = await transport.history(boris, chat["id"])
     assert (message["seq"], message["type"], message["sender_id"]) == (1, "system", anna.id)
     assert message["client_id"] is None and message["text"] is None
     assert message["payload"] == {"event": "group_created", "user_ids": [boris.id, clara.id], "title": "Trip"}
@@ -28,104 +30,108 @@ async def test_a_group_begins_with_a_system_message(door: Door, anna: Person, bo
 
 
 async def test_the_creator_has_read_the_beginning_and_the_others_have_not(
-    door: Door, anna: Person, boris: Person
+    transport: Transport, anna: Person, boris: Person
 ) -> None:
-    chat = await door.create_group(anna, boris)
+    chat = await transport.create_group(anna, boris)
     assert (chat["mine"]["last_read_seq"], chat["mine"]["unread_count"]) == (1, 0)
-    theirs = (await door.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
+    theirs = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
     assert (theirs["last_read_seq"], theirs["unread_count"], theirs["others_read_seq"]) == (0, 1, 1)
     assert theirs["visible_from_seq"] == 1
 
 
 async def test_every_member_is_told_with_both_parts_and_the_people(
-    door: Door, anna: Person, boris: Person, clara: Person, stranger: Person
+    transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
 ) -> None:
-    for person in (anna, boris, clara, stranger):
+    for person in (anna, boris, clara, outsider):
         await person.forget()
-    chat = await door.create_group(anna, boris, clara)
+    chat = await transport.create_group(anna, boris, clara)
     for person in (anna, boris, clara):
         (told,) = await person.heard("chats_changed")
-        entry = await door.do(person, "get_chat", chat_id=chat["id"])
+        entry = await transport.do(person, "get_chat", chat_id=chat["id"])
         assert told["chats"] == [shared(entry)]
         assert told["mine"] == [{"chat_id": chat["id"], **entry["mine"]}]
         assert {user["id"] for user in told["users"]} == {anna.id, boris.id, clara.id}
-    assert await stranger.heard("chats_changed") == []
+    assert await outsider.heard("chats_changed") == []
 
 
-async def test_naming_oneself_or_somebody_twice_adds_nobody(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.do(anna, "create_group", title="Trip", member_ids=[boris.id, anna.id, boris.id])
+async def test_naming_oneself_or_somebody_twice_adds_nobody(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.do(anna, "create_group", title="Trip", member_ids=[boris.id, anna.id, boris.id])
     assert chat["member_count"] == 2
     assert chat["last_message"]["payload"]["user_ids"] == [boris.id]
-    members = (await door.do(anna, "list_members", chat_id=chat["id"]))["items"]
+    members = (await transport.do(anna, "list_members", chat_id=chat["id"]))["items"]
     assert [(member["user_id"], member["is_creator"]) for member in members] == [(anna.id, True), (boris.id, False)]
 
 
-async def test_a_group_needs_a_title_of_one_line_and_1_to_100_others(door: Door, anna: Person, boris: Person) -> None:
+async def test_a_group_needs_a_title_of_one_line_and_1_to_100_others(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
     titles = [(title, 1) for title in (None, "", " ", "two\nlines", "x" * 101, "nul\x00")]
     for title, number in (*titles, ("Trip", 0), ("Trip", 101)):
-        answer = await door.call(anna, "create_group", title=title, member_ids=[boris.id] * number)
+        answer = await transport.call(anna, "create_group", title=title, member_ids=[boris.id] * number)
         assert (answer.status, answer.code) == (422, "invalid_input"), (title, number)
 
 
-async def test_a_group_needs_somebody_else(door: Door, anna: Person) -> None:
-    answer = await door.call(anna, "create_group", title="Trip", member_ids=[anna.id])
+async def test_a_group_needs_somebody_else(transport: Transport, anna: Person) -> None:
+    answer = await transport.call(anna, "create_group", title="Trip", member_ids=[anna.id])
     assert (answer.status, answer.code) == (422, "invalid_input")
 
 
-async def test_a_group_with_nobody_known_among_its_members_is_not_made(door: Door, anna: Person, boris: Person) -> None:
+async def test_a_group_with_nobody_known_among_its_members_is_not_made(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
     await boris.forget()
-    answer = await door.call(anna, "create_group", title="Trip", member_ids=[boris.id, str(uuid4())])
+    answer = await transport.call(anna, "create_group", title="Trip", member_ids=[boris.id, str(uuid4())])
     assert (answer.status, answer.code) == (404, "user_not_found")
-    assert (await door.do(boris, "list_chats"))["items"] == []
+    assert (await transport.do(boris, "list_chats"))["items"] == []
     assert await boris.heard("chats_changed") == []
 
 
 async def test_the_same_client_id_again_is_the_same_group(
-    door: Door, other_door: Door, anna: Person, boris: Person
+    transport: Transport, other_door: Transport, anna: Person, boris: Person
 ) -> None:
     client_id = str(uuid4())
-    chat = await door.create_group(anna, boris, client_id=client_id)
+    chat = await transport.create_group(anna, boris, client_id=client_id)
     await boris.forget()
-    for either in (door, other_door):
+    for either in (transport, other_door):
         answer = await either.call(anna, "create_group", title="Trip", member_ids=[boris.id], client_id=client_id)
         assert (answer.status, answer.data["id"], answer.data["message_count"]) == (200, chat["id"], 1)
     assert await boris.heard("chats_changed") == []
 
 
 async def test_the_same_client_id_with_other_content_is_refused(
-    door: Door, anna: Person, boris: Person, clara: Person
+    transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
     client_id = str(uuid4())
-    await door.create_group(anna, boris, client_id=client_id)
+    await transport.create_group(anna, boris, client_id=client_id)
     for title, member in (("Other", boris), ("Trip", clara)):
-        answer = await door.call(anna, "create_group", title=title, member_ids=[member.id], client_id=client_id)
+        answer = await transport.call(anna, "create_group", title=title, member_ids=[member.id], client_id=client_id)
         assert (answer.status, answer.code) == (409, "client_id_reused")
-    assert len((await door.do(anna, "list_chats"))["items"]) == 1
+    assert len((await transport.do(anna, "list_chats"))["items"]) == 1
 
 
-async def test_another_creators_client_id_is_another_group(door: Door, anna: Person, boris: Person) -> None:
+async def test_another_creators_client_id_is_another_group(transport: Transport, anna: Person, boris: Person) -> None:
     client_id = str(uuid4())
-    first = await door.create_group(anna, boris, client_id=client_id)
-    second = await door.create_group(boris, anna, client_id=client_id)
+    first = await transport.create_group(anna, boris, client_id=client_id)
+    second = await transport.create_group(boris, anna, client_id=client_id)
     assert first["id"] != second["id"]
 
 
-async def test_ten_at_once_with_one_client_id_make_one_group(door: Door, anna: Person, boris: Person) -> None:
+async def test_ten_at_once_with_one_client_id_make_one_group(transport: Transport, anna: Person, boris: Person) -> None:
     argument = {"title": "Trip", "member_ids": [boris.id], "client_id": str(uuid4())}
-    answers = await door.call_at_once(anna, 10, "create_group", **argument)
+    answers = await transport.call_at_once(anna, 10, "create_group", **argument)
     assert sorted(answer.status for answer in answers) == [200] * 9 + [201]
-    assert len((await door.do(anna, "list_chats"))["items"]) == 1
+    assert len((await transport.do(anna, "list_chats"))["items"]) == 1
 
 
 async def test_the_creator_deletes_a_group_for_everybody(
-    door: Door, anna: Person, boris: Person, clara: Person
+    transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
-    chat = await door.create_group(anna, boris, clara)
-    await door.send(boris, chat["id"])
-    sync = (await door.do(clara, "list_chats"))["sync"]
+    chat = await transport.create_group(anna, boris, clara)
+    await transport.send(boris, chat["id"])
+    sync = (await transport.do(clara, "list_chats"))["sync"]
     for person in (anna, boris, clara):
         await person.forget()
-    answer = await door.call(anna, "delete_chat", chat_id=chat["id"])
+    answer = await transport.call(anna, "delete_chat", chat_id=chat["id"])
     assert (answer.status, answer.data) == (204, None)
     for person in (anna, boris, clara):
         (told,) = await person.heard("chats_changed")
@@ -133,38 +139,38 @@ async def test_the_creator_deletes_a_group_for_everybody(
         assert (removed["chat_id"], removed["reason"]) == (chat["id"], "deleted")
         assert removed["version"] == chat["version"] + 2
         assert told["chats"] == told["mine"] == []
-        assert (await door.call(person, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
-        assert (await door.call(person, "list_messages", chat_id=chat["id"])).code == "chat_not_found"
-        assert (await door.do(person, "list_chats"))["items"] == []
-    assert (await door.do(clara, "list_chats", changed_since=sync))["removed"] == [removed]
-    assert (await door.call(anna, "delete_chat", chat_id=chat["id"])).code == "chat_not_found"
+        assert (await transport.call(person, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
+        assert (await transport.call(person, "list_messages", chat_id=chat["id"])).code == "chat_not_found"
+        assert (await transport.do(person, "list_chats"))["items"] == []
+    assert (await transport.do(clara, "list_chats", changed_since=sync))["removed"] == [removed]
+    assert (await transport.call(anna, "delete_chat", chat_id=chat["id"])).code == "chat_not_found"
 
 
 async def test_nobody_but_the_creator_deletes_a_group(
-    door: Door, anna: Person, boris: Person, stranger: Person
+    transport: Transport, anna: Person, boris: Person, outsider: Person
 ) -> None:
-    chat = await door.create_group(anna, boris)
-    refused = await door.call(boris, "delete_chat", chat_id=chat["id"])
+    chat = await transport.create_group(anna, boris)
+    refused = await transport.call(boris, "delete_chat", chat_id=chat["id"])
     assert (refused.status, refused.code) == (403, "not_creator")
-    assert (await door.call(stranger, "delete_chat", chat_id=chat["id"])).code == "chat_not_found"
-    assert (await door.do(boris, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
+    assert (await transport.call(outsider, "delete_chat", chat_id=chat["id"])).code == "chat_not_found"
+    assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
 
 
 class TestAPrivateChatBecomesAGroup:
     async def test_it_stays_the_same_chat_with_the_one_who_added_as_its_creator(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        private = await door.open_private_chat(anna, boris)
+        private = await transport.open_private_chat(anna, boris)
         for number in range(3):
-            await door.send(anna, private["id"], f"{number}")
-        group = await door.do(boris, "add_members", chat_id=private["id"], user_ids=[clara.id], title="Three")
+            await transport.send(anna, private["id"], f"{number}")
+        group = await transport.do(boris, "add_members", chat_id=private["id"], user_ids=[clara.id], title="Three")
         assert (group["id"], group["type"], group["title"]) == (private["id"], "group", "Three")
         assert (group["creator_id"], group["member_count"], group["message_count"]) == (boris.id, 3, 4)
         assert group["version"] == private["version"] + 4
         system = group["last_message"]
         assert (system["seq"], system["sender_id"]) == (4, boris.id)
         assert system["payload"] == {"event": "became_group", "user_ids": [clara.id], "title": "Three"}
-        members = (await door.do(anna, "list_members", chat_id=group["id"]))["items"]
+        members = (await transport.do(anna, "list_members", chat_id=group["id"]))["items"]
         assert {member["user_id"]: member["is_creator"] for member in members} == {
             anna.id: False,
             boris.id: True,
@@ -172,53 +178,53 @@ class TestAPrivateChatBecomesAGroup:
         }
 
     async def test_without_a_title_it_is_called_after_its_members(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        private = await door.open_private_chat(boris, anna)
-        group = await door.do(boris, "add_members", chat_id=private["id"], user_ids=[clara.id])
+        private = await transport.open_private_chat(boris, anna)
+        group = await transport.do(boris, "add_members", chat_id=private["id"], user_ids=[clara.id])
         assert group["title"] == "Anna, Boris, Clara"
         assert group["last_message"]["payload"]["title"] == "Anna, Boris, Clara"
 
-    async def test_a_title_made_of_long_names_is_cut(self, door: Door, make_person: MakePerson) -> None:
+    async def test_a_title_made_of_long_names_is_cut(self, transport: Transport, make_person: MakePerson) -> None:
         one, two, three = [await make_person(letter * 60) for letter in "ABC"]
-        private = await door.open_private_chat(one, two)
-        group = await door.do(one, "add_members", chat_id=private["id"], user_ids=[three.id])
+        private = await transport.open_private_chat(one, two)
+        group = await transport.do(one, "add_members", chat_id=private["id"], user_ids=[three.id])
         assert group["title"] == f"{'A' * 60}, {'B' * 38}"
 
     async def test_own_titles_and_peers_go_but_pins_stay(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        private = await door.open_private_chat(anna, boris)
-        await door.do(anna, "rename_chat", chat_id=private["id"], title="My friend")
-        before = await door.do(anna, "pin_chat", chat_id=private["id"])
+        private = await transport.open_private_chat(anna, boris)
+        await transport.do(anna, "rename_chat", chat_id=private["id"], title="My friend")
+        before = await transport.do(anna, "pin_chat", chat_id=private["id"])
         assert before["mine"]["title"] == "My friend" and before["mine"]["peer"]["id"] == boris.id
-        await door.do(boris, "add_members", chat_id=private["id"], user_ids=[clara.id])
-        after = (await door.do(anna, "get_chat", chat_id=private["id"]))["mine"]
+        await transport.do(boris, "add_members", chat_id=private["id"], user_ids=[clara.id])
+        after = (await transport.do(anna, "get_chat", chat_id=private["id"]))["mine"]
         assert (after["title"], after["peer"]) == (None, None)
         assert after["pinned_at"] == before["mine"]["pinned_at"]
         assert after["version"] > before["mine"]["version"]
 
     async def test_everybody_is_told_with_both_parts(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        private = await door.open_private_chat(anna, boris)
-        await door.do(boris, "rename_chat", chat_id=private["id"], title="Mine")
+        private = await transport.open_private_chat(anna, boris)
+        await transport.do(boris, "rename_chat", chat_id=private["id"], title="Mine")
         for person in (anna, boris, clara):
             await person.forget()
-        await door.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
+        await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
         for person in (anna, boris, clara):
             (told,) = await person.heard("chats_changed")
-            entry = await door.do(person, "get_chat", chat_id=private["id"])
+            entry = await transport.do(person, "get_chat", chat_id=private["id"])
             assert told["chats"] == [shared(entry)]
             assert told["mine"] == [{"chat_id": private["id"], **entry["mine"]}]
             assert clara.id in {user["id"] for user in told["users"]}
 
     async def test_an_open_window_is_told_who_is_the_creator_now(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        private = await door.open_private_chat(anna, boris)
+        private = await transport.open_private_chat(anna, boris)
         await boris.open(private["id"])
-        await door.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
+        await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
         (told,) = await boris.heard("messages_changed")
         assert [message["payload"]["event"] for message in told["messages"]] == ["became_group"]
         assert {member["user_id"]: member["is_creator"] for member in told["members"]} == {
@@ -228,43 +234,45 @@ class TestAPrivateChatBecomesAGroup:
         assert [user["id"] for user in told["users"]] == [clara.id]
 
     async def test_founders_keep_the_history_and_the_newcomer_does_not_get_it(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        private = await door.open_private_chat(anna, boris)
-        await door.send(anna, private["id"], "between us")
-        await door.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
-        assert [item["seq"] for item in await door.history(boris, private["id"])] == [
+        private = await transport.open_private_chat(anna, boris)
+        await transport.send(anna, private["id"], "between us")
+        await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
+        assert [item["seq"] for item in await transport.history(boris, private["id"])] == [
             1,
             2,
         ]
-        assert [item["seq"] for item in await door.history(clara, private["id"])] == [2]
+        assert [item["seq"] for item in await transport.history(clara, private["id"])] == [2]
 
     async def test_the_pair_is_free_for_a_new_private_chat(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        former = await door.open_private_chat(anna, boris)
-        await door.do(anna, "add_members", chat_id=former["id"], user_ids=[clara.id])
-        answer = await door.call(boris, "open_private_chat", user_id=anna.id)
+        former = await transport.open_private_chat(anna, boris)
+        await transport.do(anna, "add_members", chat_id=former["id"], user_ids=[clara.id])
+        answer = await transport.call(boris, "open_private_chat", user_id=anna.id)
         assert answer.status == 201 and answer.data["id"] != former["id"]
         assert answer.data["message_count"] == 0
-        assert len((await door.do(anna, "list_chats"))["items"]) == 2
+        assert len((await transport.do(anna, "list_chats"))["items"]) == 2
 
     async def test_what_groups_can_do_works_from_then_on(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        private = await door.open_private_chat(anna, boris)
-        await door.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
-        assert (await door.call(anna, "leave_chat", chat_id=private["id"])).code == "creator_cannot_leave"
-        assert (await door.call(boris, "leave_chat", chat_id=private["id"])).status == 204
-        assert (await door.call(anna, "delete_chat", chat_id=private["id"])).status == 204
+        private = await transport.open_private_chat(anna, boris)
+        await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
+        assert (await transport.call(anna, "leave_chat", chat_id=private["id"])).code == "creator_cannot_leave"
+        assert (await transport.call(boris, "leave_chat", chat_id=private["id"])).status == 204
+        assert (await transport.call(anna, "delete_chat", chat_id=private["id"])).status == 204
 
-    async def test_adding_the_peer_leaves_it_private(self, door: Door, anna: Person, boris: Person) -> None:
-        private = await door.open_private_chat(anna, boris)
-        same = await door.do(anna, "add_members", chat_id=private["id"], user_ids=[boris.id, anna.id], title="Two")
+    async def test_adding_the_peer_leaves_it_private(self, transport: Transport, anna: Person, boris: Person) -> None:
+        private = await transport.open_private_chat(anna, boris)
+        same = await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[boris.id, anna.id], title="Two")
         assert same == private
 
-    async def test_adding_nobody_known_leaves_it_private(self, door: Door, anna: Person, boris: Person) -> None:
-        private = await door.open_private_chat(anna, boris)
-        answer = await door.call(anna, "add_members", chat_id=private["id"], user_ids=[str(uuid4())])
+    async def test_adding_nobody_known_leaves_it_private(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        private = await transport.open_private_chat(anna, boris)
+        answer = await transport.call(anna, "add_members", chat_id=private["id"], user_ids=[str(uuid4())])
         assert (answer.status, answer.code) == (404, "user_not_found")
-        assert await door.do(anna, "get_chat", chat_id=private["id"]) == private
+        assert await transport.do(anna, "get_chat", chat_id=private["id"]) == private

@@ -12,7 +12,7 @@ from chat_app.db import Database
 from chat_app.models import Chat
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
-from tests.clients import Door, Person
+from tests.clients import Person, Transport
 
 # Bounds, the first and the last seq of the page, and whether there is more before and after it; of 20 messages.
 PAGES: list[tuple[dict[str, int], int, int, bool, bool]] = [
@@ -60,8 +60,8 @@ async def fill(database: Database, person: Person, chat_id: str, number: int) ->
     """Many messages in one batch."""
     actor = Actor(UUID(person.id), person.session_id)
     texts = [TextCreate(type="text", text=f"{n}", client_id=uuid4()) for n in range(number)]
-    async with database.transaction() as session:
-        await send_messages(session, [Draft(actor, UUID(chat_id), text) for text in texts])
+    async with database.transaction() as db:
+        await send_messages(db, [Draft(actor, UUID(chat_id), text) for text in texts])
 
 
 def seqs(page: dict[str, Any]) -> tuple[list[int], bool, bool]:
@@ -71,54 +71,56 @@ def seqs(page: dict[str, Any]) -> tuple[list[int], bool, bool]:
 
 class TestPages:
     async def test_bounds_are_exclusive_and_pages_full(
-        self, door: Door, database: Database, anna: Person, boris: Person
+        self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         await fill(database, anna, chat["id"], 20)
         for bounds, first, last, has_before, has_after in PAGES:
-            page = await door.do(boris, "list_messages", chat_id=chat["id"], **bounds)
+            page = await transport.do(boris, "list_messages", chat_id=chat["id"], **bounds)
             assert seqs(page) == (list(range(first, last + 1)), has_before, has_after), bounds
 
     async def test_a_page_has_50_unless_told_otherwise(
-        self, door: Door, database: Database, anna: Person, boris: Person
+        self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         await fill(database, anna, chat["id"], 51)
-        page = await door.do(boris, "list_messages", chat_id=chat["id"])
+        page = await transport.do(boris, "list_messages", chat_id=chat["id"])
         assert seqs(page) == (list(range(2, 52)), True, False)
-        assert page["version"] == (await door.do(boris, "get_chat", chat_id=chat["id"]))["version"]
+        assert page["version"] == (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"]
         assert set(page) == {"items", "has_before", "has_after", "version", "users", "replied"}
 
     async def test_it_names_whoever_it_refers_to(
-        self, door: Door, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
-        await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[stranger.id])
-        page = await door.do(anna, "list_messages", chat_id=chat["id"], limit=1)
-        assert {user["id"] for user in page["users"]} == {boris.id, stranger.id}
+        chat = await transport.create_group(anna, boris, clara)
+        await transport.do(boris, "add_members", chat_id=chat["id"], user_ids=[outsider.id])
+        page = await transport.do(anna, "list_messages", chat_id=chat["id"], limit=1)
+        assert {user["id"] for user in page["users"]} == {boris.id, outsider.id}
         assert all(set(user) == {"id", "name", "avatar"} for user in page["users"])
 
-    async def test_impossible_bounds_are_refused(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_impossible_bounds_are_refused(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         for bounds in IMPOSSIBLE:
-            answer = await door.call(anna, "list_messages", chat_id=chat["id"], **bounds)
+            answer = await transport.call(anna, "list_messages", chat_id=chat["id"], **bounds)
             assert (answer.status, answer.code) == (422, "invalid_input"), bounds
 
-    async def test_one_message_can_be_read_by_its_seq(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        sent = await door.send(anna, chat["id"])
-        assert await door.do(boris, "get_message", chat_id=chat["id"], seq=1) == sent
-        answer = await door.call(boris, "get_message", chat_id=chat["id"], seq=2)
+    async def test_one_message_can_be_read_by_its_seq(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        sent = await transport.send(anna, chat["id"])
+        assert await transport.do(boris, "get_message", chat_id=chat["id"], seq=1) == sent
+        answer = await transport.call(boris, "get_message", chat_id=chat["id"], seq=2)
         assert (answer.status, answer.code) == (404, "message_not_found")
         for seq in (0, -1, 2**63):
-            assert (await door.call(boris, "get_message", chat_id=chat["id"], seq=seq)).status == 422
+            assert (await transport.call(boris, "get_message", chat_id=chat["id"], seq=seq)).status == 422
 
 
 class TestChanges:
-    async def test_a_founder_catches_up_from_the_very_beginning(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.create_group(anna, boris)
-        await door.send(anna, chat["id"])
-        caught = await door.do(boris, "list_changes", chat_id=chat["id"], since=0)
+    async def test_a_founder_catches_up_from_the_very_beginning(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
+        await transport.send(anna, chat["id"])
+        caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=0)
         fields = {"since", "version", "message_count", "messages", "members", "users", "has_more", "reset"}
         assert set(caught) == fields
         assert (caught["since"], caught["version"]) == (0, chat["version"] + 1)
@@ -126,20 +128,20 @@ class TestChanges:
         assert [message["seq"] for message in caught["messages"]] == [1, 2]
         assert {member["user_id"] for member in caught["members"]} == {anna.id, boris.id}
         assert {user["id"] for user in caught["users"]} == {anna.id, boris.id}
-        assert caught["messages"] == await door.history(boris, chat["id"])
+        assert caught["messages"] == await transport.history(boris, chat["id"])
 
     async def test_every_kind_of_change_comes_in_the_order_of_versions(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
+        chat = await transport.create_group(anna, boris, clara)
         for text in ("2", "3", "4"):
-            sent = await door.send(anna, chat["id"], text)
+            sent = await transport.send(anna, chat["id"], text)
         since = sent["version"]
-        await door.do(anna, "edit_message", chat_id=chat["id"], seq=4, text="edited")
-        await door.do(boris, "like_message", chat_id=chat["id"], seq=3)
-        await door.do(anna, "delete_message", chat_id=chat["id"], seq=2)
-        await door.do(anna, "remove_member", chat_id=chat["id"], user_id=clara.id)
-        caught = await door.do(boris, "list_changes", chat_id=chat["id"], since=since)
+        await transport.do(anna, "edit_message", chat_id=chat["id"], seq=4, text="edited")
+        await transport.do(boris, "like_message", chat_id=chat["id"], seq=3)
+        await transport.do(anna, "delete_message", chat_id=chat["id"], seq=2)
+        await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=clara.id)
+        caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=since)
         assert [(one["version"], one["seq"]) for one in caught["messages"]] == [
             (since + 1, 4),
             (since + 2, 3),
@@ -154,83 +156,85 @@ class TestChanges:
         assert {user["id"] for user in caught["users"]} == {anna.id, clara.id}
         assert caught["version"] == since + 4
 
-    async def test_state_comes_and_not_a_log(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        sent = await door.send(anna, chat["id"])
+    async def test_state_comes_and_not_a_log(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        sent = await transport.send(anna, chat["id"])
         for text in ("one", "two"):
-            await door.do(anna, "edit_message", chat_id=chat["id"], seq=1, text=text)
-        caught = await door.do(boris, "list_changes", chat_id=chat["id"], since=sent["version"])
+            await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text=text)
+        caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=sent["version"])
         assert [(one["text"], one["version"]) for one in caught["messages"]] == [("two", sent["version"] + 2)]
 
-    async def test_whoever_missed_nothing_gets_nothing(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        sent = await door.send(anna, chat["id"])
-        caught = await door.do(boris, "list_changes", chat_id=chat["id"], since=sent["version"])
+    async def test_whoever_missed_nothing_gets_nothing(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        sent = await transport.send(anna, chat["id"])
+        caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=sent["version"])
         assert (caught["messages"], caught["members"], caught["users"]) == ([], [], [])
         assert (caught["version"], caught["has_more"], caught["reset"]) == (sent["version"], False, False)
 
     async def test_pages_follow_each_other_until_nothing_is_left(
-        self, door: Door, database: Database, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, database: Database, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         await fill(database, anna, chat["id"], 9)
-        await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
         since, found, more, pages = chat["version"], [], True, 0
         while more:
-            page = await door.do(boris, "list_changes", chat_id=chat["id"], since=since, limit=3)
+            page = await transport.do(boris, "list_changes", chat_id=chat["id"], since=since, limit=3)
             assert len(page["messages"]) <= 3
             assert all(since < row["version"] <= page["version"] for row in page["messages"] + page["members"])
             found += [message["seq"] for message in page["messages"]]
             members, since, more, pages = page["members"], page["version"], page["has_more"], pages + 1
         assert found == list(range(2, 12)) and pages == 4
         assert [member["user_id"] for member in members] == [clara.id]
-        assert since == (await door.do(boris, "get_chat", chat_id=chat["id"]))["version"]
+        assert since == (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"]
 
     async def test_100_come_at_once_unless_told_otherwise(
-        self, door: Door, database: Database, anna: Person, boris: Person
+        self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         await fill(database, anna, chat["id"], 101)
-        caught = await door.do(boris, "list_changes", chat_id=chat["id"], since=0)
+        caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=0)
         assert len(caught["messages"]) == 100 and caught["has_more"]
         assert caught["message_count"] == 101
 
     @pytest.mark.parametrize("above", [1, 1000])
     async def test_a_version_that_was_never_reached_resets(
-        self, door: Door, anna: Person, boris: Person, above: int
+        self, transport: Transport, anna: Person, boris: Person, above: int
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        caught = await door.do(boris, "list_changes", chat_id=chat["id"], since=chat["version"] + above)
+        chat = await transport.create_group(anna, boris)
+        caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=chat["version"] + above)
         assert caught["reset"] and caught["version"] == chat["version"]
         assert (caught["messages"], caught["members"], caught["users"]) == ([], [], [])
 
     async def test_a_version_before_ones_joining_resets(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        joined = await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id], share_history=True)
-        caught = await door.do(clara, "list_changes", chat_id=chat["id"], since=joined["version"] - 1)
+        chat = await transport.create_group(anna, boris)
+        joined = await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id], share_history=True)
+        caught = await transport.do(clara, "list_changes", chat_id=chat["id"], since=joined["version"] - 1)
         assert caught["reset"] and caught["messages"] == caught["members"] == []
-        await door.send(anna, chat["id"])
-        caught = await door.do(clara, "list_changes", chat_id=chat["id"], since=joined["version"])
+        await transport.send(anna, chat["id"])
+        caught = await transport.do(clara, "list_changes", chat_id=chat["id"], since=joined["version"])
         assert not caught["reset"] and [message["seq"] for message in caught["messages"]] == [3]
 
     async def test_a_version_too_far_back_resets(
-        self, door: Door, database: Database, anna: Person, boris: Person
+        self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         version = TOO_FAR_BACK + 5
-        async with database.transaction() as session:
-            await session.exec(update(Chat).where(col(Chat.id) == UUID(chat["id"])).values(version=version))
-        assert (await door.do(boris, "list_changes", chat_id=chat["id"], since=4))["reset"]
-        assert not (await door.do(boris, "list_changes", chat_id=chat["id"], since=5))["reset"]
+        async with database.transaction() as db:
+            await db.exec(update(Chat).where(col(Chat.id) == UUID(chat["id"])).values(version=version))
+        assert (await transport.do(boris, "list_changes", chat_id=chat["id"], since=4))["reset"]
+        assert not (await transport.do(boris, "list_changes", chat_id=chat["id"], since=5))["reset"]
 
-    async def test_what_is_no_version_is_refused(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_what_is_no_version_is_refused(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         for more in ({}, {"since": -1}, {"since": 2**63}, {"since": 0, "limit": 101}):
-            answer = await door.call(anna, "list_changes", chat_id=chat["id"], **more)
+            answer = await transport.call(anna, "list_changes", chat_id=chat["id"], **more)
             assert (answer.status, answer.code) == (422, "invalid_input"), more
 
-    async def test_others_see_no_changes(self, door: Door, anna: Person, boris: Person, stranger: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        assert (await door.call(stranger, "list_changes", chat_id=chat["id"], since=0)).code == "chat_not_found"
+    async def test_others_see_no_changes(
+        self, transport: Transport, anna: Person, boris: Person, outsider: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        assert (await transport.call(outsider, "list_changes", chat_id=chat["id"], since=0)).code == "chat_not_found"

@@ -4,62 +4,64 @@ import asyncio
 
 import pytest
 
-from tests.clients import Door, Person
+from tests.clients import Person, Transport
 from tests.service import MakePerson
 
 PROFILE = {"id", "name", "avatar", "username", "bio", "last_seen_at"}
 
 
-async def test_liking_counts_and_shows_only_oneself_that_one_likes(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
-    sent = await door.send(anna, chat["id"])
-    liked = await door.do(boris, "like_message", chat_id=chat["id"], seq=1)
+async def test_liking_counts_and_shows_only_oneself_that_one_likes(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
+    chat = await transport.open_private_chat(anna, boris)
+    sent = await transport.send(anna, chat["id"])
+    liked = await transport.do(boris, "like_message", chat_id=chat["id"], seq=1)
     assert liked == sent | {"like_count": 1, "liked": True, "version": sent["version"] + 1}
-    assert await door.do(boris, "get_message", chat_id=chat["id"], seq=1) == liked
-    assert await door.do(anna, "get_message", chat_id=chat["id"], seq=1) == liked | {"liked": False}
-    unliked = await door.do(boris, "unlike_message", chat_id=chat["id"], seq=1)
+    assert await transport.do(boris, "get_message", chat_id=chat["id"], seq=1) == liked
+    assert await transport.do(anna, "get_message", chat_id=chat["id"], seq=1) == liked | {"liked": False}
+    unliked = await transport.do(boris, "unlike_message", chat_id=chat["id"], seq=1)
     assert unliked == sent | {"version": sent["version"] + 2}
 
 
 @pytest.mark.parametrize("operation", ["like_message", "unlike_message"])
-async def test_a_second_time_changes_nothing(door: Door, anna: Person, boris: Person, operation: str) -> None:
-    chat = await door.open_private_chat(anna, boris)
-    await door.send(anna, chat["id"])
-    await door.do(boris, "like_message", chat_id=chat["id"], seq=1)
-    once = await door.do(boris, operation, chat_id=chat["id"], seq=1)
+async def test_a_second_time_changes_nothing(transport: Transport, anna: Person, boris: Person, operation: str) -> None:
+    chat = await transport.open_private_chat(anna, boris)
+    await transport.send(anna, chat["id"])
+    await transport.do(boris, "like_message", chat_id=chat["id"], seq=1)
+    once = await transport.do(boris, operation, chat_id=chat["id"], seq=1)
     await anna.open(chat["id"])
     await anna.forget()
-    assert await door.do(boris, operation, chat_id=chat["id"], seq=1) == once
+    assert await transport.do(boris, operation, chat_id=chat["id"], seq=1) == once
     assert await anna.news() == []
-    assert (await door.do(anna, "get_chat", chat_id=chat["id"]))["version"] == once["version"]
+    assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["version"] == once["version"]
 
 
-async def test_unliking_what_one_never_liked_changes_nothing(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
-    await door.send(anna, chat["id"])
-    liked = await door.do(boris, "like_message", chat_id=chat["id"], seq=1)
-    assert await door.do(anna, "unlike_message", chat_id=chat["id"], seq=1) == liked | {"liked": False}
+async def test_unliking_what_one_never_liked_changes_nothing(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.open_private_chat(anna, boris)
+    await transport.send(anna, chat["id"])
+    liked = await transport.do(boris, "like_message", chat_id=chat["id"], seq=1)
+    assert await transport.do(anna, "unlike_message", chat_id=chat["id"], seq=1) == liked | {"liked": False}
 
 
 async def test_every_message_can_be_liked_also_ones_own_and_the_systems(
-    door: Door, anna: Person, boris: Person
+    transport: Transport, anna: Person, boris: Person
 ) -> None:
-    chat = await door.create_group(anna, boris)
-    await door.send(anna, chat["id"])
+    chat = await transport.create_group(anna, boris)
+    await transport.send(anna, chat["id"])
     for seq in (1, 2):
-        assert (await door.do(anna, "like_message", chat_id=chat["id"], seq=seq))["like_count"] == 1
+        assert (await transport.do(anna, "like_message", chat_id=chat["id"], seq=seq))["like_count"] == 1
 
 
 async def test_open_windows_are_told_and_only_the_one_who_likes_is_told_liked(
-    door: Door, anna: Person, boris: Person, clara: Person
+    transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
-    chat = await door.create_group(anna, boris, clara)
+    chat = await transport.create_group(anna, boris, clara)
     for person in (anna, boris):
         await person.open(chat["id"])
         await person.forget()
     await clara.forget()
     for operation, liked in (("like_message", True), ("unlike_message", False)):
-        changed = await door.do(boris, operation, chat_id=chat["id"], seq=1)
+        changed = await transport.do(boris, operation, chat_id=chat["id"], seq=1)
         for person in (anna, boris):
             told = (await person.heard("messages_changed"))[-1]
             assert (told["since"], told["version"]) == (changed["version"] - 1, changed["version"])
@@ -72,53 +74,55 @@ async def test_open_windows_are_told_and_only_the_one_who_likes_is_told_liked(
 
 
 async def test_a_like_moves_neither_the_chat_nor_anybodys_read_position(
-    door: Door, anna: Person, boris: Person
+    transport: Transport, anna: Person, boris: Person
 ) -> None:
-    chat = await door.open_private_chat(anna, boris)
-    await door.send(anna, chat["id"])
-    before = await door.do(boris, "get_chat", chat_id=chat["id"])
-    await door.do(boris, "like_message", chat_id=chat["id"], seq=1)
-    after = await door.do(boris, "get_chat", chat_id=chat["id"])
+    chat = await transport.open_private_chat(anna, boris)
+    await transport.send(anna, chat["id"])
+    before = await transport.do(boris, "get_chat", chat_id=chat["id"])
+    await transport.do(boris, "like_message", chat_id=chat["id"], seq=1)
+    after = await transport.do(boris, "get_chat", chat_id=chat["id"])
     assert after == before | {"version": before["version"] + 1}
 
 
-async def test_many_likes_of_one_at_once_are_one(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
-    sent = await door.send(anna, chat["id"])
-    answers = await door.call_at_once(boris, 6, "like_message", chat_id=chat["id"], seq=1)
+async def test_many_likes_of_one_at_once_are_one(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.open_private_chat(anna, boris)
+    sent = await transport.send(anna, chat["id"])
+    answers = await transport.call_at_once(boris, 6, "like_message", chat_id=chat["id"], seq=1)
     assert [answer.data["like_count"] for answer in answers] == [1] * 6
     assert {answer.data["version"] for answer in answers} == {sent["version"] + 1}
 
 
-async def test_likes_and_unlikes_at_once_leave_what_the_list_says(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
-    await door.send(anna, chat["id"])
-    likes = door.call_at_once(boris, 4, "like_message", chat_id=chat["id"], seq=1)
-    unlikes = door.call_at_once(boris, 4, "unlike_message", chat_id=chat["id"], seq=1)
-    own = door.call_at_once(anna, 2, "like_message", chat_id=chat["id"], seq=1)
+async def test_likes_and_unlikes_at_once_leave_what_the_list_says(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
+    chat = await transport.open_private_chat(anna, boris)
+    await transport.send(anna, chat["id"])
+    likes = transport.call_at_once(boris, 4, "like_message", chat_id=chat["id"], seq=1)
+    unlikes = transport.call_at_once(boris, 4, "unlike_message", chat_id=chat["id"], seq=1)
+    own = transport.call_at_once(anna, 2, "like_message", chat_id=chat["id"], seq=1)
     answers = [answer for several in await asyncio.gather(likes, unlikes, own) for answer in several]
     assert all(answer.ok for answer in answers)
-    message = await door.do(boris, "get_message", chat_id=chat["id"], seq=1)
-    likers = [user["id"] for user in (await door.do(boris, "list_likes", chat_id=chat["id"], seq=1))["items"]]
+    message = await transport.do(boris, "get_message", chat_id=chat["id"], seq=1)
+    likers = [user["id"] for user in (await transport.do(boris, "list_likes", chat_id=chat["id"], seq=1))["items"]]
     assert message["like_count"] == len(likers) and message["liked"] == (boris.id in likers)
     assert anna.id in likers
 
 
-async def test_likes_of_many_all_count(door: Door, make_person: MakePerson) -> None:
+async def test_likes_of_many_all_count(transport: Transport, make_person: MakePerson) -> None:
     people = [await make_person(f"Person {number}", connected=True) for number in range(6)]
-    chat = await door.create_group(people[0], *people[1:])
-    await asyncio.gather(*(door.do(person, "like_message", chat_id=chat["id"], seq=1) for person in people))
-    assert (await door.do(people[0], "get_message", chat_id=chat["id"], seq=1))["like_count"] == 6
+    chat = await transport.create_group(people[0], *people[1:])
+    await asyncio.gather(*(transport.do(person, "like_message", chat_id=chat["id"], seq=1) for person in people))
+    assert (await transport.do(people[0], "get_message", chat_id=chat["id"], seq=1))["like_count"] == 6
 
 
-async def test_the_list_of_likes_comes_in_pages(door: Door, make_person: MakePerson) -> None:
+async def test_the_list_of_likes_comes_in_pages(transport: Transport, make_person: MakePerson) -> None:
     people = [await make_person(f"Person {number}") for number in range(5)]
-    chat = await door.create_group(people[0], *people[1:])
+    chat = await transport.create_group(people[0], *people[1:])
     for person in people[:3] + people[4:]:
-        await door.do(person, "like_message", chat_id=chat["id"], seq=1)
+        await transport.do(person, "like_message", chat_id=chat["id"], seq=1)
     found, cursor, sizes = [], {}, []
     while cursor is not None:
-        page = await door.do(people[3], "list_likes", chat_id=chat["id"], seq=1, limit=2, **cursor)
+        page = await transport.do(people[3], "list_likes", chat_id=chat["id"], seq=1, limit=2, **cursor)
         assert all(set(user) == PROFILE for user in page["items"])
         found += [user["id"] for user in page["items"]]
         sizes.append(len(page["items"]))
@@ -127,17 +131,19 @@ async def test_the_list_of_likes_comes_in_pages(door: Door, make_person: MakePer
     assert sorted(found) == sorted(person.id for person in people if person is not people[3])
 
 
-async def test_foreign_cursors_and_limits_are_refused(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.create_group(anna, boris)
+async def test_foreign_cursors_and_limits_are_refused(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.create_group(anna, boris)
     for more in ({"cursor": "x"}, {"cursor": ""}, {"limit": 0}, {"limit": 101}):
-        answer = await door.call(anna, "list_likes", chat_id=chat["id"], seq=1, **more)
+        answer = await transport.call(anna, "list_likes", chat_id=chat["id"], seq=1, **more)
         assert (answer.status, answer.code) == (422, "invalid_input"), more
 
 
-async def test_what_is_not_there_can_not_be_liked(door: Door, anna: Person, boris: Person, stranger: Person) -> None:
-    chat = await door.create_group(anna, boris)
+async def test_what_is_not_there_can_not_be_liked(
+    transport: Transport, anna: Person, boris: Person, outsider: Person
+) -> None:
+    chat = await transport.create_group(anna, boris)
     for operation in ("like_message", "unlike_message", "list_likes"):
-        answer = await door.call(anna, operation, chat_id=chat["id"], seq=2)
+        answer = await transport.call(anna, operation, chat_id=chat["id"], seq=2)
         assert (answer.status, answer.code) == (404, "message_not_found")
-        answer = await door.call(stranger, operation, chat_id=chat["id"], seq=1)
+        answer = await transport.call(outsider, operation, chat_id=chat["id"], seq=1)
         assert (answer.status, answer.code) == (404, "chat_not_found")

@@ -11,22 +11,22 @@ from chat_app.crud import members
 from chat_app.db import Database
 from chat_app.models import Chat
 from chat_app.models.sessions import Actor
-from tests.clients import DEADLINE, Door, Person
+from tests.clients import DEADLINE, Person, Transport
 
 
-async def member_ids(door: Door, person: Person, chat_id: str) -> set[str]:
+async def member_ids(transport: Transport, person: Person, chat_id: str) -> set[str]:
     """Who is in the chat."""
-    return {member["user_id"] for member in (await door.do(person, "list_members", chat_id=chat_id))["items"]}
+    return {member["user_id"] for member in (await transport.do(person, "list_members", chat_id=chat_id))["items"]}
 
 
 class TestListing:
     async def test_members_come_in_the_order_of_joining(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
-        await door.do(boris, "mark_read", chat_id=chat["id"], seq=1)
-        listed = await door.do(boris, "list_members", chat_id=chat["id"])
+        chat = await transport.create_group(anna, boris)
+        await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1)
+        listed = await transport.do(boris, "list_members", chat_id=chat["id"])
         assert [member["user_id"] for member in listed["items"]] == [anna.id, boris.id, clara.id]
         assert [member["is_creator"] for member in listed["items"]] == [True, False, False]
         assert [member["last_read_seq"] for member in listed["items"]] == [2, 1, 1]
@@ -35,80 +35,90 @@ class TestListing:
         fields = {"user_id", "is_creator", "last_read_seq", "joined_at", "removed_at", "version"}
         assert all(set(member) == fields for member in listed["items"])
 
-    async def test_whoever_is_gone_is_not_listed(self, door: Door, anna: Person, boris: Person, clara: Person) -> None:
-        chat = await door.create_group(anna, boris, clara)
-        await door.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
-        assert await member_ids(door, clara, chat["id"]) == {anna.id, clara.id}
+    async def test_whoever_is_gone_is_not_listed(
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris, clara)
+        await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
+        assert await member_ids(transport, clara, chat["id"]) == {anna.id, clara.id}
 
     async def test_strangers_do_not_see_the_members(
-        self, door: Door, anna: Person, boris: Person, stranger: Person
+        self, transport: Transport, anna: Person, boris: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        assert (await door.call(stranger, "list_members", chat_id=chat["id"])).code == "chat_not_found"
+        chat = await transport.create_group(anna, boris)
+        assert (await transport.call(outsider, "list_members", chat_id=chat["id"])).code == "chat_not_found"
 
 
 class TestAdding:
     async def test_any_member_adds_several_with_one_system_message(
-        self, door: Door, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        answer = await door.call(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id, stranger.id, clara.id])
+        chat = await transport.create_group(anna, boris)
+        answer = await transport.call(
+            boris, "add_members", chat_id=chat["id"], user_ids=[clara.id, outsider.id, clara.id]
+        )
         assert answer.status == 200
         assert (answer.data["member_count"], answer.data["message_count"]) == (4, 2)
         assert answer.data["version"] == chat["version"] + 1
-        system = (await door.history(anna, chat["id"]))[-1]
+        system = (await transport.history(anna, chat["id"]))[-1]
         assert (system["type"], system["sender_id"], system["client_id"]) == ("system", boris.id, None)
-        assert system["payload"] == {"event": "members_added", "user_ids": [clara.id, stranger.id], "title": None}
+        assert system["payload"] == {"event": "members_added", "user_ids": [clara.id, outsider.id], "title": None}
         assert system["version"] == answer.data["version"]
         assert answer.data["updated_at"] == system["sent_at"]
 
-    async def test_present_members_are_left_as_they_are(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.create_group(anna, boris)
+    async def test_present_members_are_left_as_they_are(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
         await anna.forget()
         await boris.forget()
-        same = await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id, anna.id])
+        same = await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id, anna.id])
         assert same == chat
         assert await boris.heard("chats_changed") == []
 
     async def test_only_those_who_are_new_are_announced(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        added = await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id, clara.id])
+        chat = await transport.create_group(anna, boris)
+        added = await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id, clara.id])
         assert added["member_count"] == 3
         assert added["last_message"]["payload"]["user_ids"] == [clara.id]
 
     async def test_if_one_is_unknown_nobody_is_added(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         await clara.forget()
-        answer = await door.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id, str(uuid4())])
+        answer = await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id, str(uuid4())])
         assert (answer.status, answer.code) == (404, "user_not_found")
-        assert await door.do(anna, "get_chat", chat_id=chat["id"]) == chat
+        assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == chat
         assert await clara.heard("chats_changed") == []
 
     @pytest.mark.parametrize("number", [0, 101])
-    async def test_1_to_100_are_added_at_once(self, door: Door, anna: Person, boris: Person, number: int) -> None:
-        chat = await door.create_group(anna, boris)
-        answer = await door.call(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id] * number)
+    async def test_1_to_100_are_added_at_once(
+        self, transport: Transport, anna: Person, boris: Person, number: int
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
+        answer = await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id] * number)
         assert (answer.status, answer.code) == (422, "invalid_input")
 
-    async def test_strangers_add_nobody(self, door: Door, anna: Person, boris: Person, stranger: Person) -> None:
-        chat = await door.create_group(anna, boris)
-        answer = await door.call(stranger, "add_members", chat_id=chat["id"], user_ids=[stranger.id])
+    async def test_strangers_add_nobody(
+        self, transport: Transport, anna: Person, boris: Person, outsider: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
+        answer = await transport.call(outsider, "add_members", chat_id=chat["id"], user_ids=[outsider.id])
         assert (answer.status, answer.code) == (404, "chat_not_found")
-        assert await member_ids(door, anna, chat["id"]) == {anna.id, boris.id}
+        assert await member_ids(transport, anna, chat["id"]) == {anna.id, boris.id}
 
     async def test_newcomers_are_told_with_both_parts_and_the_others_with_the_shared_one(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         for person in (anna, boris, clara):
             await person.forget()
-        await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
         (told,) = await clara.heard("chats_changed")
-        entry = await door.do(clara, "get_chat", chat_id=chat["id"])
+        entry = await transport.do(clara, "get_chat", chat_id=chat["id"])
         assert told["mine"] == [{"chat_id": chat["id"], **entry["mine"]}]
         assert {user["id"] for user in told["users"]} >= {anna.id, clara.id}
         for person in (anna, boris):
@@ -118,11 +128,11 @@ class TestAdding:
             assert [user["id"] for user in told["users"]] == [clara.id]
 
     async def test_an_open_window_gets_the_system_message_and_the_member(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         await boris.open(chat["id"])
-        added = await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        added = await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
         (told,) = await boris.heard("messages_changed")
         assert (told["since"], told["version"]) == (chat["version"], added["version"])
         assert told["message_count"] == 2 and [message["seq"] for message in told["messages"]] == [2]
@@ -130,39 +140,39 @@ class TestAdding:
         assert [user["id"] for user in told["users"]] == [clara.id]
 
     async def test_adding_somebody_many_times_at_once_adds_them_once(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         await clara.forget()
-        answers = await door.call_at_once(anna, 6, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        answers = await transport.call_at_once(anna, 6, "add_members", chat_id=chat["id"], user_ids=[clara.id])
         assert [answer.status for answer in answers] == [200] * 6
-        after = await door.do(anna, "get_chat", chat_id=chat["id"])
+        after = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (after["member_count"], after["message_count"]) == (3, 2)
         assert len(await clara.heard("chats_changed")) == 1
 
 
 class TestWhatANewcomerSees:
     async def test_it_begins_with_the_message_that_announces_them(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        await door.send(anna, chat["id"], "before")
-        await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
-        await door.send(anna, chat["id"], "after")
-        page = await door.do(clara, "list_messages", chat_id=chat["id"])
+        chat = await transport.create_group(anna, boris)
+        await transport.send(anna, chat["id"], "before")
+        await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        await transport.send(anna, chat["id"], "after")
+        page = await transport.do(clara, "list_messages", chat_id=chat["id"])
         assert [item["seq"] for item in page["items"]] == [3, 4] and not page["has_before"]
-        assert await door.history(clara, chat["id"], before=3) == []
-        assert [item["seq"] for item in await door.history(clara, chat["id"], after=0)] == [3, 4]
-        assert [item["seq"] for item in await door.history(clara, chat["id"], around=1)] == [3, 4]
-        mine = (await door.do(clara, "get_chat", chat_id=chat["id"]))["mine"]
+        assert await transport.history(clara, chat["id"], before=3) == []
+        assert [item["seq"] for item in await transport.history(clara, chat["id"], after=0)] == [3, 4]
+        assert [item["seq"] for item in await transport.history(clara, chat["id"], around=1)] == [3, 4]
+        mine = (await transport.do(clara, "get_chat", chat_id=chat["id"]))["mine"]
         assert (mine["visible_from_seq"], mine["last_read_seq"], mine["unread_count"]) == (3, 2, 2)
 
     async def test_what_was_before_does_not_exist_for_them(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        await door.send(anna, chat["id"], "before")
-        await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        chat = await transport.create_group(anna, boris)
+        await transport.send(anna, chat["id"], "before")
+        await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
         for operation, more in (
             ("get_message", {}),
             ("like_message", {}),
@@ -172,84 +182,86 @@ class TestWhatANewcomerSees:
             ("delete_message", {}),
         ):
             for seq in (2, 99):
-                answer = await door.call(clara, operation, chat_id=chat["id"], seq=seq, **more)
+                answer = await transport.call(clara, operation, chat_id=chat["id"], seq=seq, **more)
                 assert (answer.status, answer.code) == (404, "message_not_found"), operation
         fields = {"type": "text", "text": "?", "client_id": str(uuid4()), "reply_to": 2}
-        answer = await door.call(clara, "send_message", chat_id=chat["id"], **fields)
+        answer = await transport.call(clara, "send_message", chat_id=chat["id"], **fields)
         assert (answer.status, answer.code) == (404, "message_not_found")
 
     async def test_changes_of_what_was_before_come_without_it(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        old = await door.send(anna, chat["id"], "before")
-        joined = await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        chat = await transport.create_group(anna, boris)
+        old = await transport.send(anna, chat["id"], "before")
+        joined = await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
         for person in (boris, clara):
             await person.open(chat["id"])
             await person.forget()
-        await door.do(anna, "edit_message", chat_id=chat["id"], seq=old["seq"], text="secret")
-        await door.do(boris, "like_message", chat_id=chat["id"], seq=old["seq"])
+        await transport.do(anna, "edit_message", chat_id=chat["id"], seq=old["seq"], text="secret")
+        await transport.do(boris, "like_message", chat_id=chat["id"], seq=old["seq"])
         seen = await boris.heard("messages_changed")
         assert [len(told["messages"]) for told in seen] == [1, 1]
         told = await clara.heard("messages_changed")
         assert [event["messages"] for event in told] == [[], []]
         assert [event["version"] for event in told] == [joined["version"] + 1, joined["version"] + 2]
-        caught = await door.do(clara, "list_changes", chat_id=chat["id"], since=joined["version"])
+        caught = await transport.do(clara, "list_changes", chat_id=chat["id"], since=joined["version"])
         assert (caught["messages"], caught["reset"]) == ([], False)
         assert caught["version"] == joined["version"] + 2
 
     async def test_a_quote_of_what_was_before_does_not_show_it(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        old = await door.send(anna, chat["id"], "before")
-        await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
-        await door.send(boris, chat["id"], "as you said", reply_to=old["seq"])
+        chat = await transport.create_group(anna, boris)
+        old = await transport.send(anna, chat["id"], "before")
+        await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        await transport.send(boris, chat["id"], "as you said", reply_to=old["seq"])
         bounds = {"after": old["seq"] + 1}
-        page = await door.do(clara, "list_messages", chat_id=chat["id"], **bounds)
+        page = await transport.do(clara, "list_messages", chat_id=chat["id"], **bounds)
         assert [item["reply_to"] for item in page["items"]] == [old["seq"]] and page["replied"] == []
-        page = await door.do(boris, "list_messages", chat_id=chat["id"], **bounds)
+        page = await transport.do(boris, "list_messages", chat_id=chat["id"], **bounds)
         assert [item["text"] for item in page["replied"]] == ["before"]
 
     async def test_a_shared_history_reaches_back_as_far_as_the_adder_sees(
-        self, door: Door, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        await door.send(anna, chat["id"], "2")
-        await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
-        await door.send(anna, chat["id"], "4")
-        await door.do(clara, "add_members", chat_id=chat["id"], user_ids=[stranger.id], share_history=True)
-        assert [item["seq"] for item in await door.history(stranger, chat["id"])] == [3, 4, 5]
-        mine = (await door.do(stranger, "get_chat", chat_id=chat["id"]))["mine"]
+        chat = await transport.create_group(anna, boris)
+        await transport.send(anna, chat["id"], "2")
+        await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        await transport.send(anna, chat["id"], "4")
+        await transport.do(clara, "add_members", chat_id=chat["id"], user_ids=[outsider.id], share_history=True)
+        assert [item["seq"] for item in await transport.history(outsider, chat["id"])] == [3, 4, 5]
+        mine = (await transport.do(outsider, "get_chat", chat_id=chat["id"]))["mine"]
         assert (mine["visible_from_seq"], mine["last_read_seq"], mine["unread_count"]) == (3, 2, 3)
 
-    async def test_a_founder_shares_everything(self, door: Door, anna: Person, boris: Person, clara: Person) -> None:
-        chat = await door.create_group(anna, boris)
-        await door.send(anna, chat["id"], "2")
-        await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id], share_history=True)
-        assert [item["seq"] for item in await door.history(clara, chat["id"])] == [1, 2, 3]
+    async def test_a_founder_shares_everything(
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
+        await transport.send(anna, chat["id"], "2")
+        await transport.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id], share_history=True)
+        assert [item["seq"] for item in await transport.history(clara, chat["id"])] == [1, 2, 3]
 
     @pytest.mark.parametrize("way", ["leave", "removal"])
     async def test_whoever_comes_back_starts_anew(
-        self, door: Door, anna: Person, boris: Person, clara: Person, way: str
+        self, transport: Transport, anna: Person, boris: Person, clara: Person, way: str
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
-        await door.do(boris, "rename_chat", chat_id=chat["id"], title="Mine")
-        before = (await door.do(boris, "pin_chat", chat_id=chat["id"]))["mine"]
+        chat = await transport.create_group(anna, boris, clara)
+        await transport.do(boris, "rename_chat", chat_id=chat["id"], title="Mine")
+        before = (await transport.do(boris, "pin_chat", chat_id=chat["id"]))["mine"]
         assert before["title"] and before["pinned_at"]
         if way == "leave":
-            await door.do(boris, "leave_chat", chat_id=chat["id"])
+            await transport.do(boris, "leave_chat", chat_id=chat["id"])
         else:
-            await door.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
-        await door.send(anna, chat["id"], "while away")
+            await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
+        await transport.send(anna, chat["id"], "while away")
         await boris.forget()
-        back = await door.do(clara, "add_members", chat_id=chat["id"], user_ids=[boris.id])
-        mine = (await door.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
+        back = await transport.do(clara, "add_members", chat_id=chat["id"], user_ids=[boris.id])
+        mine = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
         assert (mine["title"], mine["pinned_at"]) == (None, None)
         assert (mine["visible_from_seq"], mine["last_read_seq"], mine["unread_count"]) == (4, 3, 1)
         assert mine["version"] > before["version"]
-        assert [item["seq"] for item in await door.history(boris, chat["id"])] == [4]
-        assert (await door.do(boris, "list_changes", chat_id=chat["id"], since=0))["reset"]
+        assert [item["seq"] for item in await transport.history(boris, chat["id"])] == [4]
+        assert (await transport.do(boris, "list_changes", chat_id=chat["id"], since=0))["reset"]
         (told,) = await boris.heard("chats_changed")
         assert [chat["version"] for chat in told["chats"]] == [back["version"]]
         assert told["mine"] == [{"chat_id": chat["id"], **mine}]
@@ -257,20 +269,22 @@ class TestWhatANewcomerSees:
 
 class TestFullGroups:
     async def test_a_group_has_256_members_at_most(
-        self, door: Door, database: Database, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, database: Database, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         await fill_up(database, UUID(chat["id"]), 253)
-        full = await door.do(anna, "get_chat", chat_id=chat["id"])
+        full = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert full["member_count"] == 255
-        answer = await door.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id, stranger.id])
+        answer = await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id, outsider.id])
         assert (answer.status, answer.code) == (409, "group_full")
-        assert await door.do(anna, "get_chat", chat_id=chat["id"]) == full
-        assert (await door.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id]))["member_count"] == 256
-        assert (await door.call(anna, "add_members", chat_id=chat["id"], user_ids=[stranger.id])).code == "group_full"
+        assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == full
+        assert (await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id]))["member_count"] == 256
+        assert (
+            await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[outsider.id])
+        ).code == "group_full"
         # Those who are in it already are no more than there are.
-        assert (await door.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])).status == 200
-        assert len(await member_ids(door, boris, chat["id"])) == 256
+        assert (await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])).status == 200
+        assert len(await member_ids(transport, boris, chat["id"])) == 256
 
 
 async def fill_up(database: Database, chat_id: UUID, number: int) -> None:
@@ -280,63 +294,65 @@ async def fill_up(database: Database, chat_id: UUID, number: int) -> None:
            SELECT gen_random_uuid(), '+7999' || lpad(n::text, 3, '0') || floor(random() * 1e9), 'Crowd', '', false, true
            FROM generate_series(1, :number) AS n RETURNING id"""
     )
-    async with database.transaction() as session:
-        chat = await session.get_one(Chat, chat_id)
-        users = await (await session.connection()).execute(crowd, {"number": number})
-        await members.write_memberships(session, chat, list(users.scalars()), visible_from_seq=1)
+    async with database.transaction() as db:
+        chat = await db.get_one(Chat, chat_id)
+        users = await (await db.connection()).execute(crowd, {"number": number})
+        await members.write_memberships(db, chat, list(users.scalars()), visible_from_seq=1)
         chat.member_count += number
-        await session.flush()
+        await db.flush()
 
 
 class TestRemoving:
-    async def test_the_creator_removes_a_member(self, door: Door, anna: Person, boris: Person, clara: Person) -> None:
-        chat = await door.create_group(anna, boris, clara)
-        answer = await door.call(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
+    async def test_the_creator_removes_a_member(
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris, clara)
+        answer = await transport.call(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
         assert (answer.status, answer.data) == (204, None)
-        after = await door.do(clara, "get_chat", chat_id=chat["id"])
+        after = await transport.do(clara, "get_chat", chat_id=chat["id"])
         assert (after["member_count"], after["message_count"], after["version"]) == (2, 2, chat["version"] + 1)
-        system = (await door.history(clara, chat["id"]))[-1]
+        system = (await transport.history(clara, chat["id"]))[-1]
         assert (system["type"], system["sender_id"]) == ("system", anna.id)
         assert system["payload"] == {"event": "member_removed", "user_ids": [boris.id], "title": None}
-        assert await member_ids(door, clara, chat["id"]) == {anna.id, clara.id}
+        assert await member_ids(transport, clara, chat["id"]) == {anna.id, clara.id}
 
     async def test_the_removed_one_is_told_and_gets_nothing_more(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
+        chat = await transport.create_group(anna, boris, clara)
         await boris.open(chat["id"])
         await boris.forget()
-        await door.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
+        await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
         ((name, told),) = await boris.news()
         assert name == "chats_changed"
         assert told["removed"] == [{"chat_id": chat["id"], "version": chat["version"] + 1, "reason": "removed"}]
         assert told["chats"] == told["mine"] == []
         for person in (boris, clara):
             await person.forget()
-        message = await door.send(anna, chat["id"], "secret")
-        await door.do(clara, "like_message", chat_id=chat["id"], seq=message["seq"])
+        message = await transport.send(anna, chat["id"], "secret")
+        await transport.do(clara, "like_message", chat_id=chat["id"], seq=message["seq"])
         assert await clara.heard("chats_changed")
         assert await boris.news() == []
 
     async def test_the_chat_does_not_exist_any_more_for_the_removed_one(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
-        sync = (await door.do(boris, "list_chats"))["sync"]
-        await door.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
+        chat = await transport.create_group(anna, boris, clara)
+        sync = (await transport.do(boris, "list_chats"))["sync"]
+        await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
         for operation in ("get_chat", "list_messages", "list_members", "pin_chat", "leave_chat"):
-            assert (await door.call(boris, operation, chat_id=chat["id"])).code == "chat_not_found"
-        listed = await door.do(boris, "list_chats", changed_since=sync)
+            assert (await transport.call(boris, operation, chat_id=chat["id"])).code == "chat_not_found"
+        listed = await transport.do(boris, "list_chats", changed_since=sync)
         assert listed["items"] == []
         assert [(one["chat_id"], one["reason"]) for one in listed["removed"]] == [(chat["id"], "removed")]
 
     async def test_those_who_stay_are_told_who_is_gone(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
+        chat = await transport.create_group(anna, boris, clara)
         await clara.open(chat["id"])
         await clara.forget()
-        await door.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
+        await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
         (told,) = await clara.heard("messages_changed")
         assert [message["payload"]["event"] for message in told["messages"]] == ["member_removed"]
         ((user_id, removed_at),) = [(member["user_id"], member["removed_at"]) for member in told["members"]]
@@ -345,60 +361,64 @@ class TestRemoving:
         assert [chat["member_count"] for chat in told["chats"]] == [2] and told["removed"] == []
 
     async def test_nobody_but_the_creator_removes(
-        self, door: Door, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
-        for user_id in (clara.id, anna.id, boris.id, stranger.id):
-            answer = await door.call(boris, "remove_member", chat_id=chat["id"], user_id=user_id)
+        chat = await transport.create_group(anna, boris, clara)
+        for user_id in (clara.id, anna.id, boris.id, outsider.id):
+            answer = await transport.call(boris, "remove_member", chat_id=chat["id"], user_id=user_id)
             assert (answer.status, answer.code) == (403, "not_creator")
-        assert (await door.call(stranger, "remove_member", chat_id=chat["id"], user_id=boris.id)).status == 404
-        assert await door.do(anna, "get_chat", chat_id=chat["id"]) == chat
+        assert (await transport.call(outsider, "remove_member", chat_id=chat["id"], user_id=boris.id)).status == 404
+        assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == chat
 
-    async def test_the_creator_does_not_remove_themselves(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.create_group(anna, boris)
-        answer = await door.call(anna, "remove_member", chat_id=chat["id"], user_id=anna.id)
+    async def test_the_creator_does_not_remove_themselves(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
+        answer = await transport.call(anna, "remove_member", chat_id=chat["id"], user_id=anna.id)
         assert (answer.status, answer.code) == (409, "creator_cannot_leave")
-        assert await door.do(anna, "get_chat", chat_id=chat["id"]) == chat
+        assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == chat
 
     async def test_whoever_is_not_in_it_can_not_be_removed(
-        self, door: Door, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
-        await door.do(anna, "remove_member", chat_id=chat["id"], user_id=clara.id)
-        for user_id in (stranger.id, clara.id, str(uuid4())):
-            answer = await door.call(anna, "remove_member", chat_id=chat["id"], user_id=user_id)
+        chat = await transport.create_group(anna, boris, clara)
+        await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=clara.id)
+        for user_id in (outsider.id, clara.id, str(uuid4())):
+            answer = await transport.call(anna, "remove_member", chat_id=chat["id"], user_id=user_id)
             assert (answer.status, answer.code) == (404, "member_not_found")
-        assert (await door.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 2
+        assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 2
 
 
 class TestLeaving:
-    async def test_a_member_leaves(self, door: Door, anna: Person, boris: Person, clara: Person) -> None:
-        chat = await door.create_group(anna, boris, clara)
+    async def test_a_member_leaves(self, transport: Transport, anna: Person, boris: Person, clara: Person) -> None:
+        chat = await transport.create_group(anna, boris, clara)
         await boris.forget()
-        answer = await door.call(boris, "leave_chat", chat_id=chat["id"])
+        answer = await transport.call(boris, "leave_chat", chat_id=chat["id"])
         assert (answer.status, answer.data) == (204, None)
-        system = (await door.history(anna, chat["id"]))[-1]
+        system = (await transport.history(anna, chat["id"]))[-1]
         assert (system["seq"], system["sender_id"]) == (2, boris.id)
         assert system["payload"] == {"event": "member_left", "user_ids": [], "title": None}
-        after = await door.do(anna, "get_chat", chat_id=chat["id"])
+        after = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (after["member_count"], after["version"]) == (2, chat["version"] + 1)
         (told,) = await boris.heard("chats_changed")
         assert told["removed"] == [{"chat_id": chat["id"], "version": after["version"], "reason": "left"}]
-        assert (await door.call(boris, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
+        assert (await transport.call(boris, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
 
-    async def test_the_creator_can_not_leave(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.create_group(anna, boris)
-        answer = await door.call(anna, "leave_chat", chat_id=chat["id"])
+    async def test_the_creator_can_not_leave(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.create_group(anna, boris)
+        answer = await transport.call(anna, "leave_chat", chat_id=chat["id"])
         assert (answer.status, answer.code) == (409, "creator_cannot_leave")
-        assert await door.do(anna, "get_chat", chat_id=chat["id"]) == chat
+        assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == chat
 
-    async def test_leaving_many_times_at_once_is_leaving_once(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.create_group(anna, boris)
-        answers = await door.call_at_once(boris, 5, "leave_chat", chat_id=chat["id"])
+    async def test_leaving_many_times_at_once_is_leaving_once(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
+        answers = await transport.call_at_once(boris, 5, "leave_chat", chat_id=chat["id"])
         assert (
             sorted((answer.status, answer.code) for answer in answers) == [(204, None)] + [(404, "chat_not_found")] * 4
         )
-        after = await door.do(anna, "get_chat", chat_id=chat["id"])
+        after = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (after["member_count"], after["message_count"]) == (1, 2)
 
 
@@ -413,18 +433,18 @@ class TestLeaving:
     ],
 )
 async def test_what_waited_for_a_removal_sees_it(
-    door: Door, database: Database, anna: Person, boris: Person, operation: str, arguments: dict[str, Any]
+    transport: Transport, database: Database, anna: Person, boris: Person, operation: str, arguments: dict[str, Any]
 ) -> None:
-    chat = await door.create_group(anna, boris)
-    async with database.transaction() as session:
+    chat = await transport.create_group(anna, boris)
+    async with database.transaction() as db:
         creator = Actor(UUID(anna.id), anna.session_id)
-        await members.remove_member(session, creator, UUID(chat["id"]), UUID(boris.id))
-        late = asyncio.create_task(door.call(boris, operation, chat_id=chat["id"], **arguments))
+        await members.remove_member(db, creator, UUID(chat["id"]), UUID(boris.id))
+        late = asyncio.create_task(transport.call(boris, operation, chat_id=chat["id"], **arguments))
         await until_one_waits(database)
         assert not late.done()
     answer = await late
     assert (answer.status, answer.code) == (404, "chat_not_found")
-    assert (await door.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 2
+    assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 2
 
 
 async def until_one_waits(database: Database) -> None:

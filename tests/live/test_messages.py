@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from chat_app.db import Database
-from tests.clients import Door, Person, SocketDoor
+from tests.clients import Person, SocketTransport, Transport
 from tests.faults import no_commits
 from tests.service import Service
 
@@ -91,10 +91,12 @@ async def upload(person: Person, content_type: str = "text/plain", name: str = "
 
 
 class TestSending:
-    async def test_a_message_takes_the_next_seq_and_version(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_a_message_takes_the_next_seq_and_version(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         client_id = str(uuid4())
-        answer = await door.call(
+        answer = await transport.call(
             anna, "send_message", chat_id=chat["id"], type="text", text="hello", client_id=client_id
         )
         assert answer.status == 201
@@ -106,31 +108,31 @@ class TestSending:
         assert (message["like_count"], message["liked"]) == (0, False)
         absent = ("payload", "attachment", "reply_to", "edited_at", "deleted_at")
         assert [message[field] for field in absent] == [None] * 5
-        assert await door.do(boris, "get_message", chat_id=chat["id"], seq=1) == message
-        assert await door.history(boris, chat["id"]) == [message]
+        assert await transport.do(boris, "get_message", chat_id=chat["id"], seq=1) == message
+        assert await transport.history(boris, chat["id"]) == [message]
 
-    async def test_the_list_shows_it_and_counts_it(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        message = await door.send(anna, chat["id"], "long " * 100)
-        entry = await door.do(boris, "get_chat", chat_id=chat["id"])
+    async def test_the_list_shows_it_and_counts_it(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        message = await transport.send(anna, chat["id"], "long " * 100)
+        entry = await transport.do(boris, "get_chat", chat_id=chat["id"])
         assert entry["message_count"] == 1 and entry["updated_at"] == message["sent_at"]
         preview = {"seq", "type", "sender_id", "sent_at", "deleted_at", "payload"}
         assert set(entry["last_message"]) == preview | {"text"}
         assert {key: entry["last_message"][key] for key in preview} == {key: message[key] for key in preview}
         assert entry["last_message"]["text"] == message["text"][:200]
-        assert (await door.do(boris, "list_chats"))["items"] == [entry]
+        assert (await transport.do(boris, "list_chats"))["items"] == [entry]
 
     async def test_members_are_told_and_open_windows_get_it(
-        self, door: Door, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
+        chat = await transport.create_group(anna, boris, clara)
         await boris.open(chat["id"])
-        for person in (anna, boris, clara, stranger):
+        for person in (anna, boris, clara, outsider):
             await person.forget()
-        message = await door.send(anna, chat["id"])
+        message = await transport.send(anna, chat["id"])
         for person in (anna, boris, clara):
             (told,) = await person.heard("chats_changed")
-            entry = await door.do(person, "get_chat", chat_id=chat["id"])
+            entry = await transport.do(person, "get_chat", chat_id=chat["id"])
             assert told["chats"] == [{key: value for key, value in entry.items() if key != "mine"}]
             assert told["mine"] == told["removed"] == told["users"] == []
         (told,) = await boris.heard("messages_changed")
@@ -139,24 +141,24 @@ class TestSending:
         assert (told["chat_id"], told["message_count"]) == (chat["id"], 2)
         assert (told["since"], told["version"]) == (chat["version"], message["version"])
         assert told["members"] == told["users"] == []
-        for person in (anna, clara, stranger):
+        for person in (anna, clara, outsider):
             assert await person.heard("messages_changed") == []
-        assert await stranger.heard("chats_changed") == []
+        assert await outsider.heard("chats_changed") == []
 
     async def test_many_at_once_make_one_sequence(
-        self, door: Door, other_door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, other_door: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
+        chat = await transport.create_group(anna, boris, clara)
         await clara.open(chat["id"])
         senders = (anna, boris, clara)
         for person in senders:
             await person.forget()
-        doors = (door, other_door)
+        transports = (transport, other_door)
         sent = await asyncio.gather(
-            *(doors[n % 2].send(senders[n % 3], chat["id"], f"{n}") for n in range(30)),
+            *(transports[n % 2].send(senders[n % 3], chat["id"], f"{n}") for n in range(30)),
         )
         assert sorted(message["seq"] for message in sent) == list(range(2, 32))
-        histories = [await door.history(person, chat["id"]) for person in senders]
+        histories = [await transport.history(person, chat["id"]) for person in senders]
         assert histories[0] == histories[1] == histories[2]
         assert [message["seq"] for message in histories[0]] == list(range(1, 32))
         # What shared a commit is told at once; each event begins where the one before ended.
@@ -165,30 +167,32 @@ class TestSending:
         assert told[-1]["version"] == chat["version"] + 30
         assert [message["seq"] for event in told for message in event["messages"]] == list(range(2, 32))
 
-    async def test_it_needs_a_chat_of_ones_own(self, door: Door, anna: Person, boris: Person, stranger: Person) -> None:
-        chat = await door.create_group(anna, boris)
+    async def test_it_needs_a_chat_of_ones_own(
+        self, transport: Transport, anna: Person, boris: Person, outsider: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
         for chat_id in (chat["id"], str(uuid4())):
-            answer = await door.call(
-                stranger, "send_message", chat_id=chat_id, type="text", text="x", client_id=str(uuid4())
+            answer = await transport.call(
+                outsider, "send_message", chat_id=chat_id, type="text", text="x", client_id=str(uuid4())
             )
             assert (answer.status, answer.code) == (404, "chat_not_found")
-        assert (await door.do(anna, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
+        assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
 
     async def test_nothing_is_acked_or_told_whose_commit_failed(
-        self, door: Door, service: Service, database: Database, anna: Person, boris: Person
+        self, transport: Transport, service: Service, database: Database, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         await boris.open(chat["id"])
         for person in (anna, boris):
             await person.forget()
         fields = {"chat_id": chat["id"], "type": "text", "text": "lost", "client_id": str(uuid4())}
         with no_commits(service.database, database, of_sends_only=True):
-            answer = await door.call(anna, "send_message", **fields)
+            answer = await transport.call(anna, "send_message", **fields)
         assert (answer.status, answer.code) == (503, "unavailable")
         assert await boris.heard("messages_changed") == await boris.heard("chats_changed") == []
         assert await boris.heard("resync_required")
-        assert await door.history(boris, chat["id"]) == []
-        assert (await door.call(anna, "send_message", **fields)).status == 201
+        assert await transport.history(boris, chat["id"]) == []
+        assert (await transport.call(anna, "send_message", **fields)).status == 201
 
 
 class TestTypes:
@@ -204,13 +208,13 @@ class TestTypes:
         ids=["text", "longest text", "location", "location with a caption", "contact"],
     )
     async def test_what_was_sent_comes_back(
-        self, door: Door, anna: Person, boris: Person, fields: dict[str, Any], payload: dict[str, Any] | None
+        self, transport: Transport, anna: Person, boris: Person, fields: dict[str, Any], payload: dict[str, Any] | None
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        sent = await door.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
+        chat = await transport.open_private_chat(anna, boris)
+        sent = await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
         assert (sent["type"], sent["text"], sent["payload"]) == (fields["type"], fields.get("text"), payload)
-        assert await door.history(boris, chat["id"]) == [sent]
-        assert (await door.do(boris, "get_chat", chat_id=chat["id"]))["last_message"]["payload"] is None
+        assert await transport.history(boris, chat["id"]) == [sent]
+        assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["last_message"]["payload"] is None
 
     @pytest.mark.parametrize(
         ("kind", "content_type"),
@@ -224,30 +228,32 @@ class TestTypes:
         ],
     )
     async def test_files_go_by_their_id_with_a_caption(
-        self, door: Door, anna: Person, boris: Person, kind: str, content_type: str
+        self, transport: Transport, anna: Person, boris: Person, kind: str, content_type: str
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         file = await upload(anna, content_type, "a file")
         fields = {"type": kind, "attachment_id": file["id"], "text": "look", "client_id": str(uuid4())}
-        sent = await door.do(anna, "send_message", chat_id=chat["id"], **fields)
+        sent = await transport.do(anna, "send_message", chat_id=chat["id"], **fields)
         assert (sent["type"], sent["text"], sent["payload"]) == (kind, "look", None)
         plain = {key for key in file if not key.endswith("url")}
         assert {key: sent["attachment"][key] for key in plain} == {key: file[key] for key in plain}
         assert set(sent["attachment"]) == set(file)
-        (seen,) = await door.history(boris, chat["id"])
+        (seen,) = await transport.history(boris, chat["id"])
         assert seen["attachment"]["id"] == file["id"]
         assert (await boris.http.get(f"/api/v1/attachments/{file['id']}")).status_code == 200
 
-    async def test_what_a_type_does_not_allow_is_refused(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_what_a_type_does_not_allow_is_refused(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         for fields in NOT_ALLOWED:
             argument = {"chat_id": chat["id"], "client_id": str(uuid4())} | fields
-            answer = await door.call(anna, "send_message", **argument)
+            answer = await transport.call(anna, "send_message", **argument)
             assert (answer.status, answer.code) == (422, "invalid_input"), fields
-        assert (await door.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 0
+        assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 0
 
     async def test_the_pointer_says_which_field_is_wrong(self, anna: Person, boris: Person) -> None:
-        chat = (await SocketDoor().open_private_chat(anna, boris))["id"]
+        chat = (await SocketTransport().open_private_chat(anna, boris))["id"]
         fields = {"type": "location", "latitude": 91, "longitude": 0, "client_id": str(uuid4()), "color": "red"}
         answer = await anna.http.post(f"/api/v1/chats/{chat}/messages", json=fields)
         assert {error["pointer"] for error in answer.json()["errors"]} == {"/latitude", "/color"}
@@ -257,285 +263,295 @@ class TestTypes:
 
 class TestAttachments:
     async def test_somebody_elses_or_an_unknown_file_can_not_be_sent(
-        self, door: Door, anna: Person, boris: Person
+        self, transport: Transport, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         theirs = await upload(boris)
         for attachment_id in (theirs["id"], str(uuid4())):
             fields = {"type": "file", "attachment_id": attachment_id, "client_id": str(uuid4())}
-            answer = await door.call(anna, "send_message", chat_id=chat["id"], **fields)
+            answer = await transport.call(anna, "send_message", chat_id=chat["id"], **fields)
             assert (answer.status, answer.code) == (404, "attachment_not_found")
 
-    async def test_a_file_goes_with_one_message(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        other = await door.create_group(anna, boris)
+    async def test_a_file_goes_with_one_message(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        other = await transport.create_group(anna, boris)
         file = await upload(anna)
         fields = {"type": "file", "attachment_id": file["id"]}
-        await door.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
+        await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
         for chat_id in (chat["id"], other["id"]):
-            answer = await door.call(anna, "send_message", chat_id=chat_id, client_id=str(uuid4()), **fields)
+            answer = await transport.call(anna, "send_message", chat_id=chat_id, client_id=str(uuid4()), **fields)
             assert (answer.status, answer.code) == (409, "attachment_used")
 
-    async def test_of_many_messages_at_once_one_gets_the_file(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_of_many_messages_at_once_one_gets_the_file(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         file = await upload(anna)
         sockets = [await anna.connect() for _ in range(3)]
         fields = {"chat_id": chat["id"], "type": "file", "attachment_id": file["id"]}
         answers = await asyncio.gather(
             *(socket.call("send_message", fields | {"client_id": str(uuid4())}) for socket in sockets),
-            *(door.call(anna, "send_message", **fields, client_id=str(uuid4())) for _ in range(3)),
+            *(transport.call(anna, "send_message", **fields, client_id=str(uuid4())) for _ in range(3)),
         )
         assert sorted(answer.code or "sent" for answer in answers) == ["attachment_used"] * 5 + ["sent"]
-        assert len(await door.history(boris, chat["id"])) == 1
+        assert len(await transport.history(boris, chat["id"])) == 1
 
     @pytest.mark.parametrize(
         ("kind", "content_type"),
         [("image", "video/mp4"), ("video", "audio/mpeg"), ("audio", "image/png"), ("voice", "text/plain")],
     )
     async def test_a_file_goes_only_as_what_it_is(
-        self, door: Door, anna: Person, boris: Person, kind: str, content_type: str
+        self, transport: Transport, anna: Person, boris: Person, kind: str, content_type: str
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         file = await upload(anna, content_type)
         fields = {"attachment_id": file["id"], "client_id": str(uuid4())}
-        answer = await door.call(anna, "send_message", chat_id=chat["id"], type=kind, **fields)
+        answer = await transport.call(anna, "send_message", chat_id=chat["id"], type=kind, **fields)
         assert (answer.status, answer.code) == (422, "invalid_input")
         # What was refused is still free, and so is the client_id.
-        assert (await door.call(anna, "send_message", chat_id=chat["id"], type="file", **fields)).status == 201
+        assert (await transport.call(anna, "send_message", chat_id=chat["id"], type="file", **fields)).status == 201
 
-    async def test_a_retry_keeps_the_file(self, door: Door, other_door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_a_retry_keeps_the_file(
+        self, transport: Transport, other_door: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         file = await upload(anna)
         fields = {"chat_id": chat["id"], "type": "file", "attachment_id": file["id"], "client_id": str(uuid4())}
-        assert (await door.call(anna, "send_message", **fields)).status == 201
+        assert (await transport.call(anna, "send_message", **fields)).status == 201
         answer = await other_door.call(anna, "send_message", **fields)
         assert (answer.status, answer.data["attachment"]["id"]) == (200, file["id"])
 
     async def test_only_those_who_see_the_message_see_the_file(
-        self, door: Door, anna: Person, boris: Person, clara: Person, stranger: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
+        chat = await transport.create_group(anna, boris, clara)
         file = await upload(anna)
         path = f"/api/v1/attachments/{file['id']}"
         assert [(await person.http.get(path)).status_code for person in (anna, boris)] == [200, 404]
         fields = {"type": "file", "attachment_id": file["id"], "client_id": str(uuid4())}
-        await door.do(anna, "send_message", chat_id=chat["id"], **fields)
-        await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[stranger.id])
-        await door.do(clara, "leave_chat", chat_id=chat["id"])
-        people = (anna, boris, clara, stranger)
+        await transport.do(anna, "send_message", chat_id=chat["id"], **fields)
+        await transport.do(boris, "add_members", chat_id=chat["id"], user_ids=[outsider.id])
+        await transport.do(clara, "leave_chat", chat_id=chat["id"])
+        people = (anna, boris, clara, outsider)
         assert [(await person.http.get(path)).status_code for person in people] == [200, 200, 404, 404]
 
 
 class TestSendingAgain:
     async def test_the_same_again_is_the_same_message(
-        self, door: Door, other_door: Door, anna: Person, boris: Person
+        self, transport: Transport, other_door: Transport, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         fields = {"chat_id": chat["id"], "type": "text", "text": "once", "client_id": str(uuid4())}
-        first = await door.call(anna, "send_message", **fields)
+        first = await transport.call(anna, "send_message", **fields)
         assert first.status == 201
         await boris.forget()
-        for either in (door, other_door):
+        for either in (transport, other_door):
             again = await either.call(anna, "send_message", **fields)
             assert (again.status, again.data) == (200, first.data)
         assert await boris.heard("chats_changed") == []
-        assert (await door.do(boris, "get_chat", chat_id=chat["id"]))["version"] == first.data["version"]
+        assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"] == first.data["version"]
 
     async def test_twenty_times_at_once_over_both_doors_is_one_message(
-        self, door: Door, other_door: Door, anna: Person, boris: Person
+        self, transport: Transport, other_door: Transport, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         fields = {"chat_id": chat["id"], "type": "text", "text": "once", "client_id": str(uuid4())}
         answers = await asyncio.gather(
-            *(either.call_at_once(anna, 10, "send_message", **fields) for either in (door, other_door))
+            *(either.call_at_once(anna, 10, "send_message", **fields) for either in (transport, other_door))
         )
         answered = [answer for several in answers for answer in several]
         assert sorted(answer.status for answer in answered) == [200] * 19 + [201]
         assert {answer.data["seq"] for answer in answered} == {1}
-        assert len(await door.history(boris, chat["id"])) == 1
+        assert len(await transport.history(boris, chat["id"])) == 1
 
-    async def test_a_retry_answers_the_message_as_it_is_now(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_a_retry_answers_the_message_as_it_is_now(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         fields = {"chat_id": chat["id"], "type": "text", "text": "first", "client_id": str(uuid4())}
-        await door.do(anna, "send_message", **fields)
-        await door.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="second")
-        await door.do(anna, "like_message", chat_id=chat["id"], seq=1)
-        again = await door.call(anna, "send_message", **fields)
+        await transport.do(anna, "send_message", **fields)
+        await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="second")
+        await transport.do(anna, "like_message", chat_id=chat["id"], seq=1)
+        again = await transport.call(anna, "send_message", **fields)
         assert (again.status, again.data["text"], again.data["like_count"]) == (200, "second", 1)
         assert again.data["liked"] and again.data["edited_at"]
-        await door.do(anna, "delete_message", chat_id=chat["id"], seq=1)
-        again = await door.call(anna, "send_message", **fields)
+        await transport.do(anna, "delete_message", chat_id=chat["id"], seq=1)
+        again = await transport.call(anna, "send_message", **fields)
         assert (again.status, again.data["text"]) == (200, None) and again.data["deleted_at"]
-        assert len(await door.history(boris, chat["id"])) == 1
+        assert len(await transport.history(boris, chat["id"])) == 1
 
     @pytest.mark.parametrize("change", [{"text": "other"}, {"reply_to": 1}, LOCATION, CONTACT], ids=str)
     async def test_other_content_under_the_same_client_id_is_refused(
-        self, door: Door, other_door: Door, anna: Person, boris: Person, change: dict[str, Any]
+        self, transport: Transport, other_door: Transport, anna: Person, boris: Person, change: dict[str, Any]
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         fields: dict[str, Any] = {"chat_id": chat["id"], "client_id": str(uuid4())}
         text = {"type": "text", "text": "once"}
-        sent = await door.do(anna, "send_message", **fields, **text)
+        sent = await transport.do(anna, "send_message", **fields, **text)
         other = change if "type" in change else text | change
-        for either in (door, other_door):
+        for either in (transport, other_door):
             answer = await either.call(anna, "send_message", **fields, **other)
             assert (answer.status, answer.code) == (409, "client_id_reused")
-        entry = await door.do(boris, "get_chat", chat_id=chat["id"])
+        entry = await transport.do(boris, "get_chat", chat_id=chat["id"])
         assert (entry["message_count"], entry["version"]) == (2, sent["version"])
 
-    async def test_a_client_id_is_the_senders_and_the_chats_own(self, door: Door, anna: Person, boris: Person) -> None:
-        chat, other = await door.open_private_chat(anna, boris), await door.create_group(anna, boris)
+    async def test_a_client_id_is_the_senders_and_the_chats_own(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat, other = await transport.open_private_chat(anna, boris), await transport.create_group(anna, boris)
         client_id = str(uuid4())
-        await door.send(anna, chat["id"], "one", client_id=client_id)
-        await door.send(boris, chat["id"], "two", client_id=client_id)
-        await door.send(anna, other["id"], "three", client_id=client_id)
-        assert [item["text"] for item in await door.history(anna, chat["id"])] == ["one", "two"]
-        assert [item["text"] for item in await door.history(anna, other["id"])][1:] == ["three"]
+        await transport.send(anna, chat["id"], "one", client_id=client_id)
+        await transport.send(boris, chat["id"], "two", client_id=client_id)
+        await transport.send(anna, other["id"], "three", client_id=client_id)
+        assert [item["text"] for item in await transport.history(anna, chat["id"])] == ["one", "two"]
+        assert [item["text"] for item in await transport.history(anna, other["id"])][1:] == ["three"]
 
 
 class TestQuoting:
-    async def test_a_message_quotes_one_that_its_sender_sees(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        await door.send(anna, chat["id"], "question")
-        answer = await door.send(boris, chat["id"], "answer", reply_to=1)
+    async def test_a_message_quotes_one_that_its_sender_sees(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        await transport.send(anna, chat["id"], "question")
+        answer = await transport.send(boris, chat["id"], "answer", reply_to=1)
         assert answer["reply_to"] == 1
-        assert [item["reply_to"] for item in await door.history(anna, chat["id"])] == [None, 1]
+        assert [item["reply_to"] for item in await transport.history(anna, chat["id"])] == [None, 1]
 
     @pytest.mark.parametrize("reply_to", [2, 3, 2**53 - 1])
     async def test_what_does_not_exist_can_not_be_quoted(
-        self, door: Door, anna: Person, boris: Person, reply_to: int
+        self, transport: Transport, anna: Person, boris: Person, reply_to: int
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        await door.send(anna, chat["id"])
+        chat = await transport.open_private_chat(anna, boris)
+        await transport.send(anna, chat["id"])
         fields = {"type": "text", "text": "?", "client_id": str(uuid4()), "reply_to": reply_to}
-        answer = await door.call(anna, "send_message", chat_id=chat["id"], **fields)
+        answer = await transport.call(anna, "send_message", chat_id=chat["id"], **fields)
         assert (answer.status, answer.code) == (404, "message_not_found")
 
     async def test_a_page_brings_the_quoted_that_are_outside_of_it(
-        self, door: Door, anna: Person, boris: Person
+        self, transport: Transport, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        question = await door.send(anna, chat["id"], "question")
-        await door.send(boris, chat["id"], "answer", reply_to=1)
-        page = await door.do(anna, "list_messages", chat_id=chat["id"], after=1)
+        chat = await transport.open_private_chat(anna, boris)
+        question = await transport.send(anna, chat["id"], "question")
+        await transport.send(boris, chat["id"], "answer", reply_to=1)
+        page = await transport.do(anna, "list_messages", chat_id=chat["id"], after=1)
         assert page["replied"] == [question]
         assert {user["id"] for user in page["users"]} == {anna.id, boris.id}
-        page = await door.do(anna, "list_messages", chat_id=chat["id"])
+        page = await transport.do(anna, "list_messages", chat_id=chat["id"])
         assert page["replied"] == []
 
     async def test_a_quoted_message_that_was_deleted_says_nothing(
-        self, door: Door, anna: Person, boris: Person
+        self, transport: Transport, anna: Person, boris: Person
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        await door.send(anna, chat["id"], "secret")
-        await door.send(boris, chat["id"], "answer", reply_to=1)
-        await door.do(anna, "delete_message", chat_id=chat["id"], seq=1)
-        (quoted,) = (await door.do(boris, "list_messages", chat_id=chat["id"], after=1))["replied"]
+        chat = await transport.open_private_chat(anna, boris)
+        await transport.send(anna, chat["id"], "secret")
+        await transport.send(boris, chat["id"], "answer", reply_to=1)
+        await transport.do(anna, "delete_message", chat_id=chat["id"], seq=1)
+        (quoted,) = (await transport.do(boris, "list_messages", chat_id=chat["id"], after=1))["replied"]
         assert quoted["text"] is None and quoted["deleted_at"]
 
 
 class TestEditing:
-    async def test_the_author_changes_the_text(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        sent = await door.send(anna, chat["id"], "tpyo")
+    async def test_the_author_changes_the_text(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        sent = await transport.send(anna, chat["id"], "tpyo")
         await boris.open(chat["id"])
-        entry = await door.do(boris, "mark_read", chat_id=chat["id"], seq=1)
+        entry = await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1)
         await boris.forget()
-        edited = await door.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="typo")
+        edited = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="typo")
         assert edited["edited_at"] and edited["version"] == sent["version"] + 1
         changed = {"text": "typo", "version": edited["version"], "edited_at": edited["edited_at"]}
         assert edited == sent | changed
-        assert await door.history(boris, chat["id"]) == [edited]
+        assert await transport.history(boris, chat["id"]) == [edited]
         (told,) = await boris.heard("messages_changed")
         assert told["messages"] == [{key: value for key, value in edited.items() if key != "liked"}]
         assert (told["since"], told["version"]) == (sent["version"], edited["version"])
-        after = await door.do(boris, "get_chat", chat_id=chat["id"])
+        after = await transport.do(boris, "get_chat", chat_id=chat["id"])
         assert after["mine"] == entry["mine"] and after["updated_at"] == entry["updated_at"]
         assert after["last_message"]["text"] == "typo"
 
     @pytest.mark.parametrize("edit", [True, False], ids=["edit", "delete"])
     async def test_the_list_is_told_only_of_the_newest(
-        self, door: Door, anna: Person, boris: Person, edit: bool
+        self, transport: Transport, anna: Person, boris: Person, edit: bool
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
+        chat = await transport.open_private_chat(anna, boris)
         for text in ("older", "newest"):
-            await door.send(anna, chat["id"], text)
+            await transport.send(anna, chat["id"], text)
         await boris.forget()
         operation, more = ("edit_message", {"text": "x"}) if edit else ("delete_message", {})
-        assert (await door.call(anna, operation, chat_id=chat["id"], seq=1, **more)).ok
+        assert (await transport.call(anna, operation, chat_id=chat["id"], seq=1, **more)).ok
         assert await boris.heard("chats_changed") == []
-        assert (await door.call(anna, operation, chat_id=chat["id"], seq=2, **more)).ok
+        assert (await transport.call(anna, operation, chat_id=chat["id"], seq=2, **more)).ok
         (told,) = await boris.heard("chats_changed")
         (shared,) = told["chats"]
         assert shared["last_message"]["text"] == ("x" if edit else None)
         assert (shared["last_message"]["deleted_at"] is None) == edit
 
-    async def test_the_same_text_again_changes_nothing(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        sent = await door.send(anna, chat["id"], "same")
+    async def test_the_same_text_again_changes_nothing(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        sent = await transport.send(anna, chat["id"], "same")
         await boris.forget()
-        assert await door.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="same") == sent
+        assert await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="same") == sent
         assert await boris.heard("chats_changed") == []
-        assert (await door.do(anna, "get_chat", chat_id=chat["id"]))["version"] == sent["version"]
+        assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["version"] == sent["version"]
 
-    async def test_nobody_edits_what_others_wrote(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.create_group(anna, boris)
-        sent = await door.send(boris, chat["id"], "mine")
-        answer = await door.call(anna, "edit_message", chat_id=chat["id"], seq=2, text="x")
+    async def test_nobody_edits_what_others_wrote(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.create_group(anna, boris)
+        sent = await transport.send(boris, chat["id"], "mine")
+        answer = await transport.call(anna, "edit_message", chat_id=chat["id"], seq=2, text="x")
         assert (answer.status, answer.code) == (403, "not_author")
-        assert await door.do(anna, "get_message", chat_id=chat["id"], seq=2) == sent
+        assert await transport.do(anna, "get_message", chat_id=chat["id"], seq=2) == sent
 
-    async def test_captions_come_and_go(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_captions_come_and_go(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         fields = {"client_id": str(uuid4()), **LOCATION}
-        sent = await door.do(anna, "send_message", chat_id=chat["id"], **fields)
-        with_caption = await door.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="here")
+        sent = await transport.do(anna, "send_message", chat_id=chat["id"], **fields)
+        with_caption = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="here")
         assert (with_caption["text"], with_caption["payload"]) == ("here", sent["payload"])
-        without = await door.do(anna, "edit_message", chat_id=chat["id"], seq=1, text=None)
+        without = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text=None)
         assert without["text"] is None and without["version"] == sent["version"] + 2
 
     @pytest.mark.parametrize("text", ["", "x" * 8001, 7, None])
-    async def test_a_text_stays_a_text(self, door: Door, anna: Person, boris: Person, text: object) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        sent = await door.send(anna, chat["id"])
-        answer = await door.call(anna, "edit_message", chat_id=chat["id"], seq=1, text=text)
+    async def test_a_text_stays_a_text(self, transport: Transport, anna: Person, boris: Person, text: object) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        sent = await transport.send(anna, chat["id"])
+        answer = await transport.call(anna, "edit_message", chat_id=chat["id"], seq=1, text=text)
         assert (answer.status, answer.code) == (422, "invalid_input")
-        assert await door.do(anna, "get_message", chat_id=chat["id"], seq=1) == sent
+        assert await transport.do(anna, "get_message", chat_id=chat["id"], seq=1) == sent
 
-    async def test_a_contact_has_no_text(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        await door.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **CONTACT)
-        answer = await door.call(anna, "edit_message", chat_id=chat["id"], seq=1, text="x")
+    async def test_a_contact_has_no_text(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **CONTACT)
+        answer = await transport.call(anna, "edit_message", chat_id=chat["id"], seq=1, text="x")
         assert (answer.status, answer.code) == (422, "invalid_input")
 
     @pytest.mark.parametrize("operation", ["edit_message", "delete_message"])
     async def test_nobody_changes_a_system_message(
-        self, door: Door, anna: Person, boris: Person, operation: str
+        self, transport: Transport, anna: Person, boris: Person, operation: str
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         more = {"text": "x"} if operation == "edit_message" else {}
         for person in (anna, boris):
-            answer = await door.call(person, operation, chat_id=chat["id"], seq=1, **more)
+            answer = await transport.call(person, operation, chat_id=chat["id"], seq=1, **more)
             assert (answer.status, answer.code) == (403, "not_author")
-        assert await door.do(anna, "get_chat", chat_id=chat["id"]) == chat
+        assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == chat
 
 
 class TestDeleting:
     async def test_a_tombstone_keeps_who_and_when_and_nothing_of_what(
-        self, door: Door, anna: Person, boris: Person
+        self, transport: Transport, anna: Person, boris: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
+        chat = await transport.create_group(anna, boris)
         file = await upload(anna)
         fields = {"type": "file", "attachment_id": file["id"], "text": "look", "client_id": str(uuid4())}
-        sent = await door.do(anna, "send_message", chat_id=chat["id"], reply_to=1, **fields)
-        await door.do(boris, "like_message", chat_id=chat["id"], seq=2)
-        await door.do(anna, "edit_message", chat_id=chat["id"], seq=2, text="look!")
-        before = await door.do(boris, "get_message", chat_id=chat["id"], seq=2)
+        sent = await transport.do(anna, "send_message", chat_id=chat["id"], reply_to=1, **fields)
+        await transport.do(boris, "like_message", chat_id=chat["id"], seq=2)
+        await transport.do(anna, "edit_message", chat_id=chat["id"], seq=2, text="look!")
+        before = await transport.do(boris, "get_message", chat_id=chat["id"], seq=2)
         assert before["liked"] and before["edited_at"] and before["reply_to"] and before["attachment"]
         await boris.open(chat["id"])
-        answer = await door.call(anna, "delete_message", chat_id=chat["id"], seq=2)
+        answer = await transport.call(anna, "delete_message", chat_id=chat["id"], seq=2)
         assert (answer.status, answer.data) == (204, None)
-        tombstone = await door.do(boris, "get_message", chat_id=chat["id"], seq=2)
+        tombstone = await transport.do(boris, "get_message", chat_id=chat["id"], seq=2)
         kept = {key: before[key] for key in ("chat_id", "seq", "client_id", "type", "sender_id", "sent_at")}
         cleared = dict.fromkeys(("text", "payload", "attachment", "reply_to", "edited_at"))
         changed = {"version": before["version"] + 1, "deleted_at": tombstone["deleted_at"]}
@@ -544,59 +560,61 @@ class TestDeleting:
         (told,) = await boris.heard("messages_changed")
         assert told["messages"] == [tombstone]
         assert (await boris.http.get(f"/api/v1/attachments/{file['id']}")).status_code == 404
-        assert (await door.do(boris, "list_likes", chat_id=chat["id"], seq=2))["items"] == []
+        assert (await transport.do(boris, "list_likes", chat_id=chat["id"], seq=2))["items"] == []
 
-    async def test_a_contact_or_a_place_goes_too(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_a_contact_or_a_place_goes_too(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         for fields in (LOCATION, CONTACT):
-            sent = await door.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
-            await door.do(anna, "delete_message", chat_id=chat["id"], seq=sent["seq"])
-        assert [item["payload"] for item in await door.history(boris, chat["id"])] == [None, None]
+            sent = await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
+            await transport.do(anna, "delete_message", chat_id=chat["id"], seq=sent["seq"])
+        assert [item["payload"] for item in await transport.history(boris, chat["id"])] == [None, None]
 
-    async def test_it_still_counts(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        sent = await door.send(anna, chat["id"])
-        await door.do(anna, "delete_message", chat_id=chat["id"], seq=1)
-        entry = await door.do(boris, "get_chat", chat_id=chat["id"])
+    async def test_it_still_counts(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        sent = await transport.send(anna, chat["id"])
+        await transport.do(anna, "delete_message", chat_id=chat["id"], seq=1)
+        entry = await transport.do(boris, "get_chat", chat_id=chat["id"])
         assert (entry["message_count"], entry["mine"]["unread_count"]) == (1, 1)
         assert entry["updated_at"] == sent["sent_at"]
         assert (entry["last_message"]["text"], entry["last_message"]["seq"]) == (None, 1)
         assert entry["last_message"]["deleted_at"]
-        assert (await door.send(anna, chat["id"]))["seq"] == 2
+        assert (await transport.send(anna, chat["id"]))["seq"] == 2
 
-    async def test_it_can_not_be_edited_or_liked(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        await door.send(anna, chat["id"])
-        await door.do(anna, "delete_message", chat_id=chat["id"], seq=1)
-        tombstone = await door.do(anna, "get_message", chat_id=chat["id"], seq=1)
+    async def test_it_can_not_be_edited_or_liked(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        await transport.send(anna, chat["id"])
+        await transport.do(anna, "delete_message", chat_id=chat["id"], seq=1)
+        tombstone = await transport.do(anna, "get_message", chat_id=chat["id"], seq=1)
         for operation, more in (("edit_message", {"text": "x"}), ("like_message", {})):
-            answer = await door.call(anna, operation, chat_id=chat["id"], seq=1, **more)
+            answer = await transport.call(anna, operation, chat_id=chat["id"], seq=1, **more)
             assert (answer.status, answer.code) == (409, "message_deleted")
-        assert await door.do(anna, "unlike_message", chat_id=chat["id"], seq=1) == tombstone
+        assert await transport.do(anna, "unlike_message", chat_id=chat["id"], seq=1) == tombstone
 
-    async def test_deleting_it_again_changes_nothing(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        await door.send(anna, chat["id"])
-        await door.do(anna, "delete_message", chat_id=chat["id"], seq=1)
-        tombstone = await door.do(anna, "get_message", chat_id=chat["id"], seq=1)
+    async def test_deleting_it_again_changes_nothing(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        await transport.send(anna, chat["id"])
+        await transport.do(anna, "delete_message", chat_id=chat["id"], seq=1)
+        tombstone = await transport.do(anna, "get_message", chat_id=chat["id"], seq=1)
         await boris.forget()
-        assert (await door.call(anna, "delete_message", chat_id=chat["id"], seq=1)).status == 204
-        assert await door.do(anna, "get_message", chat_id=chat["id"], seq=1) == tombstone
+        assert (await transport.call(anna, "delete_message", chat_id=chat["id"], seq=1)).status == 204
+        assert await transport.do(anna, "get_message", chat_id=chat["id"], seq=1) == tombstone
         assert await boris.heard("chats_changed") == []
 
     async def test_the_creator_deletes_anyones_and_others_only_their_own(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris, clara)
+        chat = await transport.create_group(anna, boris, clara)
         for _ in range(2):
-            await door.send(boris, chat["id"])
-        answer = await door.call(clara, "delete_message", chat_id=chat["id"], seq=2)
+            await transport.send(boris, chat["id"])
+        answer = await transport.call(clara, "delete_message", chat_id=chat["id"], seq=2)
         assert (answer.status, answer.code) == (403, "not_author")
-        assert (await door.call(anna, "delete_message", chat_id=chat["id"], seq=2)).status == 204
-        assert (await door.call(boris, "delete_message", chat_id=chat["id"], seq=3)).status == 204
+        assert (await transport.call(anna, "delete_message", chat_id=chat["id"], seq=2)).status == 204
+        assert (await transport.call(boris, "delete_message", chat_id=chat["id"], seq=3)).status == 204
 
-    async def test_in_a_private_chat_each_deletes_their_own(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        await door.send(anna, chat["id"])
-        answer = await door.call(boris, "delete_message", chat_id=chat["id"], seq=1)
+    async def test_in_a_private_chat_each_deletes_their_own(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        await transport.send(anna, chat["id"])
+        answer = await transport.call(boris, "delete_message", chat_id=chat["id"], seq=1)
         assert (answer.status, answer.code) == (403, "not_author")

@@ -11,28 +11,28 @@ from sqlmodel import col, update
 
 from chat_app.db import LONGEST_TRANSACTION, Database
 from chat_app.models import Chat, Membership
-from tests.clients import Door, Person
+from tests.clients import Person, Transport
 from tests.service import MakePerson
 
 
-async def ids(door: Door, person: Person, **arguments: Any) -> list[str]:
+async def ids(transport: Transport, person: Person, **arguments: Any) -> list[str]:
     """The ids of one's chats in the order of the list."""
-    return [chat["id"] for chat in (await door.do(person, "list_chats", **arguments))["items"]]
+    return [chat["id"] for chat in (await transport.do(person, "list_chats", **arguments))["items"]]
 
 
 class TestOwnTitles:
-    async def test_a_title_is_ones_own(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.create_group(anna, boris, title="Trip")
-        renamed = await door.do(boris, "rename_chat", chat_id=chat["id"], title="Holidays")
+    async def test_a_title_is_ones_own(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.create_group(anna, boris, title="Trip")
+        renamed = await transport.do(boris, "rename_chat", chat_id=chat["id"], title="Holidays")
         assert (renamed["mine"]["title"], renamed["title"]) == ("Holidays", "Trip")
-        theirs = await door.do(anna, "get_chat", chat_id=chat["id"])
+        theirs = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (theirs["mine"]["title"], theirs["title"]) == (None, "Trip")
-        reset = await door.do(boris, "rename_chat", chat_id=chat["id"], title=None)
+        reset = await transport.do(boris, "rename_chat", chat_id=chat["id"], title=None)
         assert (reset["mine"]["title"], reset["title"]) == (None, "Trip")
 
-    async def test_private_chats_can_have_one_too(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        renamed = await door.do(boris, "rename_chat", chat_id=chat["id"], title="Sister")
+    async def test_private_chats_can_have_one_too(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        renamed = await transport.do(boris, "rename_chat", chat_id=chat["id"], title="Sister")
         assert (renamed["mine"]["title"], renamed["title"]) == ("Sister", None)
         assert renamed["mine"]["peer"]["id"] == anna.id
 
@@ -40,20 +40,20 @@ class TestOwnTitles:
         "argument", [{"title": ""}, {"title": " "}, {"title": "x" * 101}, {"title": 1}, {}], ids=str
     )
     async def test_it_is_a_line_or_null(
-        self, door: Door, anna: Person, boris: Person, argument: dict[str, object]
+        self, transport: Transport, anna: Person, boris: Person, argument: dict[str, object]
     ) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        answer = await door.call(anna, "rename_chat", chat_id=chat["id"], **argument)
+        chat = await transport.open_private_chat(anna, boris)
+        answer = await transport.call(anna, "rename_chat", chat_id=chat["id"], **argument)
         assert (answer.status, answer.code) == (422, "invalid_input")
 
 
 class TestPins:
-    async def test_a_chat_is_pinned_and_unpinned(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
-        pinned = await door.do(anna, "pin_chat", chat_id=chat["id"])
+    async def test_a_chat_is_pinned_and_unpinned(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chat = await transport.open_private_chat(anna, boris)
+        pinned = await transport.do(anna, "pin_chat", chat_id=chat["id"])
         assert pinned["mine"]["pinned_at"] > chat["created_at"]
-        assert (await door.do(boris, "get_chat", chat_id=chat["id"]))["mine"]["pinned_at"] is None
-        unpinned = await door.do(anna, "unpin_chat", chat_id=chat["id"])
+        assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["mine"]["pinned_at"] is None
+        unpinned = await transport.do(anna, "unpin_chat", chat_id=chat["id"])
         assert unpinned["mine"]["pinned_at"] is None
 
 
@@ -63,13 +63,13 @@ class TestPins:
 )
 class TestEveryPersonalChange:
     async def test_it_takes_no_version_and_only_oneself_is_told(
-        self, door: Door, anna: Person, boris: Person, operation: str, more: dict[str, Any]
+        self, transport: Transport, anna: Person, boris: Person, operation: str, more: dict[str, Any]
     ) -> None:
-        before = await self.prepare(door, anna, boris, operation)
+        before = await self.prepare(transport, anna, boris, operation)
         for person in (anna, boris):
             await person.forget()
         second = await boris.connect()
-        after = await door.do(boris, operation, chat_id=before["id"], **more)
+        after = await transport.do(boris, operation, chat_id=before["id"], **more)
         assert after["mine"]["version"] == before["mine"]["version"] + 1
         assert {**after, "mine": None} == {**before, "mine": None}
         await boris.settle()
@@ -80,97 +80,97 @@ class TestEveryPersonalChange:
         assert await anna.news() == []
 
     async def test_the_same_again_changes_nothing(
-        self, door: Door, anna: Person, boris: Person, operation: str, more: dict[str, Any]
+        self, transport: Transport, anna: Person, boris: Person, operation: str, more: dict[str, Any]
     ) -> None:
-        chat = await self.prepare(door, anna, boris, operation)
-        once = await door.do(boris, operation, chat_id=chat["id"], **more)
+        chat = await self.prepare(transport, anna, boris, operation)
+        once = await transport.do(boris, operation, chat_id=chat["id"], **more)
         await boris.forget()
-        assert await door.do(boris, operation, chat_id=chat["id"], **more) == once
+        assert await transport.do(boris, operation, chat_id=chat["id"], **more) == once
         assert await boris.news() == []
 
-    async def prepare(self, door: Door, anna: Person, boris: Person, operation: str) -> Any:
+    async def prepare(self, transport: Transport, anna: Person, boris: Person, operation: str) -> Any:
         """A group in which the change is one."""
-        chat = await door.create_group(anna, boris)
-        await door.send(anna, chat["id"])
+        chat = await transport.create_group(anna, boris)
+        await transport.send(anna, chat["id"])
         if operation == "unpin_chat":
-            await door.do(boris, "pin_chat", chat_id=chat["id"])
-        return await door.do(boris, "get_chat", chat_id=chat["id"])
+            await transport.do(boris, "pin_chat", chat_id=chat["id"])
+        return await transport.do(boris, "get_chat", chat_id=chat["id"])
 
 
 class TestTheOrderOfTheList:
     async def test_the_latest_message_brings_a_chat_up(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        one = await door.open_private_chat(anna, boris)
-        two = await door.open_private_chat(anna, clara)
-        three = await door.create_group(anna, boris)
-        assert await ids(door, anna) == [three["id"], two["id"], one["id"]]
-        await door.send(boris, one["id"])
-        assert await ids(door, anna) == [one["id"], three["id"], two["id"]]
+        one = await transport.open_private_chat(anna, boris)
+        two = await transport.open_private_chat(anna, clara)
+        three = await transport.create_group(anna, boris)
+        assert await ids(transport, anna) == [three["id"], two["id"], one["id"]]
+        await transport.send(boris, one["id"])
+        assert await ids(transport, anna) == [one["id"], three["id"], two["id"]]
 
-    async def test_nothing_else_does(self, door: Door, anna: Person, boris: Person, clara: Person) -> None:
-        quiet = await door.create_group(anna, boris)
-        await door.send(anna, quiet["id"], "old")
-        latest = await door.open_private_chat(anna, clara)
-        before = (await door.do(anna, "get_chat", chat_id=quiet["id"]))["updated_at"]
-        await door.do(boris, "like_message", chat_id=quiet["id"], seq=2)
-        await door.do(anna, "edit_message", chat_id=quiet["id"], seq=2, text="new")
-        await door.do(anna, "delete_message", chat_id=quiet["id"], seq=2)
-        await door.do(anna, "rename_chat", chat_id=quiet["id"], title="Mine")
-        await door.do(boris, "mark_read", chat_id=quiet["id"], seq=2)
-        assert (await door.do(anna, "get_chat", chat_id=quiet["id"]))["updated_at"] == before
-        assert await ids(door, anna) == [latest["id"], quiet["id"]]
+    async def test_nothing_else_does(self, transport: Transport, anna: Person, boris: Person, clara: Person) -> None:
+        quiet = await transport.create_group(anna, boris)
+        await transport.send(anna, quiet["id"], "old")
+        latest = await transport.open_private_chat(anna, clara)
+        before = (await transport.do(anna, "get_chat", chat_id=quiet["id"]))["updated_at"]
+        await transport.do(boris, "like_message", chat_id=quiet["id"], seq=2)
+        await transport.do(anna, "edit_message", chat_id=quiet["id"], seq=2, text="new")
+        await transport.do(anna, "delete_message", chat_id=quiet["id"], seq=2)
+        await transport.do(anna, "rename_chat", chat_id=quiet["id"], title="Mine")
+        await transport.do(boris, "mark_read", chat_id=quiet["id"], seq=2)
+        assert (await transport.do(anna, "get_chat", chat_id=quiet["id"]))["updated_at"] == before
+        assert await ids(transport, anna) == [latest["id"], quiet["id"]]
 
     async def test_pinned_chats_come_first_the_latest_pin_on_top(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        one = await door.open_private_chat(anna, boris)
-        two = await door.open_private_chat(anna, clara)
-        three = await door.create_group(anna, boris)
-        await door.do(anna, "pin_chat", chat_id=two["id"])
-        await door.do(anna, "pin_chat", chat_id=one["id"])
-        await door.do(anna, "pin_chat", chat_id=two["id"])
-        await door.send(boris, three["id"])
-        assert await ids(door, anna) == [one["id"], two["id"], three["id"]]
-        await door.do(anna, "unpin_chat", chat_id=one["id"])
-        assert await ids(door, anna) == [two["id"], three["id"], one["id"]]
-        assert await ids(door, boris) == [three["id"], one["id"]]
+        one = await transport.open_private_chat(anna, boris)
+        two = await transport.open_private_chat(anna, clara)
+        three = await transport.create_group(anna, boris)
+        await transport.do(anna, "pin_chat", chat_id=two["id"])
+        await transport.do(anna, "pin_chat", chat_id=one["id"])
+        await transport.do(anna, "pin_chat", chat_id=two["id"])
+        await transport.send(boris, three["id"])
+        assert await ids(transport, anna) == [one["id"], two["id"], three["id"]]
+        await transport.do(anna, "unpin_chat", chat_id=one["id"])
+        assert await ids(transport, anna) == [two["id"], three["id"], one["id"]]
+        assert await ids(transport, boris) == [three["id"], one["id"]]
 
     async def test_of_two_updated_at_the_same_time_the_lower_id_comes_first(
-        self, door: Door, database: Database, anna: Person, make_person: MakePerson
+        self, transport: Transport, database: Database, anna: Person, make_person: MakePerson
     ) -> None:
-        chats = [await door.open_private_chat(anna, await make_person()) for _ in range(4)]
-        async with database.transaction() as session:
-            first = await session.get_one(Chat, UUID(chats[0]["id"]))
+        chats = [await transport.open_private_chat(anna, await make_person()) for _ in range(4)]
+        async with database.transaction() as db:
+            first = await db.get_one(Chat, UUID(chats[0]["id"]))
             wanted = col(Chat.id).in_([UUID(chat["id"]) for chat in chats])
-            await session.exec(update(Chat).where(wanted).values(updated_at=first.updated_at))
+            await db.exec(update(Chat).where(wanted).values(updated_at=first.updated_at))
         expected = sorted(chat["id"] for chat in chats)
-        assert await ids(door, anna) == expected
-        page = await door.do(anna, "list_chats", limit=2)
-        assert await ids(door, anna, limit=2, cursor=page["next_cursor"]) == expected[2:]
+        assert await ids(transport, anna) == expected
+        page = await transport.do(anna, "list_chats", limit=2)
+        assert await ids(transport, anna, limit=2, cursor=page["next_cursor"]) == expected[2:]
 
 
 class TestPages:
     async def test_following_the_cursors_gives_each_chat_once(
-        self, door: Door, anna: Person, make_person: MakePerson
+        self, transport: Transport, anna: Person, make_person: MakePerson
     ) -> None:
         people = [await make_person(f"Person {number}") for number in range(7)]
-        chats = [await door.open_private_chat(anna, person) for person in people]
+        chats = [await transport.open_private_chat(anna, person) for person in people]
         for number in (1, 5, 3):
-            await door.do(anna, "pin_chat", chat_id=chats[number]["id"])
-        whole = await ids(door, anna)
+            await transport.do(anna, "pin_chat", chat_id=chats[number]["id"])
+        whole = await ids(transport, anna)
         assert whole == [chats[number]["id"] for number in (3, 5, 1, 6, 4, 2, 0)]
         for limit in (1, 2, 3, 7):
             found: list[str] = []
             arguments: dict[str, Any] | None = {}
             while arguments is not None:
-                page = await door.do(anna, "list_chats", limit=limit, **arguments)
+                page = await transport.do(anna, "list_chats", limit=limit, **arguments)
                 assert 0 < len(page["items"]) <= limit
                 found += [chat["id"] for chat in page["items"]]
                 arguments = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
             assert found == whole
 
-    async def test_what_is_no_cursor_or_limit_is_refused(self, door: Door, anna: Person) -> None:
+    async def test_what_is_no_cursor_or_limit_is_refused(self, transport: Transport, anna: Person) -> None:
         for argument in (
             {"cursor": "x"},
             {"cursor": ""},
@@ -182,30 +182,32 @@ class TestPages:
             {"changed_since": "x"},
             {"changed_since": "9" * 40},
         ):
-            answer = await door.call(anna, "list_chats", **argument)
+            answer = await transport.call(anna, "list_chats", **argument)
             assert (answer.status, answer.code) == (422, "invalid_input"), argument
 
     async def test_it_names_whoever_the_chats_refer_to(
-        self, door: Door, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
-        chat = await door.create_group(anna, boris)
-        await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id])
-        listed = await door.do(anna, "list_chats")
+        chat = await transport.create_group(anna, boris)
+        await transport.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+        listed = await transport.do(anna, "list_chats")
         assert set(listed) == {"items", "removed", "users", "next_cursor", "sync"}
         assert {user["name"] for user in listed["users"]} == {"Anna", "Boris", "Clara"}
         assert listed["removed"] == [] and listed["next_cursor"] is None
 
 
 class TestWhatChangedSince:
-    async def test_nothing_missed_is_an_equal_sync(self, door: Door, anna: Person, boris: Person) -> None:
-        await door.create_group(anna, boris)
-        sync = (await door.do(anna, "list_chats"))["sync"]
-        assert (await door.do(anna, "list_chats"))["sync"] == sync
+    async def test_nothing_missed_is_an_equal_sync(self, transport: Transport, anna: Person, boris: Person) -> None:
+        await transport.create_group(anna, boris)
+        sync = (await transport.do(anna, "list_chats"))["sync"]
+        assert (await transport.do(anna, "list_chats"))["sync"] == sync
         assert (await anna.connect()).named("ready")[0]["sync"] == sync
 
-    async def test_every_change_is_another_sync(self, door: Door, anna: Person, boris: Person, clara: Person) -> None:
-        chat = await door.create_group(anna, boris, clara)
-        seen = [(await door.do(boris, "list_chats"))["sync"]]
+    async def test_every_change_is_another_sync(
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris, clara)
+        seen = [(await transport.do(boris, "list_chats"))["sync"]]
         for person, operation, more in (
             (anna, "send_message", {"type": "text", "text": "x", "client_id": "00000000-0000-7000-8000-000000000001"}),
             (anna, "edit_message", {"seq": 2, "text": "y"}),
@@ -222,57 +224,57 @@ class TestWhatChangedSince:
             (clara, "add_members", {"user_ids": [boris.id]}),
             (anna, "delete_chat", {}),
         ):
-            await door.do(person, operation, chat_id=chat["id"], **more)
-            seen.append((await door.do(boris, "list_chats"))["sync"])
+            await transport.do(person, operation, chat_id=chat["id"], **more)
+            seen.append((await transport.do(boris, "list_chats"))["sync"])
             assert len(set(seen)) == len(seen), operation
 
     async def test_only_what_changed_for_all_or_for_me_comes(
-        self, door: Door, database: Database, anna: Person, boris: Person, make_person: MakePerson
+        self, transport: Transport, database: Database, anna: Person, boris: Person, make_person: MakePerson
     ) -> None:
-        chats = [await door.open_private_chat(anna, await make_person()) for _ in range(3)]
+        chats = [await transport.open_private_chat(anna, await make_person()) for _ in range(3)]
         shared, personal, quiet = [chat["id"] for chat in chats]
-        left = (await door.create_group(boris, anna))["id"]
+        left = (await transport.create_group(boris, anna))["id"]
         await age(database, [shared, personal, quiet, left])
-        fresh = (await door.create_group(anna, boris))["id"]
-        sync = (await door.do(anna, "list_chats"))["sync"]
-        assert await ids(door, anna, changed_since=sync) == [fresh]
-        await door.send(anna, shared)
-        await door.do(anna, "pin_chat", chat_id=personal)
-        await door.do(anna, "leave_chat", chat_id=left)
-        listed = await door.do(anna, "list_chats", changed_since=sync)
+        fresh = (await transport.create_group(anna, boris))["id"]
+        sync = (await transport.do(anna, "list_chats"))["sync"]
+        assert await ids(transport, anna, changed_since=sync) == [fresh]
+        await transport.send(anna, shared)
+        await transport.do(anna, "pin_chat", chat_id=personal)
+        await transport.do(anna, "leave_chat", chat_id=left)
+        listed = await transport.do(anna, "list_chats", changed_since=sync)
         assert quiet not in {chat["id"] for chat in listed["items"]}
         # In the order of the ids, so that none is missed that changes between two pages.
         assert [chat["id"] for chat in listed["items"]] == sorted([shared, personal, fresh])
         assert [(one["chat_id"], one["reason"]) for one in listed["removed"]] == [(left, "left")]
 
     async def test_what_was_removed_comes_whole_with_the_first_page(
-        self, door: Door, anna: Person, boris: Person
+        self, transport: Transport, anna: Person, boris: Person
     ) -> None:
-        groups = [await door.create_group(boris, anna) for _ in range(5)]
-        sync = (await door.do(anna, "list_chats"))["sync"]
+        groups = [await transport.create_group(boris, anna) for _ in range(5)]
+        sync = (await transport.do(anna, "list_chats"))["sync"]
         for group in groups[:3]:
-            await door.do(boris, "remove_member", chat_id=group["id"], user_id=anna.id)
-        first = await door.do(anna, "list_chats", changed_since=sync, limit=1)
+            await transport.do(boris, "remove_member", chat_id=group["id"], user_id=anna.id)
+        first = await transport.do(anna, "list_chats", changed_since=sync, limit=1)
         assert {one["chat_id"] for one in first["removed"]} == {group["id"] for group in groups[:3]}
         assert {one["version"] for one in first["removed"]} == {groups[0]["version"] + 1}
-        second = await door.do(anna, "list_chats", changed_since=sync, limit=1, cursor=first["next_cursor"])
+        second = await transport.do(anna, "list_chats", changed_since=sync, limit=1, cursor=first["next_cursor"])
         assert second["removed"] == [] and len(second["items"]) == 1
-        assert (await door.do(anna, "list_chats"))["removed"] == []
+        assert (await transport.do(anna, "list_chats"))["removed"] == []
 
     async def test_a_change_that_was_made_before_and_committed_after_is_not_missed(
-        self, door: Door, database: Database, anna: Person, boris: Person
+        self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
-        early, late = await door.open_private_chat(anna, boris), await door.create_group(anna, boris)
+        early, late = await transport.open_private_chat(anna, boris), await transport.create_group(anna, boris)
         await age(database, [early["id"], late["id"]])
-        before = await door.send(anna, early["id"])
-        await door.send(anna, late["id"])
-        sync = (await door.do(anna, "list_chats"))["sync"]
+        before = await transport.send(anna, early["id"])
+        await transport.send(anna, late["id"])
+        sync = (await transport.do(anna, "list_chats"))["sync"]
         # As if its commit had come only now: the time of its change lies before the sync.
-        async with database.transaction() as session:
-            chat = await session.get_one(Chat, UUID(early["id"]))
+        async with database.transaction() as db:
+            chat = await db.get_one(Chat, UUID(early["id"]))
             assert chat.version == before["version"]
             chat.version += 1
-        after = await door.do(anna, "list_chats", changed_since=sync)
+        after = await transport.do(anna, "list_chats", changed_since=sync)
         assert after["sync"] != sync
         assert early["id"] in {one["id"] for one in after["items"]}
 
@@ -282,28 +284,28 @@ class TestSync:
 
     @pytest.mark.parametrize("total", [10_000, 20_000, 1_000_000])
     async def test_of_round_numbers_is_taken_back(
-        self, door: Door, database: Database, anna: Person, boris: Person, total: int
+        self, transport: Transport, database: Database, anna: Person, boris: Person, total: int
     ) -> None:
-        group = await door.create_group(boris, anna)
+        group = await transport.create_group(boris, anna)
         (sum_of_others,) = await run(
             database, "SELECT chat.version + membership.version FROM chat JOIN membership ON chat_id = id", anna, group
         )
         await run(database, f"UPDATE membership SET mine_version = {total - sum_of_others}", anna, group)
-        sync = (await door.do(anna, "list_chats"))["sync"]
+        sync = (await transport.do(anna, "list_chats"))["sync"]
         assert (await anna.connect()).named("ready")[0]["sync"] == sync
-        await door.do(boris, "remove_member", chat_id=group["id"], user_id=anna.id)
-        listed = await door.do(anna, "list_chats", changed_since=sync)
+        await transport.do(boris, "remove_member", chat_id=group["id"], user_id=anna.id)
+        listed = await transport.do(anna, "list_chats", changed_since=sync)
         assert [one["chat_id"] for one in listed["removed"]] == [group["id"]]
 
     async def test_of_former_releases_gets_the_whole_list(
-        self, door: Door, database: Database, anna: Person, boris: Person
+        self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
-        kept, left = await door.open_private_chat(anna, boris), await door.create_group(boris, anna)
-        await door.do(anna, "leave_chat", chat_id=left["id"])
+        kept, left = await transport.open_private_chat(anna, boris), await transport.create_group(boris, anna)
+        await transport.do(anna, "leave_chat", chat_id=left["id"])
         await age(database, [kept["id"], left["id"]])
         now = round(time.time() * 1_000_000)
         for sync in (f"{now}.1E+4", f"{now}.12"):
-            listed = await door.do(anna, "list_chats", changed_since=sync)
+            listed = await transport.do(anna, "list_chats", changed_since=sync)
             assert [chat["id"] for chat in listed["items"]] == [kept["id"]]
             assert [one["chat_id"] for one in listed["removed"]] == [left["id"]]
         # A client that does not escape the plus sends a space.
@@ -312,37 +314,41 @@ class TestSync:
 
     @pytest.mark.parametrize("clock", ["still behind", "past its former time"])
     async def test_finds_what_changed_after_the_clock_went_back(
-        self, door: Door, database: Database, anna: Person, boris: Person, make_person: MakePerson, clock: str
+        self, transport: Transport, database: Database, anna: Person, boris: Person, make_person: MakePerson, clock: str
     ) -> None:
-        private = [(await door.open_private_chat(anna, await make_person()))["id"] for _ in range(4)]
-        groups = [(await door.create_group(boris, anna))["id"] for _ in range(3)]
+        private = [(await transport.open_private_chat(anna, await make_person()))["id"] for _ in range(4)]
+        groups = [(await transport.create_group(boris, anna))["id"] for _ in range(3)]
         messages, pinned, _quiet, later = private
         kept_group, *removed = groups
         await age(database, private + groups, hours=3)
         # As if the clock had been two hours ahead until here.
         await age(database, [later], hours=-5)
-        sync = (await door.do(anna, "list_chats"))["sync"]
-        await door.send(anna, messages)
-        await door.do(anna, "pin_chat", chat_id=pinned)
-        await door.do(boris, "rename_chat", chat_id=kept_group, title="Boris's own")
-        await door.do(boris, "remove_member", chat_id=removed[0], user_id=anna.id)
-        await door.do(boris, "delete_chat", chat_id=removed[1])
+        sync = (await transport.do(anna, "list_chats"))["sync"]
+        await transport.send(anna, messages)
+        await transport.do(anna, "pin_chat", chat_id=pinned)
+        await transport.do(boris, "rename_chat", chat_id=kept_group, title="Boris's own")
+        await transport.do(boris, "remove_member", chat_id=removed[0], user_id=anna.id)
+        await transport.do(boris, "delete_chat", chat_id=removed[1])
         if clock == "past its former time":
-            await door.send(anna, later)
+            await transport.send(anna, later)
             await age(database, [later], hours=-3)
-        pages = [await door.do(anna, "list_chats", changed_since=sync, limit=1)]
+        pages = [await transport.do(anna, "list_chats", changed_since=sync, limit=1)]
         while cursor := pages[-1]["next_cursor"]:
-            pages.append(await door.do(anna, "list_chats", changed_since=sync, limit=1, cursor=cursor))
+            pages.append(await transport.do(anna, "list_chats", changed_since=sync, limit=1, cursor=cursor))
         found = [chat["id"] for page in pages for chat in page["items"]]
         # The newest one is within the time that a late commit is allowed.
         assert found == sorted([messages, pinned, later])
         assert {one["chat_id"] for one in pages[0]["removed"]} == set(removed)
-        assert (await door.do(anna, "list_chats", changed_since=pages[0]["sync"], limit=1))["sync"] == pages[0]["sync"]
+        assert (await transport.do(anna, "list_chats", changed_since=pages[0]["sync"], limit=1))["sync"] == pages[0][
+            "sync"
+        ]
 
-    async def test_of_another_server_gets_the_whole_list(self, door: Door, anna: Person, boris: Person) -> None:
-        chat = await door.open_private_chat(anna, boris)
+    async def test_of_another_server_gets_the_whole_list(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.open_private_chat(anna, boris)
         ahead = f"{round(time.time() * 1_000_000) + 10**12}.1.{10**12}"
-        assert await ids(door, anna, changed_since=ahead) == [chat["id"]]
+        assert await ids(transport, anna, changed_since=ahead) == [chat["id"]]
 
 
 async def run(database: Database, statement: str, person: Person, chat: dict[str, Any]) -> list[Any]:
@@ -358,20 +364,20 @@ async def age(database: Database, chat_ids: list[str], **ago: float) -> None:
     """Let everything in these chats have happened a while ago, or so many `hours`."""
     past = timedelta(**ago) if ago else 2 * LONGEST_TRANSACTION
     wanted = [UUID(chat_id) for chat_id in chat_ids]
-    async with database.transaction() as session:
-        await session.exec(
+    async with database.transaction() as db:
+        await db.exec(
             update(Chat)
             .where(col(Chat.id).in_(wanted))
             .values(changed_at=Chat.changed_at - past, updated_at=Chat.updated_at - past)
         )
-        await session.exec(
+        await db.exec(
             update(Membership)
             .where(col(Membership.chat_id).in_(wanted))
             .values(changed_at=Membership.changed_at - past)
         )
 
 
-async def test_pins_of_many_chats_at_once_all_stay(door: Door, anna: Person, make_person: MakePerson) -> None:
-    chats = [await door.open_private_chat(anna, await make_person()) for _ in range(5)]
-    await asyncio.gather(*(door.do(anna, "pin_chat", chat_id=chat["id"]) for chat in chats))
-    assert all(chat["mine"]["pinned_at"] for chat in (await door.do(anna, "list_chats"))["items"])
+async def test_pins_of_many_chats_at_once_all_stay(transport: Transport, anna: Person, make_person: MakePerson) -> None:
+    chats = [await transport.open_private_chat(anna, await make_person()) for _ in range(5)]
+    await asyncio.gather(*(transport.do(anna, "pin_chat", chat_id=chat["id"]) for chat in chats))
+    assert all(chat["mine"]["pinned_at"] for chat in (await transport.do(anna, "list_chats"))["items"])

@@ -12,7 +12,7 @@ from chat_app.events import recorded
 from chat_app.live import presence
 from chat_app.models.sessions import Actor
 from chat_app.models.users import UserUpdate
-from tests.clients import Person, SocketDoor
+from tests.clients import Person, SocketTransport
 from tests.service import MakePerson, Service
 
 TYPING = {"typing": True}
@@ -24,14 +24,14 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def private_chat(one: Person, other: Person) -> str:
-    chat = await SocketDoor().do(one, "open_private_chat", user_id=other.id)
+    chat = await SocketTransport().do(one, "open_private_chat", user_id=other.id)
     chat_id: str = chat["id"]
     return chat_id
 
 
 async def test_typing_is_told_to_others_who_have_the_chat_active(make_person: MakePerson) -> None:
     anna, boris, clara = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Clara")]
-    socket = SocketDoor()
+    socket = SocketTransport()
     group = await socket.do(anna, "create_group", title="G", member_ids=[boris.id, clara.id])
     for person in (anna, boris):
         await socket.do(person, "activate_chat", chat_id=group["id"])
@@ -45,19 +45,19 @@ async def test_typing_is_told_to_others_who_have_the_chat_active(make_person: Ma
 
 
 async def test_typing_needs_a_chat_of_ones_own(make_person: MakePerson) -> None:
-    anna, boris, stranger = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Eve")]
+    anna, boris, outsider = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Eve")]
     chat_id = await private_chat(anna, boris)
-    await SocketDoor().do(boris, "activate_chat", chat_id=chat_id)
-    assert (await SocketDoor().call(stranger, "set_typing", **TYPING)).code == "no_active_chat"
-    assert (await SocketDoor().call(stranger, "set_typing", chat_id=chat_id, **TYPING)).code == "chat_not_found"
+    await SocketTransport().do(boris, "activate_chat", chat_id=chat_id)
+    assert (await SocketTransport().call(outsider, "set_typing", **TYPING)).code == "no_active_chat"
+    assert (await SocketTransport().call(outsider, "set_typing", chat_id=chat_id, **TYPING)).code == "chat_not_found"
     await boris.settle()
     assert boris.socket.named("typing_changed") == []
 
 
 async def test_private_peers_are_told_when_somebody_comes_and_goes(make_person: MakePerson) -> None:
-    anna, boris, stranger = [await make_person(name) for name in ("Anna", "Boris", "Eve")]
+    anna, boris, outsider = [await make_person(name) for name in ("Anna", "Boris", "Eve")]
     await anna.connect()
-    await stranger.connect()
+    await outsider.connect()
     await private_chat(anna, boris)
     first, second = await boris.connect(), await boris.connect()
     came = await anna.socket.wait_for("presence_changed", lambda told: told["online"])
@@ -72,8 +72,8 @@ async def test_private_peers_are_told_when_somebody_comes_and_goes(make_person: 
     assert datetime.fromisoformat(went["last_seen_at"]) and went["user_id"] == boris.id
     profile = (await anna.http.get(f"/api/v1/users/{boris.id}")).json()
     assert profile["last_seen_at"] == went["last_seen_at"]
-    await stranger.settle()
-    assert stranger.socket.named("presence_changed") == []
+    await outsider.settle()
+    assert outsider.socket.named("presence_changed") == []
 
 
 async def test_whoever_comes_back_within_the_grace_was_never_away(
@@ -90,7 +90,7 @@ async def test_whoever_comes_back_within_the_grace_was_never_away(
 
 async def test_members_who_have_the_group_open_are_told_too(make_person: MakePerson) -> None:
     anna, boris, clara = [await make_person(name) for name in ("Anna", "Boris", "Clara")]
-    socket = SocketDoor()
+    socket = SocketTransport()
     for person in (anna, clara):
         await person.connect()
     group = await socket.do(anna, "create_group", title="G", member_ids=[boris.id, clara.id])
@@ -103,28 +103,28 @@ async def test_members_who_have_the_group_open_are_told_too(make_person: MakePer
 
 
 async def test_a_new_name_is_told_to_private_peers(make_person: MakePerson) -> None:
-    anna, boris, stranger = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Eve")]
+    anna, boris, outsider = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Eve")]
     await private_chat(anna, boris)
     await anna.http.patch("/api/v1/users/me", json={"bio": "new"})
     await anna.http.patch("/api/v1/users/me", json={"name": "Anna Maria"})
     told = await boris.socket.wait_for("users_changed")
     assert told == {"users": [{"id": anna.id, "name": "Anna Maria", "avatar": None}]}
     await boris.settle()
-    await stranger.settle()
-    assert len(boris.socket.named("users_changed")) == 1 and stranger.socket.named("users_changed") == []
+    await outsider.settle()
+    assert len(boris.socket.named("users_changed")) == 1 and outsider.socket.named("users_changed") == []
 
 
 async def test_a_removed_member_gets_no_presence_and_no_profiles_while_the_chat_is_still_open_here(
     make_person: MakePerson, service: Service, database: Database
 ) -> None:
-    socket = SocketDoor()
+    socket = SocketTransport()
     boris, anna, clara = [await make_person(name, connected=True) for name in ("Boris", "Anna", "Clara")]
     dora = await make_person("Dora")
     chat_id = (await socket.create_group(anna, boris, clara))["id"]
     for person in (boris, clara):
         await person.open(chat_id)
-    async with database.transaction() as session:  # as by another node whose event is lost
-        await members.remove_member(session, Actor(UUID(anna.id), anna.session_id), UUID(chat_id), UUID(boris.id))
+    async with database.transaction() as db:  # as by another node whose event is lost
+        await members.remove_member(db, Actor(UUID(anna.id), anna.session_id), UUID(chat_id), UUID(boris.id))
     await socket.do(anna, "add_members", chat_id=chat_id, user_ids=[dora.id])
     await boris.forget()
     (stale,) = service.live.connections.of_user(UUID(boris.id))
@@ -145,22 +145,22 @@ async def test_a_removed_member_gets_no_presence_and_no_profiles_while_the_chat_
 async def test_the_audience_of_a_changed_profile_is_read_in_its_transaction(
     change: str, make_person: MakePerson, database: Database
 ) -> None:
-    socket = SocketDoor()
-    anna, boris, clara, removed, stranger = [await make_person(name) for name in ("A", "B", "C", "R", "S")]
+    socket = SocketTransport()
+    anna, boris, clara, removed, outsider = [await make_person(name) for name in ("A", "B", "C", "R", "S")]
     private, group = [
         await socket.open_private_chat(anna, boris),
         await socket.create_group(anna, boris, clara, removed),
     ]
-    await socket.create_group(clara, stranger)
+    await socket.create_group(clara, outsider)
     await socket.do(anna, "remove_member", chat_id=group["id"], user_id=removed.id)
     actor = Actor(UUID(anna.id), anna.session_id)
 
-    async with database.transaction() as session:
+    async with database.transaction() as db:
         if change == "name":
-            await users.update_me(session, actor, UserUpdate(name="Anna Maria"))
+            await users.update_me(db, actor, UserUpdate(name="Anna Maria"))
         else:
-            await avatars.set_avatar(session, actor, "0" * 40 + ".png")
-        events = [(type(event).__name__, event, set(audience)) for event, audience in recorded(session)]
+            await avatars.set_avatar(db, actor, "0" * 40 + ".png")
+        events = [(type(event).__name__, event, set(audience)) for event, audience in recorded(db)]
 
     assert private["id"] != group["id"]
     assert [(name, audience) for name, _, audience in events] == [
@@ -174,11 +174,11 @@ async def test_the_audience_of_a_changed_profile_is_read_in_its_transaction(
 async def test_the_members_of_a_chat_that_one_is_not_in_are_no_peers(
     make_person: MakePerson, database: Database
 ) -> None:
-    socket = SocketDoor()
+    socket = SocketTransport()
     anna, boris, clara = [await make_person(name) for name in ("Anna", "Boris", "Clara")]
     await socket.open_private_chat(boris, clara)
     chat_id = UUID((await socket.create_group(anna, boris))["id"])
-    async with database.reading() as session:
-        assert await list_peers(session, UUID(boris.id), chat_id) == {UUID(anna.id), UUID(boris.id), UUID(clara.id)}
+    async with database.reading() as db:
+        assert await list_peers(db, UUID(boris.id), chat_id) == {UUID(anna.id), UUID(boris.id), UUID(clara.id)}
         await socket.do(anna, "remove_member", chat_id=str(chat_id), user_id=boris.id)
-        assert await list_peers(session, UUID(boris.id), chat_id) == {UUID(clara.id)}
+        assert await list_peers(db, UUID(boris.id), chat_id) == {UUID(clara.id)}

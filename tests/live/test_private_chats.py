@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.clients import Door, Person
+from tests.clients import Person, Transport
 
 CHAT = {
     "id",
@@ -32,8 +32,8 @@ MINE = {
 }
 
 
-async def test_opening_one_makes_an_empty_chat_of_two(door: Door, anna: Person, boris: Person) -> None:
-    answer = await door.call(anna, "open_private_chat", user_id=boris.id)
+async def test_opening_one_makes_an_empty_chat_of_two(transport: Transport, anna: Person, boris: Person) -> None:
+    answer = await transport.call(anna, "open_private_chat", user_id=boris.id)
     assert answer.status == 201
     chat = answer.data
     assert set(chat) == CHAT and set(chat["mine"]) == MINE
@@ -41,15 +41,17 @@ async def test_opening_one_makes_an_empty_chat_of_two(door: Door, anna: Person, 
     assert (chat["title"], chat["creator_id"], chat["last_message"]) == (None, None, None)
     assert chat["mine"]["peer"] == {"id": boris.id, "name": "Boris", "avatar": None}
     assert (chat["mine"]["visible_from_seq"], chat["mine"]["unread_count"]) == (1, 0)
-    page = await door.do(anna, "list_messages", chat_id=chat["id"])
+    page = await transport.do(anna, "list_messages", chat_id=chat["id"])
     assert page["items"] == [] and not page["has_before"] and not page["has_after"]
-    assert [item["id"] for item in (await door.do(boris, "list_chats"))["items"]] == [chat["id"]]
+    assert [item["id"] for item in (await transport.do(boris, "list_chats"))["items"]] == [chat["id"]]
 
 
-async def test_both_are_told_of_a_new_one_each_with_the_other_as_peer(door: Door, anna: Person, boris: Person) -> None:
+async def test_both_are_told_of_a_new_one_each_with_the_other_as_peer(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
     for person in (anna, boris):
         await person.forget()
-    chat = await door.open_private_chat(anna, boris)
+    chat = await transport.open_private_chat(anna, boris)
     for person, peer in ((anna, boris), (boris, anna)):
         (told,) = await person.heard("chats_changed")
         assert told["chats"] == [{key: value for key, value in chat.items() if key != "mine"}]
@@ -60,70 +62,70 @@ async def test_both_are_told_of_a_new_one_each_with_the_other_as_peer(door: Door
 
 @pytest.mark.parametrize("again", ["same", "other"])
 async def test_opening_one_that_exists_returns_it_and_changes_nothing(
-    door: Door, anna: Person, boris: Person, again: str
+    transport: Transport, anna: Person, boris: Person, again: str
 ) -> None:
-    chat = await door.open_private_chat(anna, boris)
+    chat = await transport.open_private_chat(anna, boris)
     asker, peer = (anna, boris) if again == "same" else (boris, anna)
     await anna.forget()
     await boris.forget()
-    answer = await door.call(asker, "open_private_chat", user_id=peer.id)
+    answer = await transport.call(asker, "open_private_chat", user_id=peer.id)
     assert (answer.status, answer.data["id"], answer.data["version"]) == (200, chat["id"], chat["version"])
     assert answer.data["mine"]["peer"]["id"] == peer.id
     assert await anna.heard("chats_changed") == await boris.heard("chats_changed") == []
 
 
-async def test_both_asking_many_times_at_once_get_one_chat(door: Door, anna: Person, boris: Person) -> None:
+async def test_both_asking_many_times_at_once_get_one_chat(transport: Transport, anna: Person, boris: Person) -> None:
     asked = [
-        door.call_at_once(person, 5, "open_private_chat", user_id=peer.id)
+        transport.call_at_once(person, 5, "open_private_chat", user_id=peer.id)
         for person, peer in ((anna, boris), (boris, anna))
     ]
     answers = [answer for answers in await asyncio.gather(*asked) for answer in answers]
     assert sorted(answer.status for answer in answers) == [200] * 9 + [201]
     assert len({answer.data["id"] for answer in answers}) == 1
-    assert len((await door.do(anna, "list_chats"))["items"]) == 1
+    assert len((await transport.do(anna, "list_chats"))["items"]) == 1
 
 
-async def test_one_cannot_be_opened_with_oneself(door: Door, anna: Person) -> None:
-    answer = await door.call(anna, "open_private_chat", user_id=anna.id)
+async def test_one_cannot_be_opened_with_oneself(transport: Transport, anna: Person) -> None:
+    answer = await transport.call(anna, "open_private_chat", user_id=anna.id)
     assert (answer.status, answer.code) == (422, "invalid_input")
-    assert (await door.do(anna, "list_chats"))["items"] == []
+    assert (await transport.do(anna, "list_chats"))["items"] == []
 
 
-async def test_one_cannot_be_opened_with_nobody(door: Door, anna: Person) -> None:
-    answer = await door.call(anna, "open_private_chat", user_id=str(uuid4()))
+async def test_one_cannot_be_opened_with_nobody(transport: Transport, anna: Person) -> None:
+    answer = await transport.call(anna, "open_private_chat", user_id=str(uuid4()))
     assert (answer.status, answer.code) == (404, "user_not_found")
-    assert (await door.do(anna, "list_chats"))["items"] == []
+    assert (await transport.do(anna, "list_chats"))["items"] == []
 
 
-async def test_what_is_not_a_user_id_is_refused(door: Door, anna: Person) -> None:
+async def test_what_is_not_a_user_id_is_refused(transport: Transport, anna: Person) -> None:
     for argument in ({}, {"user_id": None}, {"user_id": "boris"}, {"user_id": 1}, {"title": "x"}):
-        answer = await door.call(anna, "open_private_chat", **argument)
+        answer = await transport.call(anna, "open_private_chat", **argument)
         assert (answer.status, answer.code) == (422, "invalid_input"), argument
 
 
-async def test_both_write_and_both_read_the_same(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
-    await door.send(anna, chat["id"], "hello")
-    await door.send(boris, chat["id"], "hi")
+async def test_both_write_and_both_read_the_same(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.open_private_chat(anna, boris)
+    await transport.send(anna, chat["id"], "hello")
+    await transport.send(boris, chat["id"], "hi")
     for person in (anna, boris):
-        items = await door.history(person, chat["id"])
+        items = await transport.history(person, chat["id"])
         assert [(item["seq"], item["text"]) for item in items] == [(1, "hello"), (2, "hi")]
 
 
-async def test_others_do_not_see_it(door: Door, anna: Person, boris: Person, stranger: Person) -> None:
-    await stranger.forget()
-    chat = await door.open_private_chat(anna, boris)
-    await door.send(anna, chat["id"])
-    assert (await door.call(stranger, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
-    assert (await door.do(stranger, "list_chats"))["items"] == []
-    assert await stranger.heard("chats_changed") == []
+async def test_others_do_not_see_it(transport: Transport, anna: Person, boris: Person, outsider: Person) -> None:
+    await outsider.forget()
+    chat = await transport.open_private_chat(anna, boris)
+    await transport.send(anna, chat["id"])
+    assert (await transport.call(outsider, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
+    assert (await transport.do(outsider, "list_chats"))["items"] == []
+    assert await outsider.heard("chats_changed") == []
 
 
 async def test_it_can_be_neither_left_nor_deleted_nor_can_anybody_be_removed(
-    door: Door, anna: Person, boris: Person
+    transport: Transport, anna: Person, boris: Person
 ) -> None:
-    chat = await door.open_private_chat(anna, boris)
+    chat = await transport.open_private_chat(anna, boris)
     for operation, more in (("leave_chat", {}), ("delete_chat", {}), ("remove_member", {"user_id": boris.id})):
-        answer = await door.call(anna, operation, chat_id=chat["id"], **more)
+        answer = await transport.call(anna, operation, chat_id=chat["id"], **more)
         assert (answer.status, answer.code) == (409, "not_a_group"), operation
-    assert (await door.do(boris, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
+    assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]

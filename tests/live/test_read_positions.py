@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from tests.clients import Door, Person
+from tests.clients import Person, Transport
 
 
 def position(chat: dict[str, Any]) -> tuple[int, int]:
@@ -11,81 +11,83 @@ def position(chat: dict[str, Any]) -> tuple[int, int]:
     return chat["mine"]["last_read_seq"], chat["mine"]["unread_count"]
 
 
-async def test_it_moves_forward_and_never_back(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
+async def test_it_moves_forward_and_never_back(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.open_private_chat(anna, boris)
     for _ in range(5):
-        await door.send(anna, chat["id"])
-    assert position(await door.do(boris, "get_chat", chat_id=chat["id"])) == (0, 5)
+        await transport.send(anna, chat["id"])
+    assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (0, 5)
     for seq, after in ((3, (3, 2)), (1, (3, 2)), (0, (3, 2)), (4, (4, 1))):
-        answer = await door.call(boris, "mark_read", chat_id=chat["id"], seq=seq)
+        answer = await transport.call(boris, "mark_read", chat_id=chat["id"], seq=seq)
         assert answer.status == 200 and position(answer.data) == after
-    assert position(await door.do(boris, "get_chat", chat_id=chat["id"])) == (4, 1)
+    assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (4, 1)
 
 
-async def test_past_the_newest_means_the_newest(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
-    await door.send(anna, chat["id"])
-    assert position(await door.do(boris, "mark_read", chat_id=chat["id"], seq=2**53 - 1)) == (1, 0)
-    await door.send(anna, chat["id"])
-    assert position(await door.do(boris, "get_chat", chat_id=chat["id"])) == (1, 1)
+async def test_past_the_newest_means_the_newest(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.open_private_chat(anna, boris)
+    await transport.send(anna, chat["id"])
+    assert position(await transport.do(boris, "mark_read", chat_id=chat["id"], seq=2**53 - 1)) == (1, 0)
+    await transport.send(anna, chat["id"])
+    assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (1, 1)
 
 
-async def test_what_is_no_seq_is_refused(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
+async def test_what_is_no_seq_is_refused(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.open_private_chat(anna, boris)
     for argument in ({"seq": -1}, {"seq": 2**63}, {"seq": "x"}, {"seq": None}, {}, {"seq": 1, "more": 1}):
-        answer = await door.call(anna, "mark_read", chat_id=chat["id"], **argument)
+        answer = await transport.call(anna, "mark_read", chat_id=chat["id"], **argument)
         assert (answer.status, answer.code) == (422, "invalid_input"), argument
 
 
-async def test_whoever_writes_has_read_up_to_it(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
+async def test_whoever_writes_has_read_up_to_it(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.open_private_chat(anna, boris)
     for _ in range(3):
-        await door.send(anna, chat["id"])
-    before = (await door.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
-    await door.send(boris, chat["id"])
-    after = await door.do(boris, "get_chat", chat_id=chat["id"])
+        await transport.send(anna, chat["id"])
+    before = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
+    await transport.send(boris, chat["id"])
+    after = await transport.do(boris, "get_chat", chat_id=chat["id"])
     assert position(after) == (4, 0) and after["mine"]["version"] == before["version"] + 1
-    assert position(await door.do(anna, "get_chat", chat_id=chat["id"])) == (3, 1)
+    assert position(await transport.do(anna, "get_chat", chat_id=chat["id"])) == (3, 1)
 
 
-async def test_so_has_whoever_changes_the_members(door: Door, anna: Person, boris: Person, clara: Person) -> None:
-    chat = await door.create_group(anna, boris)
-    await door.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id])
-    assert position(await door.do(boris, "get_chat", chat_id=chat["id"])) == (2, 0)
-    await door.do(anna, "remove_member", chat_id=chat["id"], user_id=clara.id)
-    assert position(await door.do(anna, "get_chat", chat_id=chat["id"])) == (3, 0)
-    assert position(await door.do(boris, "get_chat", chat_id=chat["id"])) == (2, 1)
+async def test_so_has_whoever_changes_the_members(
+    transport: Transport, anna: Person, boris: Person, clara: Person
+) -> None:
+    chat = await transport.create_group(anna, boris)
+    await transport.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+    assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (2, 0)
+    await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=clara.id)
+    assert position(await transport.do(anna, "get_chat", chat_id=chat["id"])) == (3, 0)
+    assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (2, 1)
 
 
 async def test_the_greatest_position_of_the_others_is_told(
-    door: Door, anna: Person, boris: Person, clara: Person
+    transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
-    chat = await door.create_group(anna, boris, clara)
+    chat = await transport.create_group(anna, boris, clara)
     for _ in range(3):
-        await door.send(anna, chat["id"])
+        await transport.send(anna, chat["id"])
 
     async def others_read() -> list[int]:
         people = (anna, boris, clara)
-        return [(await door.do(one, "get_chat", chat_id=chat["id"]))["mine"]["others_read_seq"] for one in people]
+        return [(await transport.do(one, "get_chat", chat_id=chat["id"]))["mine"]["others_read_seq"] for one in people]
 
     assert await others_read() == [0, 4, 4]
-    await door.do(boris, "mark_read", chat_id=chat["id"], seq=3)
+    await transport.do(boris, "mark_read", chat_id=chat["id"], seq=3)
     assert await others_read() == [3, 4, 4]
-    await door.do(clara, "mark_read", chat_id=chat["id"], seq=2)
+    await transport.do(clara, "mark_read", chat_id=chat["id"], seq=2)
     assert await others_read() == [3, 4, 4]
-    members = (await door.do(anna, "list_members", chat_id=chat["id"]))["items"]
+    members = (await transport.do(anna, "list_members", chat_id=chat["id"]))["items"]
     assert {member["user_id"]: member["last_read_seq"] for member in members} == {anna.id: 4, boris.id: 3, clara.id: 2}
 
 
 async def test_ones_own_devices_are_told_and_open_windows(
-    door: Door, anna: Person, boris: Person, clara: Person
+    transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
-    chat = await door.create_group(anna, boris, clara)
+    chat = await transport.create_group(anna, boris, clara)
     await anna.open(chat["id"])
     for person in (anna, boris, clara):
         await person.forget()
     second = await boris.connect()
-    read = await door.do(boris, "mark_read", chat_id=chat["id"], seq=1)
+    read = await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1)
     await boris.settle()
     for socket in (boris.socket, second):
         (told,) = socket.named("chats_changed")
@@ -98,32 +100,32 @@ async def test_ones_own_devices_are_told_and_open_windows(
     assert await clara.news() == []
 
 
-async def test_it_takes_no_version_of_the_chat(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.create_group(anna, boris)
-    before = await door.do(boris, "get_chat", chat_id=chat["id"])
-    read = await door.do(boris, "mark_read", chat_id=chat["id"], seq=1)
+async def test_it_takes_no_version_of_the_chat(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.create_group(anna, boris)
+    before = await transport.do(boris, "get_chat", chat_id=chat["id"])
+    read = await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1)
     assert read["version"] == chat["version"] and read["updated_at"] == chat["updated_at"]
     assert read["mine"]["version"] == before["mine"]["version"] + 1
 
 
-async def test_what_was_read_before_is_told_to_nobody(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.create_group(anna, boris)
-    read = await door.do(boris, "mark_read", chat_id=chat["id"], seq=1)
+async def test_what_was_read_before_is_told_to_nobody(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.create_group(anna, boris)
+    read = await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1)
     await anna.open(chat["id"])
     for person in (anna, boris):
         await person.forget()
-    assert await door.do(boris, "mark_read", chat_id=chat["id"], seq=1) == read
+    assert await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1) == read
     for person in (anna, boris):
         assert await person.news() == []
 
 
-async def test_of_many_at_once_the_farthest_wins(door: Door, anna: Person, boris: Person) -> None:
-    chat = await door.open_private_chat(anna, boris)
+async def test_of_many_at_once_the_farthest_wins(transport: Transport, anna: Person, boris: Person) -> None:
+    chat = await transport.open_private_chat(anna, boris)
     for _ in range(6):
-        await door.send(anna, chat["id"])
+        await transport.send(anna, chat["id"])
     sockets = [await boris.connect() for _ in range(6)]
     await asyncio.gather(
         *(socket.call("mark_read", {"chat_id": chat["id"], "seq": 6 - n}) for n, socket in enumerate(sockets)),
-        *(door.call(boris, "mark_read", chat_id=chat["id"], seq=n) for n in range(6)),
+        *(transport.call(boris, "mark_read", chat_id=chat["id"], seq=n) for n in range(6)),
     )
-    assert position(await door.do(boris, "get_chat", chat_id=chat["id"])) == (6, 0)
+    assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (6, 0)

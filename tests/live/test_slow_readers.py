@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from chat_app.live import lean
-from tests.clients import DEADLINE, Person, SocketDoor
+from tests.clients import DEADLINE, Person, SocketTransport
 from tests.raw import RawSocket
 from tests.service import MakePerson, Service
 
@@ -55,22 +55,22 @@ async def is_gone(service: Service, person: Person) -> None:
 
 
 @pytest.fixture(autouse=True)
-def on_the_short_way(pytestconfig: pytest.Config) -> None:
-    if pytestconfig.getoption("way") == "long":
-        pytest.skip("The libraries don't bound what they keep: only the short way does.")
+def on_the_fast_path(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--fallback"):
+        pytest.skip("The libraries don't bound what they keep: only the fast path does.")
 
 
 async def test_one_that_lets_too_much_pile_up_is_cut(
     service: Service, anna: Person, boris: Person, silent: Person
 ) -> None:
-    door = SocketDoor()
-    chat = await door.create_group(anna, boris, silent)
+    transport = SocketTransport()
+    chat = await transport.create_group(anna, boris, silent)
     await boris.open(chat["id"])
     most = sent = 0
     async with reading_nothing(service, silent, chat["id"]) as line:
         # The kernel keeps a few MB before anything piles up here.
         while service.live.connections.of_user(UUID(silent.id)):
-            await asyncio.gather(*(door.send(anna, chat["id"], LONG) for _ in range(20)))
+            await asyncio.gather(*(transport.send(anna, chat["id"], LONG) for _ in range(20)))
             sent += 20
             most = max(most, line.protocol.transport.get_write_buffer_size())
             assert sent < 5000, "it is never cut"
@@ -82,11 +82,11 @@ async def test_one_that_lets_too_much_pile_up_is_cut(
 async def test_one_that_takes_nothing_for_a_while_is_cut_however_little_it_is(
     service: Service, anna: Person, silent: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door = SocketDoor()
-    chat = await door.open_private_chat(anna, silent)
+    transport = SocketTransport()
+    chat = await transport.open_private_chat(anna, silent)
     async with reading_nothing(service, silent, chat["id"]) as line:
         while not line.protocol.transport.get_write_buffer_size():
-            await asyncio.gather(*(door.send(anna, chat["id"], LONG) for _ in range(20)))
+            await asyncio.gather(*(transport.send(anna, chat["id"], LONG) for _ in range(20)))
         monkeypatch.setattr(lean, "STALLED_SECONDS", 1)
         await is_gone(service, silent)
 
@@ -95,9 +95,9 @@ async def test_one_that_reads_slowly_but_does_is_kept(
     service: Service, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lean, "STALLED_SECONDS", 0.5)
-    door = SocketDoor()
-    chat = await door.open_private_chat(anna, boris)
+    transport = SocketTransport()
+    chat = await transport.open_private_chat(anna, boris)
     for _ in range(5):
-        await door.send(anna, chat["id"])
+        await transport.send(anna, chat["id"])
         await asyncio.sleep(0.5)
     assert len(await boris.heard("chats_changed")) >= 5

@@ -14,7 +14,7 @@ from chat_app.db import Database
 from chat_app.live.catalog import COMMANDS
 from tests.cast import ANNAS_LATER, ANNAS_OLDEST, BORIS_OLDER, NEWEST, WITH_CAPTION, Call, Cast, draft, message
 from tests.client_model import Json
-from tests.clients import Answer, Door, HttpDoor, SocketDoor
+from tests.clients import Answer, HttpTransport, SocketTransport, Transport
 from tests.observers import Observer, check_equal, read_anew
 from tests.service import MakePerson, Service
 
@@ -141,7 +141,7 @@ CASES = {
 }
 
 
-# Over HTTP one case of each operation is enough: the same use cases are behind both doors.
+# Over HTTP one case of each operation is enough: the same use cases are behind both transports.
 FIRST_OF_EACH = {case.operation: name for name, case in reversed(CASES.items())}
 
 
@@ -156,11 +156,13 @@ async def cast(make_person: MakePerson, database: Database) -> Cast:
 
 
 @pytest.mark.parametrize(
-    ("door", "name"),
+    ("transport", "name"),
     [*(("socket", name) for name in CASES), *(("http", name) for name in FIRST_OF_EACH.values())],
-    indirect=["door"],
+    indirect=["transport"],
 )
-async def test_what_is_told_equals_what_is_read(door: Door, name: str, cast: Cast, database: Database) -> None:
+async def test_what_is_told_equals_what_is_read(
+    transport: Transport, name: str, cast: Cast, database: Database
+) -> None:
     case = CASES[name]
     chat_id = cast.chats[case.chat] if case.chat else None
     where = {"chat_id": chat_id} if chat_id else {}
@@ -170,15 +172,15 @@ async def test_what_is_told_equals_what_is_read(door: Door, name: str, cast: Cas
     twins, before = cast.twins(), await cast.call("Anna", "list_chats")
     arguments = await cast.arguments(case.actor, case.arguments) | where
 
-    await door.do(cast.people[case.actor], case.operation, **arguments)
+    await transport.do(cast.people[case.actor], case.operation, **arguments)
 
     told = await cast.settle()
     after = await cast.call("Anna", "list_chats")
     check_changed(case.changes, chat_id, before, after)
     await cast.check()
-    if door.name == "socket":  # to whoever was away the door makes no difference
+    if transport.name == "socket":  # to whoever was away the transport makes no difference
         await cast.come_back({name: twin for name, twin in twins.items() if name in told}, limit=1)
-    again = await door.call(cast.people[case.actor], case.operation, **arguments)
+    again = await transport.call(cast.people[case.actor], case.operation, **arguments)
     assert again.status in (200, 204, 404), "a repetition is accepted, or too late"
     assert not await cast.settle(), "somebody was told of a repetition that changed nothing"
     assert (await cast.call("Anna", "list_chats"))["sync"] == after["sync"]
@@ -206,9 +208,9 @@ async def test_a_batch_of_several_senders_tells_what_is_read(cast: Cast, service
     await cast.look(database, chat_id)
     twins = cast.twins()
 
-    async with service.database.transaction() as session:
+    async with service.database.transaction() as db:
         senders = ("Anna", "Boris", "Gleb", "Boris", "Vera", "Anna")
-        sent = await send_messages(session, [draft(cast.actor(name), UUID(chat_id)) for name in senders])
+        sent = await send_messages(db, [draft(cast.actor(name), UUID(chat_id)) for name in senders])
 
     assert [each.message.seq for each in sent if isinstance(each, Sent)] == list(range(NEWEST + 1, NEWEST + 7))
     await cast.settle()
@@ -217,12 +219,12 @@ async def test_a_batch_of_several_senders_tells_what_is_read(cast: Cast, service
 
 
 async def test_whoever_has_the_chat_open_sees_how_far_others_have_read(
-    door: Door, cast: Cast, database: Database
+    transport: Transport, cast: Cast, database: Database
 ) -> None:
     group_id = cast.chats["group"]
     await cast.look(database, group_id)
 
-    await door.do(cast.people["Anna"], "mark_read", chat_id=group_id, seq=NEWEST)
+    await transport.do(cast.people["Anna"], "mark_read", chat_id=group_id, seq=NEWEST)
 
     await cast.settle()
     (boris,) = cast.observers_of(cast.people["Boris"])
@@ -236,7 +238,7 @@ async def test_a_chat_activated_over_http_opens_on_connections_that_follow(cast:
     chooser = await Observer(anna, anna.socket).start()
     follower = await Observer(anna, await anna.connect()).start()
 
-    follower.model.open(await HttpDoor(openapi).do(anna, "activate_chat", chat_id=group_id))
+    follower.model.open(await HttpTransport(openapi).do(anna, "activate_chat", chat_id=group_id))
     await cast.call("Boris", "send_message", chat_id=group_id, **message(type="text", text="hello"))
     await cast.call("Vera", "like_message", chat_id=group_id, seq=NEWEST)
 
@@ -249,11 +251,11 @@ async def test_a_chat_activated_over_http_opens_on_connections_that_follow(cast:
 async def test_what_happens_during_an_activation_over_http_is_read_or_told(
     attempt: int, cast: Cast, openapi: dict[str, Any]
 ) -> None:
-    anna, door, group_id = cast.people["Anna"], HttpDoor(openapi), cast.chats["group"]
+    anna, transport, group_id = cast.people["Anna"], HttpTransport(openapi), cast.chats["group"]
     follower = await Observer(anna, await anna.connect()).start()
 
     screen, _ = await asyncio.gather(
-        door.do(anna, "activate_chat", chat_id=group_id),
+        transport.do(anna, "activate_chat", chat_id=group_id),
         cast.call("Vera", "like_message", chat_id=group_id, seq=NEWEST),
     )
 
@@ -315,7 +317,7 @@ async def test_a_chat_that_moves_up_between_two_pages_of_catching_up_is_not_lost
 async def call_case(cast: Cast, case: Case) -> Answer:
     where = {"chat_id": cast.chats[case.chat]} if case.chat else {}
     arguments = await cast.arguments(case.actor, case.arguments)
-    return await SocketDoor().call(cast.people[case.actor], case.operation, **arguments, **where)
+    return await SocketTransport().call(cast.people[case.actor], case.operation, **arguments, **where)
 
 
 def test_every_command_that_changes_something_has_a_case() -> None:

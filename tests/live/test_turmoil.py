@@ -1,4 +1,4 @@
-"""Promise P14 in a crowd: what random changes at once, through both doors, tell everybody equals what is read anew."""
+"""P14 in a crowd: after random changes at once, over both transports, each model equals what is read anew."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.client_model import ClientModel, Entry, Json
-from tests.clients import Answer, Door, HttpDoor, Person, SocketDoor
+from tests.clients import Answer, HttpTransport, Person, SocketTransport, Transport
 from tests.observers import Observer, check_equal, read_anew
 from tests.service import MakePerson
 
@@ -40,9 +40,9 @@ WEIGHTS = {
 class Crowd:
     """People who do at random what they may, mostly, and connections of theirs that watch."""
 
-    def __init__(self, people: list[Person], doors: list[Door], seed: int) -> None:
+    def __init__(self, people: list[Person], transports: list[Transport], seed: int) -> None:
         self.people = people
-        self.doors = doors
+        self.transports = transports
         self.random = random.Random(seed)
         self.done: Counter[str] = Counter()
         # Who sent what, by chat: seq, person.
@@ -139,7 +139,7 @@ class Crowd:
         return arguments.get(operation, {})
 
     async def call(self, person: Person, operation: str, **arguments: Any) -> None:
-        answer = await self.random.choice(self.doors).call(person, operation, **arguments)
+        answer = await self.random.choice(self.transports).call(person, operation, **arguments)
         assert answer.status < 500, f"{operation} {arguments}: {answer}"
         if answer.ok:
             self.done[operation] += 1
@@ -160,7 +160,7 @@ async def test_everybody_sees_the_same_whatever_happens_at_once(
 ) -> None:
     seed = random.getrandbits(32)
     people = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Vera", "Gleb")]
-    crowd = Crowd(people, [HttpDoor(openapi), SocketDoor()], seed)
+    crowd = Crowd(people, [HttpTransport(openapi), SocketTransport()], seed)
     with noting(f"seed {seed}"):
         await crowd.prepare()
 

@@ -20,10 +20,10 @@ from tests import planted
 from tests.chaos.history import Recorder
 from tests.chaos.nodes import Node
 from tests.chaos.stage import Stage, stage
-from tests.clients import Answer, Person, SocketDoor, http_answer, until
+from tests.clients import Answer, Person, SocketTransport, http_answer, until
 
 Json = dict[str, Any]
-SOCKET = SocketDoor()
+SOCKET = SocketTransport()
 LOGIN = "/api/v1/auth/login"
 PASSWORD = "a long password"
 WRITE_SECONDS = 60

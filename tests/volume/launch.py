@@ -66,8 +66,8 @@ def requests_crash() -> None:
     """A use case that takes numbers to be small."""
     list_changes = history.list_changes
 
-    async def crash(session: Any, actor: Any, chat_id: Any, *, since: int, limit: int = 100) -> Any:
-        return await list_changes(session, actor, chat_id, since=1 // (since < 1000) * since, limit=limit)
+    async def crash(db: Any, actor: Any, chat_id: Any, *, since: int, limit: int = 100) -> Any:
+        return await list_changes(db, actor, chat_id, since=1 // (since < 1000) * since, limit=limit)
 
     replace(history, list_changes=crash)
 
