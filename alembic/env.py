@@ -8,7 +8,7 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 import chat_app.models  # noqa: F401  # registers the tables
-from chat_app.live.tasks import run as run_in_loop
+from chat_app.background import run as run_in_loop
 from chat_app.migrations import LOCK
 from chat_app.settings import get_settings
 

@@ -19,11 +19,11 @@ from chat_app.api import attachments, auth, chats, health, media, members, messa
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import RequestLog
+from chat_app.background import end_tasks
 from chat_app.db import Database
 from chat_app.limits import Limits, SharedCounts
 from chat_app.live.cluster import Cluster
 from chat_app.live.server import Live
-from chat_app.live.tasks import end_tasks
 from chat_app.media.storage import Storage
 from chat_app.settings import LOCAL_ORIGINS, Settings
 from chat_app.sms import CodeSender

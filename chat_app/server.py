@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from sqlalchemy import make_url
 
-from chat_app.live.tasks import run
+from chat_app.background import run
 from chat_app.settings import Settings
 
 SHUTDOWN_SECONDS = 5

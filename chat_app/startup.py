@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from chat_app.addresses import bus_fault, database_fault
+from chat_app.background import run
 from chat_app.embedded import embedded_postgres, embedded_valkey
-from chat_app.live.tasks import run
 from chat_app.settings import Settings, use_settings
 
 if TYPE_CHECKING:

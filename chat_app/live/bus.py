@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 from uuid_utils.compat import uuid7
 
 from chat_app import metrics
+from chat_app.background import run_together
 from chat_app.events import Recorded
 from chat_app.live.bus_messages import Message, Online, encode
-from chat_app.live.tasks import run_together
 from chat_app.logs import log, log_crash
 
 CHANNEL = "chat:events"

@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from chat_app import metrics
+from chat_app.background import end_tasks
 from chat_app.crud.access import list_present
 from chat_app.crud.chats import list_changed
 from chat_app.crud.sessions import read_active
@@ -20,7 +21,6 @@ from chat_app.live.connections import Connection
 from chat_app.live.fanout import encode, resync_instead
 from chat_app.live.order import Order
 from chat_app.live.server import Live
-from chat_app.live.tasks import end_tasks
 from chat_app.logs import log_crash
 
 COMPARE_SECONDS = 2.0

@@ -1,14 +1,14 @@
 """Who is online, for private peers and for members who have a chat with the user open."""
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from uuid import UUID
 
+from chat_app.background import Background
 from chat_app.crud.access import list_audience
 from chat_app.crud.presence import list_peers, list_watchers, write_last_seen
 from chat_app.db import Database
-from chat_app.errors import ChatError
 from chat_app.events import PresenceChanged
 from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection, Connections
@@ -28,7 +28,7 @@ class Presence:
         self._leaving: dict[UUID, asyncio.TimerHandle] = {}
         self._elsewhere: dict[UUID, set[UUID]] = {}
         self._lost: dict[UUID, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def here(self) -> set[UUID]:
         """The users who are connected to this process, or were a moment ago."""
@@ -52,8 +52,8 @@ class Presence:
         elif self._count(user_id) == 1:
             self.publish(Online(came=[user_id]))
             if not any(user_id in users for users in self._elsewhere.values()):
-                self._start(self._deliver_online([user_id]))
-        self._start(self._deliver_presence(connection))
+                self._background.spawn(self._deliver_online([user_id]))
+        self._background.spawn(self._deliver_presence(connection))
 
     def went(self, user_id: UUID) -> None:
         """A connection is gone; if it was the last one, the others are told after a while."""
@@ -68,9 +68,9 @@ class Presence:
         vanished = before - set(online.came) if online.whole else set()
         new = [user_id for user_id in came if not self.is_online(user_id)]
         self._elsewhere[node] = (before | came) - set(went) - vanished
-        self._start(self._deliver_online(new))
-        self._start(self._deliver_offline(went))
-        self._start(self._expire(vanished))
+        self._background.spawn(self._deliver_online(new))
+        self._background.spawn(self._deliver_offline(went))
+        self._background.spawn(self._expire(vanished))
 
     def lost(self, node: UUID) -> None:
         """A node is gone: its users have a while to come back to another one."""
@@ -86,12 +86,11 @@ class Presence:
         """The process ends: nobody is told, as they are all asked to connect elsewhere."""
         for timer in [*self._leaving.values(), *self._lost.values()]:
             timer.cancel()
-        for task in self._tasks:
-            task.cancel()
+        await self._background.close()
 
     def _gone(self, user_id: UUID) -> None:
         del self._leaving[user_id]
-        self._start(self._announce_offline(user_id))
+        self._background.spawn(self._announce_offline(user_id))
 
     async def _announce_offline(self, user_id: UUID) -> None:
         async with self.database.transaction() as db:
@@ -102,7 +101,7 @@ class Presence:
 
     def _forget(self, node: UUID) -> None:
         del self._lost[node]
-        self._start(self._expire(self._elsewhere.pop(node)))
+        self._background.spawn(self._expire(self._elsewhere.pop(node)))
 
     async def _expire(self, user_ids: Collection[UUID]) -> None:
         """Users whose node did not say that they went."""
@@ -145,16 +144,4 @@ class Presence:
 
     def opened(self, connection: Connection) -> None:
         """A chat was opened: its members who are online are told."""
-        self._start(self._deliver_presence(connection))
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(_forgiving(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-async def _forgiving(work: Coroutine[None, None, None]) -> None:
-    try:
-        await work
-    except ChatError:
-        return  # the database is away, as was logged; presence is not worth a second try
+        self._background.spawn(self._deliver_presence(connection))

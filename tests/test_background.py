@@ -1,10 +1,11 @@
-"""How what runs in the background ends."""
+"""Tasks in the background end for certain, and one that fails disturbs nothing."""
 
 import asyncio
 
 import pytest
 
-from chat_app.live.tasks import end_tasks, run_together
+from chat_app.background import Background, end_tasks, run_together
+from chat_app.errors import Unavailable
 from tests.clients import DEADLINE
 
 
@@ -58,3 +59,46 @@ async def test_it_ends_also_when_whoever_ends_it_is_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await together
     assert stubborn.is_over
+
+
+async def test_a_failure_is_logged_unless_it_was_where_it_was_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[BaseException] = []
+    monkeypatch.setattr("chat_app.background.log_crash", logged.append)
+    background = Background()
+
+    async def be_unavailable() -> None:
+        raise Unavailable
+
+    background.spawn(fail())
+    background.spawn(be_unavailable())
+    await background.finish()
+    await asyncio.sleep(0)
+    assert [type(error) for error in logged] == [RuntimeError]
+
+
+async def test_a_repetition_goes_on_after_a_failure_and_ends_with_the_others() -> None:
+    background, stubborn, times = Background(), Stubborn(), asyncio.Semaphore(0)
+
+    async def count_and_fail() -> None:
+        times.release()
+        raise Unavailable
+
+    background.repeat(count_and_fail, seconds=0)
+    background.spawn(stubborn.run())
+    async with asyncio.timeout(DEADLINE):
+        for _ in range(3):
+            await times.acquire()
+        await background.close()
+    assert stubborn.is_over and not background._tasks
+
+
+async def test_finishing_waits_for_what_was_started() -> None:
+    background, done = Background(), asyncio.Event()
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        done.set()
+
+    background.spawn(work())
+    await background.finish()
+    assert done.is_set()
