@@ -22,7 +22,12 @@ from chat_app.api.requests import RequestLog
 from chat_app.background import end_tasks
 from chat_app.db import Database
 from chat_app.limits import Limits, SharedCounts
-from chat_app.live.cluster import Cluster
+from chat_app.live.bus import Bus
+from chat_app.live.cluster import Cluster, ClusterDelivery
+from chat_app.live.connections import Connections
+from chat_app.live.fanout import Fanout
+from chat_app.live.order import Order
+from chat_app.live.presence import Presence
 from chat_app.live.server import Live
 from chat_app.media.storage import Storage
 from chat_app.settings import LOCAL_ORIGINS, Settings
@@ -36,15 +41,22 @@ CLOSE_SECONDS = 2
 def create_app(settings: Settings) -> ASGIApp:
     """Everything that one process serves."""
     api = create_api(settings)
+    connections = Connections()
+    fanout = Fanout(connections)
+    bus = Bus(settings.bus_url.get_secret_value()) if settings.bus_url else None
+    order = Order(fanout.deliver, lambda: bus is not None and bus.is_up)
+    delivery = ClusterDelivery(bus, order) if bus else fanout
     database = Database(settings.asyncpg_url, pool_size=settings.database_pool)
+    database.on_commit, database.on_unknown_outcome = delivery.deliver, delivery.resync
     limits = Limits(enabled=settings.rate_limits == "on")
-    live = Live(database, limits, _origin_check(settings), is_alone=settings.bus_url is None)
-    database.on_commit, database.on_unknown_outcome = live.fanout.deliver, live.fanout.doubt
-    api.state.cluster = None
-    if settings.bus_url:
-        api.state.cluster = cluster = Cluster(settings.bus_url.get_secret_value(), live, database)
-        database.on_commit, database.on_unknown_outcome = cluster.tell, cluster.doubt
-        limits.shared = SharedCounts(cluster.client, lambda: cluster.bus.is_up)
+    if bus:
+        limits.shared = SharedCounts(bus.client, lambda: bus.is_up)
+        presence = Presence(connections, database, lambda online: bus.publish(online=online))
+        api.state.cluster = Cluster(bus, order, database, connections, presence)
+    else:
+        presence = Presence(connections, database)
+        api.state.cluster = None
+    live = Live(database, limits, connections, presence, _origin_check(settings), is_alone=bus is None)
     api.state.limits, api.state.codes = limits, CodeSender(settings)
     api.state.database, api.state.live = database, live
     api.state.storage = Storage(settings.media_location)
@@ -106,7 +118,10 @@ def _origin_check(settings: Settings) -> Any:
 @asynccontextmanager
 async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     live: Live = api.state.live
-    watching = [asyncio.create_task(work) for work in (live.sweep(), live.watch())]
+    works = [live.sweep(), live.watch()]
+    if live.limits.shared:
+        works.append(live.limits.shared.run())
+    watching = [asyncio.create_task(work) for work in works]
     cluster: Cluster | None = api.state.cluster
     if cluster:
         await cluster.start()

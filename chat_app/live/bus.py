@@ -86,15 +86,15 @@ def connect(url: str) -> "Redis":
 class Bus:
     """This node among the others."""
 
-    def __init__(self, client: "Redis", listener: Listener) -> None:
+    def __init__(self, url: str) -> None:
         self.node: UUID = uuid7()
         self.is_up = False
         # Set while something that other nodes commit may not come: the bus is lost, or one of them is silent.
         self.is_incomplete = asyncio.Event()
         self.is_incomplete.set()
         self._own = b'{"node":"%b"' % str(self.node).encode()
-        self._client = client
-        self._listener = listener
+        self.client = connect(url)
+        self._listener: Listener
         self._number = 0
         self._waiting: deque[_Waiting] = deque()
         self._queued, self._written, self._joined = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -102,15 +102,18 @@ class Bus:
         self._others_known = False
         self._is_lost = False
 
-    def publish(self, events: list[Recorded], online: Online | None = None, *, is_leaving: bool = False) -> None:
-        """Tell the other nodes, sometime soon or never. What is not sent leaves a gap in the numbers."""
+    def publish(
+        self, events: Sequence[Recorded] = (), online: Online | None = None, *, is_leaving: bool = False
+    ) -> None:
+        """Publish soon, or not at all: what was not published leaves a gap in the numbers."""
         since, self._number = self._number, self._number + bool(events)
         if self.is_up and len(self._waiting) < MOST_WAITING:
             self._waiting.append(_Waiting(self._number, since, events, online, is_leaving))
             self._queued.set()
 
-    async def run(self) -> None:
+    async def run(self, listener: Listener) -> None:
         """Keep up the connection to the bus until cancelled."""
+        self._listener = listener
         while True:
             try:
                 async with self._subscribed() as subscription:
@@ -135,7 +138,7 @@ class Bus:
 
     async def leave(self) -> None:
         """Say what is still to be said, and that this node ends in order."""
-        self.publish([], is_leaving=True)
+        self.publish(is_leaving=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_SECONDS):
                 while self._waiting:
@@ -144,7 +147,7 @@ class Bus:
 
     @asynccontextmanager
     async def _subscribed(self) -> AsyncIterator[PubSub]:
-        subscription = self._client.pubsub()
+        subscription = self.client.pubsub()
         try:
             async with asyncio.timeout(2 * TIMEOUT_SECONDS):
                 await subscription.subscribe(CHANNEL)
@@ -159,7 +162,7 @@ class Bus:
             with suppress(TimeoutError):  # a frozen bus takes no goodbye
                 async with asyncio.timeout(TIMEOUT_SECONDS):
                     await subscription.aclose()  # type: ignore[no-untyped-call]  # the library is not typed here
-                    await self._client.connection_pool.disconnect()
+                    await self.client.connection_pool.disconnect()
 
     def _join(self) -> None:
         now = time.monotonic()
@@ -191,7 +194,7 @@ class Bus:
             self._queued.clear()
             count = len(self._waiting)
             packets = [self._packet(self._waiting[place]) for place in range(count)]
-            sending = self._client.pipeline(transaction=False)
+            sending = self.client.pipeline(transaction=False)
             for packet in packets or [self._packet(_Waiting(self._number, self._number))]:
                 sending.publish(CHANNEL, packet)
             async with asyncio.timeout(TIMEOUT_SECONDS):

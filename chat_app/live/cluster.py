@@ -8,19 +8,19 @@ from datetime import timedelta
 from uuid import UUID
 
 from chat_app import metrics
-from chat_app.background import end_tasks
+from chat_app.background import Background
 from chat_app.crud.access import list_present
 from chat_app.crud.chats import list_changed
 from chat_app.crud.sessions import read_active
 from chat_app.db import LONGEST_TRANSACTION, Database
 from chat_app.errors import ChatError
 from chat_app.events import Recorded, ResyncRequired
-from chat_app.live.bus import Bus, connect
+from chat_app.live.bus import Bus
 from chat_app.live.bus_messages import Online
-from chat_app.live.connections import Connection
+from chat_app.live.connections import Connection, Connections
 from chat_app.live.fanout import encode, resync_instead
 from chat_app.live.order import Order
-from chat_app.live.server import Live
+from chat_app.live.presence import Presence
 from chat_app.logs import log_crash
 
 COMPARE_SECONDS = 2.0
@@ -28,45 +28,51 @@ GATHER_SECONDS = 0.3
 CLOSE_SECONDS = 1.5
 
 
+class ClusterDelivery:
+    """Delivers to the connections of this node and of the others."""
+
+    def __init__(self, bus: Bus, order: Order) -> None:
+        self.bus = bus
+        self.order = order
+
+    def deliver(self, events: list[Recorded]) -> int:
+        """Deliver the events of a commit. Returns how many connections of this node were reached."""
+        self.bus.publish(events)
+        return self.order.release(events)
+
+    def resync(self, events: list[Recorded]) -> None:
+        """Deliver `resync_required` in place of these events."""
+        self.deliver([Recorded(*resync_instead(events))])
+
+
 class Cluster:
     """One node of several."""
 
-    def __init__(self, url: str, live: Live, database: Database) -> None:
-        self.live = live
+    def __init__(
+        self, bus: Bus, order: Order, database: Database, connections: Connections, presence: Presence
+    ) -> None:
+        self.bus = bus
+        self.order = order
         self.database = database
-        self.client = connect(url)
-        self.bus = Bus(self.client, self)
-        self.order = Order(live.fanout.deliver)
-        # What is missing from the bus can't be waited for.
-        self.order.is_waiting_worth_it = lambda: self.bus.is_up
-        live.presence.publish = lambda online: self.bus.publish([], online)
+        self.connections = connections
+        self.presence = presence
         self._certain_at = time.monotonic()
         self._answer: asyncio.TimerHandle | None = None
         self._resync: asyncio.TimerHandle | None = None
         self._unchecked = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def tell(self, events: list[Recorded]) -> int:
-        """Tell one's own connections and the other nodes."""
-        self.bus.publish(events)
-        return self.order.release(events)
-
-    def doubt(self, events: list[Recorded]) -> None:
-        """Tell all who may be concerned that this may have happened."""
-        self.tell([Recorded(*resync_instead(events))])
+        self._background = Background()
 
     async def start(self) -> None:
-        shared = self.live.limits.shared
-        works = [self.bus.run(), self._compare(), self._check(), *([shared.run()] if shared else [])]
-        self._tasks = [asyncio.create_task(work) for work in works]
+        for work in (self.bus.run(self), self._compare(), self._check()):
+            self._background.spawn(work)
         await self.bus.start()
 
     async def close(self) -> None:
         await self.bus.leave()
-        await end_tasks(self._tasks)
+        await self._background.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self.client.aclose()
+                await self.bus.client.aclose()
 
     def heard(self, events: list[Recorded]) -> None:
         self.order.release(events)
@@ -81,27 +87,27 @@ class Cluster:
             self._resync = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._resync_all)
 
     def online(self, node: UUID, online: Online) -> None:
-        self.live.presence.heard(node, online)
+        self.presence.heard(node, online)
         if online.ask and self._answer is None:
             # Several ask at once, and all hear the answer.
             self._answer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._publish_presence)
 
     def present(self, node: UUID, is_there: bool) -> None:
         if is_there:
-            self.live.presence.returned(node)
+            self.presence.returned(node)
         else:
-            self.live.presence.lost(node)
+            self.presence.lost(node)
 
     def _resync_all(self) -> None:
         """To all: whom it concerned nobody knows."""
         self._resync = None
-        _ask_to_resync(self.live.connections, "missed")
+        _ask_to_resync(self.connections, "missed")
         self._publish_presence(ask=True)
         self._unchecked.set()
 
     def _publish_presence(self, *, ask: bool = False) -> None:
         self._answer = None
-        self.bus.publish([], Online(came=list(self.live.presence.here()), whole=True, ask=ask))
+        self.bus.publish(online=Online(came=list(self.presence.here()), whole=True, ask=ask))
 
     async def _compare(self) -> None:
         """While others may not be heard: look into the database for what they changed in the chats that are open."""
@@ -118,7 +124,7 @@ class Cluster:
                 self._certain_at = time.monotonic()
 
     async def _resync_changed(self) -> None:
-        chats = {connection.active_chat_id for connection in self.live.connections if connection.active_chat_id}
+        chats = {connection.active_chat_id for connection in self.connections if connection.active_chat_id}
         if not chats:
             return
         # Of an older change the others told before, unless its commit came so late.
@@ -127,7 +133,7 @@ class Cluster:
             versions = await list_changed(db, chats, timedelta(seconds=seconds))
         for chat_id, version in versions.items():
             if self.order.is_behind(chat_id, version):
-                _ask_to_resync(self.live.connections.with_open(chat_id), "bus_lost")
+                _ask_to_resync(self.connections.with_open(chat_id), "bus_lost")
                 self._unchecked.set()
 
     async def _check(self) -> None:
@@ -145,7 +151,7 @@ class Cluster:
 
     async def _check_active(self) -> None:
         """Close the chats whose members the users of connections are not, and open those that sessions have active."""
-        before = [(connection, connection.active) for connection in self.live.connections]
+        before = [(connection, connection.active) for connection in self.connections]
         following = {connection.actor.session_id for connection, _ in before if not connection.chose_chat}
         pairs = {(active.chat_id, connection.actor.id) for connection, active in before if active.chat_id}
         async with self.database.reading() as db:

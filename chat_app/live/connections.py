@@ -58,11 +58,19 @@ class Connection:
     """One Socket.IO connection of a session."""
 
     __slots__ = (
-        *("_connections", "_opening", "about", "active", "actor", "chose_chat", "expires_at", "id", "key", "send"),
-        *("waiting", "wire"),
+        *("_connections", "_end", "_opening", "about", "active", "actor", "chose_chat", "expires_at", "id", "key"),
+        *("send", "waiting", "wire"),
     )
 
-    def __init__(self, id: str, actor: Actor, wire: Wire, expires_at: datetime, connections: "Connections") -> None:
+    def __init__(
+        self,
+        id: str,
+        actor: Actor,
+        wire: Wire,
+        expires_at: datetime,
+        connections: "Connections",
+        end: Callable[["Connection"], None],
+    ) -> None:
         self.id = id
         self.actor = actor
         # The user's id as audiences hold it: the driver's own class is found in dictionaries three times as fast.
@@ -81,6 +89,11 @@ class Connection:
         # What becomes active once the command that opens it succeeds.
         self._opening: Opened | None = None
         self._connections = connections
+        self._end = end
+
+    def end(self) -> None:
+        """Close the connection for good: its session was ended."""
+        self._end(self)
 
     @property
     def active_chat_id(self) -> UUID | None:

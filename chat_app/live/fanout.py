@@ -38,11 +38,10 @@ def resync_instead(events: list[Recorded]) -> tuple[ResyncRequired, Audience]:
 
 
 class Fanout:
-    """Writes events to the connections of this process. `end` closes a connection whose session was revoked."""
+    """Writes events to the connections of this process."""
 
-    def __init__(self, connections: Connections, *, end: Callable[[Connection], None]) -> None:
+    def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self.end = end
         self._ways: dict[type, Callable[[Any, Audience, Reached], None]] = {
             ChatsChanged: self._chats_changed,
             MessagesChanged: self._messages_changed,
@@ -64,12 +63,12 @@ class Fanout:
             except Exception as error:
                 # The change is committed, so its sender must not hear of a failure; who may have missed it does.
                 log_crash(error)
-                self.doubt([recorded])
+                self.resync([recorded])
         metrics.delivered.inc(len(reached))
         return len(reached)
 
-    def doubt(self, events: list[Recorded]) -> None:
-        """Tell whoever should have got these events that they may have happened."""
+    def resync(self, events: list[Recorded]) -> None:
+        """Deliver `resync_required` in place of these events."""
         self._to_all(*resync_instead(events), set())
 
     def _chats_changed(self, event: ChatsChanged, audience: Audience, reached: Reached) -> None:
@@ -125,5 +124,5 @@ class Fanout:
     def _sessions_revoked(self, event: SessionsRevoked, audience: Audience, reached: Reached) -> None:
         for session_id in event.session_ids:
             for connection in list(self.connections.of_session(session_id)):
-                self.end(connection)
+                connection.end()
                 reached.add(connection)

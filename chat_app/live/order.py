@@ -42,8 +42,10 @@ class _Newest:
 class Order:
     """Stands before `deliver`, for what this node commits and for what it hears alike."""
 
-    def __init__(self, deliver: Callable[[list[Recorded]], int]) -> None:
-        self.is_waiting_worth_it: Callable[[], bool] = lambda: True
+    def __init__(
+        self, deliver: Callable[[list[Recorded]], int], is_waiting_worth_it: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.is_waiting_worth_it = is_waiting_worth_it
         self._deliver = deliver
         self._windows = _Newest()
         self._entries = _Newest()

@@ -21,10 +21,12 @@ GRACE_SECONDS = 10
 class Presence:
     """Watches the connections of this process, and keeps what other nodes say of theirs."""
 
-    def __init__(self, connections: Connections, database: Database) -> None:
+    def __init__(
+        self, connections: Connections, database: Database, publish: Callable[[Online], None] = lambda online: None
+    ) -> None:
         self.connections = connections
         self.database = database
-        self.publish: Callable[[Online], None] = lambda online: None
+        self.publish = publish
         self._leaving: dict[UUID, asyncio.TimerHandle] = {}
         self._elsewhere: dict[UUID, set[UUID]] = {}
         self._lost: dict[UUID, asyncio.TimerHandle] = {}

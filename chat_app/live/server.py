@@ -25,7 +25,7 @@ from chat_app.limits import Limits
 from chat_app.live.catalog import COMMANDS
 from chat_app.live.commands import Answer
 from chat_app.live.connections import Connection, Connections, Packet
-from chat_app.live.fanout import Fanout, encode
+from chat_app.live.fanout import encode
 from chat_app.live.presence import Presence
 from chat_app.live.wire import ChatServer, address_of
 from chat_app.logs import log
@@ -87,15 +87,16 @@ class Live:
         self,
         database: Database,
         limits: Limits,
+        connections: Connections,
+        presence: Presence,
         allow_origin: Callable[[str | None, dict[str, Any]], bool],
         *,
         is_alone: bool = True,
     ) -> None:
         self.database = database
         self.limits = limits
-        self.connections = Connections()
-        self.presence = Presence(self.connections, database)
-        self.fanout = Fanout(self.connections, end=self._end)
+        self.connections = connections
+        self.presence = presence
         self.server = ChatServer(
             self.connections,
             limits,
@@ -138,7 +139,9 @@ class Live:
                     session=len(self.connections.of_session(actor.session_id)),
                     user=len(self.connections.of_user(actor.id)),
                 )
-                connection = Connection(connection_id, actor, self.server, standing.expires_at, self.connections)
+                connection = Connection(
+                    connection_id, actor, self.server, standing.expires_at, self.connections, self._end
+                )
                 # Known from here on, so that nothing that happens while it reads is missed.
                 self.connections.add(connection)
                 await _choose_active(db, connection, handshake, standing.active_chat_id)
