@@ -18,8 +18,9 @@ from chat_app.db import Database, RawConnection
 from chat_app.limits import Limits, network_of
 from chat_app.logs import bind
 from chat_app.media.storage import Storage
-from chat_app.models.base import BIGGEST, as_json
+from chat_app.models.base import BIGGEST
 from chat_app.models.sessions import Actor, Device
+from chat_app.models.wire_json import as_json
 from chat_app.sms import CodeSender
 
 

@@ -19,10 +19,10 @@ from chat_app.errors import (
 )
 from chat_app.events import Audience
 from chat_app.models import Chat, Membership, Message
-from chat_app.models.base import as_json
 from chat_app.models.chats import ChatType
 from chat_app.models.messages import MessageType
 from chat_app.models.sessions import Actor
+from chat_app.models.wire_json import as_json
 
 
 class View(NamedTuple):

@@ -22,8 +22,9 @@ from chat_app.media.storage import Storage
 from chat_app.media.worker import in_worker
 from chat_app.models import Attachment
 from chat_app.models.attachments import AttachmentBase, AttachmentRead
-from chat_app.models.base import construct, new_id
+from chat_app.models.base import new_id
 from chat_app.models.sessions import Actor
+from chat_app.models.wire_json import construct
 
 MAX_BYTES = 25 * 2**20
 HEAD_BYTES = 4096

@@ -11,7 +11,7 @@ from chat_app.crud.users import list_briefs
 from chat_app.db import LONGEST_TRANSACTION, Db, raw_connection
 from chat_app.errors import ChatNotFound, InvalidInput
 from chat_app.models import Chat, Message
-from chat_app.models.base import BIGGEST, construct
+from chat_app.models.base import BIGGEST
 from chat_app.models.chats import (
     ChatBase,
     ChatList,
@@ -25,6 +25,7 @@ from chat_app.models.chats import (
 from chat_app.models.messages import MessageShared, MessageType, Preview, System
 from chat_app.models.sessions import Actor
 from chat_app.models.users import brief
+from chat_app.models.wire_json import construct
 
 PREVIEW_LENGTH = 200
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)

@@ -10,7 +10,6 @@ from chat_app.crud.users import list_briefs
 from chat_app.db import Db, raw_connection
 from chat_app.errors import InvalidInput, MessageNotFound
 from chat_app.models.attachments import AttachmentRead
-from chat_app.models.base import construct
 from chat_app.models.chats import MemberRead
 from chat_app.models.messages import (
     Contact,
@@ -24,6 +23,7 @@ from chat_app.models.messages import (
 )
 from chat_app.models.screens import Changes
 from chat_app.models.sessions import Actor
+from chat_app.models.wire_json import construct
 
 WITH_ATTACHMENT = frozenset(
     (MessageType.IMAGE, MessageType.VIDEO, MessageType.AUDIO, MessageType.VOICE, MessageType.FILE)

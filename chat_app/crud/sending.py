@@ -28,7 +28,6 @@ from chat_app.errors import (
     MessageNotFound,
 )
 from chat_app.events import ChatsChanged, MessagesChanged, record
-from chat_app.models.base import as_json, construct, preserialized
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
 from chat_app.models.messages import (
     AttachmentCreate,
@@ -43,6 +42,7 @@ from chat_app.models.messages import (
 )
 from chat_app.models.sessions import Actor
 from chat_app.models.users import UserBrief
+from chat_app.models.wire_json import array, as_json, construct, extend, preserialized
 
 # What a file must be to go as a message of a type; a `file` may be anything.
 CONTENT_OF = {"image": "image/", "video": "video/", "audio": "audio/", "voice": "audio/"}
@@ -165,8 +165,8 @@ class Sending:
         fields = _fields(draft, chat, self.now, attachment and attachment_read(attachment))
         json = as_json(fields)
         chat.placed.append(preserialized(construct(MessageShared, fields), json))
-        self._rows.append(b'{"content_hash":"%b",%b' % (content_hash.hex().encode(), json[1:]))
-        own = b'%b,"liked":false}' % json[:-1]
+        self._rows.append(extend(json, content_hash=content_hash.hex()))
+        own = extend(json, liked=False)
         known = chat.known[key] = _Existing(chat.id, draft.actor.id, chat.message_count, content_hash, own)
         return known, True
 
@@ -186,7 +186,7 @@ class Sending:
         """Write what was placed, move the counters and the senders' read positions, and record the events."""
         if not self._rows:
             return
-        mine = await self.batch.fetch(_WRITE, self.now, (b"[%b]" % b",".join(self._rows)).decode())
+        mine = await self.batch.fetch(_WRITE, self.now, array(self._rows).decode())
         carried = [a for a in self.attachments.values() if a.get("seq") is not None]
         if carried:
             columns = zip(*((a["id"], a["chat_id"], a["seq"]) for a in carried), strict=True)

@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 
 from chat_app.events import Audience, ChatsChanged, Event, MessagesChanged, Recorded, ResyncRequired
 from chat_app.logs import log
-from chat_app.models.base import as_json, construct
 from chat_app.models.chats import RemovedChat
+from chat_app.models.wire_json import as_json, construct
 
 EVENTS: dict[str, Any] = {event.__name__: event for event in get_args(Event)}
 

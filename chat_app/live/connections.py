@@ -75,8 +75,8 @@ class Connection:
         self.actor = actor
         # The user's id as audiences hold it: the driver's own class is found in dictionaries three times as fast.
         self.key: UUID = DriverUUID(actor.id.bytes)
-        # For the log, as members of a JSON object.
-        self.about = b'"user":"%b","session":"%b"' % (str(actor.id).encode(), str(actor.session_id).encode())
+        # For the log.
+        self.about = {"user": str(actor.id), "session": str(actor.session_id)}
         self.wire = wire
         # Send an encoded packet, after `ready`; the wire puts a shorter way here once it knows one.
         self.send: Callable[[Packet], None] = self._send

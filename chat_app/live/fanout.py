@@ -21,7 +21,7 @@ from chat_app.events import (
 )
 from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.logs import log_crash
-from chat_app.models.base import as_json
+from chat_app.models.wire_json import as_json
 
 Reached = set[Connection]
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -29,8 +28,9 @@ from chat_app.live.fanout import encode
 from chat_app.live.presence import Presence
 from chat_app.live.wire import ChatServer, address_of
 from chat_app.logs import log
-from chat_app.models.base import LIMITS, Input, as_json
+from chat_app.models.base import LIMITS, Input
 from chat_app.models.sessions import Actor
+from chat_app.models.wire_json import as_json
 
 SWEEP_SECONDS = 2
 CHECK_SECONDS = 0.25
@@ -44,27 +44,26 @@ class Handshake(Input):
 
 
 class Call:
-    """One command on its way to its ack, and what the log says of it."""
+    """One command, and what each of its log lines says."""
 
-    __slots__ = ("about", "connection", "id", "name", "started")
+    __slots__ = ("connection", "id", "log_values", "name", "started")
 
     def __init__(self, connection: Connection, name: str | None) -> None:
         self.connection = connection
         self.name = name
         self.started = time.perf_counter()
         self.id = logs.new_request_id()
-        # As members of a JSON object.
-        self.about = b'"request_id":"%b","command":%b,%b' % (self.id.encode(), _quoted(name), connection.about)
-        logs.line(b"received", self.about)
+        self.log_values: dict[str, Any] = {"request_id": self.id, "command": name, **connection.about}
+        logs.line("received", self.log_values)
 
     def authorize(self, chat_id: UUID | None) -> None:
         """Log that it may be run, on this chat."""
-        self.about = b'%b,"chat":%b' % (self.about, as_json(chat_id))
-        logs.line(b"authorized", self.about)
+        self.log_values["chat"] = chat_id
+        logs.line("authorized", self.log_values)
 
-    def succeed(self, status: int, data: bytes) -> bytes:
+    def succeed(self, status: int, data: Any) -> bytes:
         self._log(status, "ok")
-        return b'{"ok":true,"status":%d,"data":%b,"request_id":"%b"}' % (status, data, self.id.encode())
+        return as_json({"ok": True, "status": status, "data": data, "request_id": self.id})
 
     def fail(self, error: Exception) -> bytes:
         problem = error if isinstance(error, ChatError) else Internal()
@@ -76,8 +75,7 @@ class Call:
     def _log(self, status: int, code: str) -> None:
         seconds = time.perf_counter() - self.started
         metrics.observe_command(self.name, code, seconds)
-        said = (self.about, status, code.encode(), seconds * 1000)
-        logs.line(b"answered", b'%b,"status":%d,"code":"%b","ms":%.1f' % said)
+        logs.line("answered", {**self.log_values, "status": status, "code": code, "ms": round(seconds * 1000, 1)})
 
 
 class Live:
@@ -183,7 +181,7 @@ class Live:
         if self._dispatch_draft(connection, packet, answered.set_result):
             return await answered
         call = Call(connection, _name(packet))
-        logs.bind_request(**orjson.loads(b"{%b}" % call.about))
+        logs.bind_request(**call.log_values)
         try:
             return call.succeed(*await self._run(call, packet))
         except Exception as error:
@@ -200,7 +198,7 @@ class Live:
             if isinstance(result, ChatError):
                 answer(call.fail(result))
             else:
-                answer(call.succeed(201 if result.is_new else 200, result.json))
+                answer(call.succeed(201 if result.is_new else 200, orjson.Fragment(result.json)))
 
         try:
             draft = COMMANDS[name].handler(connection, self._argument(call, packet))
@@ -225,7 +223,7 @@ class Live:
         except ValidationError as error:
             raise InvalidInput.found(error.errors(include_input=False)) from error
 
-    async def _run(self, call: Call, packet: Any) -> tuple[int, bytes]:
+    async def _run(self, call: Call, packet: Any) -> tuple[int, Any]:
         data, connection = self._argument(call, packet), call.connection
         command = COMMANDS[call.name or ""]
         chat_id = getattr(data, "chat_id", None) or connection.active_chat_id
@@ -239,9 +237,9 @@ class Live:
         if connection.active_chat_id not in (None, former_chat_id):
             self.presence.opened(connection)
         if result is None or command.output is None:
-            return 204, b"null"
+            return 204, None
         answer = result if isinstance(result, Answer) else Answer(200, result)
-        return answer.status, as_json(answer.data)
+        return answer.status, answer.data
 
     def _end(self, connection: Connection) -> None:
         """Tell a connection that its session is over, and close it."""
@@ -327,9 +325,6 @@ async def _ready(db: Db, connection: Connection) -> Packet:
             server_time=datetime.now(UTC),
         )
     )
-
-
-_quoted = cache(orjson.dumps)
 
 
 def _name(packet: Any) -> str | None:

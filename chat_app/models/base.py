@@ -1,10 +1,9 @@
 """What all families are made of: the input base, the column types and the checked strings and numbers."""
 
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_extra_types.phone_numbers import PhoneNumberValidator
 from sqlalchemy import BigInteger, func
@@ -65,41 +64,6 @@ class Input(SQLModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[assignment]  # SQLModel narrows the type
     # SQLModel's own is for tables, and doubles the time of a validation.
     __init__ = BaseModel.__init__
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def construct(model: type[Model], fields: dict[str, Any]) -> Model:
-    """A model of fields that are known to be whole and valid, as they come from our own rows: a fifth of the time."""
-    made = object.__new__(model)
-    _set(made, "__dict__", fields)
-    _set(made, "__pydantic_fields_set__", _NO_NAMES)
-    _set(made, "__pydantic_extra__", None)
-    _set(made, "__pydantic_private__", None)
-    return made
-
-
-_set = object.__setattr__
-_NO_NAMES: set[str] = set()
-
-
-def as_json(value: Any) -> bytes:
-    """What goes to clients: models, however deep in lists and dictionaries, as JSON."""
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z)
-
-
-def preserialized(value: Model, json: bytes) -> Model:
-    """A model that does not change any more, with its JSON, which is then taken wherever it goes."""
-    _set(value, "__pydantic_private__", orjson.Fragment(json))
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.__pydantic_private__ or value.__dict__
-    # The driver has a UUID class of its own.
-    return str(value)
 
 
 def new_id() -> UUID:

@@ -8,7 +8,8 @@ from pydantic import StringConstraints
 from sqlalchemy import Index, literal_column, text
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.base import NO_NUL, NOW, Input, Line, Phone, construct, new_id
+from chat_app.models.base import NO_NUL, NOW, Input, Line, Phone, new_id
+from chat_app.models.wire_json import construct
 from chat_app.settings import get_settings
 
 Password = Annotated[str, StringConstraints(min_length=8, max_length=128, pattern=NO_NUL)]

@@ -26,7 +26,7 @@ from chat_app.live.fanout import Fanout, encode
 from chat_app.live.presence import Presence
 from chat_app.live.server import Live
 from chat_app.models import User
-from chat_app.models.base import as_json
+from chat_app.models.wire_json import as_json
 
 
 class Planted(NamedTuple):
