@@ -1,21 +1,21 @@
-"""Every error that a client can meet, in one tree: code, HTTP status and text, the same at both doors."""
+"""Every error that a client can get, in one tree: code, HTTP status and text, the same over both transports."""
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, ClassVar
 
-MOST_TOLD = 20
+MOST_ERRORS = 20
 LONGEST_DETAIL = 200
 Wrong = list[dict[str, str]]
 
 
 class ChatError(Exception):
-    """Something a client did, or must know about."""
+    """An error that a client caused or has to know about."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    # Some refusals are themselves a change that has to stay, such as the end of a session whose token was stolen.
+    # Some errors come with a change that has to be committed, such as the end of a session whose token was stolen.
     commits: ClassVar[bool] = False
     retry_after: int | None = None
 
@@ -42,7 +42,7 @@ class ChatError(Exception):
 
 
 def _error(status: int, code: str, meaning: str, **more: Any) -> type[ChatError]:
-    """A class of the tree: its name follows from its code, and clients read its docstring."""
+    """A class of the tree. Its name follows from its code; its docstring is the text for clients."""
     name = code.title().replace("_", "")
     return type(name, (ChatError,), {"__doc__": meaning, "status": status, "code": code, **more})
 
@@ -51,7 +51,7 @@ BadCode = _error(400, "bad_code", "The code is wrong, used, or too old; ask for 
 WebsocketOnly = _error(
     400,
     "websocket_only",
-    'Several nodes serve here, and long polling would reach any of them: connect with transports: ["websocket"].',
+    'This service has several nodes, so long polling does not work: connect with transports: ["websocket"].',
 )
 NotAuthenticated = _error(401, "not_authenticated", "This needs a valid access token.")
 TokenExpired = _error(401, "token_expired", "The token has expired; get a new one from /auth/refresh or log in again.")
@@ -67,14 +67,14 @@ PhoneNotVerified = _error(
     "phone_not_verified",
     "This phone number has to be verified first: ask for a code with the purpose `login`, and log in with that.",
 )
-NotFound = _error(404, "not_found", "There is nothing here.")
+NotFound = _error(404, "not_found", "Nothing exists at this address.")
 ChatNotFound = _error(404, "chat_not_found", "There is no such chat, or you are not in it.")
 MessageNotFound = _error(404, "message_not_found", "There is no such message, or you can't see it.")
 UserNotFound = _error(404, "user_not_found", "There is no such user.")
 MemberNotFound = _error(404, "member_not_found", "This user is not a member of the chat.")
 AttachmentNotFound = _error(404, "attachment_not_found", "There is no such attachment, or you can't see it.")
 SessionNotFound = _error(404, "session_not_found", "You have no such session.")
-MethodNotAllowed = _error(405, "method_not_allowed", "This address does not answer this method.")
+MethodNotAllowed = _error(405, "method_not_allowed", "This address does not support this method.")
 TooSlow = _error(408, "too_slow", "The request arrived too slowly, or not at all.")
 PhoneTaken = _error(409, "phone_taken", "This phone number is registered already.")
 UsernameTaken = _error(409, "username_taken", "Somebody else has this username.")
@@ -92,34 +92,34 @@ UnsupportedMediaType = _error(415, "unsupported_media_type", "Files of this type
 
 
 class InvalidInput(ChatError):
-    """The input is not valid; `errors` says where and why."""
+    """The input is not valid; `errors` lists where and why."""
 
     status, code = 422, "invalid_input"
 
     @classmethod
     def at(cls, pointer: str, code: str, detail: str) -> "InvalidInput":
-        """One thing is wrong, at a JSON pointer into the input."""
+        """One error, at a JSON pointer into the input."""
         return cls(errors=[{"pointer": pointer, "code": code, "detail": detail}])
 
     @classmethod
     def found(cls, errors: Iterable[Mapping[str, Any]], *, skip: int = 0) -> "InvalidInput":
-        """What a validation found; `skip` leaves out where FastAPI says body, query or path."""
-        return cls(errors=[_wrong(error, skip) for error in islice(errors, MOST_TOLD)])
+        """The errors of a validation. `skip`: how many leading parts of each location to leave out."""
+        return cls(errors=[_wrong(error, skip) for error in islice(errors, MOST_ERRORS)])
 
 
 BadImage = _error(
     422, "bad_image", "This is not a picture that can be read: JPEG, PNG, WebP or GIF, as base64 or a data URI."
 )
-RateLimited = _error(429, "rate_limited", "That was too often; wait for `retry_after` seconds.", retry_after=1)
+RateLimited = _error(429, "rate_limited", "Too many requests. Wait `retry_after` seconds.", retry_after=1)
 TooManyConnections = _error(
     429,
     "too_many_connections",
     "This session, user or address has too many connections. Close one, or wait `retry_after` seconds.",
-    # By then a connection that fell silent has ended.
+    # A silent connection has ended by then.
     retry_after=45,
 )
 HeadersTooLarge = _error(431, "headers_too_large", "The headers of the request are larger than 32 KB.")
-Internal = _error(500, "internal", "Something went wrong here; the request_id finds it in the log.")
+Internal = _error(500, "internal", "An unexpected error; the log has it under this request_id.")
 
 
 class Unavailable(ChatError):
@@ -141,7 +141,7 @@ def _pointer_part(part: str | int) -> str:
 
 
 def _harmless(text: str) -> str:
-    """What was sent may be repeated here: as a field's name, or as a value in a message."""
+    """Field names and messages may repeat what was sent."""
     return text.encode(errors="replace").decode()[:LONGEST_DETAIL]
 
 

@@ -1,4 +1,4 @@
-"""Files that messages carry: upload first, then send."""
+"""Files of messages: upload first, then send."""
 
 from typing import Annotated
 from uuid import UUID
@@ -42,7 +42,7 @@ async def create_attachment(
 
 @router.get("/attachments/{attachment_id}", responses=responses(AttachmentNotFound))
 async def get_attachment(db: SessionDep, actor: CurrentActor, attachment_id: UUID) -> AttachmentRead:
-    """An attachment with fresh addresses: yours until you send it, then for whoever sees the message."""
+    """An attachment with fresh addresses. Until it is sent only you see it, then everybody who sees the message."""
     return await attachments.get_attachment(db, actor, attachment_id)
 
 

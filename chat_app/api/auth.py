@@ -1,4 +1,4 @@
-"""Registering, logging in with a password or a code, staying logged in, logging out."""
+"""Registration, login with a password or a code, refresh, logout."""
 
 from typing import Annotated
 from uuid import UUID
@@ -41,8 +41,8 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 async def register(request: Request, db: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
     """Register by phone number, however it is written. Then log in with the same phone and password.
 
-    Where numbers have to be verified (`CHAT_PHONE_VERIFICATION=required`), log in with a code first; until somebody
-    did, the number can be registered anew, with another name and password.
+    If numbers have to be verified (`CHAT_PHONE_VERIFICATION=required`), log in with a code first. Until the first login
+    the number can be registered again, with another name and password.
     """
     await count_unauthenticated(request)
     user = await manager.create(data)
@@ -55,7 +55,7 @@ async def login(
 ) -> Tokens:
     """Log in: `username` is the phone. Each login is a session of its own, with its own connections.
 
-    After five wrong passwords from one address it has to wait; logging in with a code is counted apart.
+    After five wrong passwords an address has to wait. Logins with a code are counted separately.
     """
     async with attempt(request, auth.plain_phone(form.username)) as device:
         return await auth.log_in(manager, form.username, form.password, device)
@@ -79,7 +79,7 @@ async def logout(db: SessionDep, actor: CurrentActor) -> None:
 
 @router.get("/sessions")
 async def list_sessions(db: SessionDep, actor: CurrentActor) -> list[SessionRead]:
-    """Where you are logged in, the latest used first."""
+    """Your sessions, the latest used first."""
     return await sessions.list_sessions(db, actor)
 
 
@@ -97,10 +97,10 @@ async def change_password(actor: CurrentActor, manager: UserManagerDep, data: Pa
 
 @router.post("/codes", status_code=202, responses=responses(RateLimited))
 async def request_code(request: Request, database: DatabaseDep, sender: CodeSenderDep, data: CodeRequest) -> CodeSent:
-    """Have six digits sent to a phone. The code is good for its purpose only: to log in, to verify the number of
+    """Send six digits to a phone. The code is valid for its purpose only: to log in, to verify the number of
     your account, to reset the password, to change your number to this one, or to delete your account.
 
-    The answer is the same for every number. In development the code stands in the log.
+    The answer is the same for every number. In development the code is in the log.
     """
     sender.check()
     await count_code(request, data.phone)

@@ -1,4 +1,4 @@
-"""Whether the process lives, whether it can work, and its figures."""
+"""Liveness, readiness and metrics."""
 
 import asyncio
 from threading import Event
@@ -16,7 +16,7 @@ from chat_app.migrations import is_current
 
 router = APIRouter(tags=["health"])
 
-# Whoever asks waits no longer than this for an answer; the database's own limits are for work.
+# The longest wait for an answer; the database's own limits are for work.
 READY_SECONDS = 3
 # Set by the signal that ends the process.
 ending = Event()
@@ -29,7 +29,7 @@ class Health(SQLModel):
 
 
 class Readiness(Health):
-    bus: Literal["up", "down"] | None = Field(description="Without it this node works on; null: it is the only one.")
+    bus: Literal["up", "down"] | None = Field(description="The node works without it; null: there is only one node.")
 
 
 @router.get("/healthz")
@@ -40,14 +40,14 @@ async def healthz() -> Health:
 
 @router.get("/readyz", responses=responses(Unavailable))
 async def readyz(request: Request, database: DatabaseDep) -> Readiness:
-    """The database answers, its schema is the one that this version needs, and the process is not about to end.
+    """The database answers, its schema is the one that this version needs, and the process is not shutting down.
 
-    The bus may be down: a node works on without it.
+    A node works without the bus.
     """
     if ending.is_set():
-        raise Unavailable("The process is about to end.")
+        raise Unavailable("The process is shutting down.")
     checking = asyncio.create_task(is_current(database))
-    # Not cancelled by a timeout but left behind: to give up a connection that is stuck takes seconds itself.
+    # No timeout around it: giving up a stuck connection itself takes seconds.
     if not (await asyncio.wait([checking], timeout=READY_SECONDS))[0]:
         checking.cancel()
         raise Unavailable("The database does not answer.", retry_after=5)
@@ -59,5 +59,5 @@ async def readyz(request: Request, database: DatabaseDep) -> Readiness:
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={200: FIGURES})
 async def metrics() -> Response:
-    """Figures for Prometheus."""
+    """Metrics for Prometheus."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

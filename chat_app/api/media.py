@@ -1,4 +1,4 @@
-"""The files themselves: avatars for everybody, attachments for whoever has a signed address."""
+"""Serves the files: avatars are public, attachments need a signed address."""
 
 import re
 from urllib.parse import quote
@@ -18,14 +18,14 @@ router = APIRouter(prefix="/media", include_in_schema=False)
 
 AVATAR_KEY = re.compile(r"[0-9a-f]{40}\.(jpg|png)")
 AVATAR_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
-# Nothing that could run a script: of the types with a plus sign browsers parse some as XML.
+# No type that could run a script. Browsers parse some types with a plus sign as XML.
 INLINE = re.compile(r"image/(jpeg|png|webp|gif)|(video|audio)/[a-z0-9.-]+|application/pdf")
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 @router.api_route("/avatars/{key}/{size}", methods=["GET", "HEAD"])
 async def get_avatar_picture(request: Request, storage: StorageDep, key: str, size: str) -> Response:
-    """Public and never changed: a new picture has a new address."""
+    """Public and immutable: a new picture has a new address."""
     found = AVATAR_KEY.fullmatch(key)
     if found is None or size not in SIZES:
         raise NotFound
@@ -66,7 +66,7 @@ async def get_attachment_file(
 async def _answer(
     request: Request, storage: Storage, key: str, headers: dict[str, str], *, size: int | None = None
 ) -> Response:
-    """The file; parts of it only if its size is known."""
+    """The file. Ranges need `size`."""
     headers["X-Content-Type-Options"] = "nosniff"
     # Browsers show no PDF in a sandbox; its own viewer is one.
     if headers["Content-Type"] != "application/pdf":
@@ -87,7 +87,7 @@ async def _answer(
 
 
 def _part(request: Request, etag: str, size: int) -> tuple[int, int] | None:
-    """From which byte on and up to which, that not included; None for all, none left between the two: not there."""
+    """The requested range as (start, end), end excluded. None: the whole file. start >= end: not satisfiable."""
     asked = RANGE.fullmatch(request.headers.get("range", ""))
     if asked is None or request.headers.get("if-range", etag) != etag:
         return None

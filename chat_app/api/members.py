@@ -1,4 +1,4 @@
-"""Who is in a chat."""
+"""The members of a chat."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""Messages: sending, reading, editing, deleting, liking, and catching up."""
+"""Messages: send, read, edit, delete, like, catch up."""
 
 from typing import Annotated
 
@@ -38,7 +38,7 @@ router = APIRouter(prefix="/chats/{chat_id}", tags=["messages"])
 sending = APIRouter(route_class=AskerRoute)
 
 SEND_RESPONSES = responses(ChatNotFound, MessageNotFound, AttachmentNotFound, AttachmentUsed, ClientIdReused)
-SEND_RESPONSES[200] = {"model": MessageRead, "description": "It had been sent before."}
+SEND_RESPONSES[200] = {"model": MessageRead, "description": "It was there already."}
 
 
 @router.get("/messages", response_model=MessagePage, responses=responses(ChatNotFound))

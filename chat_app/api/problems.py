@@ -1,4 +1,4 @@
-"""Errors as answers: one handler for the tree of errors, one for each error that the libraries raise."""
+"""Errors as responses: one handler for our own errors, one for each error that the libraries raise."""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,7 +24,7 @@ from chat_app.web.openapi import responses
 
 __all__ = ["handle_errors", "problem_response", "responses"]
 
-# What the libraries refuse with a status alone.
+# For errors of the libraries, which have a status only.
 _BY_STATUS: dict[int, type[ChatError]] = {400: InvalidInput} | {
     kind.status: kind for kind in (NotAuthenticated, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType)
 }
@@ -56,7 +56,7 @@ def handle_errors(api: FastAPI) -> None:
         allowed = _allowed(request)
         if allowed and request.method not in allowed:
             return _method_not_allowed(allowed)
-        # What is no JSON has a position, but no part that could be named.
+        # For invalid JSON the location is a position, not a field.
         is_json = error.errors()[0]["type"] != "json_invalid"
         return problem_response(InvalidInput.found(error.errors(), skip=1 if is_json else 2))
 
@@ -77,7 +77,7 @@ def _method_not_allowed(allowed: Iterable[str]) -> Response:
 
 
 def _allowed(request: Request) -> set[str]:
-    """The methods of an address. The router knows those of one route only, and takes /chats/active for some chat."""
+    """The methods of an address. The router knows the methods of one route, and matches /chats/active as a chat."""
     paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
     for path in sorted(paths, key=lambda path: path.count("{")):
         if compile_path(path)[0].match(request.scope["path"]):

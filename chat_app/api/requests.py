@@ -1,4 +1,4 @@
-"""Around every request: its id, its log lines, and an answer even after a crash."""
+"""Gives every request an id, its log lines, and an answer even after a crash."""
 
 import asyncio
 import re
@@ -14,14 +14,14 @@ from chat_app.api.http_protocol import SAFE_HEADERS
 from chat_app.api.problems import problem_response
 from chat_app.errors import ChatError, Internal, Unavailable
 
-# A path may hold what somebody put there by mistake, such as a phone number.
+# A client may put a phone number or the like into a path by mistake.
 PLAIN_PART = re.compile(r"[a-z._-]{0,40}|[0-9]{1,6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class RequestLog:
     """Plain ASGI middleware: `X-Request-ID` comes in or is made, is in every log line, and goes out.
 
-    Answers that say nothing else are not kept, not framed and not guessed at.
+    Responses get no-store, DENY and nosniff unless they set these headers themselves.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Profiles: one's own and those of others."""
+"""Profiles: your own and those of others."""
 
 from typing import Annotated
 from uuid import UUID
@@ -22,13 +22,13 @@ NameQuery = Annotated[str, StringConstraints(min_length=1, max_length=100, patte
 
 @router.get("/me")
 async def get_me(db: SessionDep, actor: CurrentActor) -> UserMe:
-    """Your own account. Only here a phone number is told."""
+    """Your own account. No other answer contains a phone number."""
     return await users.get_me(db, actor)
 
 
 @router.patch("/me", responses=responses(UsernameTaken))
 async def update_me(db: SessionDep, actor: CurrentActor, data: UserUpdate) -> UserMe:
-    """Change your profile: only what is sent is changed."""
+    """Change your profile. Fields that you don't send stay."""
     return await users.update_me(db, actor, data)
 
 
@@ -36,7 +36,7 @@ async def update_me(db: SessionDep, actor: CurrentActor, data: UserUpdate) -> Us
 async def search_users(
     db: SessionDep,
     actor: CurrentActor,
-    query: Annotated[NameQuery | None, Query(description="How a name or username begins.")] = None,
+    query: Annotated[NameQuery | None, Query(description="The beginning of a name or username.")] = None,
     ids: Annotated[list[UUID] | None, Query(max_length=100, description="Exactly these users.")] = None,
     limit: Limit = 20,
 ) -> UserList:
@@ -46,13 +46,13 @@ async def search_users(
 
 @router.post("/lookup", responses=responses(UserNotFound))
 async def lookup_user(db: SessionDep, actor: CurrentActor, data: UserLookup) -> UserRead:
-    """Who has this phone number, if you know it whole."""
+    """The user with this phone number; it has to be complete."""
     return await users.lookup_user(db, data)
 
 
 @router.get("/{user_id}", responses=responses(UserNotFound))
 async def get_user(db: SessionDep, actor: CurrentActor, user_id: UUID) -> UserRead:
-    """Somebody's public profile."""
+    """The public profile of a user."""
     return await users.get_user(db, user_id)
 
 

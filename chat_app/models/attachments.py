@@ -1,4 +1,4 @@
-"""Files that messages carry."""
+"""Files of messages."""
 
 from datetime import datetime
 from uuid import UUID
@@ -15,11 +15,11 @@ class AttachmentBase(SQLModel):
     size: int = Field(sa_type=Counter, description="Bytes.")
     width: int | None = None
     height: int | None = None
-    duration: float | None = Field(default=None, description="Seconds, as the client told.")
+    duration: float | None = Field(default=None, description="Seconds, as the client sent it.")
 
 
 class Attachment(AttachmentBase, table=True):
-    """`chat_id` and `seq` are set once, by the message that carries it."""
+    """`chat_id` and `seq` are set once, by its message."""
 
     __tablename__ = "attachment"
     __table_args__ = (

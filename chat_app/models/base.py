@@ -1,4 +1,4 @@
-"""What all families are made of: the input base, the column types and the checked strings and numbers."""
+"""What all models share: the input base, column types, constrained strings and numbers."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from chat_app.settings import get_settings
 
 BIGGEST = 2**53 - 1  # the greatest integer that a JavaScript client reads back unchanged
 
-# What a client may rely on; told in `ready`.
+# Part of the contract; `ready` contains them.
 LIMITS = {
     "text_length": 8000,
     "name_length": 100,
@@ -34,16 +34,16 @@ ONE_LINE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 Line = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["name_length"], pattern=ONE_LINE)]
 Body = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["text_length"], pattern=NO_NUL)]
 Opaque = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9._~=-]+$")]
-# What only the service makes, told apart for those who generate values.
+# Values that only the service makes; the format is for generators of test data.
 ChatCursor = Annotated[Opaque, Field(json_schema_extra={"format": "chat-cursor"})]
 UserCursor = Annotated[Opaque, Field(json_schema_extra={"format": "user-cursor"})]
-# That of a former release may have a number like 1E+4, whose plus comes as a space if a client does not escape it.
+# Older releases wrote numbers like 1E+4; an unescaped plus arrives as a space.
 Sync = Annotated[
     str,
     StringConstraints(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9._~=+ -]+$"),
     Field(json_schema_extra={"format": "sync"}),
 ]
-# Strict: true is no number, and neither is "1".
+# Strict: neither true nor "1" is a number.
 Seq = Annotated[int, Field(ge=1, le=BIGGEST, strict=True)]
 Position = Annotated[int, Field(ge=0, le=BIGGEST, strict=True)]
 Limit = Annotated[int, Field(ge=1, le=100, strict=True)]
@@ -59,10 +59,10 @@ NOW = func.clock_timestamp()
 
 
 class Input(SQLModel):
-    """What clients send: nothing unknown, no NaN."""
+    """Input of clients: no unknown fields, no NaN."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[assignment]  # SQLModel narrows the type
-    # SQLModel's own is for tables, and doubles the time of a validation.
+    # SQLModel's __init__ is for tables and doubles the time of a validation.
     __init__ = BaseModel.__init__
 
 

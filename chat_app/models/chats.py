@@ -1,4 +1,4 @@
-"""Chats and memberships: what all members share stands on the chat, what is personal on the membership."""
+"""Chats and memberships. The chat holds what all members share, the membership what is personal."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -44,7 +44,7 @@ class ChatBase(SQLModel):
 class Chat(ChatBase, table=True):
     __tablename__ = "chat"
     __table_args__ = (
-        # One private chat for each pair of people; a chat that became a group has given its pair up.
+        # One private chat for each pair of users. A chat that became a group has no pair.
         Index("chat_pair_key", "low_id", "high_id", unique=True, postgresql_where="low_id IS NOT NULL"),
         Index("chat_high_id_idx", "high_id", postgresql_where="high_id IS NOT NULL"),
         Index("chat_client_id_key", "creator_id", "client_id", unique=True, postgresql_where="client_id IS NOT NULL"),
@@ -81,15 +81,15 @@ class Membership(SQLModel, table=True):
 
 
 class Mine(SQLModel):
-    """What is personal about a chat: nobody else sees it."""
+    """The personal part of a chat; nobody else sees it."""
 
     version: int = Field(description="The counter of personal changes.")
-    title: str | None = Field(description="The own title; null: the chat's title, or the peer's name.")
-    peer: UserBrief | None = Field(description="The other one of a private chat.")
+    title: str | None = Field(description="Your own title; null: the chat's title, or the peer's name.")
+    peer: UserBrief | None = Field(description="The other user of a private chat.")
     pinned_at: datetime | None
     last_read_seq: int
     others_read_seq: int = Field(description="The greatest read position of any other member.")
-    visible_from_seq: int = Field(description="The first message that one may see.")
+    visible_from_seq: int = Field(description="The first message that you may see.")
     unread_count: int
 
 
@@ -109,7 +109,7 @@ class ChatRead(ChatShared):
 
 
 class RemovedChat(SQLModel):
-    """A chat that is no longer one's own: whatever is known of it at or below `version` is to be dropped."""
+    """A chat that you are no longer in: drop what you know of it at or below `version`."""
 
     chat_id: UUID
     version: int
@@ -118,7 +118,7 @@ class RemovedChat(SQLModel):
 
 class ChatList(SQLModel):
     items: list[ChatRead]
-    removed: list[RemovedChat] = Field(description="Chats lost since `changed_since`, on the first page.")
+    removed: list[RemovedChat] = Field(description="Chats that you lost since `changed_since`, on the first page.")
     users: list[UserBrief]
     next_cursor: str | None
     sync: str = Field(description="Keep that of the first page and pass it as `changed_since` after a reconnect.")
@@ -148,16 +148,16 @@ class PrivateChatOpen(Input):
 class GroupCreate(Input):
     title: Line
     member_ids: UserIds
-    client_id: UUID | None = Field(default=None, description="Made by the client: the same again is the same group.")
+    client_id: UUID | None = Field(default=None, description="Made by the client; the same id again is the same group.")
 
 
 class ChatUpdate(Input):
-    title: Line | None = Field(description="One's own title for the chat; null takes it back.")
+    title: Line | None = Field(description="Your own title for the chat; null removes it.")
 
 
 class MembersAdd(Input):
     user_ids: UserIds
-    share_history: StrictBool = Field(default=False, description="Show them as much of the past as you see.")
+    share_history: StrictBool = Field(default=False, description="They see as much of the history as you do.")
     title: Line | None = Field(default=None, description="The title if this turns a private chat into a group.")
 
 

@@ -1,4 +1,4 @@
-"""One-time codes: sent to a phone, kept as a hash, good for one use."""
+"""One-time codes: sent to a phone, stored as a hash, valid for one use."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -24,7 +24,7 @@ Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]{6}$")]
 
 
 class Code(SQLModel, table=True):
-    """The newest code of a number for a purpose; numbers that nobody has are treated alike."""
+    """The newest code of a number for a purpose, also of a number without a user."""
 
     __tablename__ = "code"
 
@@ -42,10 +42,10 @@ class CodeRequest(Input):
 
 
 class CodeSent(SQLModel):
-    """The same for every number, whether somebody has it or not."""
+    """The same for every number, with or without a user."""
 
-    expires_in: int = Field(description="Seconds for which the code is good.")
-    resend_in: int = Field(description="Seconds until another can be asked for.")
+    expires_in: int = Field(description="Seconds for which the code is valid.")
+    resend_in: int = Field(description="Seconds until you can request another.")
 
 
 class CodeUse(Input):
@@ -54,7 +54,7 @@ class CodeUse(Input):
 
 
 class CodeLogin(CodeUse):
-    password: Password | None = Field(default=None, description="To set a password at once; other sessions end then.")
+    password: Password | None = Field(default=None, description="Sets a password; your other sessions end.")
 
 
 class PasswordReset(CodeUse):

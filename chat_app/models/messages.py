@@ -1,4 +1,4 @@
-"""Messages of every type, likes, and the pages and changes in which they travel."""
+"""Messages of every type, likes, and pages of messages."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -88,15 +88,15 @@ class Contact(SQLModel):
 
 
 class System(SQLModel):
-    """What the service tells in the chat; clients word it."""
+    """A message by the service; clients word it."""
 
     event: SystemEvent
-    user_ids: list[UUID] = Field(description="The others concerned, beside the sender.")
+    user_ids: list[UUID] = Field(description="The users concerned, without the sender.")
     title: str | None = None
 
 
 class _Create(Input):
-    client_id: UUID = Field(description="Made by the client: sending the same again is sending once.")
+    client_id: UUID = Field(description="Made by the client; the same id again sends nothing twice.")
     reply_to: Seq | None = Field(default=None, description="The seq of the message that this one answers.")
 
 
@@ -125,7 +125,7 @@ class ContactCreate(_Create):
 
 
 def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Errors say where in the input; pydantic also names the variant, which stands nowhere in it."""
+    """Leave out of locations the variant that pydantic adds: it is not part of the input."""
     try:
         return validate(value)
     except ValidationError as error:
@@ -140,7 +140,7 @@ def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
         raise ValidationError.from_exception_data(error.title, details) from error
 
 
-# For a union of variants that are told apart by `type`.
+# For a union with `type` as discriminator.
 BY_TYPE = (Discriminator("type"), WrapValidator(_without_tag))
 
 MessageCreate = Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate, *BY_TYPE]
@@ -151,7 +151,7 @@ class MessageUpdate(Input):
 
 
 class Preview(SQLModel):
-    """What a chat list shows of the newest message."""
+    """The newest message as a chat list shows it."""
 
     seq: int
     type: MessageType
@@ -163,7 +163,7 @@ class Preview(SQLModel):
 
 
 class MessageShared(MessageBase):
-    """A message as it goes to everybody at once, in events: without `liked`, so keep the one you know."""
+    """A message in events, the same for all members: without `liked`, so keep the one you know."""
 
     payload: Location | Contact | System | None
     attachment: AttachmentRead | None

@@ -1,4 +1,4 @@
-"""The error object of both doors as a schema, for the documents; `errors.py` makes it."""
+"""The schema of the error object of both transports, for the documents; `errors.py` makes the object."""
 
 from sqlmodel import Field, SQLModel
 
@@ -6,7 +6,7 @@ from chat_app.errors import all_errors
 
 
 class FieldProblem(SQLModel):
-    """One thing that is wrong with the input."""
+    """One error in the input."""
 
     pointer: str = Field(description="A JSON pointer into the input.")
     code: str
@@ -22,5 +22,5 @@ class Problem(SQLModel):
     detail: str
     code: str = Field(schema_extra={"json_schema_extra": {"enum": sorted({error.code for error in all_errors()})}})
     request_id: str | None = Field(description="Finds this request in the service's logs.")
-    errors: list[FieldProblem] = Field(default=[], description="With 422 `invalid_input`: what is wrong where.")
+    errors: list[FieldProblem] = Field(default=[], description="With 422 `invalid_input`: each error and its place.")
     retry_after: int | None = Field(default=None, description="With 429 and 503: seconds to wait.")

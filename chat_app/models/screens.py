@@ -1,4 +1,4 @@
-"""Answers that join several families: what a chat screen needs, and what it missed."""
+"""Answers that join several models: what a chat screen needs, and what it missed."""
 
 from sqlmodel import Field, SQLModel
 

@@ -1,4 +1,4 @@
-"""Logins: one session is one device that logged in, with its refresh token, connections and active chat."""
+"""Sessions: one login of a device, with its refresh token, connections and active chat."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from chat_app.models.base import Input, Opaque, new_id
 
 
 class Actor(NamedTuple):
-    """Who does something: the user, and the session through which they do it."""
+    """The user and the session that do something."""
 
     id: UUID
     session_id: UUID
@@ -27,7 +27,7 @@ class Device(NamedTuple):
 class SessionBase(SQLModel):
     user_agent: str | None = None
     created_at: datetime
-    last_used_at: datetime = Field(description="When it logged in or got new tokens last.")
+    last_used_at: datetime = Field(description="The last login or refresh.")
     expires_at: datetime = Field(description="Moves on with every new token.")
 
 
@@ -49,7 +49,7 @@ class Session(SessionBase, table=True):
 
 class SessionRead(SessionBase):
     id: UUID
-    is_current: bool = Field(description="The session that asks.")
+    is_current: bool = Field(description="Whether it is the session of this request.")
 
 
 class RefreshRequest(Input):

@@ -1,4 +1,4 @@
-"""People: the account, the public profile and what is edited in it."""
+"""Users: the account, the public profile and its changes."""
 
 from datetime import datetime
 from typing import Annotated, Self, TypeVar
@@ -29,7 +29,7 @@ class User(UserBase, table=True):
     __tablename__ = "user"
     __table_args__ = (
         Index("user_username_key", text("lower(username)"), unique=True),
-        # Each node looks every 2 seconds for deactivated users among its connections.
+        # Each node searches every 2 seconds for deactivated users among its connections.
         Index("user_inactive_idx", "id", postgresql_where=text("NOT is_active")),
         # For the search: they serve LIKE and similarity.
         *(
@@ -64,10 +64,10 @@ class UserCreate(Input):
 
 
 class UserUpdate(Input):
-    """Only what is sent is changed."""
+    """Fields that are not sent stay."""
 
     name: Line = DEFAULT_NAME
-    username: Username | None = Field(default=None, description="null gives the username up.")
+    username: Username | None = Field(default=None, description="null removes the username.")
     bio: Bio = ""
 
 
@@ -76,7 +76,7 @@ class UserLookup(Input):
 
 
 class Avatar(SQLModel):
-    """Where the four pictures are; a new picture has new addresses, so each can be cached for ever."""
+    """The addresses of the four pictures. A new picture has new addresses, so each can be cached for ever."""
 
     original: str
     large: str = Field(description="400x400")
@@ -113,7 +113,7 @@ class UserRead(UserBrief):
 
 class UserMe(UserRead):
     phone: str
-    is_verified: bool = Field(description="Whether a code that was sent to the number was used.")
+    is_verified: bool = Field(description="Whether the number was proven with a code.")
     has_password: bool = Field(description="Without one, log in with a code.")
     created_at: datetime
 
@@ -127,7 +127,7 @@ class UserPage(UserList):
 
 
 def brief(user_id: UUID, name: str, avatar_key: str | None) -> UserBrief:
-    """What everybody sees of a user beside a message."""
+    """A user as everybody sees it beside a message."""
     return construct(UserBrief, {"id": user_id, "name": name, "avatar": Avatar.of(avatar_key)})
 
 
@@ -135,5 +135,5 @@ Profile = TypeVar("Profile", bound=UserRead)
 
 
 def profile(user: User, kind: type[Profile]) -> Profile:
-    """What everybody may know of a user, or more."""
+    """The public profile of a user, or a larger model."""
     return kind.model_validate(user, update={"avatar": Avatar.of(user.avatar_key)}, from_attributes=True)
