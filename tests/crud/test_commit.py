@@ -43,12 +43,12 @@ MakeUser = Callable[..., Awaitable[User]]
 
 
 class Delivering(Database):
-    """A database that notes what it releases, by the ids of the sessions that the events name."""
+    """A database that records the events it delivers, by the ids of the sessions that they name."""
 
     def __init__(self, url: str) -> None:
-        # What a test holds it holds for as long as it takes.
+        # A test may hold a lock for any time.
         super().__init__(url, patience=60)
-        self.told: list[Any] = []
+        self.names: list[Any] = []
         self.events: list[Recorded] = []
         self.unknown: list[Any] = []
         self.on_commit = self.note
@@ -56,7 +56,7 @@ class Delivering(Database):
 
     def note(self, events: list[Recorded]) -> int:
         self.events += events
-        self.told += map(name_of, events)
+        self.names += map(name_of, events)
         return 0
 
 
@@ -66,7 +66,7 @@ def name_of(recorded: Recorded) -> Any:
 
 
 def note(db: AsyncSession, name: UUID) -> None:
-    """Record an event that can be told from others."""
+    """Record an event that this name identifies."""
     record(db, SessionsRevoked(session_ids=[name]), {})
 
 
@@ -87,19 +87,19 @@ def text(words: str, *, client_id: UUID | None = None, reply_to: int | None = No
 
 
 class TestEventsFollowTheCommit:
-    async def test_they_are_kept_until_it_and_leave_in_their_order(self, delivering: Delivering) -> None:
+    async def test_events_are_kept_until_the_commit_and_leave_in_order(self, delivering: Delivering) -> None:
         names = [uuid4() for _ in range(3)]
         happened: list[str] = []
         async with delivering.transaction() as db:
-            database_events.listen(db.sync_session, "after_commit", lambda _: happened.append(str(delivering.told)))
+            database_events.listen(db.sync_session, "after_commit", lambda _: happened.append(str(delivering.names)))
             for name in names:
                 note(db, name)
             await db.exec(select(1))
-            assert delivering.told == []
+            assert delivering.names == []
         assert happened == ["[]"]
-        assert delivering.told == names
+        assert delivering.names == names
 
-    async def test_what_they_tell_is_written_by_then(
+    async def test_a_delivered_change_is_already_committed(
         self, delivering: Delivering, actor: Actor, make_user: MakeUser
     ) -> None:
         peer = await make_user()
@@ -116,7 +116,7 @@ class TestEventsFollowTheCommit:
         assert [await one for one in seen] == [True]
 
     @pytest.mark.parametrize("error", [ChatNotFound, RuntimeError, asyncio.CancelledError, KeyboardInterrupt])
-    async def test_a_rollback_drops_them(
+    async def test_a_rollback_drops_the_events(
         self, delivering: Delivering, actor: Actor, make_user: MakeUser, error: type[BaseException]
     ) -> None:
         peer = await make_user()
@@ -129,11 +129,11 @@ class TestEventsFollowTheCommit:
 
         with pytest.raises(error):
             await fail()
-        assert delivering.told == []
+        assert delivering.names == []
         async with delivering.transaction() as db:
             assert await db.get(Chat, chat_id) is None
 
-    async def test_so_does_a_commit_that_fails(self, delivering: Delivering, database: Database) -> None:
+    async def test_a_failed_commit_drops_the_events(self, delivering: Delivering, database: Database) -> None:
         async def change(name: UUID) -> None:
             async with delivering.transaction() as db:
                 await db.exec(select(1))
@@ -143,11 +143,13 @@ class TestEventsFollowTheCommit:
         await change(names[0])
         with no_commits(delivering, database), pytest.raises(Unavailable):
             await change(names[1])
-        assert delivering.told == names[:1]
-        # Nobody knows whether it was committed, so those concerned are told to ask.
+        assert delivering.names == names[:1]
+        # The outcome is unknown, so the audience has to resync.
         assert delivering.unknown == names[1:]
 
-    async def test_a_refusal_that_is_itself_a_change_keeps_it(self, delivering: Delivering, actor: Actor) -> None:
+    async def test_a_refusal_that_is_itself_a_change_keeps_its_event(
+        self, delivering: Delivering, actor: Actor
+    ) -> None:
         assert RefreshReused.commits and not ChatNotFound.commits
         async with delivering.transaction() as db:
             opened = await open_session(db, actor.id, None)
@@ -158,7 +160,7 @@ class TestEventsFollowTheCommit:
         with pytest.raises(RefreshReused):
             async with delivering.transaction() as db:
                 await refresh_session(db, tokens[0])
-        assert delivering.told == [opened.actor.session_id]
+        assert delivering.names == [opened.actor.session_id]
         async with delivering.transaction() as db:
             assert (await db.get_one(Session, opened.actor.session_id)).revoked_at
 
@@ -168,7 +170,7 @@ Start = Callable[..., Awaitable[list[asyncio.Task[None]]]]
 
 @pytest.fixture
 async def start(delivering: Delivering) -> AsyncIterator[Start]:
-    """`await start(one(), other())`: begin them in this order, and let them get as far as they do."""
+    """`await start(one(), other())`: start them in this order and let each run until it blocks."""
     started: list[asyncio.Task[None]] = []
 
     async def begin(*changes: Coroutine[None, None, None]) -> list[asyncio.Task[None]]:
@@ -183,8 +185,8 @@ async def start(delivering: Delivering) -> AsyncIterator[Start]:
     await asyncio.gather(*started, return_exceptions=True)
 
 
-class TestTurns:
-    """As if both held the lock of one chat, one after the other, and the database were heard in another order."""
+class TestDeliveryOrder:
+    """Two changes lock one chat one after the other; the answers to their commits are read in another order."""
 
     async def change(
         self,
@@ -193,15 +195,15 @@ class TestTurns:
         *,
         chat: str = "chat",
         committed: asyncio.Event | None = None,
-        heard: asyncio.Event | None = None,
+        answered: asyncio.Event | None = None,
     ) -> None:
-        """One change: `committed` is set when the database has it, and the program hears of it when `heard` is."""
+        """Set `committed` when the database has the change; the program reads the answer once `answered` is set."""
 
         def delay(_session: object) -> None:
             if committed:
                 committed.set()
-            if heard:
-                await_only(heard.wait())
+            if answered:
+                await_only(answered.wait())
 
         async with database.transaction() as db:
             database.order_delivery(db, chat)
@@ -209,26 +211,28 @@ class TestTurns:
             note(db, name)
             database_events.listen(db.sync_session, "after_commit", delay)
 
-    async def test_whoever_is_heard_of_late_is_still_told_first(self, delivering: Delivering, start: Start) -> None:
-        names, heard = [uuid4() for _ in range(4)], asyncio.Event()
-        late = self.change(delivering, names[0], heard=heard)
+    async def test_a_change_with_a_late_answer_is_still_delivered_first(
+        self, delivering: Delivering, start: Start
+    ) -> None:
+        names, answered = [uuid4() for _ in range(4)], asyncio.Event()
+        late = self.change(delivering, names[0], answered=answered)
         tasks = await start(late, *(self.change(delivering, name) for name in names[1:]))
-        assert delivering.told == [] and not any(task.done() for task in tasks)
-        heard.set()
+        assert delivering.names == [] and not any(task.done() for task in tasks)
+        answered.set()
         await asyncio.gather(*tasks)
-        assert delivering.told == names
+        assert delivering.names == names
 
     async def test_other_chats_do_not_wait(self, delivering: Delivering, start: Start) -> None:
-        names, heard = [uuid4() for _ in range(2)], asyncio.Event()
-        late = self.change(delivering, names[0], heard=heard)
+        names, answered = [uuid4() for _ in range(2)], asyncio.Event()
+        late = self.change(delivering, names[0], answered=answered)
         tasks = await start(late, self.change(delivering, names[1], chat="other"))
         await tasks[1]
-        assert delivering.told == names[1:]
-        heard.set()
+        assert delivering.names == names[1:]
+        answered.set()
         await tasks[0]
 
-    async def test_whoever_changes_several_chats_waits_for_all(self, delivering: Delivering, start: Start) -> None:
-        names, heard = [uuid4() for _ in range(3)], [asyncio.Event(), asyncio.Event()]
+    async def test_a_change_of_several_chats_waits_for_all_of_them(self, delivering: Delivering, start: Start) -> None:
+        names, answered = [uuid4() for _ in range(3)], [asyncio.Event(), asyncio.Event()]
 
         async def change_both() -> None:
             async with delivering.transaction() as db:
@@ -236,17 +240,17 @@ class TestTurns:
                     delivering.order_delivery(db, chat)
                 note(db, names[2])
 
-        changes = [self.change(delivering, names[n], chat=("one", "two")[n], heard=heard[n]) for n in range(2)]
+        changes = [self.change(delivering, names[n], chat=("one", "two")[n], answered=answered[n]) for n in range(2)]
         first, second, both = await start(*changes, change_both())
-        heard[0].set()
+        answered[0].set()
         await first
-        assert delivering.told == names[:1]
-        heard[1].set()
+        assert delivering.names == names[:1]
+        answered[1].set()
         await asyncio.gather(second, both)
-        assert delivering.told == names
+        assert delivering.names == names
 
     @pytest.mark.parametrize("way", ["fails", "is cancelled"])
-    async def test_whoever_fails_does_not_block_the_later_ones(
+    async def test_a_failed_change_does_not_block_later_ones(
         self, delivering: Delivering, start: Start, way: str
     ) -> None:
         name, waiting = uuid4(), asyncio.Event()
@@ -259,21 +263,21 @@ class TestTurns:
                 raise MessageNotFound
 
         failing, later = await start(fail(), self.change(delivering, name))
-        assert delivering.told == []
+        assert delivering.names == []
         if way == "fails":
             waiting.set()
         else:
             failing.cancel()
         await later
-        assert delivering.told == [name]
+        assert delivering.names == [name]
         await asyncio.wait([failing])
         assert failing.cancelled() or isinstance(failing.exception(), MessageNotFound)
 
     @pytest.mark.parametrize("way", ["fails", "is cancelled"])
-    async def test_nor_does_it_let_them_overtake_the_earlier_ones(
+    async def test_a_failed_change_lets_no_later_one_overtake_earlier_ones(
         self, delivering: Delivering, start: Start, way: str
     ) -> None:
-        names, committed, heard = [uuid4() for _ in range(3)], asyncio.Event(), asyncio.Event()
+        names, committed, answered = [uuid4() for _ in range(3)], asyncio.Event(), asyncio.Event()
 
         async def fail() -> None:
             async with delivering.transaction() as db:
@@ -282,51 +286,55 @@ class TestTurns:
                 raise MessageNotFound
 
         between = fail() if way == "fails" else self.change(delivering, names[1], committed=committed)
-        first, failing = await start(self.change(delivering, names[0], heard=heard), between)
+        first, failing = await start(self.change(delivering, names[0], answered=answered), between)
         await committed.wait()
         failing.cancel()
         await asyncio.wait([failing])
         (later,) = await start(self.change(delivering, names[2]))
-        assert delivering.told == []
-        heard.set()
+        assert delivering.names == []
+        answered.set()
         await asyncio.gather(first, later)
-        assert delivering.told == [names[0], names[2]]
-        # What was committed and not told is at least unknown.
+        assert delivering.names == [names[0], names[2]]
+        # A change that was committed and not delivered has an unknown outcome.
         assert delivering.unknown == (names[1:2] if way == "is cancelled" else [])
 
-    async def test_nothing_is_kept_of_turns_that_are_over(self, delivering: Delivering) -> None:
+    async def test_nothing_is_kept_of_finished_deliveries(self, delivering: Delivering) -> None:
         await asyncio.gather(*(self.change(delivering, uuid4()) for _ in range(5)))
         assert delivering._deliveries == {}
 
 
-class TestBareConnections:
-    async def test_that_the_database_ended_are_replaced(self, delivering: Delivering, database: Database) -> None:
+class TestRawConnections:
+    async def test_raw_connections_that_the_database_ended_are_replaced(
+        self, delivering: Delivering, database: Database
+    ) -> None:
         async with delivering.reading() as one, delivering.reading() as other:
             pids = [batch.connection.get_server_pid() for batch in (one, other)]
         async with database.engine.connect() as connection:
             for pid in pids:
                 assert (await connection.execute(END_BACKEND, {"pid": pid})).scalar()
         async with asyncio.timeout(DEADLINE):
-            while not all(batch.connection.is_closed() for batch in (one, other)):  # noqa: ASYNC110  # nobody tells
+            while not all(batch.connection.is_closed() for batch in (one, other)):  # noqa: ASYNC110  # no event to wait for
                 await asyncio.sleep(0.01)
         async with delivering.reading() as batch:
             assert [row[0] for row in await batch.fetch("SELECT 1")] == [1]
         async with delivering.batch() as batch:
             assert [row[0] for row in await batch.fetch("SELECT 2")] == [2]
 
-    async def test_so_are_those_of_the_pool(self, delivering: Delivering, database: Database) -> None:
+    async def test_pooled_connections_that_the_database_ended_are_replaced(
+        self, delivering: Delivering, database: Database
+    ) -> None:
         async with delivering.engine.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
         async with database.engine.connect() as connection:
             assert (await connection.execute(END_BACKEND, {"pid": driver.get_server_pid()})).scalar()
         async with asyncio.timeout(DEADLINE):
-            while not driver.is_closed():  # noqa: ASYNC110  # nobody tells
+            while not driver.is_closed():  # noqa: ASYNC110  # no event to wait for
                 await asyncio.sleep(0.01)
         async with delivering.transaction() as db:
             assert (await db.exec(select(1))).one() == 1
 
     @pytest.mark.parametrize("kind", ["reading", "transaction"])
-    async def test_that_end_between_two_steps_of_a_statement_are_unavailable(
+    async def test_a_connection_that_ends_between_two_steps_of_a_statement_is_unavailable(
         self, delivering: Delivering, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         get_statement, task = asyncpg.Connection._get_statement, asyncio.current_task()
@@ -342,7 +350,7 @@ class TestBareConnections:
             async with delivering.reading() if kind == "reading" else delivering.transaction() as opened:
                 await (opened.fetch("SELECT 1") if kind == "reading" else opened.exec(select(1)))
 
-    async def test_an_error_of_our_own_is_none_of_the_database(self, delivering: Delivering) -> None:
+    async def test_an_error_of_ours_is_not_taken_for_one_of_the_database(self, delivering: Delivering) -> None:
         async def fail() -> None:
             async with delivering.reading() as opened:
                 opened.nothing  # type: ignore[attr-defined]  # noqa: B018
@@ -350,7 +358,7 @@ class TestBareConnections:
         with pytest.raises(AttributeError):
             await fail()
 
-    async def test_that_fail_in_a_transaction_are_not_used_again(self, delivering: Delivering) -> None:
+    async def test_a_connection_that_fails_in_a_transaction_is_not_used_again(self, delivering: Delivering) -> None:
         async def fail() -> None:
             async with delivering.batch() as batch:
                 await batch.lock("SELECT FROM chat WHERE id = ANY($1::uuid[]) FOR UPDATE", [uuid4()], patience=1)
@@ -386,22 +394,22 @@ class TestBatches:
         delivering.events.clear()
         async with delivering.transaction() as db:
             results = await messages.send_messages(db, drafts)
-        told = [result.message.seq if isinstance(result, Sent) else type(result) for result in results]
-        assert told == [1, ChatNotFound, 2, ChatNotFound, 1, ClientIdReused, MessageNotFound, 3]
+        outcomes = [result.message.seq if isinstance(result, Sent) else type(result) for result in results]
+        assert outcomes == [1, ChatNotFound, 2, ChatNotFound, 1, ClientIdReused, MessageNotFound, 3]
         assert [result.is_new for result in results if isinstance(result, Sent)] == [True, True, False, True]
         async with delivering.transaction() as db:
             written = select(Message).where(Message.chat_id == chat.id).order_by(col(Message.seq))
             rows = list(await db.exec(written))
         assert [(row.seq, row.text, row.version) for row in rows] == [(1, "one", 2), (2, "two", 3), (3, "three", 4)]
-        told_messages, told_peer, told_rest = delivering.events
-        assert isinstance(told_messages.event, MessagesChanged)
-        assert (told_messages.event.since, told_messages.event.version) == (1, 4)
-        assert [message.seq for message in told_messages.event.messages] == [1, 2, 3]
-        # Both have read further: the newest message tells it of its sender, the other one has to be told.
-        for told, user_id, mine in ((told_peer, peer.id, [2]), (told_rest, actor.id, [])):
-            assert isinstance(told.event, ChatsChanged) and told.audience == {user_id: 1}
-            assert [one_.last_read_seq for one_ in told.event.mine] == mine
-            assert [shared.message_count for shared in told.event.chats] == [3]
+        of_messages, of_peer, of_rest = delivering.events
+        assert isinstance(of_messages.event, MessagesChanged)
+        assert (of_messages.event.since, of_messages.event.version) == (1, 4)
+        assert [message.seq for message in of_messages.event.messages] == [1, 2, 3]
+        # Both have read further. The newest message shows that of its sender; the other member needs an event.
+        for delivered, user_id, mine in ((of_peer, peer.id, [2]), (of_rest, actor.id, [])):
+            assert isinstance(delivered.event, ChatsChanged) and delivered.audience == {user_id: 1}
+            assert [one_.last_read_seq for one_ in delivered.event.mine] == mine
+            assert [shared.message_count for shared in delivered.event.chats] == [3]
 
     async def test_a_batch_over_many_chats_sends_to_each(
         self, delivering: Delivering, actor: Actor, make_user: MakeUser
@@ -413,7 +421,7 @@ class TestBatches:
             results = await messages.send_messages(db, drafts)
         assert [one([result]).message.seq for result in results] == [1] * 4 + [2] * 4 + [3] * 4
 
-    async def test_batches_that_lock_the_same_chats_do_not_lock_each_other_out(
+    async def test_batches_that_lock_the_same_chats_do_not_deadlock(
         self, delivering: Delivering, make_user: MakeUser
     ) -> None:
         anna, boris = [Actor((await make_user()).id, new_id()) for _ in range(2)]
@@ -452,29 +460,29 @@ def called() -> list[tuple[str, str]]:
 
 
 def callers(name: str) -> list[str]:
-    """The modules that call something of this name, once for each call."""
+    """The modules that call a function of this name, once for each call."""
     return [module for module, found in called() if found == name]
 
 
 class TestTheCode:
-    def test_commits_in_one_place(self) -> None:
+    def test_the_code_commits_in_one_place(self) -> None:
         found = []
         for module, source in sources().items():
             words = [token.string for token in tokenize.generate_tokens(io.StringIO(source).readline)]
             found += [module for n in range(len(words)) if words[n : n + 3] == [".", "commit", "("]]
         assert found == callers("commit") == ["db.py"]
 
-    def test_hands_events_to_one_listener_which_alone_delivers_them(self) -> None:
+    def test_the_code_hands_events_to_one_listener(self) -> None:
         assert callers("on_commit") == ["db.py"]
         assert {module for module, source in sources().items() if "on_commit" in source} == {"db.py", "main.py"}
         assert callers("emit") == []
 
-    def test_records_events_in_use_cases_only(self) -> None:
+    def test_only_use_cases_record_events(self) -> None:
         assert callers("record") and {module.partition("/")[0] for module in callers("record")} == {"crud"}
 
 
 def tables_in(annotation: Any, seen: set[Any] | None = None) -> set[str]:
-    """The names of the table classes that an annotation contains, however deep."""
+    """The names of the table classes that an annotation contains at any depth."""
     seen = set() if seen is None else seen
     parts = list(get_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
@@ -486,28 +494,28 @@ def tables_in(annotation: Any, seen: set[Any] | None = None) -> set[str]:
 
 
 class Planted(SQLModel):
-    """What the tests below must find."""
+    """The tests below must find this class."""
 
     items: dict[str, list[User] | None]
 
 
 class TestTables:
-    def test_are_found_however_deep_they_hide(self) -> None:
+    def test_tables_are_found_at_any_depth(self) -> None:
         assert tables_in(list[Planted] | None) == {"User"}
         assert tables_in(typing.Annotated[User, "no matter"]) == {"User"}
 
-    def test_are_in_no_route(self) -> None:
+    def test_no_route_has_a_table(self) -> None:
         routes = iter_route_contexts(create_api(get_settings()).routes)
         endpoints = [route.endpoint for route in routes if getattr(route, "endpoint", None)]
         assert len(endpoints) > 40
         hints = [hint for endpoint in endpoints for hint in get_type_hints(endpoint).values()]
         assert [found for found in map(tables_in, hints) if found] == []
 
-    def test_are_in_no_command(self) -> None:
+    def test_no_command_has_a_table(self) -> None:
         assert len(COMMANDS) > 20
         types = [one._type for command in COMMANDS.values() for one in (command.input, command.output) if one]
         hints = [hint for command in COMMANDS.values() for hint in get_type_hints(command.handler).values()]
         assert [found for found in map(tables_in, types + hints) if found] == []
 
-    def test_are_in_no_event(self) -> None:
+    def test_no_event_has_a_table(self) -> None:
         assert [found for found in map(tables_in, (*EVENTS, *get_args(Event))) if found] == []

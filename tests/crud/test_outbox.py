@@ -1,4 +1,4 @@
-"""Sends that wait for the commit before theirs, and then share one."""
+"""Sends wait for the commit under way and share the next one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ def draft(actor: Actor, chat_id: UUID, words: str = "hello") -> Draft:
 
 
 async def put(box: Outbox, *drafts: Draft) -> list[tuple[int, Result]]:
-    """Put them in at once; the results with their places, in the order in which they came."""
+    """Put all drafts in at once. Returns each result with its draft's place, in the order of the results."""
     results: list[tuple[int, Result]] = []
     done = asyncio.Event()
 
@@ -74,16 +74,16 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return counted
 
 
-async def test_what_comes_at_once_shares_commits(
+async def test_simultaneous_sends_share_commits(
     box: Outbox, anna: Actor, chat_ids: list[UUID], commits: list[None]
 ) -> None:
     results = await put(box, *(draft(anna, chat_ids[number % 6]) for number in range(60)))
     assert all(isinstance(result, Sent) for _, result in results)
-    # The first go alone, as nothing waits for more to come.
+    # The first ones go alone: the outbox does not wait for more.
     assert len(commits) <= 2
 
 
-async def test_what_comes_alone_goes_at_once(
+async def test_a_single_send_is_committed_at_once(
     box: Outbox, anna: Actor, chat_ids: list[UUID], commits: list[None]
 ) -> None:
     for number in range(3):
@@ -91,13 +91,13 @@ async def test_what_comes_alone_goes_at_once(
     assert len(commits) == 3
 
 
-async def test_order_is_kept(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+async def test_results_keep_the_order_of_the_sends(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
     results = await put(box, *(draft(anna, chat_ids[0]) for _ in range(300)))
     assert [place for place, _ in results] == list(range(300))
     assert [result.message.seq for _, result in results if isinstance(result, Sent)] == list(range(1, 301))
 
 
-async def test_a_chat_that_somebody_holds_keeps_nobody_else_waiting(
+async def test_a_locked_chat_does_not_delay_other_chats(
     box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
     held, *free = chat_ids
@@ -114,7 +114,7 @@ async def test_a_chat_that_somebody_holds_keeps_nobody_else_waiting(
     assert seqs == [1, 2, 3, 4]
 
 
-async def test_those_that_come_while_a_chat_is_set_apart_keep_their_order(
+async def test_sends_to_a_contended_chat_keep_their_order(
     box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
     results: list[Result] = []
@@ -122,7 +122,7 @@ async def test_those_that_come_while_a_chat_is_set_apart_keep_their_order(
         await holder.lock(HOLD, chat_ids[:1], patience=1)
         box.put(draft(anna, chat_ids[0], "1"), results.append)
         await asyncio.sleep(0)
-        # The first is under way.
+        # The first one is being written.
         box.put(draft(anna, chat_ids[0], "2"), results.append)
         await until(lambda: box._contended)
         box.put(draft(anna, chat_ids[0], "3"), results.append)
@@ -132,7 +132,7 @@ async def test_those_that_come_while_a_chat_is_set_apart_keep_their_order(
     assert [sent.message.seq for sent in results if isinstance(sent, Sent)] == [1, 2, 3]
 
 
-async def test_a_chat_that_is_held_for_too_long_is_given_up_alone(
+async def test_only_the_chat_that_stays_locked_is_given_up(
     box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
     hasty = Database(database.url.replace("://", "+asyncpg://", 1), patience=1)
@@ -147,29 +147,31 @@ async def test_a_chat_that_is_held_for_too_long_is_given_up_alone(
     await hasty.close()
 
 
-async def test_one_that_is_refused_does_not_touch_the_others(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+async def test_a_refused_draft_does_not_affect_others(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
     results = dict(await put(box, *(draft(anna, chat_id) for chat_id in (chat_ids[0], uuid4(), chat_ids[1]))))
     assert isinstance(results[1], ChatNotFound)
     assert isinstance(results[0], Sent) and isinstance(results[2], Sent)
 
 
-async def test_nor_does_one_that_breaks_the_statement(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
-    # No transport lets a NUL through; the database does not take it.
+async def test_a_draft_that_breaks_the_statement_does_not_affect_others(
+    box: Outbox, anna: Actor, chat_ids: list[UUID]
+) -> None:
+    # Both transports refuse a NUL before this point; the database refuses it too.
     words = ["first", "bro\x00ken", "last"]
     results = dict(await put(box, *(draft(anna, chat_ids[0], text) for text in words)))
     assert isinstance(results[1], Internal)
     assert [result.message.seq for result in (results[0], results[2]) if isinstance(result, Sent)] == [1, 2]
 
 
-async def test_nor_does_one_whose_sender_can_not_be_told(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
-    def explode(_result: Result) -> None:
+async def test_a_callback_that_raises_does_not_affect_others(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+    def fail(_result: Result) -> None:
         raise RuntimeError
 
-    box.put(draft(anna, chat_ids[0]), explode)
+    box.put(draft(anna, chat_ids[0]), fail)
     assert (await box.send(draft(anna, chat_ids[0]))).message.seq == 2
 
 
-async def test_closing_waits_for_what_was_set_apart_meanwhile(
+async def test_closing_waits_for_a_contended_chat(
     box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
     results: list[Result] = []
@@ -183,7 +185,7 @@ async def test_closing_waits_for_what_was_set_apart_meanwhile(
     assert len(results) == 1 and isinstance(results[0], Sent)
 
 
-async def test_closing_waits_for_what_is_under_way(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
+async def test_closing_waits_for_accepted_sends(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
     results: list[Result] = []
     for chat_id in chat_ids:
         box.put(draft(anna, chat_id), results.append)
@@ -191,13 +193,13 @@ async def test_closing_waits_for_what_is_under_way(box: Outbox, anna: Actor, cha
     assert len(results) == len(chat_ids) and all(isinstance(result, Sent) for result in results)
 
 
-async def test_what_answers_a_batch_shares_the_next(
+async def test_sends_that_answer_a_batch_share_the_next_commit(
     box: Outbox, anna: Actor, chat_ids: list[UUID], commits: list[None]
 ) -> None:
     loop, results = asyncio.get_running_loop(), asyncio.Queue[Sent | ChatError]()
 
     def answer(_sent: Sent | ChatError) -> None:
-        # As soon as it can have been read.
+        # A client can have read the ack one iteration of the event loop later.
         loop.call_soon(loop.call_soon, box.put, draft(anna, chat_ids[0]), results.put_nowait)
 
     box.put(draft(anna, chat_ids[0]), answer)

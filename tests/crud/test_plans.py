@@ -1,4 +1,4 @@
-"""What is asked of the database: by index whatever it is, and as many statements for much as for little."""
+"""Each query uses an index, and the number of statements does not grow with the data."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from tests.service import MakeUser
 
-Asked = list[tuple[str, tuple[object, ...]]]
+Statements = list[tuple[str, tuple[object, ...]]]
 Use = Callable[[Db, Actor, UUID], Awaitable[object]]
 
 USES: dict[str, Use] = {
@@ -42,8 +42,8 @@ def text(words: str, *, reply_to: int | None = None) -> TextCreate:
     return TextCreate(client_id=uuid4(), type="text", text=words, reply_to=reply_to)
 
 
-async def found(database: Database, make_user: MakeUser, *, much: bool) -> tuple[Actor, UUID]:
-    """Somebody with one chat and one message, or with many of both."""
+async def make_actor(database: Database, make_user: MakeUser, *, much: bool) -> tuple[Actor, UUID]:
+    """An actor with one chat and one message, or with many of both."""
     people = [await make_user() for _ in range(12 if much else 2)]
     async with database.transaction() as db:
         actor = (await open_session(db, people[0].id, "tests")).actor
@@ -59,14 +59,14 @@ async def found(database: Database, make_user: MakeUser, *, much: bool) -> tuple
 
 
 @asynccontextmanager
-async def asking() -> AsyncIterator[Asked]:
-    """The statements of this task, and not of the service that sweeps its connections meanwhile."""
-    asked: Asked = []
+async def recorded_statements() -> AsyncIterator[Statements]:
+    """The statements of this task, without those of the service, which sweeps its sessions at the same time."""
+    statements: Statements = []
     fetch, lock, task = RawConnection.fetch, RawConnection.lock, asyncio.current_task()
 
     def note(statement: str, *values: object) -> None:
         if asyncio.current_task() is task:
-            asked.append((statement, values))
+            statements.append((statement, values))
 
     async def note_fetch(batch: RawConnection, statement: str, *values: object) -> list[Any]:
         note(statement, *values)
@@ -79,11 +79,11 @@ async def asking() -> AsyncIterator[Asked]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RawConnection, "fetch", note_fetch)
         patch.setattr(RawConnection, "lock", note_lock)
-        yield asked
+        yield statements
 
 
 async def plan_of(batch: RawConnection, statement: str, values: tuple[object, ...]) -> str:
-    # As for the thousandth time, whatever the values are.
+    # The generic plan, which PostgreSQL uses after several executions.
     await batch.connection.execute("SET plan_cache_mode = force_generic_plan")
     lines = await batch.connection.fetch(f"EXPLAIN {statement}", *values)
     await batch.connection.execute("RESET plan_cache_mode")
@@ -92,7 +92,7 @@ async def plan_of(batch: RawConnection, statement: str, values: tuple[object, ..
 
 @asynccontextmanager
 async def empty_tables(database: Database) -> AsyncIterator[RawConnection]:
-    """A connection that sees the tables as they are when the first message is sent, with the statistics of that."""
+    """A connection that sees empty tables, with the statistics of empty tables."""
     batch = RawConnection(await asyncpg.connect(database.url, server_settings=dict(BY_KEY)), {})
     try:
         for table in ("chat", "membership", "message"):
@@ -104,63 +104,67 @@ async def empty_tables(database: Database) -> AsyncIterator[RawConnection]:
 
 
 def reads_all(plan: str) -> bool:
-    """Whether it goes through a whole table, or through the whole of an index, which has no condition then."""
+    """Whether it scans a whole table or a whole index. A scan of a whole index has no condition."""
     scans = re.findall(r"(?:Bitmap )?Index (?:Only )?Scan.*\n\s*(.*)", plan)
     return "Seq Scan" in plan or not all(line.startswith("Index Cond") for line in scans)
 
 
 class TestReading:
     @pytest.mark.parametrize("use", USES)
-    async def test_uses_an_index_for_everything(self, use: str, database: Database, make_user: MakeUser) -> None:
-        actor, chat_id = await found(database, make_user, much=True)
-        async with asking() as asked, database.reading() as batch:
+    async def test_reading_uses_an_index_everywhere(self, use: str, database: Database, make_user: MakeUser) -> None:
+        actor, chat_id = await make_actor(database, make_user, much=True)
+        async with recorded_statements() as statements, database.reading() as batch:
             await USES[use](batch, actor, chat_id)
-        assert asked
+        assert statements
         async with database.reading() as batch:
-            plans = [await plan_of(batch, *one) for one in asked]
+            plans = [await plan_of(batch, *one) for one in statements]
         assert not [plan for plan in plans if reads_all(plan)]
 
     @pytest.mark.parametrize("use", USES)
-    async def test_asks_as_often_for_much_as_for_little(
+    async def test_reading_takes_the_same_number_of_statements_for_any_amount(
         self, use: str, database: Database, make_user: MakeUser
     ) -> None:
         numbers = []
         for much in (False, True):
-            actor, chat_id = await found(database, make_user, much=much)
-            async with asking() as asked, database.reading() as batch:
+            actor, chat_id = await make_actor(database, make_user, much=much)
+            async with recorded_statements() as statements, database.reading() as batch:
                 await USES[use](batch, actor, chat_id)
-            numbers.append(len(asked))
+            numbers.append(len(statements))
         assert numbers[0] == numbers[1] <= 5
 
 
 class TestSending:
-    async def test_takes_three_statements_however_many_are_sent(self, database: Database, make_user: MakeUser) -> None:
-        actor, chat_id = await found(database, make_user, much=True)
-        for number in (1, 50):
-            async with asking() as asked, database.batch() as batch:
-                await send_messages(batch, [Draft(actor, chat_id, text(f"{n}")) for n in range(number)])
-            assert len(asked) == 3
-        async with database.reading() as batch:
-            # As autovacuum does once there are some.
-            await batch.connection.execute("ANALYZE chat, membership, message")
-            plans = [await plan_of(batch, *one) for one in asked]
-        assert not [plan for plan in plans if reads_all(plan)]
-
-    async def test_looks_messages_up_in_their_chat_also_with_a_plan_made_while_there_were_none(
+    async def test_sending_takes_three_statements_for_any_number_of_messages(
         self, database: Database, make_user: MakeUser
     ) -> None:
-        actor, chat_id = await found(database, make_user, much=False)
-        async with asking() as asked, database.batch() as batch:
+        actor, chat_id = await make_actor(database, make_user, much=True)
+        for number in (1, 50):
+            async with recorded_statements() as statements, database.batch() as batch:
+                await send_messages(batch, [Draft(actor, chat_id, text(f"{n}")) for n in range(number)])
+            assert len(statements) == 3
+        async with database.reading() as batch:
+            # Autovacuum does this once the tables have rows.
+            await batch.connection.execute("ANALYZE chat, membership, message")
+            plans = [await plan_of(batch, *one) for one in statements]
+        assert not [plan for plan in plans if reads_all(plan)]
+
+    async def test_sending_finds_messages_by_chat_also_with_a_plan_for_empty_tables(
+        self, database: Database, make_user: MakeUser
+    ) -> None:
+        actor, chat_id = await make_actor(database, make_user, much=False)
+        async with recorded_statements() as statements, database.batch() as batch:
             await send_messages(batch, [Draft(actor, chat_id, text("Hello"))])
         async with empty_tables(database) as batch:
-            plans = [await plan_of(batch, *one) for one in asked if one[0].lstrip().startswith("WITH draft")]
+            plans = [await plan_of(batch, *one) for one in statements if one[0].lstrip().startswith("WITH draft")]
         (plan,) = plans
-        # By whichever index: of the whole chat at worst, and not of all chats.
+        # Any index will do: it may read the whole chat, but not all chats.
         assert re.search(r"Scan using \S+ on message .*\n\s*Index Cond: \(\(?chat_id = ", plan), plan
 
 
 class TestPlans:
-    async def test_are_made_anew_as_the_tables_grow(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_plans_are_made_anew_as_the_tables_grow(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(db, "PLAN_SECONDS", 0.0)
         async with empty_tables(database) as batch:
             await batch.connection.execute("SET plan_cache_mode = force_generic_plan")

@@ -1,4 +1,4 @@
-"""Rule 11: what one process makes leaves in the order of its versions, even when the database is heard in another."""
+"""Rule 11: changes of one process are delivered in the order of their versions, whatever the database answers first."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -33,7 +33,7 @@ async def send(db: AsyncSession, actor: Actor, chat_id: UUID) -> None:
     [(send, send, False), (chats.pin_chat, send, True), (send, chats.pin_chat, True)],
     ids=["shared", "mine and shared", "shared and mine"],
 )
-async def test_a_commit_that_is_heard_of_late_is_still_told_first(
+async def test_a_commit_with_a_late_answer_is_still_delivered_first(
     first: Change, second: Change, by_one: bool, make_user: Callable[..., Awaitable[User]], service_settings: Settings
 ) -> None:
     actor, peer = [Actor((await make_user()).id, new_id()) for _ in range(2)]
@@ -44,7 +44,7 @@ async def test_a_commit_that_is_heard_of_late_is_still_told_first(
     async def change_second(db: AsyncSession) -> None:
         await second(db, actor if by_one else peer, chat.id)
 
-    assert await deliver(database, lambda session: first(db, actor, chat.id), change_second) == ["first", "second"]
+    assert await deliver(database, lambda db: first(db, actor, chat.id), change_second) == ["first", "second"]
 
 
 async def test_a_chat_becomes_active_before_a_later_removal_is_delivered(
@@ -58,7 +58,7 @@ async def test_a_chat_becomes_active_before_a_later_removal_is_delivered(
     async def remove(db: AsyncSession) -> None:
         await members.remove_member(db, creator, chat.id, member.id)
 
-    delivered = await deliver(database, lambda session: chats.activate_chat(db, member, chat.id), remove)
+    delivered = await deliver(database, lambda db: chats.activate_chat(db, member, chat.id), remove)
     assert delivered == ["first", "second"]
 
 
@@ -67,7 +67,7 @@ async def deliver(
     first: Callable[[AsyncSession], Awaitable[object]],
     second: Callable[[AsyncSession], Awaitable[object]],
 ) -> list[str]:
-    """The order in which both are delivered, if the answer to the first commit is read after that to the second."""
+    """Returns the order in which both are delivered when the answer to the first commit is read last."""
     delivered = list[str]()
     database.on_commit = lambda events: _note(delivered, events)
     committed, answered = asyncio.Event(), asyncio.Event()
@@ -89,15 +89,15 @@ async def deliver(
         tasks.create_task(change_first(), name="first")
         await committed.wait()
         later = tasks.create_task(change_second(), name="second")
-        # However long it takes, the second waits.
+        # The second waits, however long the first takes.
         await asyncio.wait([later], timeout=0.2)
         answered.set()
     await database.close()
     return delivered
 
 
-def _note(told: list[str], events: list[Recorded]) -> int:
+def _note(names: list[str], events: list[Recorded]) -> int:
     task = asyncio.current_task()
     assert task and events
-    told.append(task.get_name())
+    names.append(task.get_name())
     return 0
