@@ -27,7 +27,7 @@ from chat_app.settings import Settings, get_settings, use_settings
 from chat_app.startup import Refusal
 
 if TYPE_CHECKING:
-    from chat_app.db import Database
+    from chat_app.database import Database
     from chat_app.media.storage import Storage
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

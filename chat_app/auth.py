@@ -23,12 +23,11 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import codes, sessions
 from chat_app.crud.sessions import OpenedSession, SessionState
 from chat_app.crud.users import record_user
-from chat_app.db import Db
+from chat_app.database import Db, Transaction
 from chat_app.errors import (
     BadCode,
     BadCredentials,
@@ -82,7 +81,7 @@ async def _off_loop(function: Callable[..., Result], *arguments: Any) -> Result:
 class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a User has a phone for an email
     """Users for fastapi-users: it flushes, the edge commits."""
 
-    def __init__(self, db: AsyncSession) -> None:
+    def __init__(self, db: Transaction) -> None:
         self.db = db
 
     async def get(self, id: UUID) -> User | None:

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import col, delete
 
 from chat_app.crud.avatars import SIZES
-from chat_app.db import Database, remove_files
+from chat_app.database import Database
 from chat_app.media.storage import Storage
 from chat_app.models import Attachment
 
@@ -101,12 +101,11 @@ async def _verify_files(database: Database, storage: Storage, reader: AsyncConne
 
 async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> AsyncIterator[str]:
     """What nobody needs and is older than a day: attachments that were never sent, and files without a row."""
-    database.on_removal = storage.delete
     before = datetime.now(UTC) - AGE
     async with _reader(database) as reader:
         async for rows in (await reader.stream(text(UNSENT), {"before": before})).partitions(1000):
             ids = [row.id for row in rows]
-            for attachment_id in await _delete_unsent(database, ids) if is_deleting else ids:
+            for attachment_id in await _delete_unsent(database, storage, ids) if is_deleting else ids:
                 yield f"attachment {attachment_id}"
     for folder in ("attachments", "avatars"):
         async for page in storage.list(folder):
@@ -118,7 +117,7 @@ async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> A
                 yield f"file {key}"
 
 
-async def _delete_unsent(database: Database, ids: Iterable[UUID]) -> list[UUID]:
+async def _delete_unsent(database: Database, storage: Storage, ids: Iterable[UUID]) -> list[UUID]:
     """Those that were not sent meanwhile."""
     async with database.transaction() as db:
         deleted = await db.exec(
@@ -127,8 +126,8 @@ async def _delete_unsent(database: Database, ids: Iterable[UUID]) -> list[UUID]:
             .returning(col(Attachment.id), col(Attachment.key), col(Attachment.preview_key))
         )
         rows = deleted.all()
-        remove_files(db, [key for _, *keys in rows for key in keys if key is not None])
-        return [attachment_id for attachment_id, *_ in rows]
+    await storage.delete([key for _, *keys in rows for key in keys if key is not None])
+    return [attachment_id for attachment_id, *_ in rows]
 
 
 async def _strays(database: Database, keys: Iterable[str]) -> list[str]:

@@ -4,7 +4,6 @@ Counted here and not by the `limits` library: its store in memory walks through 
 """
 
 import asyncio
-import hmac
 import math
 import time
 from collections import Counter, defaultdict
@@ -20,7 +19,7 @@ from redis.exceptions import RedisError
 from chat_app import metrics
 from chat_app.errors import BadCode, BadCredentials, ChatError, RateLimited, TooManyConnections
 from chat_app.logs import log
-from chat_app.settings import get_settings
+from chat_app.signing import sign
 
 
 class Rate(NamedTuple):
@@ -137,8 +136,8 @@ class _Span(NamedTuple):
     @property
     def name(self) -> str:
         # Keyed with the secret: a plain hash of a phone number or an address is reversed by trying all of them.
-        what = f"limit|{self.scope}|{self.action}|{self.key}".encode()
-        return f"chat:limit:{hmac.digest(get_settings().signing_secret, what, 'sha256').hex()[:32]}:{self.number}"
+        signature = sign("limit|", f"{self.scope}|{self.action}|{self.key}")
+        return f"chat:limit:{signature.hex()[:32]}:{self.number}"
 
     @property
     def ends_at(self) -> int:

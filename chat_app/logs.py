@@ -23,7 +23,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # These write what they carry: addresses with their queries, frames with tokens and texts, statements with values.
 TALKATIVE = (
     *("uvicorn.error", "socketio", "engineio", "websockets", "multipart", "python_multipart", "httpx", "httpcore"),
-    *("sqlalchemy.engine", "chat_app.db.Pool", "asyncio"),
+    *("sqlalchemy.engine", "chat_app.driver.Pool", "asyncio"),
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("chat_app")

@@ -20,7 +20,7 @@ from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import RequestLog
 from chat_app.background import end_tasks
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.limits import Limits, SharedCounts
 from chat_app.live.bus import Bus
 from chat_app.live.cluster import Cluster, ClusterDelivery
@@ -46,8 +46,10 @@ def create_app(settings: Settings) -> ASGIApp:
     bus = Bus(settings.bus_url.get_secret_value()) if settings.bus_url else None
     order = Order(fanout.deliver, lambda: bus is not None and bus.is_up)
     delivery = ClusterDelivery(bus, order) if bus else fanout
-    database = Database(settings.asyncpg_url, pool_size=settings.database_pool)
-    database.on_commit, database.on_unknown_outcome = delivery.deliver, delivery.resync
+    storage = Storage(settings.media_location)
+    database = Database(
+        settings.asyncpg_url, delivery=delivery, remove_files=storage.delete, pool_size=settings.database_pool
+    )
     limits = Limits(enabled=settings.rate_limits == "on")
     if bus:
         limits.shared = SharedCounts(bus.client, lambda: bus.is_up)
@@ -59,8 +61,7 @@ def create_app(settings: Settings) -> ASGIApp:
     live = Live(database, limits, connections, presence, _origin_check(settings), is_alone=bus is None)
     api.state.limits, api.state.codes = limits, CodeSender(settings)
     api.state.database, api.state.live = database, live
-    api.state.storage = Storage(settings.media_location)
-    database.on_removal = api.state.storage.delete
+    api.state.storage = storage
     metrics.watch_pool(database.engine.pool)
     metrics.connections.set_function(live.connections.__len__)
     # Long polling has bodies too.

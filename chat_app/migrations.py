@@ -9,7 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from chat_app.db import Database
+from chat_app.database import Database
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "alembic.ini"
 

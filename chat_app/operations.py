@@ -9,7 +9,7 @@ from sqlmodel import col, text
 from chat_app.addresses import bus_fault, database_fault
 from chat_app.auth import UserDatabase, UserManager, plain_phone
 from chat_app.crud import sessions
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.errors import ChatError, UserNotFound
 from chat_app.live.bus import connect
 from chat_app.media.storage import Storage

@@ -6,13 +6,12 @@ from uuid import UUID, uuid5
 from pydantic import TypeAdapter
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.auth import hash_password
 from chat_app.crud.chats import create_group, open_private_chat, pin_chat, rename_chat
 from chat_app.crud.likes import like_message
 from chat_app.crud.messages import Draft, one, send_messages
-from chat_app.db import Database
+from chat_app.database import Database, Transaction
 from chat_app.models import User
 from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import MessageCreate
@@ -104,7 +103,7 @@ async def seed(database: Database) -> bool:
     return True
 
 
-async def _add_users(db: AsyncSession) -> None:
+async def _add_users(db: Transaction) -> None:
     hashed_password = await hash_password(DEMO_PASSWORD)
     for user in DEMO_USERS:
         row = User(id=demo_id(user.username), hashed_password=hashed_password, is_verified=True, **user._asdict())
@@ -112,7 +111,7 @@ async def _add_users(db: AsyncSession) -> None:
     await db.flush()
 
 
-async def _add_chats(db: AsyncSession) -> None:
+async def _add_chats(db: Transaction) -> None:
     for (opener, peer), lines in PRIVATE_CHATS.items():
         chat_id = demo_id(f"{opener} and {peer}")
         await open_private_chat(db, _actor(opener), demo_id(peer), chat_id=chat_id)
@@ -126,7 +125,7 @@ async def _add_chats(db: AsyncSession) -> None:
     await rename_chat(db, _actor("anna"), demo_id("Weekend hike"), "Mountains!")
 
 
-async def _say(db: AsyncSession, chat_id: UUID, lines: list[Line]) -> None:
+async def _say(db: Transaction, chat_id: UUID, lines: list[Line]) -> None:
     for number, line in enumerate(lines):
         content = {"type": "text", "text": line.content} if isinstance(line.content, str) else line.content
         client_id = demo_id(f"{chat_id} {number}")

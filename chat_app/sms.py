@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 
+from chat_app.background import Background
 from chat_app.errors import Unavailable
 from chat_app.logs import log
 from chat_app.settings import Settings
@@ -19,7 +20,7 @@ class CodeSender:
         self._url = settings.sms_url.get_secret_value() if settings.sms_url else None
         self._to_log = self._url is None and settings.is_development
         self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS)
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending = Background()
 
     def check(self) -> None:
         """Raises Unavailable where codes can't be sent: without a gateway they must not stand in a production log."""
@@ -31,9 +32,7 @@ class CodeSender:
         if self._to_log:
             log.warning("one-time code", phone=phone, code=digits)
             return
-        task = asyncio.create_task(self._send(phone, digits))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._sending.spawn(self._send(phone, digits))
 
     async def _send(self, phone: str, digits: str) -> None:
         assert self._url is not None
@@ -53,5 +52,5 @@ class CodeSender:
 
     async def close(self) -> None:
         """Finish what is under way."""
-        await asyncio.gather(*self._sending)
+        await self._sending.finish()
         await self._client.aclose()

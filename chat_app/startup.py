@@ -17,7 +17,7 @@ from chat_app.embedded import embedded_postgres, embedded_valkey
 from chat_app.settings import Settings, use_settings
 
 if TYPE_CHECKING:
-    from chat_app.db import Database
+    from chat_app.database import Database
 
 Result = TypeVar("Result")
 
@@ -87,7 +87,7 @@ def add_demo_data(settings: Settings) -> None:
 
 def with_database(settings: Settings, use: "Callable[[Database], Awaitable[Result]]") -> Result:
     """Call something with the database of the settings, and close it."""
-    from chat_app.db import OPERATOR_SECONDS, Database
+    from chat_app.database import OPERATOR_SECONDS, Database
 
     async def call() -> Result:
         opened = Database(settings.asyncpg_url, patience=OPERATOR_SECONDS)

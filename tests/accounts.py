@@ -14,7 +14,7 @@ from sqlmodel import col, update
 
 from chat_app import auth
 from chat_app.crud import codes
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.models import Code
 from chat_app.models.codes import CodeRequest, Purpose
 from tests.clients import Answer, Person, http_answer

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from chat_app.crud import chats, members
 from chat_app.crud.attachments import create_attachment
 from chat_app.crud.messages import Draft, send_messages
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.models import Attachment
 from chat_app.models.base import new_id
 from chat_app.models.chats import GroupCreate, MembersAdd

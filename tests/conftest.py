@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
 from chat_app import migrations
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.embedded import embedded_postgres
 from chat_app.models import User
 from chat_app.settings import Settings, use_settings

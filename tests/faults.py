@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.util import await_only
 
-from chat_app.db import Database, RawConnection
+from chat_app.database import Database
+from chat_app.driver import RawConnection
 
 END_BACKEND = text("SELECT pg_terminate_backend(:pid, 5000)")
 

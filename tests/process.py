@@ -25,7 +25,7 @@ START_SECONDS = 40
 
 
 # Runs the command line with another patience for the database.
-PATIENT = "from chat_app import db; db.PATIENCE_SECONDS = {}; from {} import main; main()"
+PATIENT = "from chat_app import database; database.PATIENCE_SECONDS = {}; from {} import main; main()"
 
 
 class Process:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from chat_app.auth import SessionStrategy
 from chat_app.crud.sessions import open_session
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.embedded import embedded_valkey
 from chat_app.live.cluster import Cluster
 from chat_app.live.server import Live

@@ -83,7 +83,7 @@ def files(request: pytest.FixtureRequest, service: Service, monkeypatch: pytest.
     if request.param == "s3":
         storage = request.getfixturevalue("bucket").open()
         monkeypatch.setitem(service.api.state._state, "storage", storage)
-        monkeypatch.setattr(service.database, "on_removal", storage.delete)
+        monkeypatch.setattr(service.database, "_remove_files", storage.delete)
     storage = service.api.state.storage
     before = keys_in(storage)
     return lambda: sorted(keys_in(storage) - before)

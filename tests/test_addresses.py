@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 from pydantic import ValidationError
 
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.embedded import embedded_postgres, valkey_command, wait_for_valkey
 from chat_app.settings import Settings
 from tests.conftest import FAST, free_port

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.live.catalog import COMMANDS
 from tests.clients import DEADLINE, SocketTransport, Transport
 from tests.operations import (

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.settings import Settings
 from tests.api.test_attachments import VIDEO, attempt, open_chat, send, upload
 from tests.clients import Answer, Person, SocketTransport, http_answer

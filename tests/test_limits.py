@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chat_app import auth, limits
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.errors import RateLimited
 from chat_app.limits import Limits, Rate, network_of
 from chat_app.main import create_app

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from chat_app import metrics
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.errors import RateLimited
 from chat_app.limits import Limits
 from chat_app.main import create_api

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
 from chat_app import migrations
-from chat_app.db import Database
+from chat_app.database import Database
 
 # Alembic does not compare the conditions of indexes, nor what the database makes of defaults and keys.
 CATALOG = """

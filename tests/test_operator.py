@@ -21,7 +21,7 @@ from chat_app import inspection, migrations, operations
 from chat_app.auth import UserDatabase
 from chat_app.crud import attachments, avatars, sessions
 from chat_app.crud.attachments import Upload
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.errors import UserNotFound
 from chat_app.media.storage import Storage
 from chat_app.models import User
@@ -210,13 +210,12 @@ async def test_a_sweep_takes_attachments_that_were_never_sent(stored: Stored) ->
     await stored.change("UPDATE attachment SET created_at = created_at - interval '2 days'")
     (found,) = await stored.swept(is_deleting=False)
     assert await stored.swept(is_deleting=True) == [found]
-    await asyncio.gather(*stored.database._removals)
     unsent = found.removeprefix("attachment ").replace("-", "")
     assert keys_in(stored.storage) == {key for key in before if unsent not in key} != before
     async with stored.database.engine.connect() as connection:
         sent_meanwhile = (await connection.scalars(text("SELECT id FROM attachment"))).all()
     assert len(sent_meanwhile) == 1
-    assert await inspection._delete_unsent(stored.database, sent_meanwhile) == []
+    assert await inspection._delete_unsent(stored.database, stored.storage, sent_meanwhile) == []
     assert await stored.violations() == []
 
 

@@ -16,7 +16,7 @@ from fastapi.routing import iter_route_contexts
 
 from chat_app.auth import AUDIENCE
 from chat_app.crud.sessions import revoke_sessions
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.live.catalog import COMMANDS
 from chat_app.settings import get_settings
 from tests.clients import Person, Transport

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chat_app import db
-from chat_app.db import Database
+from chat_app import database as chat_database
+from chat_app.database import Database
 from chat_app.live import bus, cluster, server
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Answer, HttpTransport, Person, Socket, SocketTransport, Transport
@@ -50,7 +50,7 @@ async def second(service_settings: Settings) -> AsyncIterator[Service]:
 async def patient(service_settings: Settings) -> AsyncIterator[Service]:
     """A node whose transactions may be held."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(db, "PATIENCE_SECONDS", LONG)
+        patch.setattr(chat_database, "PATIENCE_SECONDS", LONG)
         node = Service(service_settings.model_copy(update={"port": free_port()}))
     async with node:
         yield node
@@ -542,7 +542,7 @@ def assert_only_up(socket: Socket, chat_id: str) -> None:
 
 def test_the_timers_keep_the_promised_times() -> None:
     """Tests wait for as long as a busy machine takes; these are what the service itself waits for."""
-    assert db.PATIENCE_SECONDS <= 3, "P23: a lost database"
+    assert chat_database.PATIENCE_SECONDS <= 3, "P23: a lost database"
     assert server.SWEEP_SECONDS < 5, "P19: a session that another process ended"
     assert cluster.COMPARE_SECONDS < 4, "P23: active chats without the bus"
     assert bus.SILENT_SECONDS + bus.RETRY_SECONDS + cluster.GATHER_SECONDS < 5, "P13: a resync after the bus is back"

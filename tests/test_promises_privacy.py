@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from chat_app.db import Database
+from chat_app.database import Database
 from tests.clients import DEADLINE, Answer, HttpTransport, Person, SocketTransport, Transport
 from tests.operations import Json, broken_table, request
 from tests.process import Process

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Person, SocketTransport, until
 from tests.conftest import free_port

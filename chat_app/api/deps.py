@@ -9,12 +9,12 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi_users.authentication import AuthenticationBackend, BearerTransport
 from pydantic import AfterValidator
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager, authenticate
 from chat_app.crud import sessions
 from chat_app.crud.outbox import Outbox
-from chat_app.db import Database, RawConnection
+from chat_app.database import Database, Transaction
+from chat_app.driver import RawConnection
 from chat_app.limits import Limits, network_of
 from chat_app.logs import bind
 from chat_app.media.storage import Storage
@@ -39,13 +39,13 @@ CodeSenderDep = Annotated[CodeSender, _kept("codes")]
 OutboxDep = Annotated[Outbox, _kept("live.outbox")]
 
 
-async def open_session(database: DatabaseDep) -> AsyncIterator[AsyncSession]:
+async def open_session(database: DatabaseDep) -> AsyncIterator[Transaction]:
     async with database.transaction() as db:
         yield db
 
 
 # Function scope: the commit comes before the answer, so that no 201 is sent for a row that is lost.
-SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]
+SessionDep = Annotated[Transaction, Depends(open_session, scope="function")]
 
 
 async def open_reading(database: DatabaseDep) -> AsyncIterator[RawConnection]:

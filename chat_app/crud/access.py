@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import Db, database_of, raw_connection
+from chat_app.database import Db, Transaction
+from chat_app.delivery import order_delivery
 from chat_app.errors import (
     ChatNotFound,
     CreatorCannotLeave,
@@ -36,7 +36,7 @@ class View(NamedTuple):
 
 async def view_chat(db: Db, actor: Actor, chat_id: UUID) -> View:
     """The actor's view; a chat they are not in does not exist for them."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT visible_from_seq, joined_version, chat.version, message_count
         FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND user_id = $2 AND removed_at IS NULL
@@ -49,7 +49,7 @@ async def view_chat(db: Db, actor: Actor, chat_id: UUID) -> View:
     return View(*rows[0])
 
 
-async def access_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> Membership:
+async def access_chat(db: Transaction, actor: Actor, chat_id: UUID) -> Membership:
     """The actor's own membership; a chat they are not in does not exist for them."""
     membership = await db.get(Membership, (chat_id, actor.id), populate_existing=True)
     if membership is None or membership.removed_at:
@@ -57,7 +57,7 @@ async def access_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> Membersh
     return membership
 
 
-async def lock_chats(db: AsyncSession, chat_ids: Iterable[UUID]) -> dict[UUID, Chat]:
+async def lock_chats(db: Transaction, chat_ids: Iterable[UUID]) -> dict[UUID, Chat]:
     """The chats that exist, locked in the order of their ids until the commit.
 
     Read memberships in a later statement: one that waited for a lock still sees the past.
@@ -71,11 +71,11 @@ async def lock_chats(db: AsyncSession, chat_ids: Iterable[UUID]) -> dict[UUID, C
     )
     locked = {chat.id: chat for chat in chats}
     for chat_id in locked:
-        database_of(db).order_delivery(db, chat_id)
+        order_delivery(db, chat_id)
     return locked
 
 
-async def lock_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
+async def lock_chat(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
     """For every shared change: the chat, locked until the commit, and then the actor's membership."""
     chat = (await lock_chats(db, [chat_id])).get(chat_id)
     membership = await access_chat(db, actor, chat_id)
@@ -84,7 +84,7 @@ async def lock_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat
     return chat, membership
 
 
-async def lock_group(db: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
+async def lock_group(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
     """As lock_chat, for what makes sense in groups only."""
     chat, membership = await lock_chat(db, actor, chat_id)
     if chat.type is not ChatType.GROUP:
@@ -92,7 +92,7 @@ async def lock_group(db: AsyncSession, actor: Actor, chat_id: UUID) -> tuple[Cha
     return chat, membership
 
 
-async def lock_group_as_creator(db: AsyncSession, actor: Actor, chat_id: UUID) -> Chat:
+async def lock_group_as_creator(db: Transaction, actor: Actor, chat_id: UUID) -> Chat:
     """As lock_group, for what only the creator may do."""
     chat, _ = await lock_group(db, actor, chat_id)
     if chat.creator_id != actor.id:
@@ -129,12 +129,12 @@ async def lock_to_send(db: Db, drafts: Sequence[dict[str, UUID]], *, patience: f
     """For sends, by chat_id, sender_id and client_id: a row for each chat, locked, with its present members, the
     first seq that each may see, and the messages that were sent under these client ids before.
     """
-    batch = await raw_connection(db)
+    batch = await db.raw()
     await batch.lock(_LOCK_CHATS, {draft["chat_id"] for draft in drafts}, patience=patience)
     # As JSON, since the driver takes ten times as long for arrays.
     rows = await batch.fetch(_READ_LOCKED, as_json(drafts).decode())
     for row in rows:
-        database_of(db).order_delivery(db, row["id"])
+        order_delivery(db, row["id"])
     return rows
 
 
@@ -146,7 +146,7 @@ def check_may_leave(chat: Chat, user_id: UUID) -> None:
 
 async def list_audience(db: Db, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUID, int]]:
     """The members of locked chats with the first seq that each may see: who may send, and who is told."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT chat_id, user_id, visible_from_seq FROM membership
         WHERE chat_id = ANY($1::uuid[]) AND removed_at IS NULL
@@ -162,7 +162,7 @@ async def list_audience(db: Db, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUI
 async def list_present(db: Db, memberships: Iterable[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
     """Of these pairs of a chat and a user those who are members."""
     chat_ids, user_ids = [list(ids) for ids in zip(*memberships, strict=True)] or ([], [])
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT chat_id, user_id FROM membership JOIN unnest($1::uuid[], $2::uuid[]) AS pair (chat_id, user_id)
         USING (chat_id, user_id) WHERE removed_at IS NULL
@@ -172,12 +172,12 @@ async def list_present(db: Db, memberships: Iterable[tuple[UUID, UUID]]) -> set[
     return {(chat_id, user_id) for chat_id, user_id in rows}
 
 
-async def audience_of(db: AsyncSession, chat_id: UUID) -> Audience:
+async def audience_of(db: Transaction, chat_id: UUID) -> Audience:
     """The members of one chat, as list_audience."""
     return (await list_audience(db, [chat_id]))[chat_id]
 
 
-async def access_message(db: AsyncSession, membership: Membership, seq: int) -> Message:
+async def access_message(db: Transaction, membership: Membership, seq: int) -> Message:
     """A message that the member may see, deleted or not, from a locked chat."""
     message = await db.get(Message, (membership.chat_id, seq), populate_existing=True)
     if message is None or seq < membership.visible_from_seq:

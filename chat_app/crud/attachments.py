@@ -11,9 +11,8 @@ from uuid import UUID
 
 from sqlalchemy import delete, text
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import Db, raw_connection, remove_files
+from chat_app.database import Db, Transaction, remove_files
 from chat_app.errors import AttachmentNotFound, TooLarge, UnsupportedMediaType
 from chat_app.media import images
 from chat_app.media.links import attachment_url
@@ -61,37 +60,37 @@ async def stored_attachment(actor: Actor, storage: Storage, upload: Upload) -> A
         yield attachment
 
 
-async def create_attachment(db: AsyncSession, attachment: Attachment) -> AttachmentRead:
+async def create_attachment(db: Transaction, attachment: Attachment) -> AttachmentRead:
     """Write the row of a stored file."""
     db.add(attachment)
     await db.flush()
     return attachment_read(attachment.model_dump())
 
 
-async def get_attachment(db: AsyncSession, actor: Actor, attachment_id: UUID) -> AttachmentRead:
+async def get_attachment(db: Transaction, actor: Actor, attachment_id: UUID) -> AttachmentRead:
     """An attachment with fresh addresses. Raises AttachmentNotFound."""
     return attachment_read((await access_attachment(db, actor, attachment_id)).model_dump())
 
 
-async def access_attachment(db: AsyncSession, actor: Actor, attachment_id: UUID) -> Attachment:
+async def access_attachment(db: Transaction, actor: Actor, attachment_id: UUID) -> Attachment:
     """One's own as long as it isn't sent, then whoever sees its message."""
     return await _find(db, attachment_id, _IS_OWN_OR_VISIBLE, actor=actor.id)
 
 
-async def find_attachment(db: AsyncSession, attachment_id: UUID) -> Attachment:
+async def find_attachment(db: Transaction, attachment_id: UUID) -> Attachment:
     """For whoever has its signed address. Raises AttachmentNotFound once it is deleted, or the chat is."""
     return await _find(db, attachment_id, f"(attachment.chat_id IS NULL OR {_IS_LIVE})")
 
 
 async def lock_attachments(db: Db, attachment_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
     """Those that exist, by id, until the commit."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         "SELECT * FROM attachment WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE", list(attachment_ids)
     )
     return {row["id"]: dict(row) for row in rows}
 
 
-async def drop_attachment(db: AsyncSession, chat_id: UUID, seq: int) -> None:
+async def drop_attachment(db: Transaction, chat_id: UUID, seq: int) -> None:
     """Take the attachment from a message that is being deleted; the files go with the commit."""
     dropped = await db.exec(
         delete(Attachment)
@@ -122,7 +121,7 @@ _IS_OWN_OR_VISIBLE = f"""(
 )"""
 
 
-async def _find(db: AsyncSession, attachment_id: UUID, condition: str, **values: UUID) -> Attachment:
+async def _find(db: Transaction, attachment_id: UUID, condition: str, **values: UUID) -> Attachment:
     statement = select(Attachment).where(Attachment.id == attachment_id, text(condition).bindparams(**values))
     found = (await db.exec(statement)).first()
     if found is None:

@@ -1,15 +1,11 @@
 """The picture of a user, in four sizes: the files are written before the row, and go after it."""
 
-import hashlib
-import hmac
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sqlmodel.ext.asyncio.session import AsyncSession
-
 from chat_app.crud.users import record_user
-from chat_app.db import remove_files
+from chat_app.database import Transaction, remove_files
 from chat_app.errors import UserNotFound
 from chat_app.media import images
 from chat_app.media.storage import Storage
@@ -17,7 +13,7 @@ from chat_app.media.worker import in_worker
 from chat_app.models import User
 from chat_app.models.sessions import Actor
 from chat_app.models.users import Avatar
-from chat_app.settings import get_settings
+from chat_app.signing import sign
 
 SIZES = tuple(Avatar.model_fields)
 # Of the forty digits in a key: as many tell the picture, the others are random.
@@ -36,7 +32,7 @@ async def stored_avatar(actor: Actor, storage: Storage, image: str) -> AsyncIter
         yield key
 
 
-async def set_avatar(db: AsyncSession, actor: Actor, key: str) -> Avatar:
+async def set_avatar(db: Transaction, actor: Actor, key: str) -> Avatar:
     """Show these pictures; the ones before go with the commit. For the same picture again nothing changes."""
     user = await _lock_user(db, actor)
     if user.avatar_key is not None and user.avatar_key[:FINGERPRINT] == key[:FINGERPRINT]:
@@ -49,7 +45,7 @@ async def set_avatar(db: AsyncSession, actor: Actor, key: str) -> Avatar:
     return avatar
 
 
-async def delete_avatar(db: AsyncSession, actor: Actor) -> None:
+async def delete_avatar(db: Transaction, actor: Actor) -> None:
     """Show no picture any more. Resent: nothing happens."""
     await _replace(db, await _lock_user(db, actor), None)
 
@@ -59,7 +55,7 @@ def avatar_paths(key: str) -> list[str]:
     return [f"avatars/{key}/{size}" for size in SIZES]
 
 
-async def _lock_user(db: AsyncSession, actor: Actor) -> User:
+async def _lock_user(db: Transaction, actor: Actor) -> User:
     # Of two uploads at once the second sees the key of the first, and removes its files.
     user = await db.get(User, actor.id, with_for_update={"key_share": True}, populate_existing=True)
     if user is None:
@@ -67,7 +63,7 @@ async def _lock_user(db: AsyncSession, actor: Actor) -> User:
     return user
 
 
-async def _replace(db: AsyncSession, user: User, key: str | None) -> None:
+async def _replace(db: Transaction, user: User, key: str | None) -> None:
     if user.avatar_key is not None:
         remove_files(db, avatar_paths(user.avatar_key))
     if user.avatar_key != key:
@@ -78,4 +74,4 @@ async def _replace(db: AsyncSession, user: User, key: str | None) -> None:
 
 def _fingerprint(actor: Actor, digest: bytes) -> str:
     # Keyed, and by user: nobody can find out from an address whether it shows a picture that they have.
-    return hmac.new(get_settings().signing_secret, actor.id.bytes + digest, hashlib.sha256).hexdigest()[:FINGERPRINT]
+    return sign("", actor.id.bytes + digest).hex()[:FINGERPRINT]

@@ -7,20 +7,20 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Update, and_, update
 from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud.access import audience_of
 from chat_app.crud.entries import mentioned, mine_of, preview, read_for_members, shared_part
 from chat_app.crud.history import read_members, read_messages, shared_message
 from chat_app.crud.users import list_briefs
-from chat_app.db import database_of, read_clock
+from chat_app.database import Transaction, read_clock
+from chat_app.delivery import order_delivery
 from chat_app.events import ChatsChanged, MessagesChanged, record
 from chat_app.models import Chat, Membership, Message
 from chat_app.models.messages import MessageShared, MessageType, System, SystemEvent
 from chat_app.models.sessions import Actor
 
 
-async def take_version(db: AsyncSession, chat: Chat) -> datetime:
+async def take_version(db: Transaction, chat: Chat) -> datetime:
     """Give the locked chat its next version, for one shared change. Returns the time of the change."""
     chat.version += 1
     chat.changed_at = await read_clock(db)
@@ -28,7 +28,7 @@ async def take_version(db: AsyncSession, chat: Chat) -> datetime:
 
 
 async def add_system_message(
-    db: AsyncSession, chat: Chat, actor: Actor, event: SystemEvent, user_ids: Iterable[UUID]
+    db: Transaction, chat: Chat, actor: Actor, event: SystemEvent, user_ids: Iterable[UUID]
 ) -> Message:
     """Tell in the chat what happened, in the version of the change; an actor who stays has read it."""
     chat.message_count += 1
@@ -61,15 +61,15 @@ def change_mine(chat_id: UUID, *which: ColumnElement[bool], changed_at: Any, **v
     return change_memberships(chat_id, *which, mine_version=mine_version, changed_at=changed_at, **values)
 
 
-async def move_own_read_position(db: AsyncSession, chat: Chat, user_id: UUID, seq: int) -> None:
+async def move_own_read_position(db: Transaction, chat: Chat, user_id: UUID, seq: int) -> None:
     """Whoever causes a message has read up to it."""
     is_own = and_(col(Membership.user_id) == user_id, col(Membership.removed_at).is_(None))
     await db.exec(change_mine(chat.id, is_own, last_read_seq=seq, changed_at=chat.changed_at))
     # The message tells its sender of it without naming the version: not before what was the version before.
-    database_of(db).order_delivery(db, (chat.id, user_id))
+    order_delivery(db, (chat.id, user_id))
 
 
-async def record_message(db: AsyncSession, chat: Chat, message: Message) -> None:
+async def record_message(db: Transaction, chat: Chat, message: Message) -> None:
     """A message was edited or deleted; the list shows it if it is the newest."""
     message.version = chat.version
     (changed,) = await read_messages(db, message.sender_id, chat.id, "seq = $3", message.seq)
@@ -79,7 +79,7 @@ async def record_message(db: AsyncSession, chat: Chat, message: Message) -> None
         record(db, ChatsChanged(chats=[shared_part(chat, preview(changed))]), audience)
 
 
-async def record_like(db: AsyncSession, chat: Chat, actor: Actor, message: Message) -> None:
+async def record_like(db: Transaction, chat: Chat, actor: Actor, message: Message) -> None:
     """A message was liked or unliked; only the actor is told `liked`."""
     message.version = chat.version
     (changed,) = await read_messages(db, actor.id, chat.id, "seq = $3", message.seq)
@@ -90,7 +90,7 @@ async def record_like(db: AsyncSession, chat: Chat, actor: Actor, message: Messa
 
 
 async def record_members(
-    db: AsyncSession,
+    db: Transaction,
     chat: Chat,
     message: Message,
     *,

@@ -10,7 +10,6 @@ import orjson
 from sqlalchemy import ColumnElement, and_, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import access, changes
 from chat_app.crud.entries import list_chats as list_chats
@@ -18,7 +17,8 @@ from chat_app.crud.entries import mentioned, mine_of, read_chat, read_for_member
 from chat_app.crud.history import list_messages
 from chat_app.crud.members import MOST_MEMBERS, current_members, end_memberships, write_memberships
 from chat_app.crud.users import check_users_exist, list_briefs
-from chat_app.db import Db, database_of, read_clock
+from chat_app.database import Db, Transaction, read_clock
+from chat_app.delivery import order_delivery
 from chat_app.errors import ChatNotFound, ClientIdReused, GroupFull, InvalidInput, NoActiveChat
 from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, TypingChanged, record
 from chat_app.models import Chat, Membership, Session
@@ -35,7 +35,7 @@ async def get_chat(db: Db, actor: Actor, chat_id: UUID) -> ChatRead:
 
 
 async def open_private_chat(
-    db: AsyncSession, actor: Actor, user_id: UUID, *, chat_id: UUID | None = None
+    db: Transaction, actor: Actor, user_id: UUID, *, chat_id: UUID | None = None
 ) -> tuple[ChatRead, bool]:
     """The private chat of two people, and whether it is new; there is never a second. Raises UserNotFound."""
     if user_id == actor.id:
@@ -63,7 +63,7 @@ async def open_private_chat(
 
 
 async def create_group(
-    db: AsyncSession, actor: Actor, data: GroupCreate, *, chat_id: UUID | None = None
+    db: Transaction, actor: Actor, data: GroupCreate, *, chat_id: UUID | None = None
 ) -> tuple[ChatRead, bool]:
     """Found a group, and whether it is new: the same client_id again is the same group.
 
@@ -98,7 +98,7 @@ async def create_group(
     return await read_chat(db, actor.id, chat.id), True
 
 
-async def _same_group(db: AsyncSession, actor: Actor, data: GroupCreate) -> ChatRead:
+async def _same_group(db: Transaction, actor: Actor, data: GroupCreate) -> ChatRead:
     row = (
         await db.exec(
             select(Chat.id, Chat.content_hash).where(Chat.creator_id == actor.id, Chat.client_id == data.client_id)
@@ -115,7 +115,7 @@ def _content_hash(data: GroupCreate) -> bytes:
 
 
 async def _insert_chat(
-    db: AsyncSession, values: dict[str, Any], *, index_elements: list[str], index_where: ColumnElement[bool]
+    db: Transaction, values: dict[str, Any], *, index_elements: list[str], index_where: ColumnElement[bool]
 ) -> Chat | None:
     """The new chat, or None when the index says that it exists: then whoever made it has committed."""
     now = await read_clock(db)
@@ -128,11 +128,11 @@ async def _insert_chat(
     )
     row = inserted.first()
     if row is not None:
-        database_of(db).order_delivery(db, row[0].id)
+        order_delivery(db, row[0].id)
     return row[0] if row else None
 
 
-async def delete_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+async def delete_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     """End one's own group for everybody. Raises NotAGroup, NotCreator."""
     chat = await access.lock_group_as_creator(db, actor, chat_id)
     members = list(await access.audience_of(db, chat_id))
@@ -142,23 +142,23 @@ async def delete_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> None:
     await end_memberships(db, chat, members, RemovedReason.DELETED)
 
 
-async def rename_chat(db: AsyncSession, actor: Actor, chat_id: UUID, title: str | None) -> ChatRead:
+async def rename_chat(db: Transaction, actor: Actor, chat_id: UUID, title: str | None) -> ChatRead:
     """Give a chat a title that only the actor sees; None takes it back."""
     differs = col(Membership.title).is_distinct_from(title)
     return (await _change_mine(db, actor, chat_id, differs, title=title))[0]
 
 
-async def pin_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
+async def pin_chat(db: Transaction, actor: Actor, chat_id: UUID) -> ChatRead:
     """Keep a chat on top of the actor's list; the latest pin comes first."""
     return (await _change_mine(db, actor, chat_id, col(Membership.pinned_at).is_(None), pinned_at=NOW))[0]
 
 
-async def unpin_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> ChatRead:
+async def unpin_chat(db: Transaction, actor: Actor, chat_id: UUID) -> ChatRead:
     """Let a pinned chat go back to its place."""
     return (await _change_mine(db, actor, chat_id, col(Membership.pinned_at).is_not(None), pinned_at=None))[0]
 
 
-async def mark_read(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> ChatRead:
+async def mark_read(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> ChatRead:
     """Move the actor's read position forward, to the newest message at most; never back."""
     view = await access.view_chat(db, actor, chat_id)
     position = min(seq, view.message_count)
@@ -171,21 +171,21 @@ async def mark_read(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> 
 
 
 async def _change_mine(
-    db: AsyncSession, actor: Actor, chat_id: UUID, differs: ColumnElement[bool], **values: object
+    db: Transaction, actor: Actor, chat_id: UUID, differs: ColumnElement[bool], **values: object
 ) -> tuple[ChatRead, bool]:
     """The chat, and whether what is personal differed and was changed: no version is taken, only the actor is told."""
     is_own = and_(col(Membership.user_id) == actor.id, col(Membership.removed_at).is_(None))
     change = changes.change_mine(chat_id, is_own, differs, changed_at=NOW, **values)
     is_changed = (await db.exec(change.returning(col(Membership.version)))).first() is not None
     if is_changed:
-        database_of(db).order_delivery(db, (chat_id, actor.id))
+        order_delivery(db, (chat_id, actor.id))
     chat = await read_chat(db, actor.id, chat_id)
     if is_changed:
         record(db, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
     return chat, is_changed
 
 
-async def set_typing(db: AsyncSession, actor: Actor, chat_id: UUID, typing: bool) -> None:
+async def set_typing(db: Transaction, actor: Actor, chat_id: UUID, typing: bool) -> None:
     """Tell the other members that the actor types, or stopped. Raises ChatNotFound."""
     await access.view_chat(db, actor, chat_id)
     others = dict(await access.audience_of(db, chat_id))
@@ -193,7 +193,7 @@ async def set_typing(db: AsyncSession, actor: Actor, chat_id: UUID, typing: bool
     record(db, TypingChanged(chat_id=chat_id, user_id=actor.id, typing=typing), others)
 
 
-async def active_chat(db: AsyncSession, actor: Actor) -> UUID:
+async def active_chat(db: Transaction, actor: Actor) -> UUID:
     """The active chat of the actor's session. Raises NoActiveChat."""
     row = await db.get(Session, actor.session_id, populate_existing=True)
     if row is None or row.active_chat_id is None:
@@ -201,13 +201,13 @@ async def active_chat(db: AsyncSession, actor: Actor) -> UUID:
     return row.active_chat_id
 
 
-async def activate_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> int:
+async def activate_chat(db: Transaction, actor: Actor, chat_id: UUID) -> int:
     """Make a chat the active one of the actor's session. Returns the chat's version: the removals up to it were before,
     and until the commit there is none. Raises ChatNotFound.
     """
     # The lock keeps a removal, which clears active chats, from passing unseen between the look and the writing.
     await db.get(Membership, (chat_id, actor.id), with_for_update={"read": True})
-    database_of(db).order_delivery(db, (chat_id, actor.id))
+    order_delivery(db, (chat_id, actor.id))
     version = (await access.view_chat(db, actor, chat_id)).version
     await _set_active(db, actor, chat_id, version)
     return version
@@ -219,12 +219,12 @@ async def check_is_open(db: Db, actor: Actor, chat_id: UUID, version: int) -> No
         raise ChatNotFound
 
 
-async def clear_active(db: AsyncSession, actor: Actor) -> None:
+async def clear_active(db: Transaction, actor: Actor) -> None:
     """No chat is active in the actor's session any more."""
     await _set_active(db, actor, None)
 
 
-async def _set_active(db: AsyncSession, actor: Actor, chat_id: UUID | None, version: int = 0) -> None:
+async def _set_active(db: Transaction, actor: Actor, chat_id: UUID | None, version: int = 0) -> None:
     await db.exec(
         update(Session)
         .where(col(Session.id) == actor.session_id)
@@ -246,7 +246,7 @@ async def open_chat(db: Db, actor: Actor, chat_id: UUID) -> OpenChat:
     return OpenChat(chat=chat, page=page, members=members, users=await list_briefs(db, users))
 
 
-async def list_changed(db: AsyncSession, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:
+async def list_changed(db: Transaction, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:
     """The versions of those of the chats that changed within a time."""
     rows = await db.exec(
         select(Chat.id, Chat.version).where(

@@ -8,13 +8,12 @@ from typing import NamedTuple
 from sqlalchemy import and_, not_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import read_clock
+from chat_app.database import Transaction, read_clock
 from chat_app.errors import BadCode, RateLimited
 from chat_app.models import Code, User
 from chat_app.models.codes import CodeRequest, Purpose
-from chat_app.settings import get_settings
+from chat_app.signing import sign
 
 LIFETIME = timedelta(minutes=5)
 RESEND_AFTER = timedelta(minutes=1)
@@ -29,7 +28,7 @@ class NewCode(NamedTuple):
     is_wanted: bool
 
 
-async def request_code(db: AsyncSession, data: CodeRequest) -> NewCode:
+async def request_code(db: Transaction, data: CodeRequest) -> NewCode:
     """Make a code, in the place of any before. Raises RateLimited when the last one was asked for just now."""
     now = await read_clock(db)
     digits = f"{secrets.randbelow(10**6):06}"
@@ -56,7 +55,7 @@ async def request_code(db: AsyncSession, data: CodeRequest) -> NewCode:
     return NewCode(digits, is_known or data.purpose in FOR_NEW_NUMBERS)
 
 
-async def use_code(db: AsyncSession, phone: str, purpose: Purpose, digits: str) -> None:
+async def use_code(db: Transaction, phone: str, purpose: Purpose, digits: str) -> None:
     """Use a code up. Raises BadCode for a wrong one, and each is a try: after five the code is void."""
     code = await db.get(Code, (phone, purpose), with_for_update=True, populate_existing=True)
     now = await read_clock(db)
@@ -74,5 +73,4 @@ async def use_code(db: AsyncSession, phone: str, purpose: Purpose, digits: str) 
 
 def _hash(phone: str, purpose: Purpose, digits: str) -> bytes:
     """With the secret: a million codes are tried in no time by whoever has only the table."""
-    content = f"code|{phone}|{purpose.value}|{digits}".encode()
-    return hmac.digest(get_settings().signing_secret, content, "sha256")
+    return sign("code|", f"{phone}|{purpose.value}|{digits}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from chat_app.crud.users import list_briefs
-from chat_app.db import LONGEST_TRANSACTION, Db, raw_connection
+from chat_app.database import LONGEST_TRANSACTION, Db
 from chat_app.errors import ChatNotFound, InvalidInput
 from chat_app.models import Chat, Message
 from chat_app.models.base import BIGGEST
@@ -104,7 +104,7 @@ async def read_sync(db: Db, user_id: UUID) -> str:
     The newest transaction finds what was written under a clock that went back.
     """
     # A removal doubles the membership's share, so that the sum grows with every change, this one too.
-    (row,) = await (await raw_connection(db)).fetch(
+    (row,) = await db.fetch(
         f"""
         SELECT max(greatest(membership.changed_at, CASE WHEN removed_at IS NULL THEN chat.changed_at END)) AS latest,
             sum(CASE WHEN removed_at IS NULL THEN chat.version ELSE membership.version END
@@ -222,7 +222,7 @@ async def _read(db: Db, where: str, *values: object, order: str = "") -> list[An
         order=f"ORDER BY {order} LIMIT $2" if order else "",
         order_again=f"ORDER BY {order}" if order else "",
     )
-    return await (await raw_connection(db)).fetch(statement, *values)
+    return await db.fetch(statement, *values)
 
 
 def _chat_read(row: Any) -> ChatRead:
@@ -258,7 +258,7 @@ def _base(chat: Chat) -> dict[str, Any]:
 
 
 async def _list_removed(db: Db, user_id: UUID, since: Since) -> list[RemovedChat]:
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         f"""
         SELECT chat_id, version, removed_reason AS reason FROM membership
         WHERE user_id = $1 AND removed_at IS NOT NULL AND {_changed("membership", 2)}

@@ -7,7 +7,7 @@ from uuid import UUID
 from chat_app.crud.access import View, view_chat
 from chat_app.crud.attachments import attachment_read
 from chat_app.crud.users import list_briefs
-from chat_app.db import Db, raw_connection
+from chat_app.database import Db
 from chat_app.errors import InvalidInput, MessageNotFound
 from chat_app.models.attachments import AttachmentRead
 from chat_app.models.chats import MemberRead
@@ -131,7 +131,7 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
 
 async def _cut(db: Db, chat_id: UUID, view: View, since: int, limit: int) -> tuple[int, bool]:
     """The last version of a page of changes, never in the middle of one, and whether more follow."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT version FROM message WHERE chat_id = $1 AND version > $2 AND version <= $3 AND seq >= $4
         ORDER BY version OFFSET $5 LIMIT 1
@@ -149,7 +149,7 @@ async def read_messages(
 
     The values of the condition, in SQL, are $3 and on.
     """
-    rows = await (await raw_connection(db)).fetch(_MESSAGES.format(condition, order), chat_id, user_id, *values)
+    rows = await db.fetch(_MESSAGES.format(condition, order), chat_id, user_id, *values)
     carrying = [row["seq"] for row in rows if row["type"] in WITH_ATTACHMENT and row["deleted_at"] is None]
     attachments = await read_attachments(db, chat_id, carrying) if carrying else {}
     return [_message_read(row, attachments.get(row["seq"])) for row in rows]
@@ -183,9 +183,7 @@ _SHARED = tuple(MessageShared.model_fields)
 
 async def read_attachments(db: Db, chat_id: UUID, seqs: Sequence[int]) -> dict[int, AttachmentRead]:
     """The attachments of these messages, by seq."""
-    rows = await (await raw_connection(db)).fetch(
-        "SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bigint[])", chat_id, seqs
-    )
+    rows = await db.fetch("SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bigint[])", chat_id, seqs)
     return {row["seq"]: attachment_read(row) for row in rows}
 
 
@@ -194,7 +192,7 @@ async def read_members(db: Db, chat_id: UUID, condition: str, *values: object) -
 
     The values of the condition, in SQL, are $2 and on.
     """
-    rows = await (await raw_connection(db)).fetch(_MEMBERS.format(condition), chat_id, *values)
+    rows = await db.fetch(_MEMBERS.format(condition), chat_id, *values)
     return [construct(MemberRead, dict(row)) for row in rows]
 
 

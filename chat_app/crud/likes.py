@@ -5,10 +5,10 @@ from uuid import UUID
 from sqlalchemy import delete
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import access, changes
 from chat_app.crud.history import get_message, read_messages
+from chat_app.database import Transaction
 from chat_app.errors import InvalidInput, MessageDeleted
 from chat_app.models import Like, User
 from chat_app.models.messages import MessageRead
@@ -16,7 +16,7 @@ from chat_app.models.sessions import Actor
 from chat_app.models.users import UserPage, UserRead, profile
 
 
-async def like_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+async def like_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """Like a message; liking it again changes nothing. Raises MessageDeleted."""
     chat, membership = await access.lock_chat(db, actor, chat_id)
     message = await access.access_message(db, membership, seq)
@@ -30,7 +30,7 @@ async def like_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) 
     return (await read_messages(db, actor.id, chat_id, "seq = $3", seq))[0]
 
 
-async def unlike_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
+async def unlike_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """Take a like back; without one nothing changes."""
     chat, membership = await access.lock_chat(db, actor, chat_id)
     message = await access.access_message(db, membership, seq)
@@ -43,7 +43,7 @@ async def unlike_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int
 
 
 async def list_likes(
-    db: AsyncSession, actor: Actor, chat_id: UUID, seq: int, *, cursor: str | None, limit: int
+    db: Transaction, actor: Actor, chat_id: UUID, seq: int, *, cursor: str | None, limit: int
 ) -> UserPage:
     """Who likes a message, the longest registered first."""
     await get_message(db, actor, chat_id, seq)

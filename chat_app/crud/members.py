@@ -5,14 +5,14 @@ from uuid import UUID
 
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import access, changes
 from chat_app.crud.entries import read_chat
 from chat_app.crud.history import read_members
 from chat_app.crud.sessions import clear_active_chat
 from chat_app.crud.users import check_users_exist, list_briefs
-from chat_app.db import Db, database_of
+from chat_app.database import Db, Transaction
+from chat_app.delivery import order_delivery
 from chat_app.errors import GroupFull, MemberNotFound
 from chat_app.events import ChatsChanged, record
 from chat_app.models import Chat, Membership, User
@@ -39,7 +39,7 @@ async def current_members(db: Db, chat_id: UUID) -> list[MemberRead]:
     return sorted(members, key=lambda member: (member.joined_at, not member.is_creator, member.user_id))
 
 
-async def add_members(db: AsyncSession, actor: Actor, chat_id: UUID, data: MembersAdd) -> ChatRead:
+async def add_members(db: Transaction, actor: Actor, chat_id: UUID, data: MembersAdd) -> ChatRead:
     """Add people, all or nothing; a private chat becomes a group of the one who adds. Present members: no-op.
 
     Raises UserNotFound, GroupFull.
@@ -54,7 +54,7 @@ async def add_members(db: AsyncSession, actor: Actor, chat_id: UUID, data: Membe
 
 
 async def _join(
-    db: AsyncSession, actor: Actor, chat: Chat, membership: Membership, joining: list[UUID], data: MembersAdd
+    db: Transaction, actor: Actor, chat: Chat, membership: Membership, joining: list[UUID], data: MembersAdd
 ) -> None:
     if chat.member_count + len(joining) > MOST_MEMBERS:
         raise GroupFull
@@ -73,7 +73,7 @@ async def _join(
 
 
 async def write_memberships(
-    db: AsyncSession, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
+    db: Transaction, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
 ) -> None:
     """Put users into a locked chat; whoever comes back starts anew, but the counter of what is personal goes on."""
     fields = {
@@ -92,7 +92,7 @@ async def write_memberships(
     await db.exec(written.on_conflict_do_update(index_elements=["chat_id", "user_id"], set_=anew))
 
 
-async def _become_group(db: AsyncSession, actor: Actor, chat: Chat, title: str) -> None:
+async def _become_group(db: Transaction, actor: Actor, chat: Chat, title: str) -> None:
     """The pair is free for a new private chat; own titles meant the peer and go."""
     chat.type, chat.title, chat.creator_id = ChatType.GROUP, title, actor.id
     chat.low_id = chat.high_id = None
@@ -102,14 +102,14 @@ async def _become_group(db: AsyncSession, actor: Actor, chat: Chat, title: str) 
     await db.exec(changes.change_memberships(chat.id, is_actor, version=chat.version))
 
 
-async def _names(db: AsyncSession, chat: Chat, joining: list[UUID]) -> str:
+async def _names(db: Transaction, chat: Chat, joining: list[UUID]) -> str:
     """A title made of the members' names."""
     founders = [user_id for user_id in (chat.low_id, chat.high_id) if user_id]
     names = await db.exec(select(User.name).where(col(User.id).in_([*founders, *joining])).order_by(User.name))
     return ", ".join(names)[: LIMITS["title_length"]]
 
 
-async def remove_member(db: AsyncSession, actor: Actor, chat_id: UUID, user_id: UUID) -> None:
+async def remove_member(db: Transaction, actor: Actor, chat_id: UUID, user_id: UUID) -> None:
     """Take somebody out of one's own group. Raises NotAGroup, NotCreator, CreatorCannotLeave, MemberNotFound."""
     chat = await access.lock_group_as_creator(db, actor, chat_id)
     access.check_may_leave(chat, user_id)
@@ -118,14 +118,14 @@ async def remove_member(db: AsyncSession, actor: Actor, chat_id: UUID, user_id: 
     await _part(db, actor, chat, user_id, RemovedReason.REMOVED)
 
 
-async def leave_chat(db: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+async def leave_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     """Leave a group. Raises NotAGroup, CreatorCannotLeave."""
     chat, _ = await access.lock_group(db, actor, chat_id)
     access.check_may_leave(chat, actor.id)
     await _part(db, actor, chat, actor.id, RemovedReason.LEFT)
 
 
-async def _part(db: AsyncSession, actor: Actor, chat: Chat, user_id: UUID, reason: RemovedReason) -> None:
+async def _part(db: Transaction, actor: Actor, chat: Chat, user_id: UUID, reason: RemovedReason) -> None:
     await changes.take_version(db, chat)
     chat.member_count -= 1
     await end_memberships(db, chat, [user_id], reason)
@@ -135,13 +135,13 @@ async def _part(db: AsyncSession, actor: Actor, chat: Chat, user_id: UUID, reaso
     await changes.record_members(db, chat, message, changed=[user_id])
 
 
-async def end_memberships(db: AsyncSession, chat: Chat, user_ids: Sequence[UUID], reason: RemovedReason) -> None:
+async def end_memberships(db: Transaction, chat: Chat, user_ids: Sequence[UUID], reason: RemovedReason) -> None:
     """Take users out of a locked chat, at once and everywhere: their lists, their active chats."""
     now, who = chat.changed_at, col(Membership.user_id).in_(user_ids)
     ended = {"removed_at": now, "removed_reason": reason, "version": chat.version, "changed_at": now}
     await db.exec(changes.change_memberships(chat.id, who, **ended))
     for user_id in user_ids:
-        database_of(db).order_delivery(db, (chat.id, user_id))
+        order_delivery(db, (chat.id, user_id))
     await clear_active_chat(db, chat.id, list(user_ids))
     removed = RemovedChat(chat_id=chat.id, version=chat.version, reason=reason)
     record(db, ChatsChanged(removed=[removed]), dict.fromkeys(user_ids, 1))

@@ -5,13 +5,12 @@ from uuid import UUID
 
 from sqlalchemy import delete
 from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import access, changes
 from chat_app.crud.attachments import drop_attachment
 from chat_app.crud.history import read_messages
 from chat_app.crud.sending import Draft, Sending, Sent
-from chat_app.db import Db
+from chat_app.database import Db, Transaction
 from chat_app.errors import ChatError, InvalidInput
 from chat_app.models import Like
 from chat_app.models.messages import MessageRead, MessageType, MessageUpdate
@@ -40,7 +39,7 @@ async def send_messages(db: Db, drafts: Sequence[Draft], *, patience: float | No
     return [result if isinstance(result, ChatError) else result[0].sent(result[1], again) for result in placed]
 
 
-async def edit_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int, data: MessageUpdate) -> MessageRead:
+async def edit_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, data: MessageUpdate) -> MessageRead:
     """Change the text or caption of one's own message; null takes a caption away."""
     chat, membership = await access.lock_chat(db, actor, chat_id)
     message = await access.access_message(db, membership, seq)
@@ -54,7 +53,7 @@ async def edit_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int, 
     return (await read_messages(db, actor.id, chat_id, "seq = $3", seq))[0]
 
 
-async def delete_message(db: AsyncSession, actor: Actor, chat_id: UUID, seq: int) -> None:
+async def delete_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> None:
     """Leave a tombstone: seq, type, sender and times stay, what was said goes. Resent: nothing happens."""
     chat, membership = await access.lock_chat(db, actor, chat_id)
     message = await access.access_message(db, membership, seq)

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from chat_app import logs, metrics
 from chat_app.crud.messages import Draft, Sent, one, send_messages
-from chat_app.db import Busy, Database
+from chat_app.database import Database
+from chat_app.driver import Busy
 from chat_app.errors import ChatError, Internal, Unavailable
 
 MOST_AT_ONCE = 256
@@ -105,7 +106,7 @@ class Outbox:
         # A lock that is given up by the server leaves the connection whole.
         patience = 0.9 * (until - asyncio.get_running_loop().time()) if is_contended else PATIENCE_SECONDS
         try:
-            async with self.database.batch(until) as db:
+            async with self.database.raw_transaction(until) as db:
                 results = await send_messages(db, [waiting.draft for waiting in batch], patience=patience)
         except Busy as error:
             if is_contended:

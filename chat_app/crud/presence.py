@@ -5,10 +5,9 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlmodel import col, select, update
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud.access import list_audience
-from chat_app.db import Db, raw_connection, read_clock
+from chat_app.database import Db, Transaction, read_clock
 from chat_app.models import User
 
 
@@ -20,7 +19,7 @@ async def list_watchers(db: Db, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
 
 async def list_contacts(db: Db, user_id: UUID) -> tuple[set[UUID], dict[UUID, set[UUID]]]:
     """The peers of this user's private chats, and by group the members who are none of these peers."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT chat_id, type = 'private' AS is_private, array_agg(other.user_id) AS user_ids
         FROM membership AS own JOIN chat ON chat.id = chat_id JOIN membership AS other USING (chat_id)
@@ -43,7 +42,7 @@ async def list_peers(db: Db, user_id: UUID, open_chat_id: UUID | None) -> set[UU
     return peers
 
 
-async def write_last_seen(db: AsyncSession, user_ids: Collection[UUID]) -> datetime:
+async def write_last_seen(db: Transaction, user_ids: Collection[UUID]) -> datetime:
     """These users were here until now."""
     now = await read_clock(db)
     # In the order of their ids, as other nodes may write the same.
@@ -56,4 +55,4 @@ _PRIVATE_PEERS = "SELECT high_id FROM chat WHERE low_id = $1 UNION ALL SELECT lo
 
 
 async def _ids(db: Db, query: str, of: UUID) -> set[UUID]:
-    return {row[0] for row in await (await raw_connection(db)).fetch(query, of)}
+    return {row[0] for row in await db.fetch(query, of)}

@@ -17,7 +17,9 @@ from chat_app.crud.attachments import attachment_read, lock_attachments
 from chat_app.crud.entries import preview
 from chat_app.crud.history import read_messages
 from chat_app.crud.users import list_briefs
-from chat_app.db import Db, RawConnection, database_of, raw_connection
+from chat_app.database import Db
+from chat_app.delivery import order_delivery
+from chat_app.driver import RawConnection
 from chat_app.errors import (
     AttachmentNotFound,
     AttachmentUsed,
@@ -140,7 +142,7 @@ class Sending:
         # A UUID of the driver's own class is slow to write.
         ids = {draft.chat_id: draft.chat_id for draft in drafts}
         chats = [_Chat.of(ids[row["id"]], row) for row in rows]
-        return cls(await raw_connection(db), {chat.id: chat for chat in chats}, attachments)
+        return cls(await db.raw(), {chat.id: chat for chat in chats}, attachments)
 
     def place(self, draft: Draft) -> tuple[_Existing, bool] | ChatError:
         """Give the draft its seq and version, or find what it repeats (then False), or say what is wrong with it."""
@@ -191,10 +193,9 @@ class Sending:
         if carried:
             columns = zip(*((a["id"], a["chat_id"], a["seq"]) for a in carried), strict=True)
             await self.batch.fetch(_CARRY, *columns)
-        database = database_of(self.batch)
         by_chat: dict[UUID, list[Any]] = {}
         for row in mine:
-            database.order_delivery(self.batch, (row["chat_id"], row["user_id"]))
+            order_delivery(self.batch, (row["chat_id"], row["user_id"]))
             by_chat.setdefault(row["chat_id"], []).append(row)
         for chat_id, rows in by_chat.items():
             await self._record(self.chats[chat_id], rows)

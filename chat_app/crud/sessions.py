@@ -12,14 +12,13 @@ from uuid import UUID
 
 from sqlalchemy import func
 from sqlmodel import col, select, update
-from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chat_app.db import LONGEST_TRANSACTION, Db, raw_connection, read_clock
+from chat_app.database import LONGEST_TRANSACTION, Db, Transaction, read_clock
 from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
 from chat_app.events import SessionsRevoked, record
 from chat_app.models import Session, User
 from chat_app.models.sessions import Actor, SessionRead
-from chat_app.settings import get_settings
+from chat_app.signing import sign
 
 LIFETIME = timedelta(days=30)
 # A client that lost the answer to a refresh may ask again with the token before.
@@ -34,7 +33,7 @@ class OpenedSession(NamedTuple):
 
 
 async def open_session(
-    db: AsyncSession, user_id: UUID, user_agent: str | None, address_hash: bytes | None = None
+    db: Transaction, user_id: UUID, user_agent: str | None, address_hash: bytes | None = None
 ) -> OpenedSession:
     """Log a user in on one more device. The caller has locked the user's row and checked the credential under it."""
     secret = secrets.token_bytes(32)
@@ -53,7 +52,7 @@ async def open_session(
     return OpenedSession(Actor(user_id, row.id), _refresh_token(row.id, secret))
 
 
-async def refresh_session(db: AsyncSession, refresh_token: str) -> OpenedSession:
+async def refresh_session(db: Transaction, refresh_token: str) -> OpenedSession:
     """Exchange a refresh token for its successor; the direct predecessor gets the same one again for 30 seconds.
 
     Raises NotAuthenticated, SessionRevoked, TokenExpired, or RefreshReused: then the session is over.
@@ -69,7 +68,7 @@ async def refresh_session(db: AsyncSession, refresh_token: str) -> OpenedSession
     if row.expires_at <= now:
         raise TokenExpired
     # The successor follows from the token itself, so the second answer can equal the first without storing either.
-    successor = hmac.digest(get_settings().signing_secret, b"refresh" + secret, "sha256")
+    successor = sign("refresh", secret)
     if _hash(secret) == row.refresh_hash:
         row.previous_hash, row.refresh_hash = row.refresh_hash, _hash(successor)
         row.last_used_at, row.expires_at = now, now + LIFETIME
@@ -82,12 +81,12 @@ async def refresh_session(db: AsyncSession, refresh_token: str) -> OpenedSession
 
 def hash_address(phone: str | None, address: str | None) -> bytes:
     """The address of a login as it is stored: an HMAC that can't be compared across numbers."""
-    return hmac.digest(get_settings().signing_secret, f"address|{phone}|{address}".encode(), "sha256")
+    return sign("address|", f"{phone}|{address}")
 
 
 async def is_familiar(db: Db, phone: str | None, address_hash: bytes | None) -> bool:
     """Whether a living session of this number was opened from this address."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT 1 FROM session JOIN "user" ON "user".id = user_id
         WHERE phone = $1 AND address_hash = $2 AND revoked_at IS NULL AND expires_at > now() LIMIT 1
@@ -98,7 +97,7 @@ async def is_familiar(db: Db, phone: str | None, address_hash: bytes | None) -> 
     return bool(rows)
 
 
-async def has_sessions(db: AsyncSession, user_id: UUID) -> bool:
+async def has_sessions(db: Transaction, user_id: UUID) -> bool:
     """Whether the user ever logged in."""
     return (await db.exec(select(Session.id).where(Session.user_id == user_id).limit(1))).first() is not None
 
@@ -112,7 +111,7 @@ class SessionState(NamedTuple):
 
 async def check_session(db: Db, actor: Actor) -> SessionState:
     """The actor's session if it and the user still stand. Raises SessionRevoked or TokenExpired."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT expires_at, active_chat_id, revoked_at IS NOT NULL OR NOT is_active AS is_over,
             expires_at <= now() AS is_late
@@ -128,7 +127,7 @@ async def check_session(db: Db, actor: Actor) -> SessionState:
     return SessionState(rows[0]["expires_at"], rows[0]["active_chat_id"])
 
 
-async def list_sessions(db: AsyncSession, actor: Actor) -> list[SessionRead]:
+async def list_sessions(db: Transaction, actor: Actor) -> list[SessionRead]:
     """One's own sessions that still stand, the latest used first."""
     rows = await db.exec(
         select(Session)
@@ -141,7 +140,7 @@ async def list_sessions(db: AsyncSession, actor: Actor) -> list[SessionRead]:
     ]
 
 
-async def revoke_session(db: AsyncSession, actor: Actor, session_id: UUID) -> None:
+async def revoke_session(db: Transaction, actor: Actor, session_id: UUID) -> None:
     """End one of one's own sessions; its connections close. Raises SessionNotFound."""
     row = await db.get(Session, session_id, with_for_update=True, populate_existing=True)
     if row is None or row.user_id != actor.id or row.revoked_at:
@@ -149,7 +148,7 @@ async def revoke_session(db: AsyncSession, actor: Actor, session_id: UUID) -> No
     await _revoke(db, [row])
 
 
-async def revoke_sessions(db: AsyncSession, user_id: UUID, *, keep: UUID | None = None) -> int:
+async def revoke_sessions(db: Transaction, user_id: UUID, *, keep: UUID | None = None) -> int:
     """End all sessions of a user, but for one that is to stay. Returns how many ended."""
     rows = await db.exec(
         select(Session)
@@ -162,22 +161,22 @@ async def revoke_sessions(db: AsyncSession, user_id: UUID, *, keep: UUID | None 
     return len(ended)
 
 
-async def list_revoked(db: AsyncSession, since: datetime) -> tuple[set[UUID], datetime]:
+async def list_revoked(db: Transaction, since: datetime) -> tuple[set[UUID], datetime]:
     """The sessions that were revoked since a time, and the time to ask with next: late commits are found again."""
     now = await read_clock(db)
     rows = await db.exec(select(Session.id).where(col(Session.revoked_at) > since))
     return set(rows), now - LONGEST_TRANSACTION
 
 
-async def list_deactivated(db: AsyncSession, user_ids: Iterable[UUID]) -> set[UUID]:
+async def list_deactivated(db: Transaction, user_ids: Iterable[UUID]) -> set[UUID]:
     """Those of the users who are deactivated, also by a plain SQL update: their sessions are over."""
     statement = 'SELECT id FROM "user" WHERE id = ANY($1::uuid[]) AND NOT is_active'
-    return {row["id"] for row in await (await raw_connection(db)).fetch(statement, list(user_ids))}
+    return {row["id"] for row in await db.fetch(statement, list(user_ids))}
 
 
-async def read_expiry(db: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUID, datetime]:
+async def read_expiry(db: Transaction, session_ids: Iterable[UUID]) -> dict[UUID, datetime]:
     """When those of the sessions that still stand expire."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT session.id, expires_at FROM session JOIN "user" ON "user".id = user_id
         WHERE session.id = ANY($1::uuid[]) AND revoked_at IS NULL AND expires_at > clock_timestamp() AND is_active
@@ -189,7 +188,7 @@ async def read_expiry(db: AsyncSession, session_ids: Iterable[UUID]) -> dict[UUI
 
 async def read_active(db: Db, session_ids: Iterable[UUID]) -> dict[UUID, tuple[UUID | None, int]]:
     """The active chats of sessions, with the versions of these chats."""
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         """
         SELECT session.id, active_chat_id, coalesce(version, 0) FROM session LEFT JOIN chat ON chat.id = active_chat_id
         WHERE session.id = ANY($1::uuid[])
@@ -199,7 +198,7 @@ async def read_active(db: Db, session_ids: Iterable[UUID]) -> dict[UUID, tuple[U
     return {session_id: (chat_id, version) for session_id, chat_id, version in rows}
 
 
-async def clear_active_chat(db: AsyncSession, chat_id: UUID, user_ids: list[UUID]) -> None:
+async def clear_active_chat(db: Transaction, chat_id: UUID, user_ids: list[UUID]) -> None:
     """A chat that was lost is active nowhere."""
     await db.exec(
         update(Session)
@@ -208,7 +207,7 @@ async def clear_active_chat(db: AsyncSession, chat_id: UUID, user_ids: list[UUID
     )
 
 
-async def _revoke(db: AsyncSession, rows: list[Session]) -> None:
+async def _revoke(db: Transaction, rows: list[Session]) -> None:
     if not rows:
         return
     now = await read_clock(db)
@@ -228,7 +227,7 @@ def _refresh_token(session_id: UUID, secret: bytes) -> str:
 
 
 def _seal(content: bytes) -> bytes:
-    return hmac.digest(get_settings().signing_secret, b"refresh token" + content, "sha256")[:16]
+    return sign("refresh token", content)[:16]
 
 
 def _parse(refresh_token: str) -> tuple[UUID, bytes]:

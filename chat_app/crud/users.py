@@ -6,10 +6,9 @@ from uuid import UUID
 from sqlalchemy import false, func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud.presence import list_contacts
-from chat_app.db import Db, raw_connection
+from chat_app.database import Db, Transaction
 from chat_app.errors import UsernameTaken, UserNotFound
 from chat_app.events import MemberChanged, UsersChanged, record
 from chat_app.models import User
@@ -17,12 +16,12 @@ from chat_app.models.sessions import Actor
 from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserUpdate, brief, profile
 
 
-async def get_me(db: AsyncSession, actor: Actor) -> UserMe:
+async def get_me(db: Transaction, actor: Actor) -> UserMe:
     """One's own account: the only place where a phone is told."""
     return profile(await _access_user(db, actor.id), UserMe)
 
 
-async def update_me(db: AsyncSession, actor: Actor, data: UserUpdate) -> UserMe:
+async def update_me(db: Transaction, actor: Actor, data: UserUpdate) -> UserMe:
     """Change what was sent. Raises UsernameTaken."""
     user = await _access_user(db, actor.id)
     former_name = user.name
@@ -36,7 +35,7 @@ async def update_me(db: AsyncSession, actor: Actor, data: UserUpdate) -> UserMe:
     return profile(user, UserMe)
 
 
-async def record_user(db: AsyncSession, user: User) -> None:
+async def record_user(db: Transaction, user: User) -> None:
     """The name or picture has changed: for private peers, and for members who have a chat with the user active."""
     users = [brief(user.id, user.name, user.avatar_key)]
     peers, members = await list_contacts(db, user.id)
@@ -46,12 +45,12 @@ async def record_user(db: AsyncSession, user: User) -> None:
         record(db, MemberChanged(chat_id=chat_id, users=users), dict.fromkeys(user_ids, 0))
 
 
-async def get_user(db: AsyncSession, user_id: UUID) -> UserRead:
+async def get_user(db: Transaction, user_id: UUID) -> UserRead:
     """Anybody's public profile. Raises UserNotFound."""
     return profile(await _access_user(db, user_id), UserRead)
 
 
-async def lookup_user(db: AsyncSession, data: UserLookup) -> UserRead:
+async def lookup_user(db: Transaction, data: UserLookup) -> UserRead:
     """The profile behind a phone number that the asker knows already. Raises UserNotFound."""
     user = (await db.exec(select(User).where(User.phone == data.phone))).first()
     if user is None:
@@ -59,9 +58,7 @@ async def lookup_user(db: AsyncSession, data: UserLookup) -> UserRead:
     return profile(user, UserRead)
 
 
-async def search_users(
-    db: AsyncSession, *, query: str | None, ids: Sequence[UUID] | None, limit: int
-) -> list[UserRead]:
+async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID] | None, limit: int) -> list[UserRead]:
     """Users whose name or username begins so or is alike, or by ids; never by phone."""
     statement = select(User)
     if ids is not None:
@@ -84,13 +81,13 @@ async def list_briefs(db: Db, user_ids: Iterable[UUID]) -> list[UserBrief]:
     wanted = set(user_ids)
     if not wanted:
         return []
-    rows = await (await raw_connection(db)).fetch(
+    rows = await db.fetch(
         'SELECT id, name, avatar_key FROM "user" WHERE id = ANY($1::uuid[]) ORDER BY id', list(wanted)
     )
     return [brief(*row) for row in rows]
 
 
-async def check_users_exist(db: AsyncSession, user_ids: Iterable[UUID]) -> None:
+async def check_users_exist(db: Transaction, user_ids: Iterable[UUID]) -> None:
     """All of them or UserNotFound."""
     wanted = set(user_ids)
     found = await db.exec(select(User.id).where(col(User.id).in_(wanted)))
@@ -98,7 +95,7 @@ async def check_users_exist(db: AsyncSession, user_ids: Iterable[UUID]) -> None:
         raise UserNotFound
 
 
-async def _access_user(db: AsyncSession, user_id: UUID) -> User:
+async def _access_user(db: Transaction, user_id: UUID) -> User:
     user = await db.get(User, user_id)
     if user is None:
         raise UserNotFound

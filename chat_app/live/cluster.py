@@ -12,7 +12,7 @@ from chat_app.background import Background
 from chat_app.crud.access import list_present
 from chat_app.crud.chats import list_changed
 from chat_app.crud.sessions import read_active
-from chat_app.db import LONGEST_TRANSACTION, Database
+from chat_app.database import LONGEST_TRANSACTION, Database
 from chat_app.errors import ChatError
 from chat_app.events import Recorded, ResyncRequired
 from chat_app.live.bus import Bus

@@ -4,11 +4,11 @@ from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from pydantic import Field, StrictBool
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import chats, history, likes, members, messages
 from chat_app.crud.messages import Draft
-from chat_app.db import Db
+from chat_app.database import Db
+from chat_app.database import Transaction as AsyncSession
 from chat_app.errors import NoActiveChat
 from chat_app.live.catalog import command
 from chat_app.live.connections import Connection

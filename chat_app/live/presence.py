@@ -8,7 +8,7 @@ from uuid import UUID
 from chat_app.background import Background
 from chat_app.crud.access import list_audience
 from chat_app.crud.presence import list_peers, list_watchers, write_last_seen
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.events import PresenceChanged
 from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection, Connections

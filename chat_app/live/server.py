@@ -17,7 +17,7 @@ from chat_app.crud import access, sessions
 from chat_app.crud.entries import read_sync
 from chat_app.crud.messages import Sent
 from chat_app.crud.outbox import Outbox
-from chat_app.db import Database, Db
+from chat_app.database import Database, Db
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
 from chat_app.limits import Limits

@@ -1,6 +1,5 @@
 """Addresses that open a file without a header: signed, and good for a while."""
 
-import hashlib
 import hmac
 import time
 from typing import Literal
@@ -8,6 +7,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from chat_app.settings import get_settings
+from chat_app.signing import sign
 
 Variant = Literal["file", "preview"]
 
@@ -31,5 +31,4 @@ def is_signed(attachment_id: str, variant: str, expires: str, signature: str) ->
 
 
 def _signature(*parts: str) -> str:
-    text = "\n".join(("media link", *parts))
-    return hmac.new(get_settings().signing_secret, text.encode(errors="replace"), hashlib.sha256).hexdigest()
+    return sign("media link\n", "\n".join(parts)).hex()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from chat_app.crud import attachments
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.errors import Internal, Unavailable
 from chat_app.media import links
 from tests.clients import DEADLINE, Answer, Person, http_answer
@@ -288,7 +288,7 @@ async def test_deleting_the_message_takes_the_files_and_the_addresses(
     assert not await sees(anna, made["id"])
     for url in (made["url"], made["preview_url"]):
         assert (await fetch(url)).status_code == 404
-    await asyncio.gather(*service.database._removals)
+    await service.database._removals.finish()
     assert files() == []
 
 

@@ -15,7 +15,7 @@ import socketio
 from sqlmodel import col, update
 
 from chat_app.crud import sessions
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.models import Session
 from chat_app.settings import get_settings
 from tests.clients import DEADLINE, Answer, Person, http_answer

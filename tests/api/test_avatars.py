@@ -30,7 +30,7 @@ async def anna(make_person: MakePerson) -> Person:
 
 
 async def settled(service: Service) -> None:
-    await asyncio.gather(*service.database._removals)
+    await service.database._removals.finish()
 
 
 def as_text(data: bytes) -> str:

@@ -12,7 +12,7 @@ import pytest
 from sqlmodel import select
 
 from chat_app.crud import codes
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.models import Code
 from chat_app.settings import Settings
 from chat_app.sms import CodeSender

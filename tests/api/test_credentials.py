@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.live.server import SWEEP_SECONDS
 from tests.accounts import PASSWORD, Account, hashing_held, waiting_for_hashing
 from tests.clients import DEADLINE, Answer, until

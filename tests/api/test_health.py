@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from chat_app import migrations, server
 from chat_app.api import health
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Answer, http_answer
 from tests.conftest import free_port

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.settings import Settings
 from tests.accounts import PASSWORD, Account, hashing_held, waiting_for_hashing, wrong
 from tests.clients import until

@@ -18,7 +18,7 @@ from sqlmodel import select
 from chat_app import auth
 from chat_app.crud import access, outbox, sending
 from chat_app.crud import history as crud_history
-from chat_app.db import Database, raw_connection
+from chat_app.database import Database
 from chat_app.events import recorded
 from chat_app.live.bus import Bus
 from chat_app.live.connections import Connection
@@ -79,12 +79,12 @@ def events_before_commit() -> None:
     """Events leave a moment before the commit, and also if it fails."""
     commit = Database._commit
 
-    async def early(self: Database, db: Any) -> None:
+    async def early(self: Database, db: Any, until: float) -> None:
         if events := recorded(db):
-            self.on_commit(list(events))
+            self._delivery.deliver(list(events))
             db.info["events"] = []
             await asyncio.sleep(0.1)
-        await commit(self, db)
+        await commit(self, db, until)
 
     replace(Database, _commit=early)
 
@@ -94,7 +94,7 @@ def no_membership_lock() -> None:
     lock_to_send = access.lock_to_send
 
     async def unlocked(db: Any, drafts: Any, **options: Any) -> list[Any]:
-        batch = await raw_connection(db)
+        batch = await db.raw()
         early = {row["id"]: row for row in await batch.fetch(access._READ_LOCKED, as_json(drafts).decode())}
         await asyncio.sleep(0.03)
         rows = await lock_to_send(db, drafts, **options)

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlmodel import col, update
 
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.live import presence
 from chat_app.live.bus import CHANNEL
 from chat_app.models import User

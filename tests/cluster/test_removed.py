@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from chat_app.crud import members
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.events import Recorded, recorded
 from chat_app.live.connections import Connection
 from chat_app.models import Chat

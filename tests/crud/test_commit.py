@@ -18,13 +18,13 @@ from pydantic import BaseModel
 from sqlalchemy import event as database_events
 from sqlalchemy.util import await_only
 from sqlmodel import SQLModel, col, select
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 import chat_app
 from chat_app.crud import chats, messages
 from chat_app.crud.messages import Draft, Sent, one
 from chat_app.crud.sessions import open_session, refresh_session
-from chat_app.db import Database
+from chat_app.database import Database, Transaction
+from chat_app.delivery import order_delivery
 from chat_app.errors import ChatNotFound, ClientIdReused, MessageNotFound, RefreshReused, Unavailable
 from chat_app.events import ChatsChanged, Event, MessagesChanged, Recorded, SessionsRevoked, record
 from chat_app.live.catalog import COMMANDS, EVENTS
@@ -47,17 +47,20 @@ class Delivering(Database):
 
     def __init__(self, url: str) -> None:
         # A test may hold a lock for any time.
-        super().__init__(url, patience=60)
+        super().__init__(url, delivery=self, patience=60)
         self.names: list[Any] = []
         self.events: list[Recorded] = []
         self.unknown: list[Any] = []
-        self.on_commit = self.note
-        self.on_unknown_outcome = lambda events: self.unknown.extend(map(name_of, events))
+        self.act: Callable[[], object] = lambda: None
 
-    def note(self, events: list[Recorded]) -> int:
+    def deliver(self, events: list[Recorded]) -> int:
         self.events += events
         self.names += map(name_of, events)
+        self.act()
         return 0
+
+    def resync(self, events: list[Recorded]) -> None:
+        self.unknown += map(name_of, events)
 
 
 def name_of(recorded: Recorded) -> Any:
@@ -65,7 +68,7 @@ def name_of(recorded: Recorded) -> Any:
     return event.session_ids[0] if isinstance(event, SessionsRevoked) else type(event).__name__
 
 
-def note(db: AsyncSession, name: UUID) -> None:
+def note(db: Transaction, name: UUID) -> None:
     """Record an event that this name identifies."""
     record(db, SessionsRevoked(session_ids=[name]), {})
 
@@ -111,7 +114,7 @@ class TestEventsFollowTheCommit:
 
         async with delivering.transaction() as db:
             chat, _ = await chats.open_private_chat(db, actor, peer.id)
-            delivering.on_commit = lambda events: seen.append(asyncio.ensure_future(is_written(chat.id))) or 0
+            delivering.act = lambda: seen.append(asyncio.ensure_future(is_written(chat.id)))
             assert not await is_written(chat.id)
         assert [await one for one in seen] == [True]
 
@@ -206,7 +209,7 @@ class TestDeliveryOrder:
                 await_only(answered.wait())
 
         async with database.transaction() as db:
-            database.order_delivery(db, chat)
+            order_delivery(db, chat)
             await db.exec(select(1))
             note(db, name)
             database_events.listen(db.sync_session, "after_commit", delay)
@@ -237,7 +240,7 @@ class TestDeliveryOrder:
         async def change_both() -> None:
             async with delivering.transaction() as db:
                 for chat in ("one", "two", "one"):
-                    delivering.order_delivery(db, chat)
+                    order_delivery(db, chat)
                 note(db, names[2])
 
         changes = [self.change(delivering, names[n], chat=("one", "two")[n], answered=answered[n]) for n in range(2)]
@@ -257,7 +260,7 @@ class TestDeliveryOrder:
 
         async def fail() -> None:
             async with delivering.transaction() as db:
-                delivering.order_delivery(db, "chat")
+                order_delivery(db, "chat")
                 note(db, uuid4())
                 await waiting.wait()
                 raise MessageNotFound
@@ -281,7 +284,7 @@ class TestDeliveryOrder:
 
         async def fail() -> None:
             async with delivering.transaction() as db:
-                delivering.order_delivery(db, "chat")
+                order_delivery(db, "chat")
                 committed.set()
                 raise MessageNotFound
 
@@ -300,7 +303,7 @@ class TestDeliveryOrder:
 
     async def test_nothing_is_kept_of_finished_deliveries(self, delivering: Delivering) -> None:
         await asyncio.gather(*(self.change(delivering, uuid4()) for _ in range(5)))
-        assert delivering._deliveries == {}
+        assert delivering._last == {}
 
 
 class TestRawConnections:
@@ -317,7 +320,7 @@ class TestRawConnections:
                 await asyncio.sleep(0.01)
         async with delivering.reading() as batch:
             assert [row[0] for row in await batch.fetch("SELECT 1")] == [1]
-        async with delivering.batch() as batch:
+        async with delivering.raw_transaction() as batch:
             assert [row[0] for row in await batch.fetch("SELECT 2")] == [2]
 
     async def test_pooled_connections_that_the_database_ended_are_replaced(
@@ -360,7 +363,7 @@ class TestRawConnections:
 
     async def test_a_connection_that_fails_in_a_transaction_is_not_used_again(self, delivering: Delivering) -> None:
         async def fail() -> None:
-            async with delivering.batch() as batch:
+            async with delivering.raw_transaction() as batch:
                 await batch.lock("SELECT FROM chat WHERE id = ANY($1::uuid[]) FOR UPDATE", [uuid4()], patience=1)
                 await batch.fetch("SELECT 1 / 0")
 
@@ -470,11 +473,11 @@ class TestTheCode:
         for module, source in sources().items():
             words = [token.string for token in tokenize.generate_tokens(io.StringIO(source).readline)]
             found += [module for n in range(len(words)) if words[n : n + 3] == [".", "commit", "("]]
-        assert found == callers("commit") == ["db.py"]
+        assert found == callers("commit") == ["database.py"]
 
     def test_the_code_hands_events_to_one_listener(self) -> None:
-        assert callers("on_commit") == ["db.py"]
-        assert {module for module, source in sources().items() if "on_commit" in source} == {"db.py", "main.py"}
+        assert [module for module, source in sources().items() if "_delivery.deliver(" in source] == ["database.py"]
+        assert [module for module, source in sources().items() if "delivery=" in source] == ["main.py"]
         assert callers("emit") == []
 
     def test_only_use_cases_record_events(self) -> None:

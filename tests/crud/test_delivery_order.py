@@ -7,11 +7,10 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import event
 from sqlalchemy.util import await_only
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app.crud import chats, members, messages
 from chat_app.crud.messages import Draft, one
-from chat_app.db import Database
+from chat_app.database import Database, Delivery, Transaction
 from chat_app.events import Recorded
 from chat_app.models import User
 from chat_app.models.base import new_id
@@ -20,10 +19,10 @@ from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from chat_app.settings import Settings
 
-Change = Callable[[AsyncSession, Actor, UUID], Awaitable[object]]
+Change = Callable[[Transaction, Actor, UUID], Awaitable[object]]
 
 
-async def send(db: AsyncSession, actor: Actor, chat_id: UUID) -> None:
+async def send(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     data = TextCreate(type="text", text="hello", client_id=uuid4())
     one(await messages.send_messages(db, [Draft(actor, chat_id, data)]))
 
@@ -37,39 +36,55 @@ async def test_a_commit_with_a_late_answer_is_still_delivered_first(
     first: Change, second: Change, by_one: bool, make_user: Callable[..., Awaitable[User]], service_settings: Settings
 ) -> None:
     actor, peer = [Actor((await make_user()).id, new_id()) for _ in range(2)]
-    database = Database(service_settings.asyncpg_url)
+    noting = Noting()
+    database = Database(service_settings.asyncpg_url, delivery=noting)
     async with database.transaction() as db:
         chat, _ = await chats.open_private_chat(db, actor, peer.id)
 
-    async def change_second(db: AsyncSession) -> None:
+    async def change_second(db: Transaction) -> None:
         await second(db, actor if by_one else peer, chat.id)
 
-    assert await deliver(database, lambda db: first(db, actor, chat.id), change_second) == ["first", "second"]
+    delivered = await deliver(database, noting, lambda db: first(db, actor, chat.id), change_second)
+    assert delivered == ["first", "second"]
 
 
 async def test_a_chat_becomes_active_before_a_later_removal_is_delivered(
     make_user: Callable[..., Awaitable[User]], service_settings: Settings
 ) -> None:
     creator, member = [Actor((await make_user()).id, new_id()) for _ in range(2)]
-    database = Database(service_settings.asyncpg_url)
+    noting = Noting()
+    database = Database(service_settings.asyncpg_url, delivery=noting)
     async with database.transaction() as db:
         chat, _ = await chats.create_group(db, creator, GroupCreate(title="G", member_ids=[member.id]))
 
-    async def remove(db: AsyncSession) -> None:
+    async def remove(db: Transaction) -> None:
         await members.remove_member(db, creator, chat.id, member.id)
 
-    delivered = await deliver(database, lambda db: chats.activate_chat(db, member, chat.id), remove)
+    delivered = await deliver(database, noting, lambda db: chats.activate_chat(db, member, chat.id), remove)
     assert delivered == ["first", "second"]
+
+
+class Noting(Delivery):
+    """Notes the task of each commit whose events it gets."""
+
+    def __init__(self) -> None:
+        self.tasks: list[str] = []
+
+    def deliver(self, events: list[Recorded]) -> int:
+        task = asyncio.current_task()
+        assert task and events
+        self.tasks.append(task.get_name())
+        return 0
 
 
 async def deliver(
     database: Database,
-    first: Callable[[AsyncSession], Awaitable[object]],
-    second: Callable[[AsyncSession], Awaitable[object]],
+    noting: Noting,
+    first: Callable[[Transaction], Awaitable[object]],
+    second: Callable[[Transaction], Awaitable[object]],
 ) -> list[str]:
     """Returns the order in which both are delivered when the answer to the first commit is read last."""
-    delivered = list[str]()
-    database.on_commit = lambda events: _note(delivered, events)
+    noting.tasks.clear()
     committed, answered = asyncio.Event(), asyncio.Event()
 
     def wait_for_the_answer(_: object) -> None:
@@ -93,11 +108,4 @@ async def deliver(
         await asyncio.wait([later], timeout=0.2)
         answered.set()
     await database.close()
-    return delivered
-
-
-def _note(names: list[str], events: list[Recorded]) -> int:
-    task = asyncio.current_task()
-    assert task and events
-    names.append(task.get_name())
-    return 0
+    return noting.tasks

@@ -9,7 +9,8 @@ import pytest
 from chat_app.crud import chats, outbox
 from chat_app.crud.messages import Draft, Sent
 from chat_app.crud.outbox import Outbox
-from chat_app.db import Database, RawConnection
+from chat_app.database import Database
+from chat_app.driver import RawConnection
 from chat_app.errors import ChatError, ChatNotFound, Internal, Unavailable
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
@@ -101,7 +102,7 @@ async def test_a_locked_chat_does_not_delay_other_chats(
     box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
     held, *free = chat_ids
-    async with database.batch() as holder:
+    async with database.raw_transaction() as holder:
         await holder.lock(HOLD, [held], patience=1)
         waiting = [asyncio.create_task(put(box, *(draft(anna, held) for _ in range(3))))]
         sent = await put(box, *(draft(anna, chat_id) for chat_id in free), *(draft(anna, chat_id) for chat_id in free))
@@ -118,7 +119,7 @@ async def test_sends_to_a_contended_chat_keep_their_order(
     box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
     results: list[Result] = []
-    async with database.batch() as holder:
+    async with database.raw_transaction() as holder:
         await holder.lock(HOLD, chat_ids[:1], patience=1)
         box.put(draft(anna, chat_ids[0], "1"), results.append)
         await asyncio.sleep(0)
@@ -137,7 +138,7 @@ async def test_only_the_chat_that_stays_locked_is_given_up(
 ) -> None:
     hasty = Database(database.url.replace("://", "+asyncpg://", 1), patience=1)
     held, free, *_ = chat_ids
-    async with database.batch() as holder:
+    async with database.raw_transaction() as holder:
         await holder.lock(HOLD, [held], patience=1)
         giving_up, sending = Outbox(hasty), asyncio.create_task(put(box, draft(anna, free)))
         assert isinstance((await put(giving_up, draft(anna, held)))[0][1], Unavailable)
@@ -175,7 +176,7 @@ async def test_closing_waits_for_a_contended_chat(
     box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
     results: list[Result] = []
-    async with database.batch() as holder:
+    async with database.raw_transaction() as holder:
         await holder.lock(HOLD, chat_ids[:1], patience=1)
         box.put(draft(anna, chat_ids[0]), results.append)
         closing = asyncio.create_task(box.close())

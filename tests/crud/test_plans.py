@@ -10,11 +10,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from chat_app import db
+from chat_app import driver
 from chat_app.crud import chats, history, members
 from chat_app.crud.messages import Draft, send_messages
 from chat_app.crud.sessions import check_session, open_session
-from chat_app.db import BY_KEY, Database, Db, RawConnection
+from chat_app.database import Database, Db
+from chat_app.driver import BY_KEY, RawConnection
 from chat_app.models.chats import GroupCreate, PrivateChatOpen
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
@@ -139,7 +140,7 @@ class TestSending:
     ) -> None:
         actor, chat_id = await make_actor(database, make_user, much=True)
         for number in (1, 50):
-            async with recorded_statements() as statements, database.batch() as batch:
+            async with recorded_statements() as statements, database.raw_transaction() as batch:
                 await send_messages(batch, [Draft(actor, chat_id, text(f"{n}")) for n in range(number)])
             assert len(statements) == 3
         async with database.reading() as batch:
@@ -152,7 +153,7 @@ class TestSending:
         self, database: Database, make_user: MakeUser
     ) -> None:
         actor, chat_id = await make_actor(database, make_user, much=False)
-        async with recorded_statements() as statements, database.batch() as batch:
+        async with recorded_statements() as statements, database.raw_transaction() as batch:
             await send_messages(batch, [Draft(actor, chat_id, text("Hello"))])
         async with empty_tables(database) as batch:
             plans = [await plan_of(batch, *one) for one in statements if one[0].lstrip().startswith("WITH draft")]
@@ -165,7 +166,7 @@ class TestPlans:
     async def test_plans_are_made_anew_as_the_tables_grow(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(db, "PLAN_SECONDS", 0.0)
+        monkeypatch.setattr(driver, "PLAN_SECONDS", 0.0)
         async with empty_tables(database) as batch:
             await batch.connection.execute("SET plan_cache_mode = force_generic_plan")
             await batch.connection.execute("PREPARE probe (bigint) AS SELECT FROM message WHERE seq > $1")

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from chat_app.db import Database
+from chat_app.database import Database
 from tests.clients import Answer, HttpTransport, Person, Socket, SocketTransport, Transport, http_answer, in_step
 from tests.faults import no_commits, no_reads_after_commits, once_read
 from tests.service import MakePerson, Service

@@ -14,7 +14,7 @@ import socketio
 from pydantic import TypeAdapter
 
 from chat_app.crud.sessions import revoke_sessions
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.live.catalog import COMMANDS, Command
 from chat_app.live.commands import ChatArgument
 from chat_app.models.base import LIMITS

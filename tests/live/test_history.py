@@ -8,7 +8,7 @@ from sqlmodel import col, update
 
 from chat_app.crud.history import TOO_FAR_BACK
 from chat_app.crud.messages import Draft, send_messages
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.models import Chat
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor

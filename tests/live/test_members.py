@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from chat_app.crud import members
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.models import Chat
 from chat_app.models.sessions import Actor
 from tests.clients import DEADLINE, Person, Transport

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
-from chat_app.db import Database
+from chat_app.database import Database
 from tests.clients import Person, SocketTransport, Transport
 from tests.faults import no_commits
 from tests.service import Service

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlmodel import col, update
 
-from chat_app.db import LONGEST_TRANSACTION, Database
+from chat_app.database import LONGEST_TRANSACTION, Database
 from chat_app.models import Chat, Membership
 from tests.clients import Person, Transport
 from tests.service import MakePerson
@@ -353,7 +353,7 @@ class TestSync:
 
 async def run(database: Database, statement: str, person: Person, chat: dict[str, Any]) -> list[Any]:
     """A statement about one membership; the first row, if there is one."""
-    async with database.batch() as batch:
+    async with database.raw_transaction() as batch:
         await batch.connection.execute("BEGIN")
         which = "WHERE chat_id = $1 AND user_id = $2"
         rows = await batch.fetch(f"{statement} {which}", UUID(chat["id"]), UUID(person.id))

@@ -7,7 +7,7 @@ import pytest
 
 from chat_app.crud import avatars, members, users
 from chat_app.crud.presence import list_peers
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.events import recorded
 from chat_app.live import presence
 from chat_app.models.sessions import Actor

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from chat_app.auth import SessionStrategy
 from chat_app.crud.sessions import open_session
-from chat_app.db import Database
+from chat_app.database import Database
 from chat_app.models.sessions import Tokens
 from chat_app.settings import Settings, use_settings
 from tests.chaos import nodes

@@ -1,0 +1,222 @@
+"""The database: its sessions, and the only commit, which releases the recorded events in their delivery order."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import func
+from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from chat_app import metrics
+from chat_app.background import Background
+from chat_app.delivery import Last, in_order
+from chat_app.driver import Driver, RawConnection, unavailable_without_database
+from chat_app.errors import ChatError, Unavailable
+from chat_app.events import ChatsChanged, MessagesChanged, Recorded, recorded
+from chat_app.logs import log, tell
+
+# How long a transaction may wait in all, for a connection, for locks and for answers: from asking for the connection to
+# the answer to its commit. Those of an operator may wait longer.
+PATIENCE_SECONDS = 3.0
+OPERATOR_SECONDS = 60.0
+# None is older than this when it commits.
+LONGEST_TRANSACTION = timedelta(seconds=60)
+# How often the process of a commit with unknown outcome is looked for, and how many times at most.
+LOOK_SECONDS, MOST_LOOKS = 0.2, 300
+
+
+class Delivery(Protocol):
+    """What the events of each commit are handed to. As it stands it delivers nothing."""
+
+    def deliver(self, events: list[Recorded]) -> int:
+        """Deliver what a commit released. Returns how many connections it reached."""
+        return 0
+
+    def resync(self, events: list[Recorded]) -> None:
+        """Ask the audience of these events to resync: the outcome of their commit is unknown."""
+        return
+
+
+class NoDelivery(Delivery):
+    """For commands: they run without connections, and the nodes find their changes in the database."""
+
+
+class Transaction(AsyncSession):
+    """A database session that also runs plain SQL."""
+
+    async def raw(self) -> RawConnection:
+        """The raw connection below, within the transaction."""
+        await self.flush()
+        raw = RawConnection((await (await self.connection()).get_raw_connection()).driver_connection, self.info)
+        if not raw.is_in_transaction:
+            await self.exec(select(1))  # its BEGIN comes with the first statement
+        return raw
+
+    async def fetch(self, statement: str, *values: object) -> list[Any]:
+        return await (await self.raw()).fetch(statement, *values)
+
+
+# What reads are made with; within a Transaction they include its own changes.
+Db = Transaction | RawConnection
+
+
+class Database:
+    """One engine, its raw connections, and what its commits release.
+
+    `remove_files` gets the keys of files that a commit made superfluous. `patience`: seconds that a transaction may
+    wait in all.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        delivery: Delivery | None = None,
+        remove_files: Callable[[list[str]], Awaitable[None]] | None = None,
+        pool_size: int = 10,
+        patience: float | None = None,
+    ) -> None:
+        self.url = url.replace("+asyncpg", "", 1)
+        self.patience = patience or PATIENCE_SECONDS
+        self._driver = Driver(self.url, self.patience)
+        self.engine = self._driver.engine(url, pool_size)
+        self._delivery = delivery or NoDelivery()
+        self._remove_files = remove_files
+        self._readers = asyncio.Semaphore(pool_size)
+        self._last: Last = {}
+        self._removals = Background()
+        self._looks = Background()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction that is committed at the end, once, and then releases its events; or nothing of it.
+
+        Raises Unavailable when the database can't be reached or does not answer in time.
+        """
+        db, until = Transaction(self.engine, expire_on_commit=False, autoflush=False), self._until()
+        with in_order(db, self._last), unavailable_without_database():
+            async with db:
+                try:
+                    yield db
+                except ChatError as error:
+                    if error.commits:
+                        await self._commit(db, until)
+                    raise
+                await self._commit(db, until)
+
+    @asynccontextmanager
+    async def raw_transaction(self, until: float | None = None) -> AsyncIterator[RawConnection]:
+        """As transaction, on a raw connection: a third of the time. Raises Unavailable.
+
+        `until`: when it has waited for long enough, as a time of the event loop.
+        """
+        until = until or self._until()
+        with unavailable_without_database():
+            async with self._driver.borrow(until) as raw:
+                with in_order(raw, self._last):
+                    yield raw
+                    await self._commit(raw, until)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[RawConnection]:
+        """A raw connection without a transaction: each statement sees what is committed when it begins.
+
+        Raises Unavailable.
+        """
+        until = self._until()
+        with unavailable_without_database():
+            async with asyncio.timeout_at(until if self._readers.locked() else None):
+                await self._readers.acquire()
+            try:
+                async with self._driver.borrow(until) as raw:
+                    yield raw
+            finally:
+                self._readers.release()
+
+    def _until(self) -> float:
+        return asyncio.get_running_loop().time() + self.patience
+
+    async def _commit(self, db: Db, until: float) -> None:
+        events = recorded(db)
+        connection = (await db.raw()).connection if events else None
+        process = connection.get_server_pid() if connection else 0
+        try:
+            await db.commit()
+        except BaseException:
+            # The outcome is unknown: the answer may have been lost on its way.
+            if connection:
+                connection.terminate()
+                self._delivery.resync(events)
+                self._looks.spawn(self._resync_again(process, events))
+            raise
+        committed_at = time.perf_counter()
+        if keys := db.info.get("superfluous_files"):
+            self._removals.spawn(self._remove(keys))
+        try:
+            await db.info["place"].wait(until)
+        except BaseException:
+            if events:
+                self._delivery.resync(events)
+            raise
+        if events:
+            tell("committed", events=len(events), versions=_versions(events))
+            tell("delivered", connections=self._delivery.deliver(events))
+            metrics.delivery.observe(time.perf_counter() - committed_at)
+
+    async def _resync_again(self, process: int, events: list[Recorded]) -> None:
+        """Ask for the resync again when the server's process has ended: until then the commit may still succeed, after
+        the clients have resynced in vain.
+        """
+        for _ in range(MOST_LOOKS):
+            try:
+                async with self.reading() as db:
+                    if not await db.fetch("SELECT 1 FROM pg_stat_activity WHERE pid = $1", process):
+                        break
+            except Unavailable:
+                pass  # a frozen server commits nothing
+            await asyncio.sleep(LOOK_SECONDS)
+        self._delivery.resync(events)
+
+    async def _remove(self, keys: list[str]) -> None:
+        try:
+            if self._remove_files:
+                await self._remove_files(keys)
+        except Exception as error:
+            log.error("files not removed", files=keys, error=type(error).__name__)
+
+    async def close(self) -> None:
+        """Finish removing files, then close every connection."""
+        await self._removals.finish()
+        await self._looks.close()
+        self._driver.close()
+        await self.engine.dispose()
+
+
+def remove_files(db: Db, keys: Iterable[str]) -> None:
+    """Remove these files when the transaction is committed: nothing refers to them then. A rollback keeps them."""
+    db.info.setdefault("superfluous_files", []).extend(keys)
+
+
+async def read_clock(db: AsyncSession) -> datetime:
+    """The database's time: nodes may disagree, and under a chat's lock it agrees with the order of changes."""
+    now: datetime = (await db.exec(select(func.clock_timestamp()))).one()
+    return now
+
+
+def _versions(events: list[Recorded]) -> dict[str, int]:
+    """The chats that got a new version, for the log."""
+    versions: dict[UUID, int] = {}
+    for event, _ in events:
+        if isinstance(event, MessagesChanged):
+            versions[event.chat_id] = event.version
+        elif isinstance(event, ChatsChanged):
+            for chat in event.chats:
+                versions[chat.id] = chat.version
+            for removed in event.removed:
+                versions[removed.chat_id] = removed.version
+    return {str(chat_id): version for chat_id, version in versions.items()}
