@@ -4,6 +4,8 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import socketio
@@ -19,7 +21,9 @@ from chat_app.api import attachments, auth, chats, health, media, members, messa
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import RequestLog
-from chat_app.background import end_tasks
+from chat_app.background import Background
+from chat_app.components import Components
+from chat_app.crud.outbox import Outbox
 from chat_app.database import Database
 from chat_app.limits import Limits, SharedCounts
 from chat_app.live.bus import Bus
@@ -38,9 +42,39 @@ PREFIX = "/api/v1"
 CLOSE_SECONDS = 2
 
 
+@dataclass
+class Node(Components):
+    """All that one process has one of, in the order in which it ends."""
+
+    live: Live
+    cluster: Cluster | None
+
+    @asynccontextmanager
+    async def run(self, _api: FastAPI) -> AsyncIterator[None]:
+        """Run what works in the background for as long as the application does."""
+        background = Background()
+        for work in (self.live.sweep(), self.live.watch(), *([self.limits.shared.run()] if self.limits.shared else [])):
+            background.spawn(work)
+        if self.cluster:
+            await self.cluster.start()
+        try:
+            yield
+        finally:
+            # The process ends: what does not answer by then is left as it is.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await background.close()
+                    await self.outbox.close()
+                    await self.live.presence.close()
+                    if self.cluster:
+                        await self.cluster.close()
+                    await self.codes.close()
+                    await self.database.close()
+                    await self.storage.close()
+
+
 def create_app(settings: Settings) -> ASGIApp:
     """Everything that one process serves."""
-    api = create_api(settings)
     connections = Connections()
     fanout = Fanout(connections)
     bus = Bus(settings.bus_url.get_secret_value()) if settings.bus_url else None
@@ -51,31 +85,32 @@ def create_app(settings: Settings) -> ASGIApp:
         settings.asyncpg_url, delivery=delivery, remove_files=storage.delete, pool_size=settings.database_pool
     )
     limits = Limits(enabled=settings.rate_limits == "on")
+    outbox = Outbox(database)
+    cluster = None
     if bus:
         limits.shared = SharedCounts(bus.client, lambda: bus.is_up)
         presence = Presence(connections, database, lambda online: bus.publish(online=online))
-        api.state.cluster = Cluster(bus, order, database, connections, presence)
+        cluster = Cluster(bus, order, database, connections, presence)
     else:
         presence = Presence(connections, database)
-        api.state.cluster = None
-    live = Live(database, limits, connections, presence, _origin_check(settings), is_alone=bus is None)
-    api.state.limits, api.state.codes = limits, CodeSender(settings)
-    api.state.database, api.state.live = database, live
-    api.state.storage = storage
+    live = Live(database, limits, outbox, connections, presence, _origin_check(settings), is_alone=bus is None)
     metrics.watch_pool(database.engine.pool)
     metrics.connections.set_function(live.connections.__len__)
-    # Long polling has bodies too.
-    live.server.handle_request = BodyLimit(live.server.handle_request)
-    app: Any = socketio.ASGIApp(live.server, other_asgi_app=api)
+    codes = CodeSender(settings)
+    node = Node(database, storage, limits, outbox, codes, bus, live=live, cluster=cluster)
+    # Requests of long polling have bodies too.
+    sockets = SimpleNamespace(handle_request=BodyLimit(live.server.handle_request))
+    app: Any = socketio.ASGIApp(sockets, other_asgi_app=create_api(settings, node))
     if settings.trusted_proxies:
         app = ProxyHeadersMiddleware(app, trusted_hosts=settings.trusted_proxies)
     served: ASGIApp = app
     return served
 
 
-def create_api(settings: Settings) -> FastAPI:
-    """The HTTP side alone: enough for its documents."""
-    api = FastAPIOffline(docs_url="/docs/", redoc_url=None, lifespan=_lifespan, **openapi.ABOUT)
+def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
+    """The HTTP API. Without a node it has its documents only."""
+    api = FastAPIOffline(docs_url="/docs/", redoc_url=None, lifespan=node and node.run, **openapi.ABOUT)
+    api.state.components = node
     handle_errors(api)
     api.include_router(_routes())
     for router in (media.router, pages.router, health.router):
@@ -114,29 +149,3 @@ def _origin_check(settings: Settings) -> Any:
         return bool(origin in settings.cors_origins or is_local or is_own)
 
     return allow
-
-
-@asynccontextmanager
-async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
-    live: Live = api.state.live
-    works = [live.sweep(), live.watch()]
-    if live.limits.shared:
-        works.append(live.limits.shared.run())
-    watching = [asyncio.create_task(work) for work in works]
-    cluster: Cluster | None = api.state.cluster
-    if cluster:
-        await cluster.start()
-    try:
-        yield
-    finally:
-        # The process ends: what does not answer by then is left as it is.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await end_tasks(watching)
-                await live.outbox.close()
-                await live.presence.close()
-                if cluster:
-                    await cluster.close()
-                await api.state.codes.close()
-                await api.state.database.close()
-                await api.state.storage.close()

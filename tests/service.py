@@ -19,7 +19,7 @@ from chat_app.embedded import embedded_valkey
 from chat_app.live.cluster import Cluster
 from chat_app.live.server import Live
 from chat_app.live.websocket import FastProtocol
-from chat_app.main import create_app
+from chat_app.main import Node, create_app
 from chat_app.models import User
 from chat_app.server import configuration
 from chat_app.settings import Settings
@@ -49,14 +49,22 @@ class Service:
         return api
 
     @property
+    def node(self) -> Node:
+        node: Node = self.api.state.components
+        return node
+
+    @property
     def live(self) -> Live:
-        live: Live = self.api.state.live
-        return live
+        return self.node.live
+
+    @property
+    def cluster(self) -> Cluster:
+        assert self.node.cluster
+        return self.node.cluster
 
     @property
     def database(self) -> Database:
-        database: Database = self.api.state.database
-        return database
+        return self.node.database
 
     async def __aenter__(self) -> "Service":
         self.task = asyncio.create_task(self.server.serve())
@@ -92,7 +100,7 @@ async def service(service_settings: Settings, pytestconfig: pytest.Config) -> As
 
 async def _in_step(*services: Service) -> None:
     """Wait until each has heard and delivered what the others have published."""
-    clusters = [service.api.state.cluster for service in services]
+    clusters = [service.cluster for service in services]
 
     def heard(listener: Cluster, speaker: Cluster) -> bool:
         known = listener.bus._nodes.get(speaker.bus.node)

@@ -82,8 +82,8 @@ def files(request: pytest.FixtureRequest, service: Service, monkeypatch: pytest.
     """What this test has added to the store; with this the test runs twice, with a folder and with a bucket."""
     if request.param == "s3":
         storage = request.getfixturevalue("bucket").open()
-        monkeypatch.setitem(service.api.state._state, "storage", storage)
+        monkeypatch.setattr(service.node, "storage", storage)
         monkeypatch.setattr(service.database, "_remove_files", storage.delete)
-    storage = service.api.state.storage
+    storage = service.node.storage
     before = keys_in(storage)
     return lambda: sorted(keys_in(storage) - before)

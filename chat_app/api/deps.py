@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from operator import attrgetter
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,11 +10,12 @@ from fastapi_users.authentication import AuthenticationBackend, BearerTransport
 from pydantic import AfterValidator
 
 from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager, authenticate
+from chat_app.components import Components
 from chat_app.crud import sessions
 from chat_app.crud.outbox import Outbox
 from chat_app.database import Database, Transaction
 from chat_app.driver import RawConnection
-from chat_app.limits import Limits, network_of
+from chat_app.limits import network_of
 from chat_app.logs import bind
 from chat_app.media.storage import Storage
 from chat_app.models.base import BIGGEST
@@ -24,19 +24,23 @@ from chat_app.models.wire_json import as_json
 from chat_app.sms import CodeSender
 
 
-def _kept(name: str) -> Any:
-    find = attrgetter(name)
+def components(request: Request) -> Components:
+    """What this process has one of."""
+    found: Components = request.app.state.components
+    return found
 
+
+def _component(name: str) -> Any:
     async def get(request: Request) -> Any:
-        return find(request.app.state)
+        return getattr(components(request), name)
 
     return Depends(get)
 
 
-DatabaseDep = Annotated[Database, _kept("database")]
-StorageDep = Annotated[Storage, _kept("storage")]
-CodeSenderDep = Annotated[CodeSender, _kept("codes")]
-OutboxDep = Annotated[Outbox, _kept("live.outbox")]
+DatabaseDep = Annotated[Database, _component("database")]
+StorageDep = Annotated[Storage, _component("storage")]
+CodeSenderDep = Annotated[CodeSender, _component("codes")]
+OutboxDep = Annotated[Outbox, _component("outbox")]
 
 
 async def open_session(database: DatabaseDep) -> AsyncIterator[Transaction]:
@@ -65,14 +69,12 @@ UserManagerDep = Annotated[UserManager, Depends(get_user_manager)]
 
 def count(request: Request, **who: object) -> None:
     """Count this request, under the name of its route, of whoever is named. Raises RateLimited."""
-    limits: Limits = request.app.state.limits
-    limits.check(request.scope["route"].name, **who)
+    components(request).limits.check(request.scope["route"].name, **who)
 
 
 async def count_unauthenticated(request: Request, **who: object) -> None:
     """As count, for what needs no token: of the address too, and together with all other nodes, as it is guessed."""
-    limits: Limits = request.app.state.limits
-    await limits.check_exactly(request.scope["route"].name, address=_network(request), **who)
+    await components(request).limits.check_exactly(request.scope["route"].name, address=_network(request), **who)
 
 
 async def count_code(request: Request, phone: str) -> None:
@@ -80,15 +82,14 @@ async def count_code(request: Request, phone: str) -> None:
     network = _network(request)
     await count_unauthenticated(request, pair=(phone, network))
     who = {} if await _is_familiar(request, phone, sessions.hash_address(phone, network)) else {"phone": phone}
-    limits: Limits = request.app.state.limits
-    await limits.check_exactly(request.scope["route"].name, **who, all=None)
+    await components(request).limits.check_exactly(request.scope["route"].name, **who, all=None)
 
 
 @asynccontextmanager
 async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
     """Limit the wrong passwords and codes for a number: the body checks one. Raises RateLimited."""
     await count_unauthenticated(request)
-    action, network, limits = request.scope["route"].name, _network(request), request.app.state.limits
+    action, network, limits = request.scope["route"].name, _network(request), components(request).limits
     device = Device(request.headers.get("user-agent"), sessions.hash_address(phone, network))
     async with limits.attempt(action, "pair", (phone, network)):
         is_familiar = await _is_familiar(request, phone, device.address_hash)
@@ -97,7 +98,7 @@ async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
 
 
 async def _is_familiar(request: Request, phone: str | None, address_hash: bytes | None) -> bool:
-    async with request.app.state.database.reading() as batch:
+    async with components(request).database.reading() as batch:
         return await sessions.is_familiar(batch, phone, address_hash)
 
 
@@ -113,7 +114,7 @@ bearer: Any = backend.transport.scheme
 
 async def authenticated(request: Request, token: str | None) -> Actor:
     """Who asks, counted. Raises NotAuthenticated, TokenExpired, SessionRevoked, RateLimited."""
-    async with request.app.state.database.reading() as batch:
+    async with components(request).database.reading() as batch:
         actor, _ = await authenticate(batch, token)
     count(request, user=actor.id)
     return actor

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlmodel import Field, SQLModel
 from starlette.responses import PlainTextResponse
 
-from chat_app.api.deps import DatabaseDep
+from chat_app.api.deps import DatabaseDep, components
 from chat_app.api.problems import responses
 from chat_app.errors import Unavailable
 from chat_app.migrations import is_current
@@ -53,8 +53,8 @@ async def readyz(request: Request, database: DatabaseDep) -> Readiness:
         raise Unavailable("The database does not answer.", retry_after=5)
     if not await checking:
         raise Unavailable("Migrations are missing.", retry_after=5)
-    cluster = request.app.state.cluster
-    return Readiness(bus=cluster and ("up" if cluster.bus.is_up else "down"))
+    bus = components(request).bus
+    return Readiness(bus=None if bus is None else "up" if bus.is_up else "down")
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={200: FIGURES})

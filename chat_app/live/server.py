@@ -85,6 +85,7 @@ class Live:
         self,
         database: Database,
         limits: Limits,
+        outbox: Outbox,
         connections: Connections,
         presence: Presence,
         allow_origin: Callable[[str | None, dict[str, Any]], bool],
@@ -93,6 +94,7 @@ class Live:
     ) -> None:
         self.database = database
         self.limits = limits
+        self.outbox = outbox
         self.connections = connections
         self.presence = presence
         self.server = ChatServer(
@@ -103,7 +105,6 @@ class Live:
             # Of several nodes each would get some of the requests of one client.
             transports=None if is_alone else ["websocket"],
         )
-        self.outbox = Outbox(database)
         self.server.dispatch, self.server.dispatch_now = self._dispatch, self._dispatch_draft
         self.server.connected, self.server.lost = self._connected, self._lost
         self.server.on("connect", self._connect)

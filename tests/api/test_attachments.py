@@ -417,7 +417,7 @@ async def test_a_file_whose_row_is_not_written_goes(
 async def test_a_row_is_never_without_its_files(
     anna: Person, service: Service, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = service.api.state.storage
+    storage = service.node.storage
     put: Callable[..., Awaitable[None]] = storage.put
 
     async def full(key: str, data: bytes) -> None:
@@ -433,7 +433,7 @@ async def test_a_row_is_never_without_its_files(
 async def test_no_transaction_waits_for_an_upload(
     anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = service.api.state.storage
+    storage = service.node.storage
     put: Callable[..., Awaitable[None]] = storage.put
 
     async def watch(*arguments: Any) -> None:

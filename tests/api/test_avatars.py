@@ -207,7 +207,7 @@ async def test_a_transaction_that_fails_leaves_the_old_picture_and_no_new_files(
 async def test_all_four_are_stored_or_none(
     anna: Person, service: Service, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = service.api.state.storage
+    storage = service.node.storage
     put: Callable[..., Awaitable[None]] = storage.put
 
     async def full(key: str, data: bytes) -> None:

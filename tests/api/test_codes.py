@@ -56,12 +56,12 @@ async def gateway(service: Service, service_settings: Settings) -> AsyncIterator
     gateway = Gateway()
     server = await asyncio.start_server(gateway.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    former = service.api.state.codes
+    former = service.node.codes
     settings = service_settings.model_copy(update={"sms_url": _secret(f"http://127.0.0.1:{port}/send")})
-    service.api.state.codes = CodeSender(settings)
+    service.node.codes = CodeSender(settings)
     yield gateway
-    await service.api.state.codes.close()
-    service.api.state.codes = former
+    await service.node.codes.close()
+    service.node.codes = former
     server.close()
     await server.wait_closed()
 

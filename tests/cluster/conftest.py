@@ -104,8 +104,7 @@ class Node(NamedTuple):
 
     @property
     def cluster(self) -> Cluster:
-        cluster: Cluster = self.service.api.state.cluster
-        return cluster
+        return self.service.cluster
 
     @property
     def is_whole(self) -> bool:

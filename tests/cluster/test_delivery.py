@@ -126,7 +126,7 @@ async def test_presence_is_told_across_nodes(
     await boris.socket.close()
     late = await clara.connect()
     assert (await late.wait_for("presence_changed"))["user_id"] == boris.id, "he is online on another node"
-    elsewhere, left = nodes[0].service.live.presence._elsewhere, nodes[1].service.api.state.cluster.bus.node
+    elsewhere, left = nodes[0].service.live.presence._elsewhere, nodes[1].service.cluster.bus.node
     await until(lambda: UUID(boris.id) not in elsewhere[left])
     await anna.settle()
     assert not [told for told in anna.socket.named("presence_changed") if not told["online"]], "his tablet is online"
