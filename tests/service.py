@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+import chat_app.database
 from chat_app.auth import SessionStrategy
 from chat_app.crud.sessions import open_session
 from chat_app.database import Database
@@ -31,10 +32,16 @@ MakeUser = Callable[..., Awaitable[User]]
 
 
 class Service:
-    """The running server, and its inside for tests that break something on purpose."""
+    """The running server, and its inside for tests that break something on purpose.
 
-    def __init__(self, settings: Settings, *, is_fallback: bool = False) -> None:
-        self.app = create_app(settings)
+    `patience`: the seconds that a transaction may wait; None: as in production. On a busy machine that is too short
+    for tests of anything else.
+    """
+
+    def __init__(self, settings: Settings, *, is_fallback: bool = False, patience: float | None = 60.0) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chat_app.database, "PATIENCE_SECONDS", patience or chat_app.database.PATIENCE_SECONDS)
+            self.app = create_app(settings)
         self.base = f"http://{settings.host}:{settings.port}"
         # Where people are, one after the other.
         self.bases = [self.base]

@@ -52,7 +52,7 @@ def url(folder: Path) -> Iterator[str]:
 async def service(service: Service, url: str, service_settings: Settings) -> AsyncIterator[Service]:
     """A node of its own too. The first in a process is the one whose requests are counted: that is for other tests."""
     changes = {"port": free_port(), "database_url": SecretStr(url)}
-    async with Service(service_settings.model_copy(update=changes)) as running:
+    async with Service(service_settings.model_copy(update=changes), patience=None) as running:
         yield running
 
 

@@ -49,11 +49,8 @@ async def second(service_settings: Settings) -> AsyncIterator[Service]:
 @pytest.fixture(scope="module")
 async def patient(service_settings: Settings) -> AsyncIterator[Service]:
     """A node whose transactions may be held."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chat_database, "PATIENCE_SECONDS", LONG)
-        node = Service(service_settings.model_copy(update={"port": free_port()}))
-    async with node:
-        yield node
+    async with Service(service_settings.model_copy(update={"port": free_port()}), patience=LONG) as running:
+        yield running
 
 
 @pytest.fixture
