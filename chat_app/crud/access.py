@@ -113,8 +113,8 @@ WITH draft AS MATERIALIZED (
         WHERE chat_id = draft.chat_id AND sender_id = draft.sender_id AND client_id = draft.client_id LIMIT 1
     ) AS former
 )
-SELECT id, type, title, creator_id::text, member_count, message_count, version, created_at, clock_timestamp() AS now,
-    members, visible_from, ARRAY(
+SELECT id, type, title, creator_id::text, member_count, message_count, version, created_at, updated_at,
+    clock_timestamp() AS now, members, visible_from, ARRAY(
         SELECT ROW (sender_id, client_id, seq, repeated.content_hash) FROM repeated WHERE chat_id = chat.id
     ) AS known
 FROM chat, LATERAL (

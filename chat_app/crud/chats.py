@@ -1,4 +1,4 @@
-"""Chats: opening, founding and deleting them, what is personal about them, and which one is active."""
+"""Chats: opening, founding and deleting them, each member's own settings of them, and the active one."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,31 +7,27 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, and_, func
+from sqlalchemy import ColumnElement, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
 
-from chat_app.crud import access, changes
+from chat_app.crud import access, recording
+from chat_app.crud.entries import get_chat as get_chat
 from chat_app.crud.entries import list_chats as list_chats
-from chat_app.crud.entries import mentioned, mine_of, read_chat, read_for_members, shared_part
-from chat_app.crud.history import list_messages
-from chat_app.crud.members import MOST_MEMBERS, current_members, end_memberships, write_memberships
+from chat_app.crud.entries import mentioned, mine_of, read_for_members, shared_part
+from chat_app.crud.history import list_messages, read_members
+from chat_app.crud.members import end_memberships, write_memberships
 from chat_app.crud.users import check_users_exist, list_briefs
 from chat_app.database import Db, Transaction, read_clock
 from chat_app.delivery import order_delivery
 from chat_app.errors import ChatNotFound, ClientIdReused, GroupFull, InvalidInput, NoActiveChat
 from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, TypingChanged, record
 from chat_app.models import Chat, Membership, Session
-from chat_app.models.base import NOW, new_id
+from chat_app.models.base import LIMITS, NOW, new_id
 from chat_app.models.chats import ChatRead, ChatType, GroupCreate, RemovedReason
 from chat_app.models.messages import SystemEvent
 from chat_app.models.screens import OpenChat
 from chat_app.models.sessions import Actor
-
-
-async def get_chat(db: Db, actor: Actor, chat_id: UUID) -> ChatRead:
-    """One of one's chats. Raises ChatNotFound."""
-    return await read_chat(db, actor.id, chat_id)
 
 
 async def open_private_chat(
@@ -42,23 +38,18 @@ async def open_private_chat(
         raise InvalidInput.at("/user_id", "yourself", "A private chat needs somebody else.")
     await check_users_exist(db, [user_id])
     low_id, high_id = sorted((actor.id, user_id))
-    chat = await _insert_chat(
-        db,
-        {"id": chat_id or new_id(), "type": ChatType.PRIVATE, "low_id": low_id, "high_id": high_id, "member_count": 2},
-        index_elements=["low_id", "high_id"],
-        index_where=col(Chat.low_id).is_not(None),
-    )
+    pair = {"low_id": low_id, "high_id": high_id}
+    values = {"id": chat_id or new_id(), "type": ChatType.PRIVATE, "member_count": 2, **pair}
+    chat = await _insert_chat(db, values, pair, Chat.low_id)
     if chat is None:
-        found = select(Chat.id).where(Chat.low_id == low_id, Chat.high_id == high_id)
-        existing_id = (await db.exec(found)).first()
+        existing_id = (await db.exec(select(Chat.id).filter_by(**pair))).first()
         if existing_id is None:  # it became a group between the two statements
             return await open_private_chat(db, actor, user_id, chat_id=chat_id)
-        return await read_chat(db, actor.id, existing_id), False
+        return await get_chat(db, actor, existing_id), False
     await write_memberships(db, chat, [low_id, high_id], visible_from_seq=1, founding=True)
     entries = await read_for_members(db, chat.id, [low_id, high_id])
     for member_id, entry in entries.items():
-        told = ChatsChanged(chats=[shared_part(chat, None)], mine=[mine_of(entry)])
-        record(db, told, {member_id: 1})
+        record(db, ChatsChanged(chats=[shared_part(chat, None)], mine=[mine_of(entry)]), {member_id: 1})
     return entries[actor.id], True
 
 
@@ -69,74 +60,49 @@ async def create_group(
 
     Raises UserNotFound, GroupFull, ClientIdReused.
     """
-    others = [user_id for user_id in dict.fromkeys(data.member_ids) if user_id != actor.id]
-    if not others:
+    members = list(dict.fromkeys([actor.id, *data.member_ids]))
+    if len(members) == 1:
         raise InvalidInput.at("/member_ids", "yourself", "A group needs somebody else.")
-    if len(others) >= MOST_MEMBERS:
+    if len(members) > LIMITS["members"]:
         raise GroupFull
-    await check_users_exist(db, others)
-    chat = await _insert_chat(
-        db,
-        {
-            "id": chat_id or new_id(),
-            "type": ChatType.GROUP,
-            "title": data.title,
-            "creator_id": actor.id,
-            "member_count": len(others) + 1,
-            "client_id": data.client_id,
-            "content_hash": _content_hash(data),
-        },
-        index_elements=["creator_id", "client_id"],
-        index_where=col(Chat.client_id).is_not(None),
-    )
-    if chat is None:
-        return await _same_group(db, actor, data), False
-    await write_memberships(db, chat, [actor.id, *others], visible_from_seq=1, founding=True)
-    message = await changes.add_system_message(db, chat, actor, SystemEvent.GROUP_CREATED, others)
-    members = [actor.id, *others]
-    await changes.record_members(db, chat, message, changed=members, joined=members)
-    return await read_chat(db, actor.id, chat.id), True
-
-
-async def _same_group(db: Transaction, actor: Actor, data: GroupCreate) -> ChatRead:
-    row = (
-        await db.exec(
-            select(Chat.id, Chat.content_hash).where(Chat.creator_id == actor.id, Chat.client_id == data.client_id)
-        )
-    ).one()
-    if row[1] != _content_hash(data):
-        raise ClientIdReused
-    return await read_chat(db, actor.id, row[0])
-
-
-def _content_hash(data: GroupCreate) -> bytes:
+    await check_users_exist(db, members[1:])
+    key = {"creator_id": actor.id, "client_id": data.client_id}
     content = {"title": data.title, "member_ids": sorted(map(str, data.member_ids))}
-    return hashlib.sha256(orjson.dumps(content)).digest()
+    content_hash = hashlib.sha256(orjson.dumps(content)).digest()
+    values = {"title": data.title, "member_count": len(members), "content_hash": content_hash, **key}
+    chat = await _insert_chat(db, {"id": chat_id or new_id(), "type": ChatType.GROUP, **values}, key, Chat.client_id)
+    if chat is None:
+        existing_id, former_hash = (await db.exec(select(Chat.id, Chat.content_hash).filter_by(**key))).one()
+        if former_hash != content_hash:
+            raise ClientIdReused
+        return await get_chat(db, actor, existing_id), False
+    await write_memberships(db, chat, members, visible_from_seq=1, founding=True)
+    message = await recording.add_system_message(db, chat, actor, SystemEvent.GROUP_CREATED, members[1:])
+    await recording.record_members(db, chat, message, joined=members)
+    return await get_chat(db, actor, chat.id), True
 
 
-async def _insert_chat(
-    db: Transaction, values: dict[str, Any], *, index_elements: list[str], index_where: ColumnElement[bool]
-) -> Chat | None:
-    """The new chat, or None when the index says that it exists: then whoever made it has committed."""
+async def _insert_chat(db: Transaction, values: dict[str, Any], unique: Iterable[str], given: Any) -> Chat | None:
+    """The new chat, or None when a committed one has the same values of these columns, unique where one is given."""
     now = await read_clock(db)
     times = {"created_at": now, "updated_at": now, "changed_at": now}
     inserted = await db.exec(
         insert(Chat)
         .values(message_count=0, version=1, **times, **values)
-        .on_conflict_do_nothing(index_elements=index_elements, index_where=index_where)
+        .on_conflict_do_nothing(index_elements=list(unique), index_where=col(given).is_not(None))
         .returning(Chat)
     )
-    row = inserted.first()
-    if row is not None:
-        order_delivery(db, row[0].id)
-    return row[0] if row else None
+    chat = inserted.scalars().first()
+    if chat is not None:
+        order_delivery(db, chat.id)
+    return chat
 
 
 async def delete_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     """End one's own group for everybody. Raises NotAGroup, NotCreator."""
     chat = await access.lock_group_as_creator(db, actor, chat_id)
     members = list(await access.audience_of(db, chat_id))
-    chat.deleted_at = await changes.take_version(db, chat)
+    chat.deleted_at = await recording.take_version(db, chat)
     chat.member_count = 0
     await db.flush()
     await end_memberships(db, chat, members, RemovedReason.DELETED)
@@ -165,28 +131,26 @@ async def mark_read(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> C
     differs = col(Membership.last_read_seq) < position
     chat, is_new = await _change_mine(db, actor, chat_id, differs, last_read_seq=position)
     if is_new:
-        told = ReadChanged(chat_id=chat_id, user_id=actor.id, last_read_seq=position)
-        record(db, told, await access.audience_of(db, chat_id))
+        event = ReadChanged(chat_id=chat_id, user_id=actor.id, last_read_seq=position)
+        record(db, event, await access.audience_of(db, chat_id))
     return chat
 
 
 async def _change_mine(
     db: Transaction, actor: Actor, chat_id: UUID, differs: ColumnElement[bool], **values: object
 ) -> tuple[ChatRead, bool]:
-    """The chat, and whether what is personal differed and was changed: no version is taken, only the actor is told."""
-    is_own = and_(col(Membership.user_id) == actor.id, col(Membership.removed_at).is_(None))
-    change = changes.change_mine(chat_id, is_own, differs, changed_at=NOW, **values)
+    """The chat, and whether the personal part differed and was changed: no version is taken, only the actor gets it."""
+    change = recording.change_mine(chat_id, recording.is_member(actor.id), differs, changed_at=NOW, **values)
     is_changed = (await db.exec(change.returning(col(Membership.version)))).first() is not None
+    chat = await get_chat(db, actor, chat_id)
     if is_changed:
         order_delivery(db, (chat_id, actor.id))
-    chat = await read_chat(db, actor.id, chat_id)
-    if is_changed:
         record(db, ChatsChanged(mine=[mine_of(chat)]), {actor.id: chat.mine.visible_from_seq})
     return chat, is_changed
 
 
 async def set_typing(db: Transaction, actor: Actor, chat_id: UUID, typing: bool) -> None:
-    """Tell the other members that the actor types, or stopped. Raises ChatNotFound."""
+    """Show the other members that the actor types, or stopped. Raises ChatNotFound."""
     await access.view_chat(db, actor, chat_id)
     others = dict(await access.audience_of(db, chat_id))
     others.pop(actor.id, None)
@@ -236,21 +200,18 @@ async def _set_active(db: Transaction, actor: Actor, chat_id: UUID | None, versi
 
 
 async def open_chat(db: Db, actor: Actor, chat_id: UUID) -> OpenChat:
-    """All that a screen needs: the chat, its newest page, its members and whoever they refer to."""
-    chat = await read_chat(db, actor.id, chat_id)
+    """All that a screen needs: the chat, its newest page, its members and the users to whom these refer."""
+    chat = await get_chat(db, actor, chat_id)
     page = await list_messages(db, actor, chat_id)
-    members = await current_members(db, chat_id)
+    members = await read_members(db, chat_id)
     users = mentioned([chat]) | {member.user_id for member in members} | {user.id for user in page.users}
-    # The page was read after the chat: its version may be newer, and then the chat tells less than it.
+    # The page was read after the chat and may be newer; the version must not be newer than the chat.
     page.version = min(page.version, chat.version)
     return OpenChat(chat=chat, page=page, members=members, users=await list_briefs(db, users))
 
 
 async def list_changed(db: Transaction, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:
     """The versions of those of the chats that changed within a time."""
-    rows = await db.exec(
-        select(Chat.id, Chat.version).where(
-            col(Chat.id).in_(set(chat_ids)), col(Chat.changed_at) > func.clock_timestamp() - within
-        )
-    )
+    is_recent = col(Chat.changed_at) > func.clock_timestamp() - within
+    rows = await db.exec(select(Chat.id, Chat.version).where(col(Chat.id).in_(set(chat_ids)), is_recent))
     return dict(rows.all())

@@ -1,8 +1,8 @@
-"""Reading chats as one member sees them: the shared part, and what is personal about it."""
+"""Reading chats as one member sees them: the shared part, and the member's own."""
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 from chat_app.crud.users import list_briefs
 from chat_app.database import LONGEST_TRANSACTION, Db
 from chat_app.errors import ChatNotFound, InvalidInput
-from chat_app.models import Chat, Message
+from chat_app.models import Chat
 from chat_app.models.base import BIGGEST
 from chat_app.models.chats import (
     ChatBase,
@@ -19,12 +19,13 @@ from chat_app.models.chats import (
     ChatRead,
     ChatShared,
     ChatType,
+    Membership,
     Mine,
     RemovedChat,
 )
-from chat_app.models.messages import MessageShared, MessageType, Preview, System
+from chat_app.models.messages import MessageType, Preview, System
 from chat_app.models.sessions import Actor
-from chat_app.models.users import brief
+from chat_app.models.users import UserBrief, brief
 from chat_app.models.wire_json import construct
 
 PREVIEW_LENGTH = 200
@@ -33,32 +34,39 @@ NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _NEXT = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _WRITTEN = f"({_NEXT} - (({_NEXT} - {{table}}.xmin::text::bigint) & 4294967295))"
 
-# What an entry shows of `page`: chats with the membership through which each is seen.
-_ENTRIES = """
-WITH page AS (
-    SELECT chat.*, membership.user_id, mine_version, membership.title AS own_title, pinned_at, last_read_seq,
-        visible_from_seq, coalesce(pinned_at, 'epoch') AS pinned
-    FROM membership JOIN chat ON chat.id = chat_id WHERE removed_at IS NULL AND {where} {order}
+CHAT_FIELDS = (*ChatBase.model_fields, "id")
+# The fields of Mine that are columns of a membership. Its `version` counts the personal changes, there `mine_version`.
+MINE_FIELDS = tuple(name for name in Mine.model_fields if name in Membership.model_fields)
+MINE_COLUMNS = ", ".join(f"membership.{name} AS own_{name}" for name in MINE_FIELDS).replace(
+    ".version", ".mine_version"
 )
-SELECT page.*, seq, message.type AS message_type, left(text, {preview}) AS text,
-    CASE message.type WHEN 'system' THEN payload END AS payload, sender_id, sent_at, message.deleted_at AS unsent_at,
-    peer.id AS peer_id, peer.name, avatar_key, (
-        SELECT coalesce(max(last_read_seq), 0) FROM membership AS other
-        WHERE chat_id = page.id AND other.user_id <> page.user_id AND removed_at IS NULL
-    ) AS others_read_seq
+_PREVIEW_COLUMNS = ", ".join(f"last.{name} AS last_{name}" for name in Preview.model_fields).replace(
+    "last.text", f"left(last.text, {PREVIEW_LENGTH})"
+)
+
+# The entries of `page`: chats with the membership of the member who sees them.
+_ENTRIES = f"""
+WITH page AS (
+    SELECT chat.*, membership.user_id, {MINE_COLUMNS}, coalesce(pinned_at, 'epoch') AS pinned
+    FROM membership JOIN chat ON chat.id = chat_id WHERE removed_at IS NULL AND {{where}} {{order}}
+)
+SELECT page.*, {_PREVIEW_COLUMNS}, peer.id AS peer_id, peer.name, avatar_key, (
+    SELECT coalesce(max(last_read_seq), 0) FROM membership AS other
+    WHERE chat_id = page.id AND other.user_id <> page.user_id AND removed_at IS NULL
+) AS others_read_seq
 FROM page
-LEFT JOIN message ON chat_id = page.id AND seq = message_count
+LEFT JOIN message AS last ON last.chat_id = page.id AND last.seq = message_count
 LEFT JOIN "user" AS peer ON peer.id = CASE page.user_id WHEN low_id THEN high_id WHEN high_id THEN low_id END
-{order_again}
+{{order_again}}
 """
 
 
-async def read_chat(db: Db, user_id: UUID, chat_id: UUID) -> ChatRead:
-    """One chat as this user sees it. Raises ChatNotFound."""
-    entries = await read_for_members(db, chat_id, [user_id])
+async def get_chat(db: Db, actor: Actor, chat_id: UUID) -> ChatRead:
+    """One of the actor's chats. Raises ChatNotFound."""
+    entries = await read_for_members(db, chat_id, [actor.id])
     if not entries:
         raise ChatNotFound
-    return entries[user_id]
+    return entries[actor.id]
 
 
 async def read_for_members(db: Db, chat_id: UUID, user_ids: Iterable[UUID]) -> dict[UUID, ChatRead]:
@@ -68,10 +76,10 @@ async def read_for_members(db: Db, chat_id: UUID, user_ids: Iterable[UUID]) -> d
 
 
 async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None) -> ChatList:
-    """A page of one's chats, pinned ones first, then the latest updated. Raises InvalidInput for a foreign cursor.
+    """A page of the actor's chats: pinned ones first, then the latest updated. Raises InvalidInput for other cursors.
 
-    With `changed_since` by id: a chat that moved up between two pages would be on neither, and what was missed of it
-    would never be told.
+    With `changed_since` the order is by id: a chat that moved up between two pages would be on neither, and the client
+    would never learn what it missed.
     """
     sync = await read_sync(db, actor.id)
     since = Since.parse(changed_since) if changed_since else None
@@ -98,10 +106,10 @@ async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, ch
 
 
 async def read_sync(db: Db, user_id: UUID) -> str:
-    """A mark of everything in one's chat list: equal marks mean that nothing was missed.
+    """A mark of the whole chat list of a user: equal marks mean that nothing was missed.
 
-    The time alone would not do: a change that was made earlier may be committed later. The sum of the versions tells.
-    The newest transaction finds what was written under a clock that went back.
+    The time is not enough: an earlier change may be committed later. The sum of the versions shows it. The newest
+    transaction finds what was written under a clock that went back.
     """
     # A removal doubles the membership's share, so that the sum grows with every change, this one too.
     (row,) = await db.fetch(
@@ -118,32 +126,26 @@ async def read_sync(db: Db, user_id: UUID) -> str:
     return f"{_microseconds(row['latest'] or NEVER)}.{row['versions'] or 0}.{row['written'] or 0}"
 
 
+def shared_fields(chat: Mapping[str, Any], last_message: Preview | None) -> dict[str, Any]:
+    """The fields that go to every member of a chat, from its row."""
+    return {name: chat[name] for name in CHAT_FIELDS} | {"type": ChatType(chat["type"]), "last_message": last_message}
+
+
 def shared_part(chat: Chat, last_message: Preview | None) -> ChatShared:
-    """What goes to every member of a chat."""
-    return ChatShared(**_base(chat), id=chat.id, last_message=last_message)
+    return construct(ChatShared, shared_fields(chat.model_dump(), last_message))
 
 
-def preview(message: Message | MessageShared | None) -> Preview | None:
-    """The newest message as the chat list shows it."""
-    if message is None:
-        return None
-    is_system = message.type is MessageType.SYSTEM
-    return construct(
-        Preview,
-        {
-            "seq": message.seq,
-            "type": message.type,
-            "text": message.text and message.text[:PREVIEW_LENGTH],
-            "payload": System.model_validate(message.payload) if is_system else None,
-            "sender_id": message.sender_id,
-            "sent_at": message.sent_at,
-            "deleted_at": message.deleted_at,
-        },
-    )
+def preview(message: Mapping[str, Any]) -> Preview:
+    """The newest message as the chat list shows it, from its fields."""
+    fields = {name: message[name] for name in Preview.model_fields} | {"type": MessageType(message["type"])}
+    fields["text"] = fields["text"] and fields["text"][:PREVIEW_LENGTH]
+    is_system = fields["type"] is MessageType.SYSTEM
+    fields["payload"] = System.model_validate(fields["payload"]) if is_system and fields["payload"] else None
+    return construct(Preview, fields)
 
 
 def mentioned(chats: Iterable[ChatShared]) -> set[UUID]:
-    """Whom these chats refer to."""
+    """The users to whom these chats refer."""
     users: set[UUID] = set()
     for chat in chats:
         users |= {chat.creator_id} if chat.creator_id else set()
@@ -153,9 +155,16 @@ def mentioned(chats: Iterable[ChatShared]) -> set[UUID]:
     return users
 
 
+def mine_fields(row: Any, peer: UserBrief | None, *, others_read_seq: int, message_count: int) -> dict[str, Any]:
+    """The personal part of a chat, from a row with MINE_COLUMNS."""
+    fields = {name: row[f"own_{name}"] for name in MINE_FIELDS}
+    unread = message_count - fields["last_read_seq"]
+    return fields | {"peer": peer, "others_read_seq": others_read_seq, "unread_count": unread}
+
+
 def mine_of(chat: ChatRead) -> ChatMine:
     """The personal part on its own, as events carry it."""
-    return ChatMine(chat_id=chat.id, **chat.mine.model_dump())
+    return construct(ChatMine, {"chat_id": chat.id, **chat.mine.__dict__})
 
 
 class Cursor(NamedTuple):
@@ -178,26 +187,26 @@ class Cursor(NamedTuple):
             raise InvalidInput.at("/cursor", "invalid_cursor", "This is not a next_cursor of this list.") from error
 
     def text(self) -> str:
-        """What clients pass back as it is."""
+        """The form in which clients pass it back."""
         plain = f"{_microseconds(self.pinned_at)}|{_microseconds(self.updated_at)}|{self.chat_id}"
         return base64.urlsafe_b64encode(plain.encode()).decode()
 
 
 class Since(NamedTuple):
-    """Where a former `sync` says to look: from this time on, and at what transactions after this one wrote."""
+    """Where a former `sync` begins: changes from this time on, and those that later transactions wrote."""
 
     changed_at: datetime
     written: int
 
     @classmethod
     def parse(cls, sync: str) -> "Since":
-        """Raises InvalidInput. Those of former releases have no transaction, and may have `1E+4` for a sum."""
+        """Raises InvalidInput. Marks of former releases have no transaction, and may have `1E+4` for a sum."""
         changed_at, _, rest = sync.partition(".")
         try:
             written = int(rest.partition(".")[2] or 0)
             if not 0 <= written <= BIGGEST:
                 raise ValueError(written)
-            # Earlier by as long as a transaction may have taken from its change to its commit.
+            # Earlier by the longest time from a change to its commit.
             return cls(_time(int(changed_at)) - LONGEST_TRANSACTION, written)
         except (ValueError, OverflowError) as error:
             raise InvalidInput.at("/changed_since", "invalid_sync", "This is not a former `sync`.") from error
@@ -206,8 +215,8 @@ class Since(NamedTuple):
 def _changed(table: str, first: int) -> str:
     """The condition that a row changed after a Since, whose values are this parameter and the next.
 
-    The time finds what was committed late, the transaction what was written under a clock that went back. One that this
-    server has not begun yet says nothing of its rows: all of them.
+    The time finds late commits, the transaction finds what was written under a clock that went back. A transaction that
+    this server has not begun yet says nothing about its rows, and all of them are meant.
     """
     return (
         f"({table}.changed_at > ${first} OR {_WRITTEN.format(table=table)} > ${first + 1} OR ${first + 1} >= {_NEXT})"
@@ -216,45 +225,16 @@ def _changed(table: str, first: int) -> str:
 
 async def _read(db: Db, where: str, *values: object, order: str = "") -> list[Any]:
     """The entries that meet the conditions; with an order only the first $2 of them, in it."""
-    statement = _ENTRIES.format(
-        where=where,
-        preview=PREVIEW_LENGTH,
-        order=f"ORDER BY {order} LIMIT $2" if order else "",
-        order_again=f"ORDER BY {order}" if order else "",
-    )
-    return await db.fetch(statement, *values)
+    limited, ordered = (f"ORDER BY {order} LIMIT $2", f"ORDER BY {order}") if order else ("", "")
+    return await db.fetch(_ENTRIES.format(where=where, order=limited, order_again=ordered), *values)
 
 
 def _chat_read(row: Any) -> ChatRead:
+    last = row["last_seq"] and preview({name: row[f"last_{name}"] for name in Preview.model_fields})
     peer = brief(row["peer_id"], row["name"], row["avatar_key"]) if row["peer_id"] else None
-    mine = {
-        "version": row["mine_version"],
-        "title": row["own_title"],
-        "peer": peer,
-        "pinned_at": row["pinned_at"],
-        "last_read_seq": row["last_read_seq"],
-        "others_read_seq": row["others_read_seq"],
-        "visible_from_seq": row["visible_from_seq"],
-        "unread_count": row["message_count"] - row["last_read_seq"],
-    }
-    fields = {name: row[name] for name in _CHAT_FIELDS} | {"type": ChatType(row["type"])}
-    return construct(ChatRead, {**fields, "last_message": _last_message(row), "mine": construct(Mine, mine)})
-
-
-_CHAT_FIELDS = (*ChatBase.model_fields, "id")
-
-
-def _last_message(row: Any) -> Preview | None:
-    if row["seq"] is None:
-        return None
-    payload = row["payload"] and System.model_validate(row["payload"])
-    fields = {name: row[name] for name in ("seq", "text", "sender_id", "sent_at")}
-    fields |= {"type": MessageType(row["message_type"]), "payload": payload, "deleted_at": row["unsent_at"]}
-    return construct(Preview, fields)
-
-
-def _base(chat: Chat) -> dict[str, Any]:
-    return {name: getattr(chat, name) for name in ChatBase.model_fields}
+    counts = {name: row[name] for name in ("others_read_seq", "message_count")}
+    mine = construct(Mine, mine_fields(row, peer, **counts))
+    return construct(ChatRead, {**shared_fields(row, last), "mine": mine})
 
 
 async def _list_removed(db: Db, user_id: UUID, since: Since) -> list[RemovedChat]:

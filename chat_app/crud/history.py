@@ -1,6 +1,6 @@
-"""Reading the messages of a chat: pages, single ones, and what changed."""
+"""Reading the messages and members of a chat: pages, single ones, and what changed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -12,8 +12,8 @@ from chat_app.errors import InvalidInput, MessageNotFound
 from chat_app.models.attachments import AttachmentRead
 from chat_app.models.chats import MemberRead
 from chat_app.models.messages import (
-    Contact,
-    Location,
+    PAYLOADS,
+    WITH_ATTACHMENT,
     MessageBase,
     MessagePage,
     MessageRead,
@@ -25,16 +25,7 @@ from chat_app.models.screens import Changes
 from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import construct
 
-WITH_ATTACHMENT = frozenset(
-    (MessageType.IMAGE, MessageType.VIDEO, MessageType.AUDIO, MessageType.VOICE, MessageType.FILE)
-)
-PAYLOADS: dict[MessageType, type[Location | Contact | System]] = {
-    MessageType.LOCATION: Location,
-    MessageType.CONTACT: Contact,
-    MessageType.SYSTEM: System,
-}
-
-# Whoever is further behind reads the newest page anew.
+# A client that is further behind reads the newest page anew.
 TOO_FAR_BACK = 10_000
 
 
@@ -53,10 +44,10 @@ async def list_messages(
         raise InvalidInput.at("/before", "conflicting_bounds", "Give at most one of before, after and around.")
     view = await view_chat(db, actor, chat_id)
     first, last = _bounds(view, before, after, around, limit)
-    items = await read_messages(db, actor.id, chat_id, "seq BETWEEN $3 AND $4", first, last)
+    items = await _read(db, actor.id, chat_id, "seq BETWEEN $3 AND $4", first, last)
     quoted = {item.reply_to for item in items if item.reply_to is not None} - {item.seq for item in items}
     quoted = {seq for seq in quoted if seq >= view.visible_from_seq}
-    replied = await read_messages(db, actor.id, chat_id, "seq = ANY($3::bigint[])", list(quoted)) if quoted else []
+    replied = await read_messages(db, actor.id, chat_id, quoted) if quoted else []
     return MessagePage(
         items=items,
         has_before=first > view.visible_from_seq,
@@ -85,7 +76,7 @@ def _bounds(view: View, before: int | None, after: int | None, around: int | Non
 async def get_message(db: Db, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """One message. Raises MessageNotFound."""
     view = await view_chat(db, actor, chat_id)
-    found = await read_messages(db, actor.id, chat_id, "seq = $3", seq)
+    found = await read_messages(db, actor.id, chat_id, [seq])
     if not found or seq < view.visible_from_seq:
         raise MessageNotFound
     return found[0]
@@ -94,29 +85,13 @@ async def get_message(db: Db, actor: Actor, chat_id: UUID, seq: int) -> MessageR
 async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit: int = 100) -> Changes:
     """Every message and member that changed after the version `since`, in the order of their versions."""
     view = await view_chat(db, actor, chat_id)
-    if since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK:
-        return Changes(
-            since=since,
-            version=view.version,
-            message_count=view.message_count,
-            messages=[],
-            members=[],
-            users=[],
-            has_more=False,
-            reset=True,
-        )
-    until, has_more = await _cut(db, chat_id, view, since, limit)
-    messages = await read_messages(
-        db,
-        actor.id,
-        chat_id,
-        "version > $3 AND version <= $4 AND seq >= $5",
-        since,
-        until,
-        view.visible_from_seq,
-        order="version, seq",
-    )
-    members = await read_members(db, chat_id, "membership.version > $2 AND membership.version <= $3", since, until)
+    reset = since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK
+    until, has_more = (view.version, False) if reset else await _cut(db, chat_id, view, since, limit)
+    after = until if reset else since
+    condition = "version > $3 AND version <= $4 AND seq >= $5"
+    values = after, until, view.visible_from_seq
+    messages = await _read(db, actor.id, chat_id, condition, *values, order="version, seq")
+    members = await read_changed_members(db, chat_id, after, until)
     return Changes(
         since=since,
         version=until,
@@ -125,7 +100,7 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
         members=members,
         users=await list_briefs(db, people_in(messages) | {member.user_id for member in members}),
         has_more=has_more,
-        reset=False,
+        reset=reset,
     )
 
 
@@ -142,26 +117,35 @@ async def _cut(db: Db, chat_id: UUID, view: View, since: int, limit: int) -> tup
     return (last, last < view.version)
 
 
-async def read_messages(
+async def read_messages(db: Db, user_id: UUID, chat_id: UUID, seqs: Collection[int]) -> list[MessageRead]:
+    """Messages of a chat as this user sees them. The caller has decided what the user may see."""
+    return await _read(db, user_id, chat_id, "seq = ANY($3::bigint[])", list(seqs))
+
+
+async def read_message(db: Db, user_id: UUID, chat_id: UUID, seq: int) -> MessageRead:
+    """A message that exists, as read_messages."""
+    return (await read_messages(db, user_id, chat_id, [seq]))[0]
+
+
+async def _read(
     db: Db, user_id: UUID, chat_id: UUID, condition: str, *values: object, order: str = "seq"
 ) -> list[MessageRead]:
-    """Messages of a chat as this user sees them: what may be seen, the caller has decided.
-
-    The values of the condition, in SQL, are $3 and on.
-    """
     rows = await db.fetch(_MESSAGES.format(condition, order), chat_id, user_id, *values)
     carrying = [row["seq"] for row in rows if row["type"] in WITH_ATTACHMENT and row["deleted_at"] is None]
-    attachments = await read_attachments(db, chat_id, carrying) if carrying else {}
+    carried = await db.fetch(_ATTACHMENTS, chat_id, carrying) if carrying else []
+    attachments = {row["seq"]: attachment_read(row) for row in carried}
     return [_message_read(row, attachments.get(row["seq"])) for row in rows]
 
 
 _COLUMNS = ", ".join(f"message.{name}" for name in (*MessageBase.model_fields, "payload"))
+# The numbers from $3 on belong to the condition.
 _MESSAGES = f"""
 SELECT {_COLUMNS}, like_count > 0 AND EXISTS (
     SELECT FROM "like" WHERE "like".chat_id = message.chat_id AND "like".seq = message.seq AND user_id = $2
 ) AS liked
 FROM message WHERE chat_id = $1 AND {{}} ORDER BY {{}}
 """  # the names of columns
+_ATTACHMENTS = "SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bigint[])"
 
 
 def _message_read(row: Any, attachment: AttachmentRead | None) -> MessageRead:
@@ -171,40 +155,35 @@ def _message_read(row: Any, attachment: AttachmentRead | None) -> MessageRead:
 
 
 def shared_message(message: MessageRead) -> MessageShared:
-    """The message as everybody is told of it; a deleted one says that nobody likes it."""
+    """The message for every receiver. A tombstone keeps `liked`, as nobody likes it any more."""
     fields = message.__dict__
     if message.deleted_at:
         return construct(MessageRead, {**fields, "liked": False})
-    return construct(MessageShared, {name: fields[name] for name in _SHARED})
+    return construct(MessageShared, {name: fields[name] for name in MessageShared.model_fields})
 
 
-_SHARED = tuple(MessageShared.model_fields)
+async def read_members(db: Db, chat_id: UUID) -> list[MemberRead]:
+    """The members of a chat, in the order of joining."""
+    rows = await db.fetch(_MEMBERS.format("removed_at IS NULL", "joined_at, is_creator DESC, user_id"), chat_id)
+    return [construct(MemberRead, dict(row)) for row in rows]
 
 
-async def read_attachments(db: Db, chat_id: UUID, seqs: Sequence[int]) -> dict[int, AttachmentRead]:
-    """The attachments of these messages, by seq."""
-    rows = await db.fetch("SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bigint[])", chat_id, seqs)
-    return {row["seq"]: attachment_read(row) for row in rows}
-
-
-async def read_members(db: Db, chat_id: UUID, condition: str, *values: object) -> list[MemberRead]:
-    """Members, removed ones too unless the condition says otherwise, in the order of their versions.
-
-    The values of the condition, in SQL, are $2 and on.
-    """
-    rows = await db.fetch(_MEMBERS.format(condition), chat_id, *values)
+async def read_changed_members(db: Db, chat_id: UUID, since: int, until: int) -> list[MemberRead]:
+    """The members that changed after one version up to another, removed ones too, in the order of their versions."""
+    changed = "membership.version > $2 AND membership.version <= $3"
+    rows = await db.fetch(_MEMBERS.format(changed, "membership.version, user_id"), chat_id, since, until)
     return [construct(MemberRead, dict(row)) for row in rows]
 
 
 _MEMBERS = """
 SELECT user_id, user_id IS NOT DISTINCT FROM creator_id AS is_creator, last_read_seq, joined_at, removed_at,
     membership.version
-FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND {} ORDER BY membership.version, user_id
+FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND {} ORDER BY {}
 """
 
 
 def people_in(messages: Iterable[MessageShared]) -> set[UUID]:
-    """Whom these messages refer to."""
+    """The users to whom these messages refer."""
     people: set[UUID] = set()
     for message in messages:
         people.add(message.sender_id)

@@ -2,12 +2,12 @@
 
 from uuid import UUID
 
-from sqlalchemy import delete
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Delete, delete
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlmodel import col, select
 
-from chat_app.crud import access, changes
-from chat_app.crud.history import get_message, read_messages
+from chat_app.crud import access, recording
+from chat_app.crud.history import get_message, read_message
 from chat_app.database import Transaction
 from chat_app.errors import InvalidInput, MessageDeleted
 from chat_app.models import Like, User
@@ -18,45 +18,39 @@ from chat_app.models.users import UserPage, UserRead, profile
 
 async def like_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """Like a message; liking it again changes nothing. Raises MessageDeleted."""
-    chat, membership = await access.lock_chat(db, actor, chat_id)
-    message = await access.access_message(db, membership, seq)
-    if message.deleted_at:
-        raise MessageDeleted
     liked = insert(Like).values(chat_id=chat_id, seq=seq, user_id=actor.id).on_conflict_do_nothing()
-    if (await db.exec(liked.returning(col(Like.seq)))).first():
-        await changes.take_version(db, chat)
-        message.like_count += 1
-        await changes.record_like(db, chat, actor, message)
-    return (await read_messages(db, actor.id, chat_id, "seq = $3", seq))[0]
+    return await _change(db, actor, chat_id, seq, liked, 1)
 
 
 async def unlike_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
     """Take a like back; without one nothing changes."""
+    unliked = delete(Like).where(col(Like.chat_id) == chat_id, col(Like.seq) == seq, col(Like.user_id) == actor.id)
+    return await _change(db, actor, chat_id, seq, unliked, -1)
+
+
+async def _change(
+    db: Transaction, actor: Actor, chat_id: UUID, seq: int, statement: Insert | Delete, by: int
+) -> MessageRead:
     chat, membership = await access.lock_chat(db, actor, chat_id)
     message = await access.access_message(db, membership, seq)
-    unliked = delete(Like).where(col(Like.chat_id) == chat_id, col(Like.seq) == seq, col(Like.user_id) == actor.id)
-    if (await db.exec(unliked.returning(col(Like.seq)))).first():
-        await changes.take_version(db, chat)
-        message.like_count -= 1
-        await changes.record_like(db, chat, actor, message)
-    return (await read_messages(db, actor.id, chat_id, "seq = $3", seq))[0]
+    if message.deleted_at and by > 0:
+        raise MessageDeleted
+    if (await db.exec(statement.returning(col(Like.seq)))).first():
+        await recording.take_version(db, chat)
+        message.like_count += by
+        await recording.record_like(db, chat, actor, message)
+    return await read_message(db, actor.id, chat_id, seq)
 
 
 async def list_likes(
     db: Transaction, actor: Actor, chat_id: UUID, seq: int, *, cursor: str | None, limit: int
 ) -> UserPage:
-    """Who likes a message, the longest registered first."""
+    """The users who like a message, the longest registered first."""
     await get_message(db, actor, chat_id, seq)
-    statement = (
-        select(User)
-        .join(Like, col(Like.user_id) == User.id)
-        .where(Like.chat_id == chat_id, Like.seq == seq)
-        .order_by(col(Like.user_id))
-        .limit(limit + 1)
-    )
+    likes = select(User).join(Like, col(Like.user_id) == User.id).where(Like.chat_id == chat_id, Like.seq == seq)
     if cursor:
-        statement = statement.where(col(Like.user_id) > _parse_cursor(cursor))
-    users = list(await db.exec(statement))
+        likes = likes.where(col(Like.user_id) > _parse_cursor(cursor))
+    users = list(await db.exec(likes.order_by(col(Like.user_id)).limit(limit + 1)))
     return UserPage(
         items=[profile(user, UserRead) for user in users[:limit]],
         next_cursor=users[limit - 1].id.hex if len(users) > limit else None,

@@ -6,8 +6,8 @@ from uuid import UUID
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
-from chat_app.crud import access, changes
-from chat_app.crud.entries import read_chat
+from chat_app.crud import access, recording
+from chat_app.crud.entries import get_chat
 from chat_app.crud.history import read_members
 from chat_app.crud.sessions import clear_active_chat
 from chat_app.crud.users import check_users_exist, list_briefs
@@ -17,26 +17,18 @@ from chat_app.errors import GroupFull, MemberNotFound
 from chat_app.events import ChatsChanged, record
 from chat_app.models import Chat, Membership, User
 from chat_app.models.base import LIMITS
-from chat_app.models.chats import ChatRead, ChatType, MemberList, MemberRead, MembersAdd, RemovedChat, RemovedReason
+from chat_app.models.chats import ChatRead, ChatType, MemberList, MembersAdd, RemovedChat, RemovedReason
 from chat_app.models.messages import SystemEvent
 from chat_app.models.sessions import Actor
-
-MOST_MEMBERS = LIMITS["members"]
 
 
 async def list_members(db: Db, actor: Actor, chat_id: UUID) -> MemberList:
     """Everybody who is in the chat, in the order of joining."""
     # Read before the rest, so that it is not newer.
     version = (await access.view_chat(db, actor, chat_id)).version
-    members = await current_members(db, chat_id)
+    members = await read_members(db, chat_id)
     users = await list_briefs(db, (member.user_id for member in members))
     return MemberList(items=members, users=users, version=version)
-
-
-async def current_members(db: Db, chat_id: UUID) -> list[MemberRead]:
-    """The members of a chat in the order of joining."""
-    members = await read_members(db, chat_id, "removed_at IS NULL")
-    return sorted(members, key=lambda member: (member.joined_at, not member.is_creator, member.user_id))
 
 
 async def add_members(db: Transaction, actor: Actor, chat_id: UUID, data: MembersAdd) -> ChatRead:
@@ -50,15 +42,15 @@ async def add_members(db: Transaction, actor: Actor, chat_id: UUID, data: Member
     joining = [user_id for user_id in dict.fromkeys(data.user_ids) if user_id not in present]
     if joining:
         await _join(db, actor, chat, membership, joining, data)
-    return await read_chat(db, actor.id, chat_id)
+    return await get_chat(db, actor, chat_id)
 
 
 async def _join(
     db: Transaction, actor: Actor, chat: Chat, membership: Membership, joining: list[UUID], data: MembersAdd
 ) -> None:
-    if chat.member_count + len(joining) > MOST_MEMBERS:
+    if chat.member_count + len(joining) > LIMITS["members"]:
         raise GroupFull
-    await changes.take_version(db, chat)
+    await recording.take_version(db, chat)
     converted = chat.type is ChatType.PRIVATE
     chat.member_count += len(joining)
     if converted:
@@ -66,10 +58,9 @@ async def _join(
     event = SystemEvent.BECAME_GROUP if converted else SystemEvent.MEMBERS_ADDED
     # The read position of the adder moves with the message; what they see from stays.
     visible_from_seq = membership.visible_from_seq if data.share_history else chat.message_count + 1
-    message = await changes.add_system_message(db, chat, actor, event, joining)
+    message = await recording.add_system_message(db, chat, actor, event, joining)
     await write_memberships(db, chat, joining, visible_from_seq=visible_from_seq)
-    changed = [*joining, actor.id] if converted else joining
-    await changes.record_members(db, chat, message, changed=changed, joined=joining, to_all=converted)
+    await recording.record_members(db, chat, message, joined=joining, to_all=converted)
 
 
 async def write_memberships(
@@ -96,10 +87,10 @@ async def _become_group(db: Transaction, actor: Actor, chat: Chat, title: str) -
     """The pair is free for a new private chat; own titles meant the peer and go."""
     chat.type, chat.title, chat.creator_id = ChatType.GROUP, title, actor.id
     chat.low_id = chat.high_id = None
-    await db.exec(changes.change_mine(chat.id, title=None, changed_at=chat.changed_at))
+    await db.exec(recording.change_mine(chat.id, title=None, changed_at=chat.changed_at))
     # The actor is the creator from now on, which a member's row tells.
     is_actor = col(Membership.user_id) == actor.id
-    await db.exec(changes.change_memberships(chat.id, is_actor, version=chat.version))
+    await db.exec(recording.change_memberships(chat.id, is_actor, version=chat.version))
 
 
 async def _names(db: Transaction, chat: Chat, joining: list[UUID]) -> str:
@@ -126,20 +117,20 @@ async def leave_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
 
 
 async def _part(db: Transaction, actor: Actor, chat: Chat, user_id: UUID, reason: RemovedReason) -> None:
-    await changes.take_version(db, chat)
+    await recording.take_version(db, chat)
     chat.member_count -= 1
     await end_memberships(db, chat, [user_id], reason)
     left = reason is RemovedReason.LEFT
     event = SystemEvent.MEMBER_LEFT if left else SystemEvent.MEMBER_REMOVED
-    message = await changes.add_system_message(db, chat, actor, event, [] if left else [user_id])
-    await changes.record_members(db, chat, message, changed=[user_id])
+    message = await recording.add_system_message(db, chat, actor, event, [] if left else [user_id])
+    await recording.record_members(db, chat, message)
 
 
 async def end_memberships(db: Transaction, chat: Chat, user_ids: Sequence[UUID], reason: RemovedReason) -> None:
     """Take users out of a locked chat, at once and everywhere: their lists, their active chats."""
     now, who = chat.changed_at, col(Membership.user_id).in_(user_ids)
     ended = {"removed_at": now, "removed_reason": reason, "version": chat.version, "changed_at": now}
-    await db.exec(changes.change_memberships(chat.id, who, **ended))
+    await db.exec(recording.change_memberships(chat.id, who, **ended))
     for user_id in user_ids:
         order_delivery(db, (chat.id, user_id))
     await clear_active_chat(db, chat.id, list(user_ids))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from uuid import UUID
 
 from pydantic import Discriminator, StringConstraints, ValidationError, WrapValidator
@@ -95,33 +95,48 @@ class System(SQLModel):
     title: str | None = None
 
 
-class _Create(Input):
+class CreateBase(Input):
+    """The common fields of a new message. A kind names the payload that its own fields make."""
+
+    payload: ClassVar[type[SQLModel] | None] = None
+    # By type, the beginning of the content type of its file. Empty: without a file.
+    content_types: ClassVar[dict[str, str]] = {}
+
     client_id: UUID = Field(description="Made by the client; the same id again sends nothing twice.")
     reply_to: Seq | None = Field(default=None, description="The seq of the message that this one answers.")
 
 
-class TextCreate(_Create):
+class TextCreate(CreateBase):
     type: Literal["text"]
     text: Body
 
 
-class AttachmentCreate(_Create):
+class AttachmentCreate(CreateBase):
+    content_types: ClassVar = {"image": "image/", "video": "video/", "audio": "audio/", "voice": "audio/", "file": ""}
     type: Literal["image", "video", "audio", "voice", "file"]
     attachment_id: UUID = Field(description="From POST /attachments; each attachment goes with one message.")
     text: Body | None = Field(default=None, description="A caption.")
 
 
-class LocationCreate(_Create):
+class LocationCreate(CreateBase):
+    payload = Location
     type: Literal["location"]
     latitude: Annotated[float, Check(ge=-90, le=90, strict=True)]
     longitude: Annotated[float, Check(ge=-180, le=180, strict=True)]
     text: Body | None = None
 
 
-class ContactCreate(_Create):
+class ContactCreate(CreateBase):
+    payload = Contact
     type: Literal["contact"]
     name: Line
     phone: Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=NO_NUL)]
+
+
+def types_of(create: type[CreateBase]) -> tuple[str, ...]:
+    """The message types that a class stands for."""
+    types: tuple[str, ...] = get_args(create.model_fields["type"].annotation)
+    return types
 
 
 def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
@@ -144,6 +159,15 @@ def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
 BY_TYPE = (Discriminator("type"), WrapValidator(_without_tag))
 
 MessageCreate = Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate, *BY_TYPE]
+
+# The registry of message types: what else differs by type follows from these classes.
+CREATES: tuple[type[CreateBase], ...] = get_args(get_args(MessageCreate)[0])
+CREATE_OF = {MessageType(name): create for create in CREATES for name in types_of(create)}
+WITH_ATTACHMENT = frozenset(kind for kind, create in CREATE_OF.items() if create.content_types)
+PAYLOADS: dict[MessageType, type[SQLModel]] = {
+    MessageType.SYSTEM: System,
+    **{kind: create.payload for kind, create in CREATE_OF.items() if create.payload},
+}
 
 
 class MessageUpdate(Input):
