@@ -211,7 +211,7 @@ async def read_clock(db: AsyncSession) -> datetime:
 def _versions(events: list[Recorded]) -> dict[str, int]:
     """The chats that got a new version, for the log."""
     versions: dict[UUID, int] = {}
-    for event, _ in events:
+    for event, *_ in events:
         if isinstance(event, MessagesChanged):
             versions[event.chat_id] = event.version
         elif isinstance(event, ChatsChanged):

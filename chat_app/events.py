@@ -1,7 +1,9 @@
-"""What the service tells its clients, and how a use case records it: data only, released by the commit."""
+"""Events: what changed, as a use case records it for the commit to release. Data only."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any, ClassVar, NamedTuple, Protocol
 from uuid import UUID
 
@@ -11,113 +13,47 @@ from chat_app.models.chats import ChatMine, ChatShared, MemberRead, RemovedChat
 from chat_app.models.messages import MessageRead, MessageShared
 from chat_app.models.users import UserBrief
 
-# Who is told: user ids with the first seq that each may see.
+# The recipients: user ids with the first seq that each may see.
 Audience = Mapping[UUID, int]
 
 
-class ChatsChanged(SQLModel):
-    """The list of chats, or the number of messages in them, changed."""
+class Reach(Enum):
+    """Which connections of its audience an event is delivered to."""
 
-    event: ClassVar[str] = "chats_changed"
-
-    chats: list[ChatShared] = []
-    mine: list[ChatMine] = Field(default=[], description="Only one's own; an older version is to be dropped.")
-    removed: list[RemovedChat] = []
-    users: list[UserBrief] = Field(default=[], description="Whoever the change brings in.")
+    ALL = auto()
+    OPEN_CHAT = auto()
+    # One that the service picks: such an event is never recorded.
+    ONE = auto()
 
 
-class MessagesChanged(SQLModel):
-    """Messages or members of the active chat changed."""
+class Event(SQLModel):
+    """Its name is that of its class, in snake case."""
 
-    event: ClassVar[str] = "messages_changed"
+    event: ClassVar[str]
+    reach: ClassVar[Reach] = Reach.ALL
 
-    chat_id: UUID
-    since: int = Field(description="The version before this change: above the window's version means a gap.")
-    version: int
-    message_count: int
-    messages: list[MessageRead | MessageShared] = []
-    members: list[MemberRead] = []
-    users: list[UserBrief] = []
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "event" not in vars(cls):
+            cls.event = re.sub(r"\B(?=[A-Z])", "_", cls.__name__).lower()
 
-    def seen_from(self, visible_from_seq: int) -> "MessagesChanged":
-        """The same change for somebody who sees the chat from a later message on."""
-        visible = [message for message in self.messages if message.seq >= visible_from_seq]
-        return self if len(visible) == len(self.messages) else self.model_copy(update={"messages": visible})
+    def header(self) -> dict[str, Any]:
+        """The chat and the versions that order it among other events."""
+        return {}
 
 
-class ReadChanged(SQLModel):
-    """A member of the active chat has read further."""
-
-    event: ClassVar[str] = "read_changed"
-
-    chat_id: UUID
-    user_id: UUID
-    last_read_seq: int
+class ClientEvent(Event):
+    """An event that clients receive; they read the docstring of its class."""
 
 
-class TypingChanged(SQLModel):
-    """A member of the active chat types, or stopped: repeated every 3 seconds, to be forgotten after 6."""
-
-    event: ClassVar[str] = "typing_changed"
-
-    chat_id: UUID
-    user_id: UUID
-    typing: bool
+class NodeEvent(Event):
+    """An event that changes connections, and is not delivered to clients."""
 
 
-class PresenceChanged(SQLModel):
-    """Somebody of a private chat, or of the active chat, came or went."""
-
-    event: ClassVar[str] = "presence_changed"
-
-    user_id: UUID
-    online: bool
-    last_seen_at: datetime | None = Field(description="null while online.")
-
-
-class UsersChanged(SQLModel):
-    """Somebody of a private chat, or of the active chat, has another name or picture."""
-
-    event: ClassVar[str] = "users_changed"
-
-    users: list[UserBrief]
-
-
-class ResyncRequired(SQLModel):
-    """Something may have been missed: list the chats with `changed_since`, and for the open chat its changes."""
-
-    event: ClassVar[str] = "resync_required"
-
-    reason: str
-
-
-class MemberChanged(SQLModel):
-    """A member of a chat has another name or picture: `users_changed` for those who have the chat active."""
-
-    chat_id: UUID
-    users: list[UserBrief]
-
-
-class SessionsRevoked(SQLModel):
-    """Sessions ended: their connections are told `session_revoked` and closed."""
-
-    session_ids: list[UUID]
-
-
-class ActiveChatSet(SQLModel):
-    """HTTP set the active chat of a session: connections that never set their own follow."""
-
-    session_id: UUID
-    chat_id: UUID | None
-    # The chat's at that time, when the user was a member: a removal up to it came before.
-    version: int = 0
-    user_id: UUID | None = None
-
-
-class Ready(SQLModel):
+class Ready(ClientEvent):
     """The connection is live."""
 
-    event: ClassVar[str] = "ready"
+    reach = Reach.ONE
 
     user_id: UUID
     session_id: UUID
@@ -127,55 +63,144 @@ class Ready(SQLModel):
     server_time: datetime
 
 
-class SessionEnded(SQLModel):
+class ChatsChanged(ClientEvent):
+    """The list of chats, or the number of messages in them, changed."""
+
+    chats: list[ChatShared] = []
+    mine: list[ChatMine] = Field(default=[], description="Only one's own; an older version is to be dropped.")
+    removed: list[RemovedChat] = []
+    users: list[UserBrief] = Field(default=[], description="Whoever the change brings in.")
+
+    def header(self) -> dict[str, Any]:
+        """Raises ValueError for several chats: they would have to be ordered one by one."""
+        if max(len(self.chats), len(self.mine), len(self.removed)) > 1:
+            raise ValueError("an event of several chats")
+        header: dict[str, Any] = {}
+        for removal in self.removed:
+            header |= {"chat_id": removal.chat_id, "removed_version": removal.version}
+        for own in self.mine:
+            header |= {"chat_id": own.chat_id, "mine_version": own.version}
+        for chat in self.chats:
+            sender_id = chat.last_message and chat.last_message.sender_id
+            header |= {"chat_id": chat.id, "version": chat.version, "user_id": sender_id}
+        return header
+
+
+class MessagesChanged(ClientEvent):
+    """Messages or members of the active chat changed."""
+
+    reach = Reach.OPEN_CHAT
+
+    chat_id: UUID
+    since: int = Field(description="The version before this change: above the window's version means a gap.")
+    version: int
+    message_count: int
+    messages: list[MessageRead | MessageShared] = []
+    members: list[MemberRead] = []
+    users: list[UserBrief] = []
+
+    def header(self) -> dict[str, Any]:
+        first_seq = min([message.seq for message in self.messages], default=0)
+        return {"chat_id": self.chat_id, "since": self.since, "version": self.version, "first_seq": first_seq}
+
+
+class ReadChanged(ClientEvent):
+    """A member of the active chat has read further."""
+
+    reach = Reach.OPEN_CHAT
+
+    chat_id: UUID
+    user_id: UUID
+    last_read_seq: int
+
+
+class TypingChanged(ClientEvent):
+    """A member of the active chat types, or stopped: repeated every 3 seconds, to be forgotten after 6."""
+
+    reach = Reach.OPEN_CHAT
+
+    chat_id: UUID
+    user_id: UUID
+    typing: bool
+
+
+class PresenceChanged(ClientEvent):
+    """Somebody of a private chat, or of the active chat, came or went."""
+
+    reach = Reach.ONE
+
+    user_id: UUID
+    online: bool
+    last_seen_at: datetime | None = Field(description="null while online.")
+
+
+class UsersChanged(ClientEvent):
+    """Somebody of a private chat, or of the active chat, has another name or picture."""
+
+    users: list[UserBrief]
+
+
+class ResyncRequired(ClientEvent):
+    """Something may have been missed: list the chats with `changed_since`, and for the open chat its changes."""
+
+    reason: str
+
+
+class SessionEnded(ClientEvent):
     """This session was ended; the server closes the connection."""
 
-    event: ClassVar[str] = "session_revoked"
+    event = "session_revoked"
+    reach = Reach.ONE
 
     code: str
 
 
-Event = (
-    ChatsChanged
-    | MessagesChanged
-    | ReadChanged
-    | TypingChanged
-    | UsersChanged
-    | MemberChanged
-    | ResyncRequired
-    | SessionsRevoked
-    | ActiveChatSet
-)
-WireEvent = (
-    ChatsChanged
-    | MessagesChanged
-    | ReadChanged
-    | TypingChanged
-    | PresenceChanged
-    | UsersChanged
-    | ResyncRequired
-    | Ready
-    | SessionEnded
-)
+class SessionsRevoked(NodeEvent):
+    """Sessions ended: their connections get `session_revoked` and are closed."""
+
+    session_ids: list[UUID]
+
+
+class ActiveChatSet(NodeEvent):
+    """HTTP set the active chat of a session: connections that never set their own follow."""
+
+    session_id: UUID
+    chat_id: UUID | None
+    # The chat's when the user was a member: a removal up to it came before.
+    version: int = 0
+    user_id: UUID | None = None
+
+    def header(self) -> dict[str, Any]:
+        return {"chat_id": self.chat_id, "version": self.version, "user_id": self.user_id}
+
+
+# In the order of the documents.
+CLIENT_EVENTS: list[type[ClientEvent]] = ClientEvent.__subclasses__()
 
 
 class Recorded(NamedTuple):
-    """An event that waits for the commit, with those who are told."""
+    """An event that waits for the commit, and its audience; with a chat, only its connections that have that open."""
 
     event: Event
     audience: Audience
+    open_chat_id: UUID | None = None
 
 
 class Recording(Protocol):
-    """What keeps notes until its commit: a session."""
+    """A database session: it keeps what is recorded until its commit."""
 
     @property
     def info(self) -> dict[Any, Any]: ...
 
 
-def record(db: Recording, event: Event, audience: Audience) -> None:
-    """Keep an event until the commit, which releases it; a rollback drops it."""
-    db.info.setdefault("events", []).append(Recorded(event, audience))
+def record(db: Recording, event: Event, audience: Audience, open_chat_id: UUID | None = None) -> None:
+    """Keep an event until the commit, which releases it; a rollback drops it.
+
+    `open_chat_id`: deliver it only where this chat is open. For an event whose reach that is, it is the event's chat.
+    """
+    if event.reach is Reach.OPEN_CHAT:
+        open_chat_id = vars(event)["chat_id"]
+    db.info.setdefault("events", []).append(Recorded(event, audience, open_chat_id))
 
 
 def recorded(db: Recording) -> list[Recorded]:

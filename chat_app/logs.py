@@ -139,6 +139,12 @@ def request_id() -> str | None:
     return bound("request_id")
 
 
+def request_ids() -> list[str]:
+    """Those of the requests and commands that this commit is for."""
+    context = structlog.contextvars.get_contextvars()
+    return [id for id in context.get("requests", [context.get("request_id")]) if id]
+
+
 def bound(name: str) -> str | None:
     """What the log context of the request says."""
     found: str | None = structlog.contextvars.get_contextvars().get(name)

@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> ASGIApp:
     connections = Connections()
     fanout = Fanout(connections)
     bus = Bus(settings.bus_url.get_secret_value()) if settings.bus_url else None
-    order = Order(fanout.deliver, lambda: bus is not None and bus.is_up)
+    order = Order(fanout.send, lambda: bus is not None and bus.is_up)
     delivery = ClusterDelivery(bus, order) if bus else fanout
     storage = Storage(settings.media_location)
     database = Database(

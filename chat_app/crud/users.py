@@ -10,7 +10,7 @@ from sqlmodel import col, select
 from chat_app.crud.presence import list_contacts
 from chat_app.database import Db, Transaction
 from chat_app.errors import UsernameTaken, UserNotFound
-from chat_app.events import MemberChanged, UsersChanged, record
+from chat_app.events import UsersChanged, record
 from chat_app.models import User
 from chat_app.models.sessions import Actor
 from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserUpdate, brief, profile
@@ -37,12 +37,12 @@ async def update_me(db: Transaction, actor: Actor, data: UserUpdate) -> UserMe:
 
 async def record_user(db: Transaction, user: User) -> None:
     """The name or picture has changed: for private peers, and for members who have a chat with the user active."""
-    users = [brief(user.id, user.name, user.avatar_key)]
+    event = UsersChanged(users=[brief(user.id, user.name, user.avatar_key)])
     peers, members = await list_contacts(db, user.id)
     if peers:
-        record(db, UsersChanged(users=users), dict.fromkeys(peers, 0))
+        record(db, event, dict.fromkeys(peers, 0))
     for chat_id, user_ids in members.items():
-        record(db, MemberChanged(chat_id=chat_id, users=users), dict.fromkeys(user_ids, 0))
+        record(db, event, dict.fromkeys(user_ids, 0), chat_id)
 
 
 async def get_user(db: Transaction, user_id: UUID) -> UserRead:

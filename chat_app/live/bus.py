@@ -1,6 +1,6 @@
-"""The other nodes: every commit is published once, numbered, so that whoever hears a gap knows of a loss.
+"""The other nodes: every commit is published once, with a number, so that a gap shows what was missed.
 
-A hint only: nothing waits for it. What it says of permissions is as old as what it carries.
+A hint only: nothing waits for it. The permissions in it are as old as the event that it carries.
 """
 
 import asyncio
@@ -8,7 +8,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -18,54 +19,47 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from uuid_utils.compat import uuid7
 
-from chat_app import metrics
+from chat_app import logs, metrics
 from chat_app.background import run_together
-from chat_app.events import Recorded
-from chat_app.live.bus_messages import Message, Online, encode
+from chat_app.live.bus_messages import Message, Online, decode, encode
+from chat_app.live.envelopes import Envelope
 from chat_app.logs import log, log_crash
 
-CHANNEL = "chat:events"
+CHANNEL = "chat:events:2"
+# During a deploy nodes of the former version publish there, in another format. Neither format can be read by the other
+# version, so each has to compare with the database: this packet is to them a node that then falls silent.
+FORMER_CHANNEL = "chat:events"
+FORMER_PACKET = b'{"node":"00000000-0000-0000-0000-000000000000","number":0,"since":0}'
 HEARTBEAT_SECONDS = 1.0
-# Nodes that say nothing for so long are cut off, or gone.
+# A node that publishes nothing for so long is cut off, or gone.
 SILENT_SECONDS = 3.0
 FORGOTTEN_SECONDS = 600.0
 TIMEOUT_SECONDS = 1.5
 RETRY_SECONDS = 0.5
-# Commits that wait for the bus; what is more is dropped, and the others learn it from the numbers.
+# Packets that wait for the bus. More are dropped, and the numbers show it to the other nodes.
 MOST_WAITING = 5000
 
 
-class _Waiting(NamedTuple):
-    number: int
-    since: int
-    events: Sequence[Recorded] = ()
-    online: Online | None = None
-    is_leaving: bool = False
-
-
+@dataclass(slots=True)
 class _Node:
     """What is known of another node."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.received_at = time.monotonic()
-        self.is_silent = False
+    number: int
+    received_at: float = field(default_factory=time.monotonic)
+    is_silent: bool = False
 
 
 class Listener(Protocol):
-    """Who is told what comes over the bus."""
+    """What the bus calls."""
 
-    def heard(self, events: list[Recorded]) -> None:
-        """Another node committed this."""
+    def received(self, message: Message, events: list[Envelope]) -> None:
+        """Another node published this."""
 
     def joined(self) -> None:
-        """From now on the others are heard."""
+        """From now on messages of other nodes are received."""
 
     def missed(self) -> None:
-        """Something that another node told may have been missed."""
-
-    def online(self, node: UUID, online: Online) -> None:
-        """Somebody came to another node, or went."""
+        """Some message of another node may have been missed."""
 
     def present(self, node: UUID, is_there: bool) -> None:
         """A node has fallen silent or left, or is back."""
@@ -88,27 +82,33 @@ class Bus:
 
     def __init__(self, url: str) -> None:
         self.node: UUID = uuid7()
-        self.is_up = False
-        # Set while something that other nodes commit may not come: the bus is lost, or one of them is silent.
-        self.is_incomplete = asyncio.Event()
-        self.is_incomplete.set()
-        self._own = b'{"node":"%b"' % str(self.node).encode()
         self.client = connect(url)
+        self.is_up = False
+        self._own = b'{"node":"%b"' % str(self.node).encode()
         self._listener: Listener
         self._number = 0
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[bytes] = deque()
         self._queued, self._written, self._joined = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._nodes: dict[UUID, _Node] = {}
         self._others_known = False
         self._is_lost = False
+        self._former_at = float("-inf")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything arrives that other nodes commit."""
+        has_former = time.monotonic() - self._former_at < SILENT_SECONDS
+        return self.is_up and not has_former and not any(node.is_silent for node in self._nodes.values())
 
     def publish(
-        self, events: Sequence[Recorded] = (), online: Online | None = None, *, is_leaving: bool = False
+        self, events: Sequence[Envelope] = (), *, online: Online | None = None, is_leaving: bool = False
     ) -> None:
         """Publish soon, or not at all: what was not published leaves a gap in the numbers."""
         since, self._number = self._number, self._number + bool(events)
         if self.is_up and len(self._waiting) < MOST_WAITING:
-            self._waiting.append(_Waiting(self._number, since, events, online, is_leaving))
+            said = online and online.model_dump(mode="json")
+            fields = {"requests": logs.request_ids(), "online": said, "is_leaving": is_leaving}
+            self._waiting.append(encode(self.node, self._number, since, events, **fields))
             self._queued.set()
 
     async def run(self, listener: Listener) -> None:
@@ -126,8 +126,10 @@ class Bus:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def start(self) -> None:
-        """Return when every node that lives has been heard: whoever is heard first after this, something was missed of.
-        Without a bus, after a while."""
+        """Wait until every live node has been heard; without a bus, for a while.
+
+        A node first heard later has published something that was missed.
+        """
         try:
             async with asyncio.timeout(SILENT_SECONDS):
                 await self._joined.wait()
@@ -137,7 +139,7 @@ class Bus:
         self._others_known = True
 
     async def leave(self) -> None:
-        """Say what is still to be said, and that this node ends in order."""
+        """Publish what is still waiting, and that this node ends in order."""
         self.publish(is_leaving=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_SECONDS):
@@ -150,16 +152,16 @@ class Bus:
         subscription = self.client.pubsub()
         try:
             async with asyncio.timeout(2 * TIMEOUT_SECONDS):
-                await subscription.subscribe(CHANNEL)
+                await subscription.subscribe(CHANNEL, FORMER_CHANNEL)
                 if await subscription.get_message(timeout=TIMEOUT_SECONDS) is None:
                     raise TimeoutError("no answer to SUBSCRIBE")
             self._join()
             yield subscription
         finally:
             self.is_up = False
-            self._judge()
+            metrics.bus_up.set(False)
             self._waiting.clear()
-            with suppress(TimeoutError):  # a frozen bus takes no goodbye
+            with suppress(TimeoutError):  # a frozen bus does not answer
                 async with asyncio.timeout(TIMEOUT_SECONDS):
                     await subscription.aclose()  # type: ignore[no-untyped-call]  # the library is not typed here
                     await self.client.connection_pool.disconnect()
@@ -169,8 +171,8 @@ class Bus:
         for node in self._nodes.values():
             node.received_at = now
         self.is_up, self._is_lost = True, False
+        metrics.bus_up.set(True)
         self._joined.set()
-        self._judge()
         log.info("bus joined")
         self._listener.joined()
 
@@ -179,81 +181,63 @@ class Bus:
             log.warning("bus lost", error=type(error).__name__, address="CHAT_BUS_URL")
         self._is_lost = True
 
-    def _judge(self) -> None:
-        metrics.bus_up.set(self.is_up)
-        if self.is_up and not any(node.is_silent for node in self._nodes.values()):
-            self.is_incomplete.clear()
-        else:
-            self.is_incomplete.set()
-
     async def _write(self) -> None:
+        await self.client.publish(FORMER_CHANNEL, FORMER_PACKET)
         while True:
-            with suppress(TimeoutError):  # there is nothing to tell but that this node lives
+            with suppress(TimeoutError):  # there is nothing to publish but that this node lives
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await self._queued.wait()
             self._queued.clear()
-            count = len(self._waiting)
-            packets = [self._packet(self._waiting[place]) for place in range(count)]
+            packets = list(self._waiting)
             sending = self.client.pipeline(transaction=False)
-            for packet in packets or [self._packet(_Waiting(self._number, self._number))]:
+            for packet in packets or [encode(self.node, self._number, self._number)]:
                 sending.publish(CHANNEL, packet)
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await sending.execute()
-            for _ in range(count):
+            for _ in packets:
                 self._waiting.popleft()
             self._written.set()
-
-    def _packet(self, waiting: _Waiting) -> bytes:
-        try:
-            return encode(self.node, **waiting._asdict())
-        except TypeError as error:
-            log_crash(error)
-            # Not to be understood: the number is missing.
-            return b""
 
     async def _read(self, subscription: PubSub) -> None:
         while True:
             # One's own heartbeats come back, so silence is a loss.
             message = await subscription.get_message(timeout=HEARTBEAT_SECONDS + TIMEOUT_SECONDS)
             if message is None:
-                raise TimeoutError("nothing was heard")
-            if message["type"] == "message":
+                raise TimeoutError("nothing was received")
+            if message["type"] != "message":
+                continue
+            if message["channel"] == CHANNEL.encode():
                 self._receive(message["data"])
+            elif message["data"] != FORMER_PACKET:
+                self._former_at = time.monotonic()
 
     def _receive(self, packet: bytes) -> None:
         # Half of what comes is one's own, and reading it would cost as much as the rest.
         if packet.startswith(self._own):
             return
         try:
-            message = Message.model_validate_json(packet)
-            events = message.recorded()
+            message, events = decode(packet)
         except Exception as error:
-            # If it was a node's, its next number tells that something was missed.
+            # If a node published it, the next number of that node shows that something was missed.
             log.warning("bus message not understood", error=type(error).__name__)
             return
         try:
-            if message.node != self.node:
-                self._hear(message, events)
+            self._take(message, events)
         except Exception as error:
             log_crash(error)
             self._listener.missed()
 
-    def _hear(self, message: Message, events: list[Recorded]) -> None:
+    def _take(self, message: Message, events: list[Envelope]) -> None:
         known = self._nodes.get(message.node)
         before = known.number if known else 0 if self._others_known else message.since
-        returned = known is None or known.is_silent
-        # What a frozen bus was given may come after what was said over the next connection.
+        # A bus that was frozen may send an old message after one that was published over the next connection.
         self._nodes[message.node] = _Node(max(message.number, before))
-        if returned:
-            self._judge()
+        if known is None or known.is_silent:
             self._listener.present(message.node, is_there=True)
         if before < message.since:
             log.warning("missed on the bus", node=str(message.node), messages=message.since - before)
             self._listener.missed()
-        if events:
-            self._listener.heard(events)
-        if message.online:
-            self._listener.online(message.node, message.online)
+        self._listener.received(message, events)
         if message.is_leaving:
             del self._nodes[message.node]
             self._listener.present(message.node, is_there=False)
@@ -268,7 +252,6 @@ class Bus:
                 elif now - node.received_at > SILENT_SECONDS and not node.is_silent:
                     node.is_silent = True
                     log.warning("node silent", node=str(id))
-                    # It may have committed what it never told.
+                    # It may have committed something without publishing it.
                     self._listener.missed()
                     self._listener.present(id, is_there=False)
-            self._judge()

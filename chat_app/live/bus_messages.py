@@ -1,165 +1,100 @@
-"""What nodes say to each other, as JSON; the other may run a version that is older or newer than this one.
+"""What nodes send each other: one line of JSON with the headers, then a line for each event, ready for clients.
 
-What comes is checked for being whole; the content of messages and chats is taken as the node had it that told it.
+The other node may run a newer or an older version: kinds and fields that this one does not know are skipped, and fields
+that are missing take their defaults.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import cache
-from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any
 from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as DriverUUID
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from chat_app.events import Audience, ChatsChanged, Event, MessagesChanged, Recorded, ResyncRequired
+from chat_app.events import CLIENT_EVENTS, Audience, ChatsChanged, Event, MessagesChanged, NodeEvent, Reach
+from chat_app.live.envelopes import Envelope, resync
 from chat_app.logs import log
-from chat_app.models.chats import RemovedChat
-from chat_app.models.wire_json import as_json, construct
+from chat_app.models.wire_json import as_json
 
-EVENTS: dict[str, Any] = {event.__name__: event for event in get_args(Event)}
+_ALL: list[type[Event]] = [*CLIENT_EVENTS, *NodeEvent.__subclasses__()]
+KINDS = {kind.event: kind for kind in _ALL if kind.reach is not Reach.ONE}
+FIELDS = set(Envelope._fields) - {"kind", "audience", "body"}
+# Without these an event has no place in the order.
+NEEDED: dict[type[Event], set[str]] = {ChatsChanged: {"chat_id"}, MessagesChanged: {"chat_id", "version"}}
+_envelope = TypeAdapter(Envelope)
 
 
 class Online(BaseModel):
-    """Who has connections to a node: all of them if it is `whole`, else who came and who went. `ask`: tell me yours."""
+    """Who is connected to a node: all of them if it is `whole`, else who joined and who left. `ask`: send me yours."""
 
-    came: list[UUID] = []
-    went: dict[UUID, datetime] = {}
+    joined: list[UUID] = []
+    left: dict[UUID, datetime] = {}
     whole: bool = False
     ask: bool = False
 
 
-class _Told(BaseModel):
-    event: str
-    data: Any = None
+class _Header(BaseModel):
+    """Of one event. More fields are those of its envelope."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
     # null: that of the event before.
     audience: list[tuple[str, int]] | None = None
 
 
 class Message(BaseModel):
     node: UUID
-    # Of these events, and of those before; equal where there are none.
+    # Counts the messages with events, of which `since` is the one before; equal without events.
     number: int
     since: int
-    events: list[_Told] = []
+    # Of the requests and commands whose commit this was.
+    requests: list[str] = []
+    events: list[_Header] = []
     online: Online | None = None
     is_leaving: bool = False
 
-    def recorded(self) -> list[Recorded]:
-        """The events that this version knows. Raises whatever is wrong with an audience.
 
-        An event that lacks what it needs becomes a resync of its audience.
-        """
-        audience: Audience = {}
-        events: list[Recorded] = []
-        for told in self.events:
-            if told.audience is not None:
-                audience = {DriverUUID(user_id): seen_from for user_id, seen_from in told.audience}
-            if kind := EVENTS.get(told.event):
-                events.append(Recorded(_event(kind, told.data), audience))
-        return events
+def encode(node: UUID, number: int, since: int, events: Sequence[Envelope] = (), **fields: Any) -> bytes:
+    """A packet of a Message with these fields."""
+    message = {"node": node, "number": number, "since": since, "events": list(_headers(events)), **fields}
+    return b"\n".join([as_json(message), *(event.body for event in events)])
 
 
-def _event(kind: Any, data: Any) -> Event:
-    event: Event
-    try:
-        if kind is ChatsChanged:
-            removed = [RemovedChat.model_validate(removal) for removal in data.get("removed", [])]
-            event = _receive((kind,), {**data, "removed": removed})
-        elif kind is MessagesChanged:
-            event = _receive((kind,), {**data, "chat_id": UUID(data["chat_id"])})
-        else:
-            event = kind.model_validate(data)
-    except Exception as error:
-        log.warning("bus event not understood", kind=kind.__name__, error=type(error).__name__)
-        event = ResyncRequired(reason="not_understood")
-    return event
-
-
-class _Shape:
-    """The fields of a model, and which models stand in them: alone or in a list."""
-
-    def __init__(self, model: type[BaseModel]) -> None:
-        self.model = model
-        self.fields = model.model_fields
-        self.required = {name for name, field in self.fields.items() if _is_required(field)}
-        models = {name: tuple(_models_in(field.annotation)) for name, field in self.fields.items()}
-        self.parts = {
-            name: (found, get_origin(self.fields[name].annotation) is list) for name, found in models.items() if found
-        }
-
-    def complete(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Without the fields that only a newer version has, and with the defaults of those that an older one lacks."""
-        return {name: data[name] if name in data else _default(field) for name, field in self.fields.items()}
-
-
-_shape = cache(_Shape)
-
-
-def _is_required(field: FieldInfo) -> bool:
-    """Without a default; that of a field that may be null is null."""
-    return field.is_required() and NoneType not in get_args(field.annotation)
-
-
-def _default(field: FieldInfo) -> Any:
-    return None if field.is_required() else field.get_default(call_default_factory=True)
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
-
-
-def _receive(models: tuple[type[BaseModel], ...], data: Any) -> Any:
-    """An instance of the first of these models whose required fields are there. Raises whatever is wrong with the data.
-
-    Values are not checked: to check every field doubled what it takes to receive a message.
-    """
-    if isinstance(data, BaseModel):
-        return data
-    for shape in map(_shape, models):
-        if data.keys() == shape.fields.keys():
-            fields = data
-            break
-    else:
-        shape = next(shape for shape in map(_shape, models) if shape.required <= data.keys())
-        fields = shape.complete(data)
-    for name, (parts, is_list) in shape.parts.items():
-        value = fields[name]
-        if is_list:
-            fields[name] = [_receive(parts, part) for part in value]
-        elif value is not None:
-            fields[name] = _receive(parts, value)
-    return construct(shape.model, fields)
-
-
-def encode(
-    node: UUID,
-    number: int,
-    since: int,
-    events: Iterable[Recorded],
-    online: Online | None,
-    is_leaving: bool,
-) -> bytes:
-    """A Message. Raises TypeError for an event that is no data."""
-    message = {
-        "node": node,
-        "number": number,
-        "since": since,
-        "events": list(_told(events)),
-        "online": online and online.model_dump(mode="json"),
-        "is_leaving": is_leaving,
-    }
-    return as_json(message)
-
-
-def _told(events: Iterable[Recorded]) -> Iterator[dict[str, Any]]:
+def _headers(events: Iterable[Envelope]) -> Iterator[dict[str, Any]]:
     before: Audience | None = None
-    for event, audience in events:
-        told = None if audience == before else list(audience.items())
-        yield {"event": type(event).__name__, "data": event.__dict__, "audience": told}
-        before = audience
+    for event in events:
+        audience = None if event.audience == before else list(event.audience.items())
+        fields = {name: value for name, value in event._asdict().items() if value and name in FIELDS}
+        yield {"kind": event.kind.event, "audience": audience, **fields}
+        before = event.audience
+
+
+def decode(packet: bytes) -> tuple[Message, list[Envelope]]:
+    """A message, and its events of known kinds. Raises ValueError or TypeError.
+
+    An event that lacks what its kind needs becomes a resync of its audience.
+    """
+    head, *bodies = packet.split(b"\n")
+    message = Message.model_validate_json(head)
+    audience: Audience = {}
+    events: list[Envelope] = []
+    for header, body in zip(message.events, bodies, strict=True):
+        if header.audience is not None:
+            audience = {DriverUUID(user_id): seen_from for user_id, seen_from in header.audience}
+        if kind := KINDS.get(header.kind):
+            events.append(_open(kind, audience, body, header.model_extra or {}))
+    return message, events
+
+
+def _open(kind: type[Event], audience: Audience, body: bytes, header: dict[str, Any]) -> Envelope:
+    names = NEEDED.get(kind, set()) | header.keys() & FIELDS
+    if kind.reach is Reach.OPEN_CHAT:
+        names.add("open_chat_id")
+    try:
+        fields = {name: header[name] for name in names}
+        return _envelope.validate_python({"kind": kind, "audience": audience, "body": body, **fields})
+    except (KeyError, ValueError) as error:
+        log.warning("bus event not understood", kind=kind.event, error=type(error).__name__)
+        return resync(audience, "not_understood")

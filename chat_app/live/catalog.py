@@ -6,32 +6,6 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter
 
-from chat_app.events import (
-    ChatsChanged,
-    MessagesChanged,
-    PresenceChanged,
-    ReadChanged,
-    Ready,
-    ResyncRequired,
-    SessionEnded,
-    TypingChanged,
-    UsersChanged,
-    WireEvent,
-)
-
-# In the order of the documents. Each class carries its name in `event` and its meaning in its docstring.
-EVENTS: tuple[type[WireEvent], ...] = (
-    Ready,
-    ChatsChanged,
-    MessagesChanged,
-    ReadChanged,
-    TypingChanged,
-    PresenceChanged,
-    UsersChanged,
-    ResyncRequired,
-    SessionEnded,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Command:

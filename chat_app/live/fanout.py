@@ -1,128 +1,98 @@
-"""What was committed goes out: encoded once, written to each connection that is meant. The only emitter."""
+"""Delivers events to the connections of this process. No other module does."""
 
-from collections.abc import Callable
-from typing import Any
-from uuid import UUID
+from collections.abc import Iterable
+
+import orjson
 
 from chat_app import metrics
-from chat_app.events import (
-    ActiveChatSet,
-    Audience,
-    ChatsChanged,
-    MemberChanged,
-    MessagesChanged,
-    ReadChanged,
-    Recorded,
-    ResyncRequired,
-    SessionsRevoked,
-    TypingChanged,
-    UsersChanged,
-    WireEvent,
-)
+from chat_app.events import ActiveChatSet, ClientEvent, Event, NodeEvent, Recorded, ResyncRequired, SessionsRevoked
 from chat_app.live.connections import Connection, Connections, Packet
+from chat_app.live.envelopes import Envelope, resync, resync_instead, seal
 from chat_app.logs import log_crash
 from chat_app.models.wire_json import as_json
 
 Reached = set[Connection]
 
 
-def encode(event: WireEvent) -> Packet:
+def encode(event: ClientEvent) -> Packet:
     """The Socket.IO packet of an event."""
-    return Packet(b'2["%b",%b]' % (event.event.encode(), as_json(event)))
+    return _packet(type(event), as_json(event))
 
 
-def resync_instead(events: list[Recorded]) -> tuple[ResyncRequired, Audience]:
-    """What to tell instead of events that may have happened."""
-    audience = {user_id: 0 for _, audience in events for user_id in audience}
-    return ResyncRequired(reason="undelivered"), audience
+def _packet(kind: type[Event], body: bytes) -> Packet:
+    return Packet(b'2["%b",%b]' % (kind.event.encode(), body))
 
 
 class Fanout:
-    """Writes events to the connections of this process."""
+    """Writes each event once to every connection that it reaches."""
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self._ways: dict[type, Callable[[Any, Audience, Reached], None]] = {
-            ChatsChanged: self._chats_changed,
-            MessagesChanged: self._messages_changed,
-            ReadChanged: self._to_open,
-            TypingChanged: self._to_open,
-            UsersChanged: self._to_all,
-            MemberChanged: self._member_changed,
-            ResyncRequired: self._to_all,
-            ActiveChatSet: self._active_chat_set,
-            SessionsRevoked: self._sessions_revoked,
-        }
 
     def deliver(self, events: list[Recorded]) -> int:
-        """Send what one commit released. Returns how many connections were reached."""
-        reached: Reached = set()
-        for recorded in events:
-            try:
-                self._ways[type(recorded.event)](recorded.event, recorded.audience, reached)
-            except Exception as error:
-                # The change is committed, so its sender must not hear of a failure; who may have missed it does.
-                log_crash(error)
-                self.resync([recorded])
-        metrics.delivered.inc(len(reached))
-        return len(reached)
+        """Deliver the events of a commit. Returns how many connections were reached."""
+        return self.send(seal(events))
 
     def resync(self, events: list[Recorded]) -> None:
         """Deliver `resync_required` in place of these events."""
-        self._to_all(*resync_instead(events), set())
+        self.send([resync_instead(events)])
 
-    def _chats_changed(self, event: ChatsChanged, audience: Audience, reached: Reached) -> None:
-        packet = encode(event)
-        for user_id in audience:
+    def send(self, events: Iterable[Envelope]) -> int:
+        """As `deliver`, for events of any node."""
+        reached: Reached = set()
+        for event in events:
+            try:
+                self._send(event, reached)
+            except Exception as error:
+                log_crash(error)
+                self._to_all(resync(event.audience), reached)
+        metrics.delivered.inc(len(reached))
+        return len(reached)
+
+    def _send(self, event: Envelope, reached: Reached) -> None:
+        if issubclass(event.kind, NodeEvent):
+            self._apply(event.kind.model_validate_json(event.body), reached)
+        elif event.open_chat_id:
+            self._to_open(event, reached)
+        else:
+            self._to_all(event, reached)
+
+    def _to_all(self, event: Envelope, reached: Reached) -> None:
+        packet = _packet(event.kind, event.body)
+        for user_id in event.audience:
             for connection in self.connections.of_user(user_id):
-                for removed in event.removed:
-                    connection.lose_chat(removed.chat_id, removed.version)
+                if event.removed_version and event.chat_id:
+                    connection.lose_chat(event.chat_id, event.removed_version)
                 connection.send(packet)
                 reached.add(connection)
+                if event.kind is ResyncRequired:
+                    metrics.resyncs.labels(orjson.loads(event.body)["reason"]).inc()
 
-    def _messages_changed(self, event: MessagesChanged, audience: Audience, reached: Reached) -> None:
+    def _to_open(self, event: Envelope, reached: Reached) -> None:
+        assert event.open_chat_id
         packets: dict[int, Packet] = {}
-        first = min([message.seq for message in event.messages], default=0)
-        for connection in self.connections.with_open(event.chat_id):
+        audience, first_seq = event.audience, event.first_seq
+        for connection in self.connections.with_open(event.open_chat_id):
             visible_from_seq = audience.get(connection.key)
             if visible_from_seq is None:
                 continue
             # All who see everything get the same packet.
-            seen_from = visible_from_seq if visible_from_seq > first else 0
+            seen_from = visible_from_seq if 0 < first_seq < visible_from_seq else 0
             packet = packets.get(seen_from)
             if packet is None:
-                packet = packets[seen_from] = encode(event.seen_from(seen_from))
+                body = event.seen_from(seen_from).body if seen_from else event.body
+                packet = packets[seen_from] = _packet(event.kind, body)
             connection.send(packet)
             reached.add(connection)
 
-    def _to_open(self, event: ReadChanged | TypingChanged, audience: Audience, reached: Reached) -> None:
-        self._send_open(event.chat_id, encode(event), audience, reached)
-
-    def _send_open(self, chat_id: UUID, packet: Packet, audience: Audience, reached: Reached) -> None:
-        for connection in self.connections.with_open(chat_id):
-            if connection.key in audience:
-                connection.send(packet)
-                reached.add(connection)
-
-    def _to_all(self, event: UsersChanged | ResyncRequired, audience: Audience, reached: Reached) -> None:
-        packet = encode(event)
-        for user_id in audience:
-            for connection in self.connections.of_user(user_id):
-                connection.send(packet)
-                reached.add(connection)
-                if isinstance(event, ResyncRequired):
-                    metrics.resyncs.labels(event.reason).inc()
-
-    def _member_changed(self, event: MemberChanged, audience: Audience, reached: Reached) -> None:
-        self._send_open(event.chat_id, encode(UsersChanged(users=event.users)), audience, reached)
-
-    def _active_chat_set(self, event: ActiveChatSet, audience: Audience, reached: Reached) -> None:
-        for connection in self.connections.of_session(event.session_id):
-            if not connection.chose_chat:
-                connection.open_chat(event.chat_id, event.version)
-
-    def _sessions_revoked(self, event: SessionsRevoked, audience: Audience, reached: Reached) -> None:
-        for session_id in event.session_ids:
-            for connection in list(self.connections.of_session(session_id)):
-                connection.end()
-                reached.add(connection)
+    def _apply(self, event: NodeEvent, reached: Reached) -> None:
+        match event:
+            case ActiveChatSet():
+                for connection in self.connections.of_session(event.session_id):
+                    if not connection.chose_chat:
+                        connection.open_chat(event.chat_id, event.version)
+            case SessionsRevoked():
+                for session_id in event.session_ids:
+                    for connection in list(self.connections.of_session(session_id)):
+                        connection.end()
+                        reached.add(connection)

@@ -1,7 +1,7 @@
 """Who is online, for private peers and for members who have a chat with the user open."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -14,12 +14,15 @@ from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.fanout import encode
 
-# Whoever comes back within it was never away.
+# A user who comes back within it was never away.
 GRACE_SECONDS = 10
+
+# When each was seen last; None: online.
+LastSeen = Mapping[UUID, datetime | None]
 
 
 class Presence:
-    """Watches the connections of this process, and keeps what other nodes say of theirs."""
+    """Watches the connections of this process, and keeps what other nodes publish of theirs."""
 
     def __init__(
         self, connections: Connections, database: Database, publish: Callable[[Online], None] = lambda online: None
@@ -37,94 +40,95 @@ class Presence:
         return {connection.actor.id for connection in self.connections if connection.is_started} | set(self._leaving)
 
     def is_online(self, user_id: UUID) -> bool:
-        """Whether the user is connected, to whatever node, or was a moment ago."""
-        is_here = self._count(user_id) or user_id in self._leaving
-        return bool(is_here) or any(user_id in users for users in self._elsewhere.values())
+        """Whether the user is connected to any node, or was a moment ago."""
+        return self._is_here(user_id) or user_id in self._leaving or self._is_elsewhere(user_id)
 
-    def _count(self, user_id: UUID) -> int:
-        """The connections of a user here. A login may still fail, and then would not end what it began."""
-        return sum(connection.is_started for connection in self.connections.of_user(user_id))
+    def _is_elsewhere(self, user_id: UUID) -> bool:
+        return any(user_id in users for users in self._elsewhere.values())
 
-    def came(self, connection: Connection) -> None:
-        """A connection is live: the others are told, and it is told who else is online."""
+    def _is_here(self, user_id: UUID) -> bool:
+        # A login may still fail, and then would not end what it began.
+        return any(connection.is_started for connection in self.connections.of_user(user_id))
+
+    def joined(self, connection: Connection) -> None:
+        """A connection is live: watchers get its user's presence, and it gets theirs."""
         user_id = connection.actor.id
+        of_user = self.connections.of_user(user_id)
         leaving = self._leaving.pop(user_id, None)
         if leaving:
             leaving.cancel()
-        elif self._count(user_id) == 1:
-            self.publish(Online(came=[user_id]))
-            if not any(user_id in users for users in self._elsewhere.values()):
-                self._background.spawn(self._deliver_online([user_id]))
+        elif sum(each.is_started for each in of_user) == 1:
+            self.publish(Online(joined=[user_id]))
+            if not self._is_elsewhere(user_id):
+                self._background.spawn(self._announce({user_id: None}))
+        self.opened(connection)
+
+    def left(self, user_id: UUID) -> None:
+        """A connection is gone; if it was the user's last one, watchers learn it after a while."""
+        if not self._is_here(user_id) and user_id not in self._leaving:
+            loop = asyncio.get_running_loop()
+            self._leaving[user_id] = loop.call_later(GRACE_SECONDS, self._end_grace, user_id)
+
+    def opened(self, connection: Connection) -> None:
+        """A connection opened a chat, if only by its login: it gets the presence of the members."""
         self._background.spawn(self._deliver_presence(connection))
 
-    def went(self, user_id: UUID) -> None:
-        """A connection is gone; if it was the last one, the others are told after a while."""
-        if not self._count(user_id) and user_id not in self._leaving:
-            loop = asyncio.get_running_loop()
-            self._leaving[user_id] = loop.call_later(GRACE_SECONDS, self._gone, user_id)
+    def received(self, node: UUID, online: Online) -> None:
+        """Another node published who is connected to it."""
+        before, joined = self._elsewhere.get(node, set()), set(online.joined)
+        left = {user_id: online.left[user_id] for user_id in before & online.left.keys()}
+        expired = before - joined if online.whole else set()
+        new: LastSeen = {user_id: None for user_id in joined if not self.is_online(user_id)}
+        self._elsewhere[node] = (before | joined) - left.keys() - expired
+        self._background.spawn(self._announce({**new, **left}))
+        self._background.spawn(self._expire(expired))
 
-    def heard(self, node: UUID, online: Online) -> None:
-        """Another node says who is connected to it."""
-        before = self._elsewhere.get(node, set())
-        came, went = set(online.came) - before, {user_id: online.went[user_id] for user_id in before & set(online.went)}
-        vanished = before - set(online.came) if online.whole else set()
-        new = [user_id for user_id in came if not self.is_online(user_id)]
-        self._elsewhere[node] = (before | came) - set(went) - vanished
-        self._background.spawn(self._deliver_online(new))
-        self._background.spawn(self._deliver_offline(went))
-        self._background.spawn(self._expire(vanished))
-
-    def lost(self, node: UUID) -> None:
-        """A node is gone: its users have a while to come back to another one."""
+    def node_lost(self, node: UUID) -> None:
+        """A node is silent or left: its users have a while to connect to another one."""
         if node in self._elsewhere and node not in self._lost:
             self._lost[node] = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._forget, node)
 
-    def returned(self, node: UUID) -> None:
-        """A node was not gone after all."""
+    def node_returned(self, node: UUID) -> None:
+        """A node was not lost after all."""
         if lost := self._lost.pop(node, None):
             lost.cancel()
 
     async def close(self) -> None:
-        """The process ends: nobody is told, as they are all asked to connect elsewhere."""
+        """End without a word: clients are asked to connect to another node."""
         for timer in [*self._leaving.values(), *self._lost.values()]:
             timer.cancel()
         await self._background.close()
 
-    def _gone(self, user_id: UUID) -> None:
+    def _end_grace(self, user_id: UUID) -> None:
         del self._leaving[user_id]
-        self._background.spawn(self._announce_offline(user_id))
+        self._background.spawn(self._leave(user_id))
 
-    async def _announce_offline(self, user_id: UUID) -> None:
-        async with self.database.transaction() as db:
-            last_seen_at = await write_last_seen(db, [user_id])
-        if not self._count(user_id):
-            self.publish(Online(went={user_id: last_seen_at}))
-            await self._deliver_offline({user_id: last_seen_at})
+    async def _leave(self, user_id: UUID) -> None:
+        last_seen_at = await self._write_last_seen([user_id])
+        if not self._is_here(user_id):
+            self.publish(Online(left={user_id: last_seen_at}))
+            await self._announce({user_id: last_seen_at})
 
     def _forget(self, node: UUID) -> None:
         del self._lost[node]
         self._background.spawn(self._expire(self._elsewhere.pop(node)))
 
     async def _expire(self, user_ids: Collection[UUID]) -> None:
-        """Users whose node did not say that they went."""
-        gone = [user_id for user_id in user_ids if not self.is_online(user_id)]
-        if gone:
-            async with self.database.transaction() as db:
-                last_seen_at = await write_last_seen(db, gone)
-            await self._deliver_offline(dict.fromkeys(gone, last_seen_at))
+        """Users whose node did not publish that they left."""
+        if gone := [user_id for user_id in user_ids if not self.is_online(user_id)]:
+            await self._announce(dict.fromkeys(gone, await self._write_last_seen(gone)))
 
-    async def _deliver_online(self, user_ids: Iterable[UUID]) -> None:
-        for user_id in user_ids:
-            await self._tell(PresenceChanged(user_id=user_id, online=True, last_seen_at=None))
+    async def _write_last_seen(self, user_ids: Collection[UUID]) -> datetime:
+        async with self.database.transaction() as db:
+            return await write_last_seen(db, user_ids)
 
-    async def _deliver_offline(self, last_seen: dict[UUID, datetime]) -> None:
+    async def _announce(self, last_seen: LastSeen) -> None:
         for user_id, last_seen_at in last_seen.items():
-            if not self.is_online(user_id):
-                await self._tell(PresenceChanged(user_id=user_id, online=False, last_seen_at=last_seen_at))
+            is_online = last_seen_at is None
+            if self.is_online(user_id) is is_online and len(self.connections):
+                await self._deliver(PresenceChanged(user_id=user_id, online=is_online, last_seen_at=last_seen_at))
 
-    async def _tell(self, event: PresenceChanged) -> None:
-        if not len(self.connections):
-            return
+    async def _deliver(self, event: PresenceChanged) -> None:
         async with self.database.reading() as db:
             peers, chats = await list_watchers(db, event.user_id)
             open_here = [chat_id for chat_id in chats if self.connections.with_open(chat_id)]
@@ -140,10 +144,6 @@ class Presence:
     async def _deliver_presence(self, connection: Connection) -> None:
         async with self.database.reading() as db:
             watched = await list_peers(db, connection.actor.id, connection.active_chat_id)
-        for user_id in watched:
-            if user_id != connection.actor.id and self.is_online(user_id):
+        for user_id in watched - {connection.actor.id}:
+            if self.is_online(user_id):
                 connection.send(encode(PresenceChanged(user_id=user_id, online=True, last_seen_at=None)))
-
-    def opened(self, connection: Connection) -> None:
-        """A chat was opened: its members who are online are told."""
-        self._background.spawn(self._deliver_presence(connection))

@@ -153,7 +153,7 @@ class Live:
         ready = self._ready.pop(connection.id, None)
         if ready is not None:
             connection.start(ready)
-            self.presence.came(connection)
+            self.presence.joined(connection)
             log.info("connected", connections=len(self.connections))
 
     async def _disconnect(self, sid: str, reason: str) -> None:
@@ -173,7 +173,7 @@ class Live:
         self._ready.pop(connection_id, None)
         # Before the start of the connection its user was not announced as online.
         if connection is not None and connection.is_started:
-            self.presence.went(connection.actor.id)
+            self.presence.left(connection.actor.id)
         return connection
 
     async def _dispatch(self, connection: Connection, packet: Any) -> bytes:

@@ -7,7 +7,8 @@ from pydantic import TypeAdapter
 from sqlmodel import SQLModel
 
 from chat_app.errors import InvalidInput, TokenExpired, TooManyConnections, all_errors
-from chat_app.live.catalog import COMMANDS, EVENTS, Command
+from chat_app.events import CLIENT_EVENTS
+from chat_app.live.catalog import COMMANDS, Command
 from chat_app.live.server import Handshake
 from chat_app.models.problems import Problem
 from chat_app.web import texts
@@ -44,7 +45,7 @@ HEAD = {
     },
 }
 # What comes without being asked for.
-TOLD: dict[str, type[SQLModel]] = {"connect_error": ConnectError, **{event.event: event for event in EVENTS}}
+TOLD: dict[str, type[SQLModel]] = {"connect_error": ConnectError, **{event.event: event for event in CLIENT_EVENTS}}
 
 
 def asyncapi() -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
 
 
 def _messages(payloads: dict[str, Schema], schemas: dict[str, Schema]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in ("connect", *(event.event for event in EVENTS)):
+    for name in ("connect", *(event.event for event in CLIENT_EVENTS)):
         yield name, _message(name, payloads[name], examples(payloads[name], schemas))
     refusals = [problem_example(error) for error in (TokenExpired, TooManyConnections)]
     refused = {refusal["code"]: {"message": refusal["detail"], "data": refusal} for refusal in refusals}

@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from chat_app import errors
 from chat_app.errors import ChatError
-from chat_app.live.catalog import EVENTS
+from chat_app.events import CLIENT_EVENTS
 from chat_app.models.problems import Problem
 from chat_app.web import texts
 from chat_app.web.examples import VALUES, Schema, examples, prefill
@@ -101,14 +101,15 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     schemas: dict[str, Schema] = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    sent: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "serialization") for model in (Problem, *EVENTS)]
+    models: list[type[BaseModel]] = [Problem, *CLIENT_EVENTS]
+    sent: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "serialization") for model in models]
     schemas |= models_json_schema(sent, ref_template=REFERENCE)[1]["$defs"]
     require_all(schemas)
     for form in [schema for name, schema in schemas.items() if name.startswith(FORM)]:
         prefill(form)
     for operation in _operations(made["paths"]):
         _add_errors(operation)
-    made["webhooks"] = {event.event: {"post": _webhook(event)} for event in EVENTS}
+    made["webhooks"] = {event.event: {"post": _webhook(event)} for event in CLIENT_EVENTS}
     for operation in (*_operations(made["paths"]), *_operations(made["webhooks"])):
         _add_examples(operation, schemas)
     return made

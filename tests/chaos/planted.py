@@ -106,24 +106,24 @@ def no_membership_lock() -> None:
 
 def rooms() -> None:
     """A connection that once opened a chat gets its events for ever."""
-    messages_changed = Fanout._messages_changed
+    to_open = Fanout._to_open
 
-    def to_room(self: Any, event: Any, audience: Any, told: Any) -> None:
-        room = {connection.key: 1 for connection in self.connections.with_open(event.chat_id)}
-        messages_changed(self, event, room | dict(audience), told)
+    def to_room(self: Any, event: Any, reached: Any) -> None:
+        room = {connection.key: 1 for connection in self.connections.with_open(event.open_chat_id)}
+        to_open(self, event._replace(audience=room | dict(event.audience)), reached)
 
-    replace(Fanout, _messages_changed=to_room)
+    replace(Fanout, _to_open=to_room)
     replace(Connection, lose_chat=lambda self, chat_id, version: None)
 
 
 def bus_drops() -> None:
     """What comes over the bus gets lost now and then, without anybody noticing the gap."""
-    hear = Bus._hear
+    take = Bus._take
 
     def forget(self: Any, message: Any, events: Any) -> None:
-        hear(self, message, [] if random.random() < 0.3 else events)
+        take(self, message, [] if random.random() < 0.3 else events)
 
-    replace(Bus, _hear=forget)
+    replace(Bus, _take=forget)
 
 
 def idempotency_per_process() -> None:
@@ -172,7 +172,7 @@ def ignored_revocation() -> None:
     async def look_away(self: Any, since: Any) -> Any:
         return since
 
-    replace(Fanout, _sessions_revoked=lambda self, event, audience, told: None)
+    replace(Connection, end=lambda self: None)
     replace(Live, _sweep=look_away)
 
 
@@ -185,7 +185,7 @@ def presence_to_all() -> None:
             if connection.actor.id != event.user_id:
                 connection.send(packet)
 
-    replace(Presence, _tell=tell)
+    replace(Presence, _deliver=tell)
 
 
 def session_outlives_password() -> None:

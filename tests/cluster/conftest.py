@@ -20,11 +20,13 @@ from chat_app.events import Recorded
 from chat_app.live.bus import CHANNEL, HEARTBEAT_SECONDS
 from chat_app.live.bus_messages import encode
 from chat_app.live.cluster import Cluster
+from chat_app.live.envelopes import seal
 from chat_app.settings import Settings
 from tests.clients import Person, until
 from tests.conftest import free_port
 from tests.service import MakeUser, Service, making_people
 
+Json = dict[str, Any]
 MakePersonAt = Callable[..., Awaitable[Person]]
 
 
@@ -166,6 +168,12 @@ async def person_at(nodes: list[Node], make_user: MakeUser) -> AsyncIterator[Mak
         yield make
 
 
+def events_in(packet: bytes) -> list[Json]:
+    """The events of a packet, as `OtherNode.publish` takes them."""
+    head, *bodies = map(json.loads, packet.split(b"\n"))
+    return [{**header, "body": body} for header, body in zip(head["events"], bodies, strict=True)]
+
+
 class OtherNode:
     """A node without a service: it publishes what a test gives it, with numbers of its own, and heartbeats."""
 
@@ -174,15 +182,17 @@ class OtherNode:
         self.id = str(uuid4())
         self.number = 0
 
-    async def publish(self, *events: dict[str, Any], **fields: Any) -> None:
+    async def publish(self, *events: Json, **fields: Any) -> None:
+        """Events with their headers, and with what clients get of them in `body`."""
         since, self.number = self.number, self.number + bool(events)
-        packet = {"node": self.id, "number": self.number, "since": since, "events": events, **fields}
-        await self.client.publish(CHANNEL, json.dumps(packet))
+        headers = [{name: value for name, value in event.items() if name != "body"} for event in events]
+        message = {"node": self.id, "number": self.number, "since": since, "events": headers, **fields}
+        lines = [json.dumps(part) for part in (message, *(event.get("body") for event in events))]
+        await self.client.publish(CHANNEL, "\n".join(lines))
 
     async def publish_recorded(self, events: list[Recorded]) -> None:
         """What a transaction recorded."""
-        packet = encode(uuid4(), 1, 0, events, None, is_leaving=False)
-        await self.publish(*json.loads(packet)["events"])
+        await self.publish(*events_in(encode(uuid4(), 1, 0, seal(events))))
 
     async def publish_garbage(self) -> None:
         """A packet that no node can read, although it takes a number."""

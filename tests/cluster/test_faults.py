@@ -186,27 +186,31 @@ async def test_what_does_not_belong_on_the_bus_is_ignored(
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
     chat_id = await open_group(anna, boris)
     await boris.forget()
-    made_up = (
-        '{"node":"%s","number":1,"since":0,"is_leaving":true,"events":[{"event":"%s","data":%s,"audience":[["%s",0]]}]}'
-    )
-    unknown = [(name, "{}") for name in ("Gone", "Ready")]
+    head = '{"node":"%s","number":1,"since":0,"is_leaving":true,"events":[{"kind":"%s","audience":[["%s",0]]%s}]}'
+    needed = f',"chat_id":"{chat_id}","open_chat_id":"{chat_id}"'
+    unknown = ["gone", "ready", "session_revoked"]
     wrong = [
-        *((name, "{}") for name in ("TypingChanged", "MessagesChanged")),
-        *((name, "[]") for name in ("ChatsChanged", "MessagesChanged", "TypingChanged")),
-        ("MessagesChanged", f'{{"chat_id":"{chat_id}","messages":null}}'),
-        ("MessagesChanged", f'{{"chat_id":"{chat_id}","since":1,"version":9,"message_count":1,"messages":null}}'),
-        ("MessagesChanged", f'{{"chat_id":"{chat_id}","since":1,"version":9,"message_count":1,"messages":[1]}}'),
-        ("MessagesChanged", '{"chat_id":1,"messages":[]}'),
-        ("ChatsChanged", '{"chats":[null],"mine":[],"removed":[],"users":[]}'),
+        *((name, "") for name in ("typing_changed", "read_changed", "messages_changed", "chats_changed")),
+        ("messages_changed", needed),
+        *(("messages_changed", f'{needed},"version":{version}') for version in ("null", '"many"', "[]")),
+        ("messages_changed", f'{needed},"version":9,"first_seq":null'),
+        ("messages_changed", f'{needed},"version":9,"since":-0.5'),
+        ("typing_changed", ',"open_chat_id":"nowhere"'),
+        ("chats_changed", ',"chat_id":[]'),
     ]
+    whole = [head % (chat_id, name, boris.id, fields) + "\n{}" for name, fields in wrong]
+    whole += [head % (chat_id, name, boris.id, "") + "\n{}" for name in unknown]
     async with Redis(unix_socket_path=str(valkey.path)) as client:
         for junk in (
             "",
             "[]",
             "\x00",
             '{"node":1}',
-            *(made_up % (chat_id, name, data, boris.id) for name, data in unknown + wrong),
-            made_up % (chat_id, "Gone", "{}", "nobody"),
+            *whole,
+            head % (chat_id, "gone", "nobody", "") + "\n{}",
+            # A body for each event, and none without one.
+            head % (chat_id, "users_changed", boris.id, ""),
+            head % (chat_id, "users_changed", boris.id, "") + "\n{}\n{}",
         ):
             await client.publish(CHANNEL, junk)
     await told(boris, await SOCKET.send(anna, chat_id))

@@ -1,6 +1,6 @@
-"""What one process tells of a chat goes out in the order of versions, whatever the order in which it hears of it."""
+"""One process delivers the changes of a chat in the order of versions, whatever the order in which they arrive."""
 
-from typing import Any
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,124 +15,151 @@ from chat_app.events import (
     ResyncRequired,
     TypingChanged,
 )
+from chat_app.live.envelopes import Envelope, seal
 from chat_app.live.order import Order
+from chat_app.models.chats import ChatMine, ChatShared, ChatType, RemovedChat, RemovedReason
+from chat_app.models.messages import MessageType, Preview
 from tests.clients import until
 
 CHAT, ANNA, BORIS = uuid4(), uuid4(), uuid4()
+NOW = datetime.now(UTC)
 BOTH = {ANNA: 0, BORIS: 0}
 
 
-class Told:
-    """Keeps what an Order lets through."""
+Given = tuple[Event, dict[UUID, int]]
+
+
+class Delivered:
+    """Keeps what an Order delivers."""
 
     def __init__(self) -> None:
-        self.events: list[Recorded] = []
-        self.order = Order(self.deliver)
+        self.events: list[Envelope] = []
+        self.is_bus_up = True
+        self.order = Order(self.deliver, lambda: self.is_bus_up)
 
-    def deliver(self, events: list[Recorded]) -> int:
+    def deliver(self, events: list[Envelope]) -> int:
         self.events += events
         return len(events)
 
-    def after(self, *events: tuple[Event, dict[UUID, int]]) -> list[Event]:
-        """What these, of one commit, let through."""
+    def after(self, *events: Given) -> list[Event]:
+        """What is delivered after these events of one commit."""
         self.events.clear()
-        self.order.release([Recorded(*event) for event in events])
-        return [event for event, _ in self.events]
+        self.order.release(seal(Recorded(*event) for event in events))
+        return [event.kind.model_validate_json(event.body) for event in self.events]
 
 
 @pytest.fixture
-async def told() -> Told:
-    return Told()
+async def delivered() -> Delivered:
+    return Delivered()
 
 
-def change(version: int, since: int | None = None) -> tuple[Event, dict[UUID, int]]:
-    event = MessagesChanged(
-        chat_id=CHAT, since=version - 1 if since is None else since, version=version, message_count=version
+def change(version: int, since: int | None = None) -> Given:
+    since = version - 1 if since is None else since
+    return MessagesChanged(chat_id=CHAT, since=since, version=version, message_count=version), BOTH
+
+
+def shared(version: int, sender: UUID | None) -> ChatShared:
+    newest = sender and Preview(
+        seq=1, type=MessageType.TEXT, text="", payload=None, sender_id=sender, sent_at=NOW, deleted_at=None
     )
-    return event, BOTH
+    return ChatShared(
+        id=CHAT,
+        type=ChatType.GROUP,
+        member_count=2,
+        message_count=version,
+        version=version,
+        created_at=NOW,
+        updated_at=NOW,
+        last_message=newest,
+    )
 
 
-def entry(version: int, sender: UUID = ANNA, **parts: Any) -> tuple[Event, dict[UUID, int]]:
-    """As the send path makes it: of plain objects."""
-    chat = {"id": CHAT, "version": version, "last_message": {"sender_id": sender}}
-    return ChatsChanged.model_construct(**{"chats": [chat], "mine": [], "removed": [], "users": []} | parts), BOTH
+def entry(version: int, sender: UUID = ANNA) -> Given:
+    return ChatsChanged(chats=[shared(version, sender)]), BOTH
 
 
-def own(mine_version: int, version: int | None, user_id: UUID = BORIS) -> tuple[Event, dict[UUID, int]]:
+def own(mine_version: int, version: int | None, user_id: UUID = BORIS) -> Given:
     """What is personal, with the shared part of a joining or without one."""
-    chats = [{"id": CHAT, "version": version, "last_message": None}] if version else []
-    mine = [{"chat_id": CHAT, "version": mine_version}]
-    return ChatsChanged.model_construct(chats=chats, mine=mine, removed=[], users=[]), {user_id: 0}
+    mine = ChatMine(
+        chat_id=CHAT,
+        version=mine_version,
+        title=None,
+        peer=None,
+        pinned_at=None,
+        last_read_seq=0,
+        others_read_seq=0,
+        visible_from_seq=1,
+        unread_count=0,
+    )
+    return ChatsChanged(chats=[shared(version, None)] if version else [], mine=[mine]), {user_id: 0}
 
 
-def removal(version: int, user_id: UUID = BORIS) -> tuple[Event, dict[UUID, int]]:
-    removed = [{"chat_id": CHAT, "version": version}]
-    return ChatsChanged.model_construct(chats=[], mine=[], removed=removed, users=[]), {user_id: 0}
+def removal(version: int, user_id: UUID = BORIS) -> Given:
+    removed = RemovedChat(chat_id=CHAT, version=version, reason=RemovedReason.REMOVED)
+    return ChatsChanged(removed=[removed]), {user_id: 0}
 
 
-async def test_a_change_waits_for_the_one_before_it(told: Told) -> None:
-    assert told.after(change(3)), "of what came before the start nobody knows"
-    assert told.after(change(5), entry(5)) == told.after(change(6), entry(6)) == []
-    versions = [getattr(event, "version", None) for event in told.after(change(4))]
+async def test_a_change_waits_for_the_one_before_it(delivered: Delivered) -> None:
+    assert delivered.after(change(3)), "of what came before the start nobody knows"
+    assert delivered.after(change(5), entry(5)) == delivered.after(change(6), entry(6)) == []
+    versions = [getattr(event, "version", None) for event in delivered.after(change(4))]
     assert versions == [4, 5, None, 6, None]
 
 
-async def test_it_does_not_wait_for_ever_and_what_comes_too_late_is_dropped(told: Told) -> None:
-    told.after(change(3))
-    told.after(change(5))
-    await until(lambda: told.events)
-    assert told.after(change(4)) == []
-    assert told.after(change(6)), "and it goes on from there"
-    told.order.is_waiting_worth_it = lambda: False
-    assert told.after(change(8)), "without a bus nothing is waited for"
+async def test_it_does_not_wait_for_ever_and_what_comes_too_late_is_dropped(delivered: Delivered) -> None:
+    delivered.after(change(3))
+    delivered.after(change(5))
+    await until(lambda: delivered.events)
+    assert delivered.after(change(4)) == []
+    assert delivered.after(change(6)), "and it goes on from there"
+    delivered.is_bus_up = False
+    assert delivered.after(change(8)), "without a bus nothing is waited for"
 
 
-async def test_only_the_chat_that_lacks_something_waits(told: Told) -> None:
+async def test_only_the_chat_that_lacks_something_waits(delivered: Delivered) -> None:
     other = MessagesChanged(chat_id=uuid4(), since=1, version=2, message_count=2)
-    told.after(change(3))
-    assert told.after(change(5), (other, BOTH)) == [other]
+    delivered.after(change(3))
+    assert delivered.after(change(5), (other, BOTH)) == [other]
 
 
-async def test_an_entry_that_was_overtaken_is_dropped_and_its_sender_asks(told: Told) -> None:
-    assert told.after(entry(5))
-    (resync,) = told.after(entry(4, sender=BORIS))
-    assert isinstance(resync, ResyncRequired) and told.events[0].audience == {BORIS: 0}
-    assert told.after(entry(5)), "of one version there may be several, for several people"
-    edited = told.after(change(7))
-    assert edited and told.after(entry(6)), "a version that does not change the list overtakes nothing in it"
+async def test_an_entry_that_was_overtaken_is_dropped_and_its_sender_asks(delivered: Delivered) -> None:
+    assert delivered.after(entry(5))
+    (resync,) = delivered.after(entry(4, sender=BORIS))
+    assert isinstance(resync, ResyncRequired) and delivered.events[0].audience == {BORIS: 0}
+    assert delivered.after(entry(5)), "of one version there may be several, for several people"
+    edited = delivered.after(change(7))
+    assert edited and delivered.after(entry(6)), "a version that does not change the list overtakes nothing in it"
 
 
-async def test_what_is_personal_goes_by_its_own_version(told: Told) -> None:
-    told.after(entry(9))
-    assert told.after(own(4, None)) and told.after(own(3, None)) == []
-    assert told.after(own(1, None, ANNA)), "of somebody else"
-    (joined,) = told.after(own(5, 8))
+async def test_what_is_personal_goes_by_its_own_version(delivered: Delivered) -> None:
+    delivered.after(entry(9))
+    assert delivered.after(own(4, None)) and delivered.after(own(3, None)) == []
+    assert delivered.after(own(1, None, ANNA)), "of somebody else"
+    (joined,) = delivered.after(own(5, 8))
     assert isinstance(joined, ChatsChanged) and (joined.chats, len(joined.mine)) == ([], 1)
 
 
-async def test_a_removal_and_a_later_joining_do_not_pass_each_other(told: Told) -> None:
-    told.after(own(2, 6))
-    assert told.after(removal(4)) == []
-    assert told.after(removal(7))
-    assert told.after(own(3, 6)) == told.after(change(6)) == []
-    assert told.after(removal(5, ANNA)), "of somebody else"
+async def test_a_removal_and_a_later_joining_do_not_pass_each_other(delivered: Delivered) -> None:
+    delivered.after(own(2, 6))
+    assert delivered.after(removal(4)) == []
+    assert delivered.after(removal(7))
+    assert delivered.after(own(3, 6)) == delivered.after(change(6)) == []
+    assert delivered.after(removal(5, ANNA)), "of somebody else"
 
 
-async def test_a_chat_that_became_active_before_a_removal_is_not_opened_after_it(told: Told) -> None:
-    def active(
-        version: int, user_id: UUID | None = BORIS, chat_id: UUID | None = CHAT
-    ) -> tuple[Event, dict[UUID, int]]:
+async def test_a_chat_that_became_active_before_a_removal_is_not_opened_after_it(delivered: Delivered) -> None:
+    def active(version: int, user_id: UUID | None = BORIS, chat_id: UUID | None = CHAT) -> Given:
         return ActiveChatSet(session_id=ANNA, chat_id=chat_id, version=version, user_id=user_id), {}
 
-    told.after(removal(7))
-    told.after(own(3, 9))
-    assert told.after(active(6)) == []
+    delivered.after(removal(7))
+    delivered.after(own(3, 9))
+    assert delivered.after(active(6)) == []
     for event in (active(7), active(6, ANNA), active(0, chat_id=None), active(0, user_id=None)):
-        assert told.after(event) == [event[0]]
+        assert delivered.after(event) == [event[0]]
 
 
-async def test_what_has_no_version_always_passes(told: Told) -> None:
-    told.after(change(9), entry(9))
+async def test_what_has_no_version_always_passes(delivered: Delivered) -> None:
+    delivered.after(change(9), entry(9))
     read = ReadChanged(chat_id=CHAT, user_id=ANNA, last_read_seq=1)
     typing = TypingChanged(chat_id=CHAT, user_id=ANNA, typing=True)
-    assert told.after((read, BOTH), (typing, BOTH)) == [read, typing]
+    assert delivered.after((read, BOTH), (typing, BOTH)) == [read, typing]
