@@ -1,16 +1,17 @@
-"""How often who may do what: one table for both doors.
+"""How often who may do what: one table for both transports.
 
 Counted here and not by the `limits` library: its store in memory walks through all of its keys at every count.
 """
 
 import asyncio
 import math
-import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import NamedTuple
+from time import time
+from typing import NamedTuple, NoReturn
 from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
@@ -27,7 +28,7 @@ class Rate(NamedTuple):
     seconds: int
 
 
-# Of one user, whatever the door. Everything counts as `any` too.
+# Of one user, over any transport. Everything counts as `any` too.
 PER_USER = {
     "any": Rate(1200, 60),
     "send_message": Rate(300, 60),
@@ -80,6 +81,8 @@ MOST_TRANSPORTS = 1100
 # Of all together, counted where it is named: what costs money.
 IN_ALL = {"request_code": Rate(600, 60)}
 
+RATES = {"user": PER_USER, "address": PER_ADDRESS, "pair": PER_PAIR, "phone": PER_PHONE, "all": IN_ALL}
+
 
 EXCHANGE_SECONDS = 0.25
 EXCHANGE_TIMEOUT = 0.5
@@ -96,36 +99,8 @@ def network_of(address: str | None) -> str | None:
     return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
 
 
-class _Window:
-    """Counts within a span of time, and forgets everything at its end."""
-
-    def __init__(self, rate: Rate) -> None:
-        self.rate = rate
-        self.ends = 0.0
-        self.counts: dict[object, int] = {}
-
-    def hit(self, key: object) -> float | None:
-        """Count once more; the seconds to wait when it was too often."""
-        now = time.monotonic()
-        if now >= self.ends:
-            self.ends = now + self.rate.seconds
-            self.counts = {}
-        count = self.counts.get(key, 0)
-        if count >= self.rate.times:
-            return self.ends - now
-        self.counts[key] = count + 1
-        return None
-
-    def give_back(self, key: object) -> None:
-        """Count once less."""
-        if self.counts.get(key, 0) > 1:
-            self.counts[key] -= 1
-        else:
-            self.counts.pop(key, None)
-
-
 class _Span(NamedTuple):
-    """One key's count within one span of time, the same on all nodes."""
+    """One key within one span of time, the same on all nodes."""
 
     scope: str
     action: str
@@ -144,70 +119,28 @@ class _Span(NamedTuple):
         return (self.number + 1) * self.rate.seconds
 
 
-def _span(scope: str, action: str, key: object, rate: Rate) -> _Span:
-    return _Span(scope, action, key, int(time.time() // rate.seconds), rate)
+@dataclass(slots=True)
+class _Count:
+    """How often a key was counted within a span: on this node, and on all nodes when they were last read."""
 
-
-class SharedCounts:
-    """What all nodes counted together, read every now and then: in between, each node lets through what it knows of."""
-
-    def __init__(self, client: "Redis", is_up: Callable[[], bool]) -> None:
-        self._client = client
-        self._is_up = is_up
-        self._unpublished: Counter[_Span] = Counter()
-        # By the time when the spans end: they are forgotten together, as there may be many of an hour.
-        self._totals: defaultdict[int, dict[_Span, int]] = defaultdict(dict)
-
-    def hit(self, scope: str, action: str, key: object, rate: Rate) -> float | None:
-        """Count once more; the seconds to wait when it was too often."""
-        span = _span(scope, action, key, rate)
-        if self._totals[span.ends_at].get(span, 0) + min(self._unpublished[span], 0) >= rate.times:
-            return span.ends_at - time.time()
-        self._unpublished[span] += 1
-        return None
-
-    def give_back(self, scope: str, action: str, key: object, rate: Rate) -> None:
-        """Count once less."""
-        self._unpublished[_span(scope, action, key, rate)] -= 1
-
-    async def exchange(self) -> dict[_Span, int]:
-        """Tell what was counted here, and learn the totals. Without a bus each node is left with its own count."""
-        told, self._unpublished = self._unpublished, Counter()
-        if not told or not self._is_up():
-            return {}
-        counting = self._client.pipeline(transaction=False)
-        for span, count in told.items():
-            counting.incrby(span.name, count)
-            counting.expire(span.name, span.rate.seconds + 1)
-        try:
-            async with asyncio.timeout(EXCHANGE_TIMEOUT):
-                totals = (await counting.execute())[::2]
-        except (RedisError, OSError, TimeoutError):
-            return {}
-        learned = dict(zip(told, totals, strict=True))
-        for span, total in learned.items():
-            self._totals[span.ends_at][span] = total
-        for ends_at in [known for known in self._totals if known <= time.time()]:
-            del self._totals[ends_at]
-        return learned
-
-    async def run(self) -> None:
-        """Exchange until cancelled."""
-        while True:
-            await asyncio.sleep(EXCHANGE_SECONDS)
-            await self.exchange()
+    here: int = 0
+    in_all: int = 0
 
 
 class Limits:
-    """Counts what happens; switched off it counts nothing."""
+    """Counts what happens, with a client of the bus together with all nodes; switched off it counts nothing.
 
-    def __init__(self, *, enabled: bool) -> None:
+    The totals are read every now and then: in between, each node lets through what it knows of. Without the bus each
+    node is left with its own count.
+    """
+
+    def __init__(self, *, enabled: bool, client: Redis | None = None, is_up: Callable[[], bool] = lambda: True) -> None:
         self.enabled = enabled
-        self.shared: SharedCounts | None = None
-        scopes = {"user": PER_USER, "address": PER_ADDRESS, "pair": PER_PAIR, "phone": PER_PHONE, "all": IN_ALL}
-        self._windows = {
-            (scope, action): _Window(rate) for scope, rates in scopes.items() for action, rate in rates.items()
-        }
+        self._client = client
+        self._is_up = is_up
+        # By the time when the spans end: they are forgotten together, as there may be many of an hour.
+        self._counts: dict[int, dict[_Span, _Count]] = {}
+        self._unpublished: Counter[_Span] = Counter()
         self._queues: WeakValueDictionary[tuple[str, str, object], asyncio.Lock] = WeakValueDictionary()
 
     def check(self, action: str, **who: object) -> None:
@@ -215,9 +148,9 @@ class Limits:
         if not self.enabled:
             return
         for scope, key in who.items():
-            self._hit(scope, action, key)
-            if scope == "user":
-                self._hit(scope, "any", key)
+            for counted in (action, "any"):
+                if span := _span(scope, counted, key):
+                    self._hit(span)
 
     async def check_exactly(self, action: str, **who: object) -> None:
         """As `check`, with what the other nodes have counted until now. Raises RateLimited."""
@@ -234,11 +167,10 @@ class Limits:
         if not self.enabled:
             yield
             return
-        who = {scope: key}
         async with self._queues.setdefault((action, scope, key), asyncio.Lock()):
-            self.check(action, **who)
+            self.check(action, **{scope: key})
             try:
-                await self._check_others(action, who)
+                await self._check_others(action, {scope: key})
                 yield
             except (BadCredentials, BadCode):
                 raise
@@ -246,18 +178,6 @@ class Limits:
                 self._give_back(action, scope, key)
                 raise
             self._give_back(action, scope, key)
-
-    def _give_back(self, action: str, scope: str, key: object) -> None:
-        window = self._windows[scope, action]
-        window.give_back(key)
-        if self.shared:
-            self.shared.give_back(scope, action, key, window.rate)
-
-    async def _check_others(self, action: str, who: dict[str, object]) -> None:
-        if self.enabled and self.shared:
-            for span, total in (await self.shared.exchange()).items():
-                if total > span.rate.times and span.action == action and who.get(span.scope) == span.key:
-                    _refuse(action, span.scope, span.ends_at - time.time())
 
     def check_connections(self, **counts: int) -> None:
         """Allow one more connection beside these of a session, user, address. Raises TooManyConnections."""
@@ -267,20 +187,57 @@ class Limits:
                 metrics.rate_limited.labels("connect", scope).inc()
                 raise TooManyConnections
 
-    def _hit(self, scope: str, action: str, key: object) -> None:
-        window = self._windows.get((scope, action))
-        if window is None:
-            return
-        wait = window.hit(key)
-        if wait is None and self.shared:
-            wait = self.shared.hit(scope, action, key, window.rate)
-            if wait is not None:
-                window.give_back(key)
-        if wait is not None:
-            _refuse(action, scope, wait)
+    async def exchange(self) -> dict[_Span, int]:
+        """Publish what was counted here and not published yet, and read the totals of the same."""
+        published, self._unpublished = self._unpublished, Counter()
+        if self._client is None or not published or not self._is_up():
+            return {}
+        counting = self._client.pipeline(transaction=False)
+        for span, count in published.items():
+            counting.incrby(span.name, count)
+            counting.expire(span.name, span.rate.seconds + 1)
+        try:
+            async with asyncio.timeout(EXCHANGE_TIMEOUT):
+                totals = dict(zip(published, (await counting.execute())[::2], strict=True))
+        except (RedisError, OSError, TimeoutError):
+            return {}
+        for span, total in totals.items():
+            self._count(span).in_all = total
+        return totals
+
+    async def _check_others(self, action: str, who: dict[str, object]) -> None:
+        for span, total in (await self.exchange()).items():
+            if total > span.rate.times and span.action == action and who.get(span.scope) == span.key:
+                _refuse(span)
+
+    def _hit(self, span: _Span) -> None:
+        count = self._count(span)
+        if max(count.here, count.in_all + min(self._unpublished[span], 0)) >= span.rate.times:
+            _refuse(span)
+        self._add(span, 1)
+
+    def _give_back(self, action: str, scope: str, key: object) -> None:
+        if span := _span(scope, action, key):
+            self._add(span, -1)
+
+    def _add(self, span: _Span, times: int) -> None:
+        self._count(span).here += times
+        if self._client:
+            self._unpublished[span] += times
+
+    def _count(self, span: _Span) -> _Count:
+        if span.ends_at not in self._counts:
+            now = time()
+            self._counts = {ends_at: counts for ends_at, counts in self._counts.items() if ends_at > now}
+        return self._counts.setdefault(span.ends_at, {}).setdefault(span, _Count())
 
 
-def _refuse(action: str, scope: str, wait: float) -> None:
-    log.warning("rate limited", action=action, by=scope)
-    metrics.rate_limited.labels(action, scope).inc()
-    raise RateLimited(retry_after=max(1, math.ceil(wait)))
+def _span(scope: str, action: str, key: object) -> _Span | None:
+    rate = RATES[scope].get(action)
+    return rate and _Span(scope, action, key, int(time() // rate.seconds), rate)
+
+
+def _refuse(span: _Span) -> NoReturn:
+    log.warning("rate limited", action=span.action, by=span.scope)
+    metrics.rate_limited.labels(span.action, span.scope).inc()
+    raise RateLimited(retry_after=max(1, math.ceil(span.ends_at - time())))

@@ -25,7 +25,7 @@ from chat_app.background import Background
 from chat_app.components import Components
 from chat_app.crud.outbox import Outbox
 from chat_app.database import Database
-from chat_app.limits import Limits, SharedCounts
+from chat_app.limits import EXCHANGE_SECONDS, Limits
 from chat_app.live.bus import Bus
 from chat_app.live.cluster import Cluster, ClusterDelivery
 from chat_app.live.connections import Connections
@@ -53,9 +53,10 @@ class Node(Components):
     async def run(self, _api: FastAPI) -> AsyncIterator[None]:
         """Run what works in the background for as long as the application does."""
         background = Background()
-        for work in (self.live.sweep(), self.live.watch(), *([self.limits.shared.run()] if self.limits.shared else [])):
+        for work in (self.live.sweep(), self.live.watch()):
             background.spawn(work)
         if self.cluster:
+            background.repeat(self.limits.exchange, seconds=EXCHANGE_SECONDS)
             await self.cluster.start()
         try:
             yield
@@ -84,11 +85,14 @@ def create_app(settings: Settings) -> ASGIApp:
     database = Database(
         settings.asyncpg_url, delivery=delivery, remove_files=storage.delete, pool_size=settings.database_pool
     )
-    limits = Limits(enabled=settings.rate_limits == "on")
+    limits = Limits(
+        enabled=settings.rate_limits == "on",
+        client=bus.client if bus else None,
+        is_up=lambda: bus is not None and bus.is_up,
+    )
     outbox = Outbox(database)
     cluster = None
     if bus:
-        limits.shared = SharedCounts(bus.client, lambda: bus.is_up)
         presence = Presence(connections, database, lambda online: bus.publish(online=online))
         cluster = Cluster(bus, order, database, connections, presence)
     else:

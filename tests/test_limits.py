@@ -24,13 +24,14 @@ from tests.service import MakePerson, Service
 
 @pytest.fixture
 def limited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service counts, and few times are many."""
+    """The service counts, and few times are many. Its time stands still: no span ends meanwhile."""
+    monkeypatch.setattr(limits, "time", lambda: 1e9)
     monkeypatch.setitem(limits.PER_USER, "send_message", Rate(3, 60))
     monkeypatch.setitem(limits.PER_ADDRESS, "login", Rate(4, 60))
     monkeypatch.setitem(limits.PER_PAIR, "login", Rate(2, 60))
     # One object counts for both transports.
     monkeypatch.setattr(service.live.limits, "enabled", True)
-    monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+    monkeypatch.setattr(service.live.limits, "_counts", {})
 
 
 @pytest.mark.usefixtures("limited")
@@ -68,11 +69,15 @@ async def test_logins_are_counted_by_number_however_it_is_written_and_by_address
 
 @pytest.fixture
 def counting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service counts, from nothing; all addresses of these tests are loopback, so an address may do much."""
+    """The service counts, from nothing; all addresses of these tests are loopback, so an address may do much.
+
+    Its time stands still: no span ends meanwhile.
+    """
+    monkeypatch.setattr(limits, "time", lambda: 1e9)
     for action in ("login", "login_with_code", "verify_phone", "reset_password", "refresh"):
         monkeypatch.setitem(limits.PER_ADDRESS, action, Rate(1000, 60))
     monkeypatch.setattr(service.live.limits, "enabled", True)
-    monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+    monkeypatch.setattr(service.live.limits, "_counts", {})
 
 
 At = Callable[[str], Awaitable[Account]]
@@ -133,7 +138,7 @@ class TestGuessing:
         self, at: At, monkeypatch: pytest.MonkeyPatch, service: Service
     ) -> None:
         monkeypatch.setitem(limits.PER_PHONE, "login", Rate(7, 3600))
-        monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+        monkeypatch.setattr(service.live.limits, "_counts", {})
         owner, elsewhere = await at(OWNER), await at("127.0.0.7")
         tokens = (await owner.log_in()).data
         attackers = [await at(f"127.0.1.{number}") for number in range(1, 4)]
@@ -146,7 +151,7 @@ class TestGuessing:
         assert guesses == ["bad_credentials"] * 5 + ["rate_limited"], "but the first limit holds there too"
         for session in (tokens, again.data):
             assert (await owner.post("logout", {}, session["access_token"])).ok
-        monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+        monkeypatch.setattr(service.live.limits, "_counts", {})
         for each in attackers:
             for _ in range(3):
                 await each.log_in("a guess")
@@ -171,7 +176,7 @@ class TestGuessing:
         self, at: At, monkeypatch: pytest.MonkeyPatch, service: Service
     ) -> None:
         monkeypatch.setitem(limits.PER_PHONE, "request_code", Rate(7, 3600))
-        monkeypatch.setattr(service.live.limits, "_windows", Limits(enabled=True)._windows)
+        monkeypatch.setattr(service.live.limits, "_counts", {})
         owner, elsewhere = await at(OWNER), await at("127.0.0.7")
         attackers = [await at(ATTACKER), await at("127.0.0.3")]
         assert (await owner.log_in()).ok

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from chat_app import limits
 from chat_app.errors import BadCredentials, RateLimited
-from chat_app.limits import Limits, Rate, SharedCounts
+from chat_app.limits import Limits, Rate
 from chat_app.live.bus import connect
 from chat_app.models.base import new_id
 from chat_app.settings import Settings
@@ -27,12 +27,11 @@ async def two(
     monkeypatch.setitem(limits.PER_PHONE, "login", Rate(TIMES, 3600))
     # What a busy machine answers late would not count.
     monkeypatch.setattr(limits, "EXCHANGE_TIMEOUT", 5.0)
+    # No span ends meanwhile.
+    now = time.time()
+    monkeypatch.setattr(limits, "time", lambda: now)
     clients = [connect(f"unix://{valkey.path}") for _ in range(2)]
-    counting = []
-    for client in clients:
-        counting.append(Limits(enabled=True))
-        counting[-1].shared = SharedCounts(client, lambda: True)
-    yield counting
+    yield [Limits(enabled=True, client=client) for client in clients]
     for client in clients:
         await client.aclose()
 
@@ -89,9 +88,9 @@ async def test_what_was_counted_is_forgotten_with_its_span(two: list[Limits], mo
     now = time.time()
     for number in range(50):
         await guess(two[0], f"+7916556{number:04d}")
-    monkeypatch.setattr(time, "time", lambda: now + limits.PER_PAIR["login"].seconds + 1)
+    monkeypatch.setattr(limits, "time", lambda: now + limits.PER_PAIR["login"].seconds + 1)
     await guess(two[0], "+79165550015")
-    assert sum(map(len, shared_of(two[0])._totals.values())) == 1
+    assert sum(map(len, two[0]._counts.values())) == 1
 
 
 async def test_the_bus_keeps_only_what_the_secret_is_needed_to_find(two: list[Limits], valkey: Valkey) -> None:
@@ -115,9 +114,9 @@ async def test_commands_are_limited_by_what_the_others_have_told(two: list[Limit
     for node in two:
         # What it lets through before it has heard of the others.
         node.check("add_members", user=user_id)
-        await shared_of(node).exchange()
+        await node.exchange()
     two[0].check("add_members", user=user_id)
-    await shared_of(two[0]).exchange()
+    await two[0].exchange()
     for node in two:
         with pytest.raises(RateLimited) as refused:
             node.check("add_members", user=user_id)
@@ -138,8 +137,3 @@ async def test_no_phone_is_kept_on_the_bus(two: list[Limits], valkey: Valkey) ->
     async with Redis(unix_socket_path=str(valkey.path)) as client:
         keys = [key async for key in client.scan_iter()]
     assert keys and not any(b"5550009" in key for key in keys)
-
-
-def shared_of(node: Limits) -> SharedCounts:
-    assert node.shared
-    return node.shared
