@@ -1,12 +1,20 @@
 """Whatever happens on one node reaches the people on the others, and nobody else."""
 
 import asyncio
-from uuid import UUID
+from collections.abc import Callable
+from uuid import UUID, uuid4
 
 import pytest
 
+from chat_app.crud.users import update_me
+from chat_app.database import Database
+from chat_app.events import recorded
+from chat_app.models.sessions import Actor
+from chat_app.models.users import UserUpdate
+from chat_app.settings import Settings
 from tests.clients import Person, SocketTransport, until
-from tests.cluster.conftest import MakePersonAt, Node
+from tests.cluster.conftest import MakePersonAt, Node, OtherNode, Valkey
+from tests.process import Process
 
 SOCKET = SocketTransport()
 
@@ -156,6 +164,48 @@ async def test_a_new_name_reaches_private_peers_and_members_who_have_the_chat_op
             "chats_changed", lambda event: any(chat["version"] == sent["version"] for chat in event["chats"])
         )
     assert (len(boris.socket.named("users_changed")), idle.socket.named("users_changed")) == (1, [])
+
+
+async def test_users_changed_reaches_whoever_was_a_peer_at_the_commit(
+    person_at: MakePersonAt, other_node: OtherNode, database: Database
+) -> None:
+    """Also where the event arrives late, and nobody else."""
+    anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Clara")
+    chat = await SOCKET.open_private_chat(anna, boris)
+    async with database.transaction() as db:
+        await update_me(db, Actor(UUID(anna.id), anna.session_id), UserUpdate(name="Anna Maria"))
+        events = recorded(db)
+    await SOCKET.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+    await SOCKET.open_private_chat(anna, clara)
+    await boris.forget()
+    await clara.forget()
+
+    await other_node.publish_recorded(events)
+    assert (await boris.socket.wait_for("users_changed"))["users"][0]["name"] == "Anna Maria"
+    assert await clara.news() == []
+
+
+async def test_the_log_of_each_node_has_the_request_whose_events_it_delivered(
+    person_at: MakePersonAt,
+    nodes: list[Node],
+    at: Callable[[str, Person], Person],
+    service_settings: Settings,
+    valkey: Valkey,
+) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    chat_id = await open_group(anna, boris)
+    process = Process(service_settings)
+    process.environment["CHAT_BUS_URL"] = f"unix://{valkey.path}"
+    await process.start()
+    try:
+        await at(process.base, boris).connect(active_chat_id=chat_id)
+        sent = {"type": "text", "text": "traced", "client_id": str(uuid4())}
+        headers = {"X-Request-ID": "traced"}
+        await anna.http.post(f"/api/v1/chats/{chat_id}/messages", json=sent, headers=headers)
+        line = await process.wait_for(event="delivered", requests=["traced"])
+        assert (line["connections"], line["node"]) == (1, str(nodes[0].cluster.bus.node))
+    finally:
+        await process.stop()
 
 
 async def test_only_the_websocket_transport_is_offered(nodes: list[Node], person_at: MakePersonAt) -> None:

@@ -163,3 +163,11 @@ async def test_what_has_no_version_always_passes(delivered: Delivered) -> None:
     read = ReadChanged(chat_id=CHAT, user_id=ANNA, last_read_seq=1)
     typing = TypingChanged(chat_id=CHAT, user_id=ANNA, typing=True)
     assert delivered.after((read, BOTH), (typing, BOTH)) == [read, typing]
+
+
+async def test_an_event_that_can_not_be_ordered_becomes_a_resync_of_its_audience(delivered: Delivered) -> None:
+    """Its change is committed, so the events beside it go out and its sender gets no error."""
+    several = ChatsChanged(chats=[shared(4, ANNA), shared(4, ANNA)])
+    resync, other = delivered.after((several, BOTH), own(2, None))
+    assert isinstance(resync, ResyncRequired) and isinstance(other, ChatsChanged)
+    assert delivered.events[0].audience == BOTH
