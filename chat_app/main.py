@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chat_app import metrics
-from chat_app.api import attachments, auth, chats, health, media, members, messages, users
+from chat_app.api import active, attachments, auth, chats, health, media, members, messages, users
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import RequestLog
@@ -137,7 +137,7 @@ def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
 
 def _routes() -> APIRouter:
     routes = APIRouter(prefix=PREFIX)
-    for module in (auth, users, chats, members, messages, attachments):
+    for module in (auth, users, active, chats, members, messages, attachments):
         routes.include_router(module.router)
     return routes
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
 
 from chat_app.database import Database
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
 from chat_app.settings import get_settings
 from chat_app.web.openapi import document

@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
 from chat_app.database import Database
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from tests.clients import DEADLINE, SocketTransport, Transport
 from tests.operations import (
     ROUTES,

@@ -15,7 +15,7 @@ from sqlmodel import SQLModel
 
 from chat_app import errors, events, seed
 from chat_app.events import CLIENT_EVENTS
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
 from chat_app.models.problems import Problem
 from chat_app.settings import get_settings

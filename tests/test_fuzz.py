@@ -16,7 +16,7 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from chat_app.seed import DEMO_USERS
 from chat_app.web.examples import PASSWORD, PHONE
 from tests.clients import DEADLINE, Socket

@@ -17,7 +17,7 @@ from fastapi.routing import iter_route_contexts
 from chat_app.auth import AUDIENCE
 from chat_app.crud.sessions import revoke_sessions
 from chat_app.database import Database
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from chat_app.settings import get_settings
 from tests.clients import Person, Transport
 from tests.operations import (

@@ -6,24 +6,23 @@ from uuid import UUID
 from fastapi import APIRouter, Form, UploadFile
 from pydantic import Field
 
-from chat_app.api.asker import Asker, AskerRoute
 from chat_app.api.deps import CurrentActor, DatabaseDep, SessionDep, StorageDep
+from chat_app.api.operations import Protected
 from chat_app.api.problems import responses
 from chat_app.crud import attachments
 from chat_app.crud.attachments import Upload
 from chat_app.errors import AttachmentNotFound, BadImage, UnsupportedMediaType
 from chat_app.models.attachments import AttachmentRead
 
-router = APIRouter(tags=["attachments"])
-uploads = APIRouter(route_class=AskerRoute)
+router = APIRouter(tags=["attachments"], route_class=Protected)
 
 Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
-@uploads.post("/attachments", status_code=201, responses=responses(UnsupportedMediaType, BadImage))
+@router.post("/attachments", status_code=201, responses=responses(UnsupportedMediaType, BadImage))
 async def create_attachment(
     database: DatabaseDep,
-    actor: Asker,
+    actor: CurrentActor,
     storage: StorageDep,
     file: UploadFile,
     duration: Annotated[Duration | None, Form(description="Seconds, of audio and video.")] = None,
@@ -44,6 +43,3 @@ async def create_attachment(
 async def get_attachment(db: SessionDep, actor: CurrentActor, attachment_id: UUID) -> AttachmentRead:
     """An attachment with fresh addresses. Until it is sent only you see it, then everybody who sees the message."""
     return await attachments.get_attachment(db, actor, attachment_id)
-
-
-router.include_router(uploads)

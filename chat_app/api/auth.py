@@ -17,6 +17,7 @@ from chat_app.api.deps import (
     count_code,
     count_unauthenticated,
 )
+from chat_app.api.operations import Protected
 from chat_app.api.problems import responses
 from chat_app.crud import codes, sessions, users
 from chat_app.errors import (
@@ -25,7 +26,6 @@ from chat_app.errors import (
     NotAuthenticated,
     PhoneNotVerified,
     PhoneTaken,
-    RateLimited,
     RefreshReused,
     SessionNotFound,
     SessionRevoked,
@@ -35,6 +35,7 @@ from chat_app.models.sessions import Actor, RefreshRequest, SessionRead, Tokens
 from chat_app.models.users import UserCreate, UserMe
 
 router = APIRouter(prefix="/auth", tags=["auth"])
+protected = APIRouter(route_class=Protected)
 
 
 @router.post("/register", status_code=201, responses=responses(PhoneTaken))
@@ -49,7 +50,7 @@ async def register(request: Request, db: SessionDep, manager: UserManagerDep, da
     return await users.get_me(db, Actor(user.id, user.id))
 
 
-@router.post("/login", responses=responses(BadCredentials, PhoneNotVerified, RateLimited))
+@router.post("/login", responses=responses(BadCredentials, PhoneNotVerified))
 async def login(
     request: Request, manager: UserManagerDep, form: Annotated[OAuth2PasswordRequestForm, Depends()]
 ) -> Tokens:
@@ -71,31 +72,31 @@ async def refresh(request: Request, db: SessionDep, data: RefreshRequest) -> Tok
     return auth.SessionStrategy().tokens(await sessions.refresh_session(db, data.refresh_token))
 
 
-@router.post("/logout", status_code=204)
+@protected.post("/logout", status_code=204)
 async def logout(db: SessionDep, actor: CurrentActor) -> None:
     """End this session. Its connections get `session_revoked` and are closed."""
     await sessions.revoke_session(db, actor, actor.session_id)
 
 
-@router.get("/sessions")
+@protected.get("/sessions")
 async def list_sessions(db: SessionDep, actor: CurrentActor) -> list[SessionRead]:
     """Your sessions, the latest used first."""
     return await sessions.list_sessions(db, actor)
 
 
-@router.delete("/sessions/{session_id}", status_code=204, responses=responses(SessionNotFound))
+@protected.delete("/sessions/{session_id}", status_code=204, responses=responses(SessionNotFound))
 async def revoke_session(db: SessionDep, actor: CurrentActor, session_id: UUID) -> None:
     """End one of your sessions. Its connections get `session_revoked` and are closed."""
     await sessions.revoke_session(db, actor, session_id)
 
 
-@router.post("/password", status_code=204, responses=responses(BadCredentials))
+@protected.post("/password", status_code=204, responses=responses(BadCredentials))
 async def change_password(actor: CurrentActor, manager: UserManagerDep, data: PasswordChange) -> None:
     """Set a new password. Your other sessions end. `current_password` may be missing only if you have none."""
     await auth.change_password(manager, actor, data)
 
 
-@router.post("/codes", status_code=202, responses=responses(RateLimited))
+@router.post("/codes", status_code=202)
 async def request_code(request: Request, database: DatabaseDep, sender: CodeSenderDep, data: CodeRequest) -> CodeSent:
     """Send six digits to a phone. The code is valid for its purpose only: to log in, to verify the number of
     your account, to reset the password, to change your number to this one, or to delete your account.
@@ -111,7 +112,7 @@ async def request_code(request: Request, database: DatabaseDep, sender: CodeSend
     return CodeSent(expires_in=int(codes.LIFETIME.total_seconds()), resend_in=int(codes.RESEND_AFTER.total_seconds()))
 
 
-@router.post("/codes/login", responses=responses(BadCode, RateLimited))
+@router.post("/codes/login", responses=responses(BadCode))
 async def login_with_code(request: Request, manager: UserManagerDep, data: CodeLogin) -> Tokens:
     """Log in with a code. A number that is new becomes a user, without a password unless you send one.
 
@@ -122,7 +123,7 @@ async def login_with_code(request: Request, manager: UserManagerDep, data: CodeL
         return await auth.log_in_with_code(manager, data, device)
 
 
-@router.post("/codes/verify", responses=responses(BadCode, RateLimited))
+@protected.post("/codes/verify", responses=responses(BadCode))
 async def verify_phone(
     request: Request, db: SessionDep, actor: CurrentActor, manager: UserManagerDep, data: CodeUse
 ) -> UserMe:
@@ -135,8 +136,11 @@ async def verify_phone(
     return await users.get_me(db, actor)
 
 
-@router.post("/codes/reset", status_code=204, responses=responses(BadCode, RateLimited))
+@router.post("/codes/reset", status_code=204, responses=responses(BadCode))
 async def reset_password(request: Request, manager: UserManagerDep, data: PasswordReset) -> None:
     """Set a new password with a code. All sessions of the user end, and the number counts as verified."""
     async with attempt(request, data.phone):
         await auth.reset_password(manager, data)
+
+
+router.include_router(protected)

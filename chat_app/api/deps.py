@@ -1,13 +1,12 @@
-"""What routes are given: a session that commits before the answer, who asks, and what the application keeps."""
+"""The dependencies of routes: a database session that commits before the answer, the actor, shared objects, limits."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request
 from fastapi_users.authentication import AuthenticationBackend, BearerTransport
-from pydantic import AfterValidator
 
 from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager, authenticate
 from chat_app.components import Components
@@ -16,16 +15,14 @@ from chat_app.crud.outbox import Outbox
 from chat_app.database import Database, Transaction
 from chat_app.driver import RawConnection
 from chat_app.limits import network_of
-from chat_app.logs import bind
 from chat_app.media.storage import Storage
-from chat_app.models.base import BIGGEST
+from chat_app.models.base import BIGGEST, LIMITS
 from chat_app.models.sessions import Actor, Device
-from chat_app.models.wire_json import as_json
 from chat_app.sms import CodeSender
 
 
 def components(request: Request) -> Components:
-    """What this process has one of."""
+    """The shared objects of this process."""
     found: Components = request.app.state.components
     return found
 
@@ -53,8 +50,8 @@ SessionDep = Annotated[Transaction, Depends(open_session, scope="function")]
 
 
 async def open_reading(database: DatabaseDep) -> AsyncIterator[RawConnection]:
-    async with database.reading() as batch:
-        yield batch
+    async with database.reading() as db:
+        yield db
 
 
 ReadingDep = Annotated[RawConnection, Depends(open_reading, scope="function")]
@@ -68,17 +65,17 @@ UserManagerDep = Annotated[UserManager, Depends(get_user_manager)]
 
 
 def count(request: Request, **who: object) -> None:
-    """Count this request, under the name of its route, of whoever is named. Raises RateLimited."""
+    """Count this request under the name of its route, for each of `who`. Raises RateLimited."""
     components(request).limits.check(request.scope["route"].name, **who)
 
 
 async def count_unauthenticated(request: Request, **who: object) -> None:
-    """As count, for what needs no token: of the address too, and together with all other nodes, as it is guessed."""
+    """As `count`, for routes without a token, which attackers guess at: by address too, and across all nodes."""
     await components(request).limits.check_exactly(request.scope["route"].name, address=_network(request), **who)
 
 
 async def count_code(request: Request, phone: str) -> None:
-    """Count a code that is asked for. Others can't use up those of the owner, where the owner is logged in."""
+    """Count a request for a code. Where the owner was logged in before, others can't use up the owner's requests."""
     network = _network(request)
     await count_unauthenticated(request, pair=(phone, network))
     who = {} if await _is_familiar(request, phone, sessions.hash_address(phone, network)) else {"phone": phone}
@@ -87,7 +84,7 @@ async def count_code(request: Request, phone: str) -> None:
 
 @asynccontextmanager
 async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
-    """Limit the wrong passwords and codes for a number: the body checks one. Raises RateLimited."""
+    """Limit the wrong passwords and codes for a number. The body checks one. Raises RateLimited."""
     await count_unauthenticated(request)
     action, network, limits = request.scope["route"].name, _network(request), components(request).limits
     device = Device(request.headers.get("user-agent"), sessions.hash_address(phone, network))
@@ -98,8 +95,8 @@ async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
 
 
 async def _is_familiar(request: Request, phone: str | None, address_hash: bytes | None) -> bool:
-    async with components(request).database.reading() as batch:
-        return await sessions.is_familiar(batch, phone, address_hash)
+    async with components(request).database.reading() as db:
+        return await sessions.is_familiar(db, phone, address_hash)
 
 
 def _network(request: Request) -> str | None:
@@ -113,34 +110,23 @@ bearer: Any = backend.transport.scheme
 
 
 async def authenticated(request: Request, token: str | None) -> Actor:
-    """Who asks, counted. Raises NotAuthenticated, TokenExpired, SessionRevoked, RateLimited."""
-    async with components(request).database.reading() as batch:
-        actor, _ = await authenticate(batch, token)
+    """The actor of a request, counted. Raises NotAuthenticated, TokenExpired, SessionRevoked, RateLimited."""
+    async with components(request).database.reading() as db:
+        actor, _ = await authenticate(db, token)
     count(request, user=actor.id)
     return actor
 
 
-async def get_actor(request: Request, token: Annotated[str | None, Depends(bearer)]) -> Actor:
-    return await authenticated(request, token)
+async def get_actor(request: Request, _scheme: Annotated[str | None, Depends(bearer)]) -> Actor:
+    """The actor whom the route class has authenticated. The scheme is a parameter for the documents only."""
+    actor: Actor = request.state.actor
+    return actor
 
 
 CurrentActor = Annotated[Actor, Depends(get_actor)]
 
-
-def _in_log(chat_id: UUID) -> UUID:
-    bind(chat=chat_id)
-    return chat_id
-
-
-Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+Limit = Annotated[int, Query(ge=1, le=LIMITS["page"], description="How many at most.")]
 CURSOR = Query(description="The `next_cursor` of the page before.")
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
 SeqQuery = Annotated[int | None, Query(ge=0, le=BIGGEST)]
-ChatIdPath = Annotated[UUID, Path(description="One of your chats."), AfterValidator(_in_log)]
-
-
-def reply(data: Any, status: int = 200) -> Response:
-    """The answer as it is: for what is asked for most, as checking our own data against their model takes twice as
-    long as reading them.
-    """
-    return Response(data if isinstance(data, bytes) else as_json(data), status, media_type="application/json")
+ChatIdPath = Annotated[UUID, Path(description="One of your chats.")]

@@ -1,6 +1,7 @@
 """Errors as responses: one handler for our own errors, one for each error that the libraries raise."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
@@ -11,24 +12,46 @@ from starlette.routing import compile_path
 
 from chat_app.errors import (
     ChatError,
+    ChatNotFound,
     Internal,
     InvalidInput,
+    MessageNotFound,
     MethodNotAllowed,
     NotAuthenticated,
     NotFound,
     TooLarge,
     UnsupportedMediaType,
+    all_errors,
 )
 from chat_app.logs import bind, request_id
-from chat_app.web.openapi import responses
 
-__all__ = ["handle_errors", "problem_response", "responses"]
-
+PROBLEM = "application/problem+json"
 # For errors of the libraries, which have a status only.
 _BY_STATUS: dict[int, type[ChatError]] = {400: InvalidInput} | {
     kind.status: kind for kind in (NotAuthenticated, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType)
 }
+# Errors that follow from a path.
+_BY_PATH: dict[str, type[ChatError]] = {"{chat_id}": ChatNotFound, "{seq}": MessageNotFound}
 UNREADABLE = InvalidInput.at("", "unreadable", "The body can't be read.")
+
+
+def responses(*errors: type[ChatError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route with these errors; those that follow from its path the documents add."""
+    answers: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        answer = answers.setdefault(error.status, {"description": "", "content": {PROBLEM: {"examples": {}}}})
+        answer["description"] += f"\n- `{error.code}`: {error.meaning()}"
+        answer["content"][PROBLEM]["examples"][error.code] = {"$ref": f"#/components/examples/{error.code}"}
+    return answers
+
+
+def errors_of(path: str, answers: Mapping[Any, Any]) -> set[type[ChatError]]:
+    """The errors of a route: those that its `responses` declare and those that follow from its path."""
+    declared = {
+        code for answer in answers.values() for code in answer.get("content", {}).get(PROBLEM, {}).get("examples", ())
+    }
+    by_path = {error for part, error in _BY_PATH.items() if part in path}
+    return by_path | {error for error in all_errors() if error.code in declared}
 
 
 def problem_response(error: ChatError, headers: Mapping[str, str] | None = None) -> Response:
@@ -39,9 +62,7 @@ def problem_response(error: ChatError, headers: Mapping[str, str] | None = None)
         sent["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
         sent["Retry-After"] = str(error.retry_after)
-    return Response(
-        orjson.dumps(error.problem(request_id())), error.status, sent, media_type="application/problem+json"
-    )
+    return Response(orjson.dumps(error.problem(request_id())), error.status, sent, media_type=PROBLEM)
 
 
 def handle_errors(api: FastAPI) -> None:

@@ -6,16 +6,15 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import StringConstraints
 
-from chat_app.api.asker import Asker, AskerRoute
 from chat_app.api.deps import CurrentActor, DatabaseDep, Limit, SessionDep, StorageDep
+from chat_app.api.operations import Protected
 from chat_app.api.problems import responses
 from chat_app.crud import avatars, users
 from chat_app.errors import BadImage, UsernameTaken, UserNotFound
-from chat_app.models.base import NO_NUL
+from chat_app.models.base import LIMITS, NO_NUL
 from chat_app.models.users import Avatar, AvatarUpload, UserList, UserLookup, UserMe, UserRead, UserUpdate
 
-router = APIRouter(prefix="/users", tags=["users"])
-waiting = APIRouter(route_class=AskerRoute)
+router = APIRouter(prefix="/users", tags=["users"], route_class=Protected)
 
 NameQuery = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NO_NUL)]
 
@@ -37,7 +36,7 @@ async def search_users(
     db: SessionDep,
     actor: CurrentActor,
     query: Annotated[NameQuery | None, Query(description="The beginning of a name or username.")] = None,
-    ids: Annotated[list[UUID] | None, Query(max_length=100, description="Exactly these users.")] = None,
+    ids: Annotated[list[UUID] | None, Query(max_length=LIMITS["page"], description="Exactly these users.")] = None,
     limit: Limit = 20,
 ) -> UserList:
     """Find people by name or username, or get several by id. Never by phone: see lookup."""
@@ -56,8 +55,8 @@ async def get_user(db: SessionDep, actor: CurrentActor, user_id: UUID) -> UserRe
     return await users.get_user(db, user_id)
 
 
-@waiting.put("/me/avatar", responses=responses(BadImage))
-async def set_avatar(database: DatabaseDep, actor: Asker, storage: StorageDep, data: AvatarUpload) -> Avatar:
+@router.put("/me/avatar", responses=responses(BadImage))
+async def set_avatar(database: DatabaseDep, actor: CurrentActor, storage: StorageDep, data: AvatarUpload) -> Avatar:
     """Set your picture: JPEG, PNG, WebP or GIF, at most 10 MB and 40 megapixels, a JPEG 64.
 
     Refused is what takes more than two seconds to read; above 12 megapixels 200 pixels need one byte of the file.
@@ -68,11 +67,8 @@ async def set_avatar(database: DatabaseDep, actor: Asker, storage: StorageDep, d
         return await avatars.set_avatar(db, actor, key)
 
 
-@waiting.delete("/me/avatar", status_code=204)
-async def delete_avatar(database: DatabaseDep, actor: Asker) -> None:
+@router.delete("/me/avatar", status_code=204)
+async def delete_avatar(database: DatabaseDep, actor: CurrentActor) -> None:
     """Remove your picture."""
     async with database.transaction() as db:
         await avatars.delete_avatar(db, actor)
-
-
-router.include_router(waiting)

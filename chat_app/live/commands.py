@@ -1,292 +1,178 @@
-"""The commands: the HTTP operations over Socket.IO, through the same use cases."""
+"""The operations as Socket.IO commands: path, query and body of a route come in one object.
 
-from typing import Annotated, Any, NamedTuple
+A command is made from its route (`api/operations.py`): the same function, description, answer and errors. Only what
+depends on the connection is written here: its active chat, and sends, which the outbox answers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from inspect import Parameter, cleandoc, signature
+from operator import or_
+from typing import Annotated, Any, get_args, get_origin
 from uuid import UUID
 
-from pydantic import Field, StrictBool
+from fastapi.params import Depends
+from pydantic import Field, Strict, StrictBool, TypeAdapter, create_model
 
-from chat_app.crud import chats, history, likes, members, messages
+from chat_app.api import active, chats, members, messages
+from chat_app.api.deps import get_actor, open_reading
+from chat_app.api.operations import Operation
+from chat_app.api.problems import errors_of
+from chat_app.crud import chats as use_cases
 from chat_app.crud.messages import Draft
-from chat_app.database import Db
-from chat_app.database import Transaction as AsyncSession
-from chat_app.errors import NoActiveChat
-from chat_app.live.catalog import command
+from chat_app.database import Transaction
+from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NoActiveChat, RateLimited, Unavailable
 from chat_app.live.connections import Connection
-from chat_app.models.base import ChatCursor, Input, Limit, Position, Seq, Sync, UserCursor
-from chat_app.models.chats import ChatList, ChatRead, ChatUpdate, GroupCreate, MemberList, MembersAdd, PrivateChatOpen
-from chat_app.models.messages import (
-    BY_TYPE,
-    AttachmentCreate,
-    ContactCreate,
-    LocationCreate,
-    MessagePage,
-    MessageRead,
-    MessageUpdate,
-    TextCreate,
-)
-from chat_app.models.screens import Changes, OpenChat
-from chat_app.models.users import UserPage
+from chat_app.models.base import Input
+from chat_app.models.messages import BY_TYPE, CREATES, types_of
+from chat_app.models.screens import OpenChat
 
-CREATED = (201, 200)
+# Commands with only these fields share a schema, for the sake of generated clients.
+SHARED = {("chat_id",): "ChatArgument", ("chat_id", "seq"): "MessageArgument"}
+OPEN_CHAT: Any = (UUID | None, Field(default=None, description="Without it the active chat is meant."))
+ALWAYS: set[type[ChatError]] = {InvalidInput, RateLimited, Internal, Unavailable}
 
 
-class Answer(NamedTuple):
-    """Data with another status than 200."""
+@dataclass
+class Command:
+    """`handler(db, connection, data)` answers `output`, with `data` valid for `argument`.
 
-    status: int
-    data: Any
+    `statuses`: the HTTP statuses of a success. `reads`: it changes nothing and takes a raw connection.
+    `is_draft`: `handler(connection, data)` makes the message that the outbox sends.
+    """
+
+    name: str
+    handler: Callable[..., Any]
+    argument: Any
+    output: Any = None
+    statuses: tuple[int, ...] = (204,)
+    description: str = ""
+    errors: set[type[ChatError]] = field(default_factory=set)
+    reads: bool = False
+    is_draft: bool = False
+
+    def __post_init__(self) -> None:
+        self.input = TypeAdapter(self.argument)
+        # The kinds of a union by `type`, to be validated without a search.
+        kinds = get_args(get_args(self.argument)[0]) if get_origin(self.argument) is Annotated else ()
+        self._by_type = {name: TypeAdapter(kind) for kind in kinds for name in types_of(kind)}
+
+    def validate(self, data: Any) -> Any:
+        """The argument. Raises pydantic's ValidationError."""
+        kind = data.get("type") if self._by_type and isinstance(data, dict) else None
+        adapter = self._by_type.get(kind, self.input) if isinstance(kind, str) else self.input
+        return adapter.validator.validate_python(data)
 
 
-class ChatArgument(Input):
-    chat_id: UUID
+_routers = (chats.router, members.router, messages.router, active.router)
+ROUTES = {route.name: route for router in _routers for route in router.routes if isinstance(route, Operation)}
+COMMANDS: dict[str, Command] = {}
+_models: dict[str, type[Input]] = {}
 
 
-class OpenChatArgument(Input):
-    chat_id: UUID | None = Field(default=None, description="Without it the active chat is meant.")
+def command(name: str, argument: Any, **differences: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a command. What is not given comes from the route of this name; `errors` are added to the route's."""
+
+    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
+        about: dict[str, Any] = {"description": cleandoc(handler.__doc__ or ""), "errors": ALWAYS}
+        if route := ROUTES.get(name):
+            about |= {"output": route.answer, "statuses": route.statuses}
+            about["description"] = about["description"] or route.description
+            about["errors"] = ALWAYS | errors_of(route.path, route.responses)
+        about["errors"] |= differences.pop("errors", set())
+        COMMANDS[name] = Command(name, handler, argument, **(about | differences))
+        return handler
+
+    return register
 
 
-class MessageArgument(ChatArgument):
-    seq: Seq
+def _parameters(function: Callable[..., Any]) -> tuple[dict[Any, str], dict[str, Any], dict[str, type[Input]]]:
+    """The parameters of a route: those of the transport by provider, path and query as fields, and the body."""
+    provided, fields, body = {}, {}, {}
+    for name, parameter in signature(function).parameters.items():
+        is_annotated = get_origin(parameter.annotation) is Annotated
+        kind, *notes = get_args(parameter.annotation) if is_annotated else (parameter.annotation,)
+        provider = next((note.dependency for note in notes if isinstance(note, Depends)), None)
+        if provider:
+            provided[provider] = name
+        elif isinstance(kind, type) and issubclass(kind, Input):
+            body[name] = kind
+        else:
+            # In a URL everything is text; in JSON a number has to be one.
+            strict = Strict() if int in (kind, *get_args(kind)) else Field()
+            default = ... if parameter.default is Parameter.empty else parameter.default
+            fields[name] = (Annotated[(kind, *notes, strict)], default)
+    return provided, fields, body
 
 
-class ListChats(Input):
-    cursor: ChatCursor | None = None
-    limit: Limit = 50
-    changed_since: Sync | None = None
+def _derive(operation: Operation) -> None:
+    """Register a command that calls the function of a route as FastAPI would."""
+    provided, fields, body = _parameters(operation.function)
+    actor = provided.pop(get_actor)
+    ((provider, db),) = provided.items()
+    errors: set[type[ChatError]] = set()
+    if operation.name == "list_messages":
+        fields["chat_id"], errors = OPEN_CHAT, {NoActiveChat}
+    name = operation.name.title().replace("_", "")
+    name, argument = next(((name, kind) for kind in body.values()), (SHARED.get(tuple(fields), name), Input))
+    if fields:
+        argument = _models.setdefault(name, create_model(name, __base__=argument, **fields))
+
+    async def handle(session: Any, connection: Connection, data: Any) -> Any:
+        arguments = dict.fromkeys(body, data) | {name: getattr(data, name) for name in fields}
+        if "chat_id" in fields:
+            arguments["chat_id"] = _chat_id(connection, data)
+        return await operation.function(**{db: session, actor: connection.actor}, **arguments)
+
+    command(operation.name, argument, reads=provider is open_reading, errors=errors)(handle)
+
+
+def _chat_id(connection: Connection, data: Any) -> UUID:
+    chat_id: UUID | None = data.chat_id or connection.active_chat_id
+    if chat_id is None:
+        raise NoActiveChat
+    return chat_id
+
+
+for _route in ROUTES.values():
+    if _route.name != "send_message" and not _route.path.startswith(active.router.prefix):
+        _derive(_route)
+
+# Each kind of message, with a chat: a new kind needs nothing here.
+_sends = [
+    create_model(f"Send{kind.__name__.removesuffix('Create')}", __base__=kind, chat_id=OPEN_CHAT) for kind in CREATES
+]
+
+
+@command("send_message", Annotated[reduce(or_, _sends), *BY_TYPE], is_draft=True, errors={NoActiveChat})
+def _send_message(connection: Connection, data: Any) -> Draft:
+    return Draft(connection.actor, _chat_id(connection, data), data)
 
 
 class ActivateChat(Input):
     chat_id: UUID | None
 
 
-class ListMessages(OpenChatArgument):
-    before: Position | None = None
-    after: Position | None = None
-    around: Position | None = None
-    limit: Limit = 50
+@command("activate_chat", ActivateChat, statuses=(200, 204))
+async def _activate_chat(db: Transaction, connection: Connection, data: ActivateChat) -> OpenChat | None:
+    """Open a chat on this connection, which then gets its `messages_changed` and `read_changed`. null: none (204)."""
+    if data.chat_id is None:
+        await use_cases.clear_active(db, connection.actor)
+        connection.prepare_chat(None)
+        return None
+    version = await use_cases.activate_chat(db, connection.actor, data.chat_id)
+    # Subscribed before it reads, so that no change is missed.
+    connection.prepare_chat(data.chat_id, version)
+    return await use_cases.open_chat(db, connection.actor, data.chat_id)
 
 
-class SendText(OpenChatArgument, TextCreate):
-    pass
-
-
-class SendAttachment(OpenChatArgument, AttachmentCreate):
-    pass
-
-
-class SendLocation(OpenChatArgument, LocationCreate):
-    pass
-
-
-class SendContact(OpenChatArgument, ContactCreate):
-    pass
-
-
-SendMessage = Annotated[SendText | SendAttachment | SendLocation | SendContact, *BY_TYPE]
-
-
-class RenameChat(ChatArgument, ChatUpdate):
-    pass
-
-
-class AddMembers(ChatArgument, MembersAdd):
-    pass
-
-
-class RemoveMember(ChatArgument):
-    user_id: UUID
-
-
-class EditMessage(MessageArgument, MessageUpdate):
-    pass
-
-
-class ListLikes(MessageArgument):
-    cursor: UserCursor | None = None
-    limit: Limit = 50
-
-
-class MarkRead(ChatArgument):
-    seq: Position
-
-
-class SetTyping(OpenChatArgument):
+class SetTyping(Input):
+    chat_id: UUID | None = OPEN_CHAT[1]
     typing: StrictBool
 
 
-class ListChanges(ChatArgument):
-    since: Position
-    limit: Limit = 100
-
-
-def _chat_id(connection: Connection, data: OpenChatArgument) -> UUID:
-    chat_id = data.chat_id or connection.active_chat_id
-    if chat_id is None:
-        raise NoActiveChat
-    return chat_id
-
-
-@command(ListChats, ChatList, reads=True)
-async def list_chats(db: Db, connection: Connection, data: ListChats) -> ChatList:
-    """Your chats with type, message count and last update: pinned first, then the latest updated."""
-    return await chats.list_chats(
-        db, connection.actor, cursor=data.cursor, limit=data.limit, changed_since=data.changed_since
-    )
-
-
-@command(GroupCreate, ChatRead, statuses=CREATED)
-async def create_group(db: AsyncSession, connection: Connection, data: GroupCreate) -> Answer:
-    """Found a group; you are its creator. Every member gets `chats_changed`."""
-    chat, is_new = await chats.create_group(db, connection.actor, data)
-    return Answer(201 if is_new else 200, chat)
-
-
-@command(PrivateChatOpen, ChatRead, statuses=CREATED)
-async def open_private_chat(db: AsyncSession, connection: Connection, data: PrivateChatOpen) -> Answer:
-    """Open the private chat with somebody: 201 if it is new, 200 if it was there. Both get `chats_changed`."""
-    chat, is_new = await chats.open_private_chat(db, connection.actor, data.user_id)
-    return Answer(201 if is_new else 200, chat)
-
-
-@command(ActivateChat, OpenChat, statuses=(200, 204))
-async def activate_chat(db: AsyncSession, connection: Connection, data: ActivateChat) -> OpenChat | None:
-    """Open a chat on this connection: from now on its `messages_changed` and `read_changed` come. null: none (204)."""
-    if data.chat_id is None:
-        await chats.clear_active(db, connection.actor)
-        connection.prepare_chat(None)
-        return None
-    version = await chats.activate_chat(db, connection.actor, data.chat_id)
-    # Subscribed before it reads, so that nothing falls between.
-    connection.prepare_chat(data.chat_id, version)
-    return await chats.open_chat(db, connection.actor, data.chat_id)
-
-
-@command(ListMessages, MessagePage, reads=True)
-async def list_messages(db: Db, connection: Connection, data: ListMessages) -> MessagePage:
-    """A page of the history: before or after a seq, around one, or the newest; bounds are exclusive, one at most."""
-    return await history.list_messages(
-        db,
-        connection.actor,
-        _chat_id(connection, data),
-        before=data.before,
-        after=data.after,
-        around=data.around,
-        limit=data.limit,
-    )
-
-
-@command(SendMessage, MessageRead, statuses=CREATED, is_draft=True)
-def send_message(connection: Connection, data: SendText | SendAttachment | SendLocation | SendContact) -> Draft:
-    """Send a message; the same `client_id` again answers 200 with the same message.
-
-    Members get `chats_changed`, those who have the chat active also `messages_changed`.
-    """
-    return Draft(connection.actor, _chat_id(connection, data), data)
-
-
-@command(ChatArgument, ChatRead, reads=True)
-async def get_chat(db: Db, connection: Connection, data: ChatArgument) -> ChatRead:
-    """One of your chats."""
-    return await chats.get_chat(db, connection.actor, data.chat_id)
-
-
-@command(RenameChat, ChatRead)
-async def rename_chat(db: AsyncSession, connection: Connection, data: RenameChat) -> ChatRead:
-    """Give a chat your own title, which nobody else sees; null takes it back. You get `chats_changed`."""
-    return await chats.rename_chat(db, connection.actor, data.chat_id, data.title)
-
-
-@command(ChatArgument, ChatRead)
-async def pin_chat(db: AsyncSession, connection: Connection, data: ChatArgument) -> ChatRead:
-    """Keep a chat on top of your list. You get `chats_changed`."""
-    return await chats.pin_chat(db, connection.actor, data.chat_id)
-
-
-@command(ChatArgument, ChatRead)
-async def unpin_chat(db: AsyncSession, connection: Connection, data: ChatArgument) -> ChatRead:
-    """Let a pinned chat go back to its place. You get `chats_changed`."""
-    return await chats.unpin_chat(db, connection.actor, data.chat_id)
-
-
-@command(ChatArgument, statuses=(204,))
-async def delete_chat(db: AsyncSession, connection: Connection, data: ChatArgument) -> None:
-    """Delete your own group for everybody. Every member gets `chats_changed` with it in `removed`."""
-    await chats.delete_chat(db, connection.actor, data.chat_id)
-
-
-@command(ChatArgument, statuses=(204,))
-async def leave_chat(db: AsyncSession, connection: Connection, data: ChatArgument) -> None:
-    """Leave a group. Its creator can only delete it. You get `chats_changed` with it in `removed`."""
-    await members.leave_chat(db, connection.actor, data.chat_id)
-
-
-@command(ChatArgument, MemberList, reads=True)
-async def list_members(db: Db, connection: Connection, data: ChatArgument) -> MemberList:
-    """Everybody who is in the chat, in the order of joining."""
-    return await members.list_members(db, connection.actor, data.chat_id)
-
-
-@command(AddMembers, ChatRead)
-async def add_members(db: AsyncSession, connection: Connection, data: AddMembers) -> ChatRead:
-    """Add people; a private chat becomes a group with you as its creator. Everybody gets `chats_changed`."""
-    return await members.add_members(db, connection.actor, data.chat_id, data)
-
-
-@command(RemoveMember, statuses=(204,))
-async def remove_member(db: AsyncSession, connection: Connection, data: RemoveMember) -> None:
-    """Remove somebody from your group. They get `chats_changed` with the chat in `removed`, and nothing after it."""
-    await members.remove_member(db, connection.actor, data.chat_id, data.user_id)
-
-
-@command(EditMessage, MessageRead)
-async def edit_message(db: AsyncSession, connection: Connection, data: EditMessage) -> MessageRead:
-    """Change the text of your own message; null takes a caption away. The active chat gets `messages_changed`."""
-    return await messages.edit_message(db, connection.actor, data.chat_id, data.seq, data)
-
-
-@command(MessageArgument, statuses=(204,))
-async def delete_message(db: AsyncSession, connection: Connection, data: MessageArgument) -> None:
-    """Delete your own message, or anyone's in your group: a tombstone stays. It comes as `messages_changed`."""
-    await messages.delete_message(db, connection.actor, data.chat_id, data.seq)
-
-
-@command(MessageArgument, MessageRead, reads=True)
-async def get_message(db: Db, connection: Connection, data: MessageArgument) -> MessageRead:
-    """One message."""
-    return await history.get_message(db, connection.actor, data.chat_id, data.seq)
-
-
-@command(MessageArgument, MessageRead)
-async def like_message(db: AsyncSession, connection: Connection, data: MessageArgument) -> MessageRead:
-    """Like a message. The active chat gets `messages_changed`."""
-    return await likes.like_message(db, connection.actor, data.chat_id, data.seq)
-
-
-@command(MessageArgument, MessageRead)
-async def unlike_message(db: AsyncSession, connection: Connection, data: MessageArgument) -> MessageRead:
-    """Take your like back. The active chat gets `messages_changed`."""
-    return await likes.unlike_message(db, connection.actor, data.chat_id, data.seq)
-
-
-@command(ListLikes, UserPage)
-async def list_likes(db: AsyncSession, connection: Connection, data: ListLikes) -> UserPage:
-    """Who likes a message."""
-    return await likes.list_likes(db, connection.actor, data.chat_id, data.seq, cursor=data.cursor, limit=data.limit)
-
-
-@command(MarkRead, ChatRead)
-async def mark_read(db: AsyncSession, connection: Connection, data: MarkRead) -> ChatRead:
-    """Say up to where you have read; never moves back. You get `chats_changed`, the active chat `read_changed`."""
-    return await chats.mark_read(db, connection.actor, data.chat_id, data.seq)
-
-
-@command(ListChanges, Changes, reads=True)
-async def list_changes(db: Db, connection: Connection, data: ListChanges) -> Changes:
-    """Every message and member that changed after a version: what an open chat missed while it was disconnected."""
-    return await history.list_changes(db, connection.actor, data.chat_id, since=data.since, limit=data.limit)
-
-
-@command(SetTyping, statuses=(204,))
-async def set_typing(db: AsyncSession, connection: Connection, data: SetTyping) -> None:
-    """Say that you type: repeat it every 3 seconds. Others who have the chat active get `typing_changed`."""
-    await chats.set_typing(db, connection.actor, _chat_id(connection, data), data.typing)
+@command("set_typing", SetTyping, errors={ChatNotFound, NoActiveChat})
+async def _set_typing(db: Transaction, connection: Connection, data: SetTyping) -> None:
+    """Show that you are typing; repeat every 3 seconds. Others who have the chat active get `typing_changed`."""
+    await use_cases.set_typing(db, connection.actor, _chat_id(connection, data), data.typing)

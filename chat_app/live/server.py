@@ -21,13 +21,13 @@ from chat_app.database import Database, Db
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
 from chat_app.limits import Limits
-from chat_app.live.catalog import COMMANDS
-from chat_app.live.commands import Answer
+from chat_app.live.commands import COMMANDS
 from chat_app.live.connections import Connection, Connections, Packet
 from chat_app.live.fanout import encode
 from chat_app.live.presence import Presence
 from chat_app.live.wire import ChatServer, address_of
 from chat_app.logs import log
+from chat_app.models.answers import status_and_data
 from chat_app.models.base import LIMITS, Input
 from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import as_json
@@ -237,10 +237,7 @@ class Live:
                 result = await command.handler(db, connection, data)
         if connection.active_chat_id not in (None, former_chat_id):
             self.presence.opened(connection)
-        if result is None or command.output is None:
-            return 204, None
-        answer = result if isinstance(result, Answer) else Answer(200, result)
-        return answer.status, answer.data
+        return status_and_data(result)
 
     def _end(self, connection: Connection) -> None:
         """Tell a connection that its session is over, and close it."""

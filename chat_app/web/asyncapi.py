@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlmodel import SQLModel
 
-from chat_app.errors import InvalidInput, TokenExpired, TooManyConnections, all_errors
+from chat_app.errors import TokenExpired, TooManyConnections, all_errors
 from chat_app.events import CLIENT_EVENTS
-from chat_app.live.catalog import COMMANDS, Command
+from chat_app.live.commands import COMMANDS, Command
 from chat_app.live.server import Handshake
 from chat_app.models.problems import Problem
 from chat_app.web import texts
@@ -80,7 +80,11 @@ def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
         ("connect", "validation", TypeAdapter(Handshake)),
         *((name, "serialization", TypeAdapter(model)) for name, model in TOLD.items()),
         *((command.name, "validation", command.input) for command in commands),
-        *((f"{command.name}_answer", "serialization", command.output) for command in commands if command.output),
+        *(
+            (f"{command.name}_answer", "serialization", TypeAdapter(command.output))
+            for command in commands
+            if command.output
+        ),
     ]
     found, definitions = TypeAdapter.json_schemas(parts, ref_template=REFERENCE)
     schemas: dict[str, Schema] = definitions["$defs"]
@@ -111,27 +115,28 @@ def _message(name: str, payload: Schema, samples: dict[str, Any]) -> dict[str, A
 
 
 def _answer(command: Command, data: Schema, schemas: dict[str, Schema]) -> tuple[Schema, dict[str, Any]]:
-    """The acknowledgement, done or refused, with an example of each."""
+    """The acknowledgement, with an example of the success and of each error."""
     if 204 in command.statuses and command.output:
         data = {"anyOf": [data, NOTHING]}
-    done = {
-        "ok": {"const": True},
-        "status": {"enum": list(command.statuses)},
-        "data": data,
-        "request_id": {"type": "string"},
+    properties = {
+        "done": {
+            "ok": {"const": True},
+            "status": {"enum": list(command.statuses)},
+            "data": data,
+            "request_id": {"type": "string"},
+        },
+        "refused": {"ok": {"const": False}, "error": {"$ref": REFERENCE.format(model="Problem")}},
     }
-    refused = {"ok": {"const": False}, "error": {"$ref": REFERENCE.format(model="Problem")}}
     schema = {
         "oneOf": [
-            {"title": "done", "type": "object", "properties": done, "required": list(done)},
-            {"title": "refused", "type": "object", "properties": refused, "required": list(refused)},
+            {"title": title, "type": "object", "properties": fields, "required": list(fields)}
+            for title, fields in properties.items()
         ]
     }
     sample = examples(data, schemas)["example"]
-    return schema, {
-        "done": {"ok": True, "status": command.statuses[0], "data": sample, "request_id": REQUEST_ID},
-        "refused": {"ok": False, "error": problem_example(InvalidInput)},
-    }
+    done = {"ok": True, "status": command.statuses[0], "data": sample, "request_id": REQUEST_ID}
+    errors = [error for error in all_errors() if error in command.errors]
+    return schema, {"done": done} | {e.code: {"ok": False, "error": problem_example(e)} for e in errors}
 
 
 def _operations() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from chat_app import errors
+from chat_app.api.problems import PROBLEM, errors_of, responses
 from chat_app.errors import ChatError
 from chat_app.events import CLIENT_EVENTS
 from chat_app.models.problems import Problem
@@ -17,7 +18,6 @@ from chat_app.web.examples import VALUES, Schema, examples, prefill
 # Of the contract, not of a release: it moves when clients can see a difference.
 VERSION = "1.0.0"
 FORM = "Body_"  # what FastAPI calls the schema of a form
-PROBLEM = "application/problem+json"
 REFERENCE = "#/components/schemas/{model}"
 REQUEST_ID = "6f1f3a0d9b114c8e9f575b0d3f4e2c1a"
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
@@ -50,19 +50,6 @@ ABOUT: dict[str, Any] = {
     # Short names for generated clients, equal to those of the commands.
     "generate_unique_id_function": lambda route: route.name,
 }
-
-
-def responses(*refusals: type[ChatError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may answer these errors, with an example of each."""
-    answers: dict[int | str, dict[str, Any]] = {}
-    for refusal in refusals:
-        answer = answers.setdefault(refusal.status, {"description": "", "content": {PROBLEM: {"examples": {}}}})
-        answer["description"] += f"\n- `{refusal.code}`: {(refusal.__doc__ or '').strip()}"
-        answer["content"][PROBLEM]["schema"] = {"$ref": REFERENCE.format(model=Problem.__name__)}
-        answer["content"][PROBLEM]["examples"][refusal.code] = {"$ref": f"#/components/examples/{refusal.code}"}
-        if refusal.status in (429, 503):
-            answer["headers"] = RETRY_AFTER
-    return answers
 
 
 def problem_example(error: type[ChatError]) -> dict[str, Any]:
@@ -107,8 +94,9 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     require_all(schemas)
     for form in [schema for name, schema in schemas.items() if name.startswith(FORM)]:
         prefill(form)
-    for operation in _operations(made["paths"]):
-        _add_errors(operation)
+    for path, methods in made["paths"].items():
+        for operation in methods.values():
+            _add_errors(path, operation)
     made["webhooks"] = {event.event: {"post": _webhook(event)} for event in CLIENT_EVENTS}
     for operation in (*_operations(made["paths"]), *_operations(made["webhooks"])):
         _add_examples(operation, schemas)
@@ -120,24 +108,23 @@ def _operations(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from path.values()
 
 
-def _add_errors(operation: dict[str, Any]) -> None:
-    """What any route can answer, beside what it declares itself."""
-    possible: list[type[ChatError]] = [errors.TooSlow, errors.HeadersTooLarge, errors.Internal, errors.Unavailable]
-    if "security" in operation:
-        possible += [errors.NotAuthenticated, errors.TokenExpired, errors.SessionRevoked]
-    if "parameters" in operation or "requestBody" in operation:
-        possible.append(errors.InvalidInput)
-    if "requestBody" in operation:
-        possible.append(errors.TooLarge)
+def _add_errors(path: str, operation: dict[str, Any]) -> None:
+    """Document every error of a route, those that follow from its structure too, in the order of the tree."""
     declared = operation["responses"]
-    if "application/json" in declared.get("422", {}).get("content", {}):
-        del declared["422"]  # FastAPI's own shape, which this service never answers
-    for status, answer in responses(*possible).items():
-        known = declared.setdefault(str(status), answer)
-        if known is not answer:
-            known["description"] += answer["description"]
-            known["content"][PROBLEM]["examples"] |= answer["content"][PROBLEM]["examples"]
-    operation["responses"] = dict(sorted(declared.items()))
+    possible = errors_of(path, declared) | {errors.TooSlow, errors.HeadersTooLarge, errors.Internal, errors.Unavailable}
+    if path.startswith("/api/"):
+        possible.add(errors.RateLimited)
+    if "security" in operation:
+        possible |= {errors.NotAuthenticated, errors.TokenExpired, errors.SessionRevoked}
+    if "parameters" in operation or "requestBody" in operation:
+        possible.add(errors.InvalidInput)
+    if "requestBody" in operation:
+        possible.add(errors.TooLarge)
+    answers = {status: answer for status, answer in declared.items() if status < "400"}
+    for status, answer in responses(*(error for error in errors.all_errors() if error in possible)).items():
+        answer["content"][PROBLEM]["schema"] = {"$ref": REFERENCE.format(model=Problem.__name__)}
+        answers[str(status)] = answer | ({"headers": RETRY_AFTER} if status in (429, 503) else {})
+    operation["responses"] = answers
 
 
 def _webhook(event: Any) -> dict[str, Any]:

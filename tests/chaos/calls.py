@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import jwt
 import orjson
 
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from tests.chaos import history
 from tests.chaos.history import Json, Recorder
 from tests.chaos.nodes import Node

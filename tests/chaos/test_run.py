@@ -12,7 +12,7 @@ from itertools import islice
 import psutil
 import pytest
 
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from tests.chaos.faults import FAULTS
 from tests.chaos.planted import PLANTED
 from tests.chaos.proxy import Network

@@ -27,7 +27,7 @@ from chat_app.database import Database, Transaction
 from chat_app.delivery import order_delivery
 from chat_app.errors import ChatNotFound, ClientIdReused, MessageNotFound, RefreshReused, Unavailable
 from chat_app.events import CLIENT_EVENTS, ChatsChanged, MessagesChanged, NodeEvent, Recorded, SessionsRevoked, record
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
 from chat_app.models import Chat, Message, Session, User
 from chat_app.models.base import new_id

@@ -11,12 +11,10 @@ from uuid import UUID, uuid4
 import jwt
 import pytest
 import socketio
-from pydantic import TypeAdapter
 
 from chat_app.crud.sessions import revoke_sessions
 from chat_app.database import Database
-from chat_app.live.catalog import COMMANDS, Command
-from chat_app.live.commands import ChatArgument
+from chat_app.live.commands import COMMANDS, Command
 from chat_app.models.base import LIMITS
 from chat_app.settings import get_settings
 from tests.clients import DEADLINE, Person, Socket, SocketTransport
@@ -369,11 +367,11 @@ class TestEveryCommandIsAnswered:
     ) -> None:
         chat = await SocketTransport().open_private_chat(anna, boris)
 
-        async def explode(db: Any, connection: Any, data: ChatArgument) -> None:
+        async def explode(db: Any, connection: Any, data: Any) -> None:
             await COMMANDS["pin_chat"].handler(db, connection, data)
             raise RuntimeError("secret text")
 
-        command = Command("explode", explode, TypeAdapter(ChatArgument), None, (204,))
+        command = Command("explode", explode, COMMANDS["pin_chat"].argument)
         monkeypatch.setitem(COMMANDS, "explode", command)
         await anna.forget()
         ack = await anna.socket.client.call("explode", {"chat_id": chat["id"]}, timeout=DEADLINE)

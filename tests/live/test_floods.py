@@ -10,10 +10,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import TypeAdapter
 
 from chat_app.live import frames, lean
-from chat_app.live.catalog import COMMANDS, Command
+from chat_app.live.commands import COMMANDS, Command
 from chat_app.live.frames import MOST_PACKET_BYTES
 from chat_app.live.lean import Line
 from chat_app.models.base import Input
@@ -229,7 +228,7 @@ async def waiting_command(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyn
     async def wait(session: Any, connection: Any, data: Nothing) -> None:
         await goes_on.wait()
 
-    monkeypatch.setitem(COMMANDS, "wait", Command("wait", wait, TypeAdapter(Nothing), None, (204,), reads=True))
+    monkeypatch.setitem(COMMANDS, "wait", Command("wait", wait, Nothing, reads=True))
     yield goes_on
     goes_on.set()
 

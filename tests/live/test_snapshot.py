@@ -11,7 +11,7 @@ import pytest
 
 from chat_app.crud.messages import Sent, send_messages
 from chat_app.database import Database
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from tests.cast import ANNAS_LATER, ANNAS_OLDEST, BORIS_OLDER, NEWEST, WITH_CAPTION, Call, Cast, draft, message
 from tests.client_model import Json
 from tests.clients import Answer, HttpTransport, SocketTransport, Transport

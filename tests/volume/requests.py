@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from tests.chaos.nodes import Node
 from tests.chaos.wire import ConnectionEnded
 from tests.generator import Generator
