@@ -18,13 +18,12 @@ from chat_app.database import Database
 from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
 from chat_app.settings import get_settings
-from chat_app.web.openapi import document
 from tests.clients import DEADLINE, Person, Transport
 
 Json = dict[str, Any]
 
 API = create_api(get_settings())
-DOCUMENT = document(API)
+DOCUMENT = API.openapi()
 
 
 class Route(NamedTuple):

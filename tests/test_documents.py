@@ -17,11 +17,10 @@ from chat_app import errors, events, seed
 from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
-from chat_app.models.problems import Problem
 from chat_app.settings import get_settings
 from chat_app.web import examples
 from chat_app.web.asyncapi import asyncapi
-from chat_app.web.openapi import FORM, TAGS, document
+from chat_app.web.openapi import ABOUT, FORM, Problem
 
 Node = dict[str, Any]
 
@@ -33,7 +32,7 @@ def api() -> FastAPI:
 
 @pytest.fixture(scope="module")
 def http(api: FastAPI) -> Node:
-    return document(api)
+    return api.openapi()
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +133,10 @@ class TestOpenAPI:
         assert all(re.fullmatch("[a-z_]+", operation_id) for operation_id in ids)
 
     def test_tags_come_in_the_order_of_reading(self, http: Node) -> None:
-        assert [tag["name"] for tag in http["tags"]] == list(TAGS)
+        tags = [tag["name"] for tag in ABOUT["openapi_tags"]]
+        assert [tag["name"] for tag in http["tags"]] == tags
         routes = operations(http | {"webhooks": {}}).values()
-        assert {tag for operation in routes for tag in operation["tags"]} == set(TAGS)
+        assert {tag for operation in routes for tag in operation["tags"]} == set(tags)
 
     def test_protected_routes_can_answer_401_and_all_408_431_500_and_503(self, http: Node) -> None:
         protected = 0
@@ -229,9 +229,9 @@ class TestErrors:
 
 
 def test_examples_are_of_the_demo_data() -> None:
-    ids = [examples.ANNA, examples.BORIS, examples.CLARA, examples.CHAT]
+    ids = [examples.VALUES[name] for name in ("UserMe.id", "user_id", "Preview.sender_id", "chat_id")]
     assert ids == [str(seed.demo_id(name)) for name in ("anna", "boris", "clara", "Project Aurora")]
-    assert (seed.DEMO_USERS[0].phone, seed.DEMO_PASSWORD) == (examples.PHONE, examples.PASSWORD)
+    assert (seed.DEMO_USERS[0].phone, seed.DEMO_PASSWORD) == (examples.VALUES["phone"], examples.VALUES["password"])
 
 
 def test_the_first_hour_names_the_demo_users(http: Node) -> None:

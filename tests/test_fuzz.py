@@ -17,8 +17,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from chat_app.live.commands import COMMANDS
-from chat_app.seed import DEMO_USERS
-from chat_app.web.examples import PASSWORD, PHONE
+from chat_app.seed import DEMO_PASSWORD, DEMO_USERS
 from tests.clients import DEADLINE, Socket
 from tests.conftest import free_port
 from tests.generator import Generator
@@ -52,7 +51,8 @@ async def base(data_dir: Path) -> AsyncIterator[str]:
 
 async def test_every_request_is_answered_as_the_document_says(base: str, pytestconfig: pytest.Config) -> None:
     async with httpx.AsyncClient(base_url=base) as client:
-        login = await client.post("/api/v1/auth/login", data={"username": PHONE, "password": PASSWORD})
+        form = {"username": DEMO_USERS[0].phone, "password": DEMO_PASSWORD}
+        login = await client.post("/api/v1/auth/login", data=form)
     seed = pytestconfig.getoption("hypothesis_seed") or str(pytestconfig.getoption("randomly_seed"))
     command = (str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml", "run")
     options = ("--seed", seed, "--header", f"Authorization: Bearer {login.json()['access_token']}", "--no-color")
@@ -73,7 +73,8 @@ async def test_every_command_is_answered_as_the_document_says(base: str, pytestc
     # Not who sends the requests: they may have changed that password.
     seed = pytestconfig.getoption("randomly_seed")
     async with httpx.AsyncClient(base_url=base) as client:
-        login = await client.post("/api/v1/auth/login", data={"username": DEMO_USERS[1].phone, "password": PASSWORD})
+        form = {"username": DEMO_USERS[1].phone, "password": DEMO_PASSWORD}
+        login = await client.post("/api/v1/auth/login", data=form)
         token = login.json()["access_token"]
         listed = await client.get("/api/v1/chats", headers={"Authorization": f"Bearer {token}"})
         document = (await client.get("/asyncapi.json")).json()

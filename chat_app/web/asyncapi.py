@@ -10,10 +10,11 @@ from chat_app.errors import TokenExpired, TooManyConnections, all_errors
 from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS, Command
 from chat_app.live.server import Handshake
-from chat_app.models.problems import Problem
-from chat_app.web import texts
 from chat_app.web.examples import Schema, examples
-from chat_app.web.openapi import REFERENCE, REQUEST_ID, VERSION, problem_example, require_all
+from chat_app.web.openapi import REFERENCE, REQUEST_ID, VERSION, Problem, problem_example, require_all
+from chat_app.web.texts import describe, read_json
+
+NOTHING: Schema = {"type": "null"}
 
 
 class ConnectError(SQLModel):
@@ -23,52 +24,29 @@ class ConnectError(SQLModel):
     data: Problem
 
 
-NOTHING: Schema = {"type": "null"}
-HEAD = {
-    "asyncapi": "3.0.0",
-    "info": {
-        "title": "Chat events",
-        "version": VERSION,
-        "description": texts.with_errors(texts.EVENTS, all_errors()),
-    },
-    "defaultContentType": "application/json",
-    "servers": {
-        "chat": {
-            "host": "{host}",
-            "pathname": "/socket.io",
-            "protocol": "socket.io",
-            "protocolVersion": "5",
-            "description": "The same address as HTTP.",
-            "variables": {"host": {"default": "localhost:8000"}},
-            "security": [{"$ref": "#/components/securitySchemes/token"}],
-        }
-    },
-}
-# What comes without being asked for.
-TOLD: dict[str, type[SQLModel]] = {"connect_error": ConnectError, **{event.event: event for event in CLIENT_EVENTS}}
+# What the server sends on its own.
+SENT: dict[str, type[SQLModel]] = {"connect_error": ConnectError, **{event.event: event for event in CLIENT_EVENTS}}
 
 
 def asyncapi() -> dict[str, Any]:
     """The whole document, the same at each call."""
     payloads, schemas = _payloads()
-    messages = dict(_messages(payloads, schemas))
-    document = {
-        **HEAD,
-        "channels": {
-            "chat": {
-                "address": "/",
-                "title": "The default namespace",
-                "servers": [{"$ref": "#/servers/chat"}],
-                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
-            }
-        },
-        "operations": dict(_operations()),
-        "components": {
-            "messages": messages,
-            "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
-        },
+    samples = {name: examples(payload, schemas) for name, payload in payloads.items()}
+    samples["connect_error"] = {
+        error.code: {"message": error.meaning(), "data": problem_example(error)}
+        for error in (TokenExpired, TooManyConnections)
     }
+    for command in COMMANDS.values():
+        name = f"{command.name}_answer"
+        payloads[name] = _answer(command, payloads.get(name, NOTHING))
+        done = {"status": command.statuses[0], "data": samples.get(name, {}).get("example"), "request_id": REQUEST_ID}
+        samples[name] = {"done": {"ok": True} | done} | dict(_refusals(command))
+    document = read_json("asyncapi.json")
+    document["info"] |= {"version": VERSION, "description": describe("events.md", all_errors())}
+    document["channels"]["chat"]["messages"] = {name: {"$ref": f"#/components/messages/{name}"} for name in payloads}
+    document["operations"] = dict(_operations())
+    messages = {name: _message(name, payload, samples[name]) for name, payload in payloads.items()}
+    document["components"] |= {"messages": messages, "schemas": schemas}
     _simplify(document)
     return document
 
@@ -76,15 +54,11 @@ def asyncapi() -> dict[str, Any]:
 def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
     """The schema of every argument, answer and event by the name of its message, and the schemas they refer to."""
     commands = COMMANDS.values()
+    received = {"connect": Handshake, **{command.name: command.argument for command in commands}}
+    sent = SENT | {f"{command.name}_answer": command.output for command in commands if command.output}
     parts: list[tuple[str, Any, TypeAdapter[Any]]] = [
-        ("connect", "validation", TypeAdapter(Handshake)),
-        *((name, "serialization", TypeAdapter(model)) for name, model in TOLD.items()),
-        *((command.name, "validation", command.input) for command in commands),
-        *(
-            (f"{command.name}_answer", "serialization", TypeAdapter(command.output))
-            for command in commands
-            if command.output
-        ),
+        *((name, "validation", TypeAdapter(model)) for name, model in received.items()),
+        *((name, "serialization", TypeAdapter(model)) for name, model in sent.items()),
     ]
     found, definitions = TypeAdapter.json_schemas(parts, ref_template=REFERENCE)
     schemas: dict[str, Schema] = definitions["$defs"]
@@ -92,62 +66,43 @@ def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
     return {name: schema for (name, _), schema in found.items()}, schemas
 
 
-def _messages(payloads: dict[str, Schema], schemas: dict[str, Schema]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in ("connect", *(event.event for event in CLIENT_EVENTS)):
-        yield name, _message(name, payloads[name], examples(payloads[name], schemas))
-    refusals = [problem_example(error) for error in (TokenExpired, TooManyConnections)]
-    refused = {refusal["code"]: {"message": refusal["detail"], "data": refusal} for refusal in refusals}
-    yield "connect_error", _message("connect_error", payloads["connect_error"], refused)
-    for command in COMMANDS.values():
-        name, argument = command.name, payloads[command.name]
-        yield name, _message(name, argument, examples(argument, schemas))
-        name = f"{name}_answer"
-        yield name, _message(name, *_answer(command, payloads.get(name, NOTHING), schemas))
-
-
-def _meaning(model: type[SQLModel]) -> str:
-    return (model.__doc__ or "").strip()
-
-
 def _message(name: str, payload: Schema, samples: dict[str, Any]) -> dict[str, Any]:
     shown = [{"name": kind, "payload": sample} for kind, sample in samples.items()]
     return {"name": name, "title": name, "payload": payload, "examples": shown}
 
 
-def _answer(command: Command, data: Schema, schemas: dict[str, Schema]) -> tuple[Schema, dict[str, Any]]:
-    """The acknowledgement, with an example of the success and of each error."""
+def _answer(command: Command, data: Schema) -> Schema:
+    """The acknowledgement: done or refused."""
     if 204 in command.statuses and command.output:
         data = {"anyOf": [data, NOTHING]}
-    properties = {
-        "done": {
-            "ok": {"const": True},
-            "status": {"enum": list(command.statuses)},
-            "data": data,
-            "request_id": {"type": "string"},
-        },
+    status = {"enum": list(command.statuses)}
+    kinds = {
+        "done": {"ok": {"const": True}, "status": status, "data": data, "request_id": {"type": "string"}},
         "refused": {"ok": {"const": False}, "error": {"$ref": REFERENCE.format(model="Problem")}},
     }
-    schema = {
+    return {
         "oneOf": [
             {"title": title, "type": "object", "properties": fields, "required": list(fields)}
-            for title, fields in properties.items()
+            for title, fields in kinds.items()
         ]
     }
-    sample = examples(data, schemas)["example"]
-    done = {"ok": True, "status": command.statuses[0], "data": sample, "request_id": REQUEST_ID}
-    errors = [error for error in all_errors() if error in command.errors]
-    return schema, {"done": done} | {e.code: {"ok": False, "error": problem_example(e)} for e in errors}
+
+
+def _refusals(command: Command) -> Iterator[tuple[str, dict[str, Any]]]:
+    for error in all_errors():
+        if error in command.errors:
+            yield error.code, {"ok": False, "error": problem_example(error)}
 
 
 def _operations() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "connect", _operation("send", "connect", _meaning(Handshake), ["ready", "connect_error"])
+    yield "connect", _operation("send", "connect", Handshake.__doc__, ["ready", "connect_error"])
     for command in COMMANDS.values():
         yield command.name, _operation("send", command.name, command.description, [f"{command.name}_answer"])
-    for name, model in TOLD.items():
-        yield name, _operation("receive", name, _meaning(model), [])
+    for name, model in SENT.items():
+        yield name, _operation("receive", name, model.__doc__, [])
 
 
-def _operation(action: str, name: str, description: str, answers: list[str]) -> dict[str, Any]:
+def _operation(action: str, name: str, description: str | None, answers: list[str]) -> dict[str, Any]:
     def refer(names: list[str]) -> dict[str, Any]:
         references = [{"$ref": f"#/channels/chat/messages/{name}"} for name in names]
         return {"channel": {"$ref": "#/channels/chat"}, "messages": references}
@@ -157,7 +112,7 @@ def _operation(action: str, name: str, description: str, answers: list[str]) -> 
 
 
 def _simplify(node: Any) -> None:
-    """Shorter where AsyncAPI can say it shorter: the field that tells a union's kinds apart, and what may be null."""
+    """Use AsyncAPI's short forms of discriminators and nullable types."""
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         _simplify(child)
     match node:

@@ -1,79 +1,73 @@
-"""What `/openapi.json` says beyond what FastAPI derives from the routes: texts, errors, examples and the events."""
+"""Completes the OpenAPI document that FastAPI derives from the routes: texts, errors, examples and the events."""
 
-from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from sqlmodel import Field, SQLModel
 
 from chat_app import errors
 from chat_app.api.problems import PROBLEM, errors_of, responses
 from chat_app.errors import ChatError
 from chat_app.events import CLIENT_EVENTS
-from chat_app.models.problems import Problem
-from chat_app.web import texts
 from chat_app.web.examples import VALUES, Schema, examples, prefill
+from chat_app.web.texts import describe, read_json
 
 # Of the contract, not of a release: it moves when clients can see a difference.
 VERSION = "1.0.0"
-FORM = "Body_"  # what FastAPI calls the schema of a form
+FORM = "Body_"  # FastAPI's prefix for the schema of a form
 REFERENCE = "#/components/schemas/{model}"
 REQUEST_ID = "6f1f3a0d9b114c8e9f575b0d3f4e2c1a"
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
-HTTP_ERRORS = [error for error in errors.all_errors() if error is not errors.UnknownCommand]
-TAGS = {
-    "auth": "Register, log in, stay logged in, log out. Everything else needs the access token.",
-    "users": "Profiles: one's own and those of others.",
-    "chats": "The list of chats; opening and creating them; what is personal about each; the active one.",
-    "members": "Who is in a chat: add, remove, leave.",
-    "messages": "Send, read, edit, delete, like; what was read and what was missed.",
-    "attachments": "Files that messages carry: upload first, then send.",
-    "health": "For those who operate the service.",
-}
-
-# Passed to FastAPI whole.
+# Arguments of FastAPI.
 ABOUT: dict[str, Any] = {
-    "title": "Chat",
-    "summary": "A chat backend: phone registration, private and group chats, live events.",
-    "description": texts.with_errors(texts.HTTP, HTTP_ERRORS),
+    **read_json("openapi.json"),
+    "description": describe("http.md", (error for error in errors.all_errors() if error is not errors.UnknownCommand)),
     "version": VERSION,
-    "openapi_tags": [{"name": name, "description": description} for name, description in TAGS.items()],
-    "swagger_ui_parameters": {
-        "defaultModelsExpandDepth": 0,
-        "displayRequestDuration": True,
-        "filter": True,
-        "persistAuthorization": True,
-        "tryItOutEnabled": True,
-    },
     # Short names for generated clients, equal to those of the commands.
     "generate_unique_id_function": lambda route: route.name,
 }
 
 
+class FieldProblem(SQLModel):
+    """One error in the input."""
+
+    pointer: str = Field(description="A JSON pointer into the input.")
+    code: str
+    detail: str
+
+
+class Problem(SQLModel):
+    """An RFC 9457 problem. Branch on `code`; `detail` is text for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(schema_extra={"json_schema_extra": {"enum": sorted(error.code for error in errors.all_errors())}})
+    request_id: str | None = Field(description="Finds this request in the service's logs.")
+    errors: list[FieldProblem] = Field(default=[], description="With 422 `invalid_input`: each error and its place.")
+    retry_after: int | None = Field(default=None, description="With 429 and 503: seconds to wait.")
+
+
+def customize(api: FastAPI) -> None:
+    """Complete the document of the routes; it is made once and then kept."""
+    api.openapi = cache(lambda: _completed(FastAPI.openapi(api)))  # type: ignore[method-assign]  # as FastAPI documents
+
+
 def problem_example(error: type[ChatError]) -> dict[str, Any]:
-    """The error as a client sees it."""
+    """The error as clients receive it."""
     if error is errors.InvalidInput:
         wrong = ("/text", "string_too_short", "String should have at least 1 character")
         return errors.InvalidInput.at(*wrong).problem(REQUEST_ID)
     return error().problem(REQUEST_ID)
 
 
-def customize(api: FastAPI) -> None:
-    """Make `/openapi.json` the document below."""
-    api.openapi = lambda: document(api)  # type: ignore[method-assign]  # the way that FastAPI documents
-
-
-def document(api: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; made once, then kept."""
-    if api.openapi_schema is None:
-        api.openapi_schema = _completed(FastAPI.openapi(api))
-    return api.openapi_schema
-
-
 def require_all(schemas: dict[str, Schema]) -> None:
-    """What the service sends is always there, also where the class has a default."""
+    """Mark every field of answers and events as required, also those with a default."""
     for name, schema in schemas.items():
         is_input = schema.get("additionalProperties") is False or name.startswith(FORM)
         if "properties" in schema and not is_input and name != Problem.__name__:
@@ -83,9 +77,9 @@ def require_all(schemas: dict[str, Schema]) -> None:
 
 
 def _completed(made: dict[str, Any]) -> dict[str, Any]:
-    components = made.setdefault("components", {})
+    components = made["components"]
     components["examples"] = {error.code: {"value": problem_example(error)} for error in errors.all_errors()}
-    schemas: dict[str, Schema] = components.setdefault("schemas", {})
+    schemas: dict[str, Schema] = components["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     models: list[type[BaseModel]] = [Problem, *CLIENT_EVENTS]
@@ -94,18 +88,16 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     require_all(schemas)
     for form in [schema for name, schema in schemas.items() if name.startswith(FORM)]:
         prefill(form)
-    for path, methods in made["paths"].items():
-        for operation in methods.values():
-            _add_errors(path, operation)
+    for path, operation in _operations(made["paths"]):
+        _add_errors(path, operation)
     made["webhooks"] = {event.event: {"post": _webhook(event)} for event in CLIENT_EVENTS}
-    for operation in (*_operations(made["paths"]), *_operations(made["webhooks"])):
+    for _, operation in _operations(made["paths"] | made["webhooks"]):
         _add_examples(operation, schemas)
     return made
 
 
-def _operations(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for path in paths.values():
-        yield from path.values()
+def _operations(paths: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(path, operation) for path, methods in paths.items() for operation in methods.values()]
 
 
 def _add_errors(path: str, operation: dict[str, Any]) -> None:
@@ -136,7 +128,7 @@ def _webhook(event: Any) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model=event.__name__)}}},
         },
-        "responses": {"200": {"description": "Nothing is to be answered."}},
+        "responses": {"200": {"description": "No answer is expected."}},
     }
 
 

@@ -5,31 +5,15 @@ from importlib.resources import files
 
 import orjson
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from chat_app.web.asyncapi import asyncapi
+from chat_app.web.texts import CONTENT
 
 router = APIRouter(include_in_schema=False)
 
 VIEWER = str(files("asyncapi_viewer") / "static" / "asyncapi-viewer.js")
-
-EVENTS_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Chat events - AsyncAPI</title>
-<link rel="icon" href="../../static-offline-docs/favicon.png">
-<style>body { margin: 0; font-family: system-ui, sans-serif } p { margin: .75rem 1.5rem }</style>
-<script type="module" src="asyncapi-viewer.js"></script>
-</head>
-<body>
-<p><a href="../">HTTP API (Swagger)</a> · <a href="../../asyncapi.json">asyncapi.json</a></p>
-<asyncapi-viewer src="../../asyncapi.json" sidebar theme-toggle></asyncapi-viewer>
-</body>
-</html>
-"""
+ONLY_OWN = {"Content-Security-Policy": "default-src 'self' data: 'unsafe-inline'; script-src 'self'"}
 
 
 @router.get("/")
@@ -45,10 +29,8 @@ async def to_events() -> RedirectResponse:
 
 
 @router.get("/docs/events/")
-async def events_page() -> HTMLResponse:
-    return HTMLResponse(
-        EVENTS_PAGE, headers={"Content-Security-Policy": "default-src 'self' data: 'unsafe-inline'; script-src 'self'"}
-    )
+async def events_page() -> FileResponse:
+    return FileResponse(CONTENT / "events.html", headers=ONLY_OWN)
 
 
 @router.get("/docs/events/asyncapi-viewer.js")
