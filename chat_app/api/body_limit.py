@@ -1,4 +1,4 @@
-"""Refuses bodies that are too large or hardly arrive, by their size alone."""
+"""Refuses bodies that are too large or too slow, by their size and pace alone."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ SLOWEST = 8 * 1024
 
 
 class BodyLimit:
-    """ASGI middleware: 413 by the announced length or by counting, 408 for a body that hardly arrives."""
+    """ASGI middleware: 413 by the announced length or by counting, 408 for a slow body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -28,14 +28,12 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         body = _Body(scope, receive, send)
-        try:
+        with suppress(ChatError):
             body.check(body.announced)
             await self.app(scope, body.receive, body.send)
-        except ChatError as error:
-            if error is not body.refusal:
-                raise
+        # The refusal is the answer, whatever the application answers to a body that broke off.
         if body.refusal and not body.is_answered:
-            await problem_response(body.refusal)(scope, receive, body.answer)
+            await problem_response(body.refusal, {"Connection": "close"})(scope, receive, send)
 
 
 class _Body:
@@ -61,36 +59,20 @@ class _Body:
         on_average = self._started + self._received / SLOWEST - time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS + min(0, on_average)):
-                message = await self._next()
+                message = await self._receive()
         except TimeoutError:
             self.refusal = TooSlow()
             raise self.refusal from None
+        self._received += len(message.get("body", b""))
+        self.is_complete = not message.get("more_body", False)
         self.check(self._received)
         return message
 
-    async def _next(self) -> Message:
-        message = await self._receive()
-        self._received += len(message.get("body", b""))
-        self.is_complete = not message.get("more_body", False)
-        return message
-
     async def send(self, message: Message) -> None:
-        # Whatever the program makes of a body that broke off, the refusal is the answer.
-        if self.refusal is None:
-            await self.answer(message)
-
-    async def answer(self, message: Message) -> None:
-        """An answer may come before the end of the body. Closed at once, the connection would take it back from
-        a client that still sends; so the rest is read and dropped, but not for ever.
-        """
+        if self.refusal:
+            return
         self.is_answered = True
         if not self.is_complete and message["type"] == "http.response.start":
+            # The protocol lets the client read the answer before it closes.
             MutableHeaders(scope=message)["Connection"] = "close"
-        elif not self.is_complete and not message.get("more_body", False):
-            await self._send({**message, "more_body": True})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    while not self.is_complete:
-                        await self._next()
-            message = {"type": "http.response.body"}
         await self._send(message)

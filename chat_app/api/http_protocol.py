@@ -1,18 +1,18 @@
 """HTTP below the application: what may be sent before a request is complete, and how long that may take.
 
-uvicorn's parser keeps whatever a head holds, for any time. The pace and the size of bodies are `body_limit`'s.
+uvicorn's parser keeps a head of any size for any time. `body_limit` bounds the size and the pace of bodies.
 """
 
 import asyncio
 from typing import Any
 
-import orjson
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from chat_app.api.problems import problem_response
+from chat_app.api.requests import RequestLog
 from chat_app.errors import ChatError, HeadersTooLarge, TooSlow
-from chat_app.logs import log, new_request_id
 
 HEAD_BYTES = 32 * 1024
 # For the first byte of a connection, and for a head.
@@ -22,17 +22,32 @@ KEEP_ALIVE_SECONDS = 75
 # A piece is small, so that few pipelined requests are parsed at once. Of tiny requests or chunks only so many are
 # parsed in one iteration of the event loop.
 PIECE_BYTES, STEPS = 4096, 500
-# A client that still sends would lose the answer if the connection was closed at once.
-LINGER_SECONDS, LINGER_BYTES = 2, 2**20
-
-SAFE_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+LINGER_SECONDS = 5
 NOTHING = memoryview(b"")
+
+
+class _Transport:
+    """A client that still sends would lose the answer to a reset: then `close` reads and drops the rest for a while."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: "HttpProtocol") -> None:
+        self.plain, self._protocol = transport, protocol
+        self._is_lingering = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
+    def is_closing(self) -> bool:
+        return self._is_lingering or self.plain.is_closing()
+
+    def close(self) -> None:
+        cycle = self._protocol.cycle
+        if cycle is None or not cycle.more_body:
+            self.plain.close()
+        elif not self.is_closing():
+            self._is_lingering = True
+            self.plain.write_eof()
+            self.plain.resume_reading()
+            self._protocol.loop.call_later(LINGER_SECONDS, self.plain.abort)
 
 
 class _Flow(FlowControl):
@@ -53,16 +68,13 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._input = NOTHING
-        # How many heads, parts of bodies and requests were complete so far, and the bytes since the last of them.
+        # The number of complete heads, parts of bodies and requests so far, and the bytes since the last of them.
         self._steps = self._incomplete = 0
-        self._is_in_head = False
+        self._is_in_head = self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
-        self._refusal: ChatError | None = None
-        self._is_lingering = False
-        self._dropped = 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]  # it has all that is used
         self.flow = _Flow(transport)
         self._start_timer()
 
@@ -72,10 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal or self._is_lingering:
-            self._dropped += len(data)
-            if self._dropped > LINGER_BYTES:
-                self.transport.abort()
+        if self._is_refused or self.transport.is_closing():
             return
         self._input = memoryview(bytes(self._input) + data)
         if not self.flow.is_held:
@@ -86,8 +95,6 @@ class HttpProtocol(HttpToolsProtocol):
         last = self._steps + STEPS
         while self._input and not self.pipeline and self._steps < last:
             self._parse_piece()
-        if self._refusal or self.transport.is_closing():
-            return
         self.flow.is_held = bool(self._input)
         if self._input:
             self.flow.pause_reading()
@@ -100,14 +107,13 @@ class HttpProtocol(HttpToolsProtocol):
         steps, size = self._steps, min(PIECE_BYTES, HEAD_BYTES - self._incomplete)
         piece, self._input = self._input[:size], self._input[size:]
         super().data_received(piece)  # type: ignore[arg-type]  # the parser takes any buffer
-        if self.transport.is_closing():
-            self._input = NOTHING
-            return
         is_complete = self._steps > steps
         self._incomplete = 0 if is_complete else self._incomplete + len(piece)
         if is_complete:
             self._stop_timer()
-        if self._incomplete == HEAD_BYTES:
+        if self.transport.is_closing():
+            self._input = NOTHING
+        elif self._incomplete == HEAD_BYTES:
             self._refuse(HeadersTooLarge())
         elif self._is_in_head or not is_complete:
             self._start_timer()
@@ -118,6 +124,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._input = NOTHING
+        self.transport = self.transport.plain  # type: ignore[attr-defined]  # a _Transport
         super().handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
@@ -139,12 +146,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:
+            self.transport.close()  # nobody reads this body, and so nobody bounds its pace
         if self.transport.is_closing():
             self._input = NOTHING
-        elif self._refusal and not self.pipeline:
-            self._refuse(self._refusal)
-        elif self.cycle.response_complete and self.cycle.more_body:
-            self._linger()  # nobody reads this body, and so nobody bounds its pace
         elif self._input:
             self.loop.call_soon(self._parse)
 
@@ -165,33 +170,22 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(TooSlow())
 
     def _refuse(self, error: ChatError) -> None:
-        """Close the connection with this answer. Before it come the answers to requests that are complete."""
-        self._refusal, self._input = error, NOTHING
+        """Put this answer, and the end of the connection, behind the answers to the requests that are complete."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await problem_response(error, {"Connection": "close"})(scope, receive, send)
+
+        self._is_refused, self._input = True, NOTHING
         cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body:
-                self.flow.is_held = True
-                self.flow.pause_reading()
-                return
+        if cycle is not None and cycle.more_body and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
-        if cycle is None or cycle.response_complete or not cycle.response_started:
-            self._answer(error)
-        self._linger()
-
-    def _linger(self) -> None:
-        self._is_lingering, self._input = True, NOTHING
-        self._stop_timer()
-        self.transport.write_eof()
-        self.flow.is_held = False
-        self.flow.resume_reading()
-        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-
-    def _answer(self, error: ChatError) -> None:
-        request_id = new_request_id()
-        log.info("refused", code=error.code, request_id=request_id)
-        headers = SAFE_HEADERS | {"X-Request-ID": request_id, "Connection": "close"}
-        problem = orjson.dumps(error.problem(request_id))
-        response = Response(problem, error.status, headers, media_type="application/problem+json")
-        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *response.raw_headers)]
-        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", problem]))
+            if cycle.response_started:
+                self.transport.close()
+                return
+            self.cycle = None  # type: ignore[assignment]  # as before the first request
+        # As a request, so that uvicorn keeps the order of the answers.
+        self.app = RequestLog(answer)
+        self.on_message_begin()
+        self.url = b"/"
+        self.on_headers_complete()

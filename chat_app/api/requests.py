@@ -10,10 +10,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_app import logs
-from chat_app.api.http_protocol import SAFE_HEADERS
 from chat_app.api.problems import problem_response
 from chat_app.errors import ChatError, Internal, Unavailable
 
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 # A client may put a phone number or the like into a path by mistake.
 PLAIN_PART = re.compile(r"[a-z._-]{0,40}|[0-9]{1,6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
