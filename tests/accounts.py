@@ -1,4 +1,4 @@
-"""A phone number and all that can be done about it without being logged in, for tests of credentials."""
+"""A phone number and all operations on it that need no login, for tests of credentials."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +23,7 @@ PASSWORD = "the first password"
 
 
 class Account:
-    """One number, reached from one address. Codes come from the database, as no phone is at hand."""
+    """One number, used from one address. Its codes are read from the database, since there is no phone."""
 
     def __init__(self, http: httpx.AsyncClient, database: Database, phone: str) -> None:
         self.http, self.database, self.phone = http, database, phone
@@ -33,7 +33,7 @@ class Account:
     async def at(
         cls, base: str, database: Database, *, address: str = "127.0.0.1", phone: str | None = None
     ) -> AsyncIterator[Self]:
-        """A new number, or a given one, used from a loopback address."""
+        """A new or given number, used from a loopback address."""
         transport = httpx.AsyncHTTPTransport(local_address=address, verify=False)
         async with httpx.AsyncClient(base_url=f"{base}/api/v1", transport=transport, timeout=60) as http:
             yield cls(http, database, phone or f"+7926{uuid4().int % 10**7:07d}")
@@ -66,7 +66,7 @@ class Account:
         return http_answer(await self.http.get("/users/me", headers=headers))
 
     async def code(self, purpose: str) -> str:
-        """A new code for this number, however short ago the last one was sent."""
+        """A new code for this number, also right after the last one."""
         async with self.database.transaction() as db:
             older = {"sent_at": Code.sent_at - timedelta(minutes=2)}
             await db.exec(update(Code).where(col(Code.phone) == self.phone).values(**older))
@@ -76,7 +76,7 @@ class Account:
         return await self.post(f"codes/{what}", {"phone": self.phone, "code": code, **more}, token)
 
     async def execute(self, statement: str) -> Any:
-        """Straight in the database, as an operator does; `:phone` is this number."""
+        """Run SQL as an operator does. `:phone` is this number."""
         async with self.database.engine.begin() as connection:
             result = await connection.execute(text(statement), {"phone": self.phone})
             return result.all() if result.returns_rows else result.rowcount
@@ -93,7 +93,7 @@ def wrong(code: str) -> str:
 
 @contextmanager
 def hashing_held() -> Iterator[None]:
-    """While this lasts no password is hashed, and requests that need it wait."""
+    """In this block no password is hashed, and requests that need it wait."""
     release = threading.Event()
     auth._hashing.submit(release.wait)
     try:

@@ -1,4 +1,4 @@
-"""The people and chats that every kind of change is tried on, and those who watch."""
+"""The users and chats on which every kind of change is tested, and their observers."""
 
 import asyncio
 from copy import deepcopy
@@ -27,25 +27,25 @@ Call = tuple[str, str, dict[str, Any]]
 MESSAGE_CREATE: TypeAdapter[MessageCreate] = TypeAdapter(MessageCreate)
 PDF = "application/pdf"
 
-# The seqs of messages of the group.
+# Seqs of messages in the group.
 ANNAS_OLDEST, BORIS_OLDER, WITH_CAPTION, ANNAS_LATER, NEWEST = 2, 3, 4, 6, 7
 
 
 def message(**fields: Any) -> dict[str, Any]:
-    """The arguments of a message that is new."""
+    """The arguments of a new message."""
     return {"client_id": str(uuid4()), **fields}
 
 
 def draft(actor: Actor, chat_id: UUID, **fields: Any) -> Draft:
-    """A text, unless the fields say otherwise."""
+    """A draft of type text unless `fields` has another type."""
     return Draft(actor, chat_id, MESSAGE_CREATE.validate_python(message(type="text", text="hello") | fields))
 
 
 class Cast:
-    """Who plays in each case, and the chats that exist before it.
+    """The users of each case, and the chats that exist before it.
 
-    In the group Anna is the creator. Boris, with the chat open, and Vera, without, are members from the beginning; Gleb
-    came late, has it open and can't see what was before. Dina isn't in it. All are in another group, created lately.
+    Anna is the creator of the group. Boris has it open and Vera has not; both are founders. Gleb joined later, has it
+    open and can't see earlier messages. Dina isn't a member. All are in another group, created last.
     """
 
     def __init__(self, people: dict[str, Person]) -> None:
@@ -54,7 +54,7 @@ class Cast:
         self.observers: list[Observer] = []
 
     async def prepare(self, database: Database) -> None:
-        """Make the chats, with messages at the seqs that the cases name."""
+        """Make the chats with messages at the seqs that the cases name."""
         anna, boris = self.actor("Anna"), self.actor("Boris")
         vera_id, gleb_id = self.actor("Vera").id, self.actor("Gleb").id
         async with database.transaction() as db:
@@ -69,19 +69,19 @@ class Cast:
             await members.add_members(db, anna, group.id, MembersAdd(user_ids=[gleb_id]))
             await send_messages(db, [draft(anna, group.id), draft(boris, group.id)])
             assert (await chats.get_chat(db, anna, group.id)).message_count == NEWEST
-            everybody = [self.actor(name).id for name in self.people]
-            await chats.create_group(db, anna, GroupCreate(title="Lately", member_ids=everybody))
+            all_ids = [self.actor(name).id for name in self.people]
+            await chats.create_group(db, anna, GroupCreate(title="Lately", member_ids=all_ids))
         self.chats = {"group": str(group.id), "private": str(private.id)}
 
     def actor(self, name: str) -> Actor:
         return Actor(UUID(self.people[name].id), self.people[name].session_id)
 
     async def call(self, person: str, operation: str, **arguments: Any) -> Any:
-        """An operation that succeeds, through the socket. Returns its data."""
+        """Call an operation that succeeds over Socket.IO. Returns its data."""
         return await SocketTransport().do(self.people[person], operation, **await self.arguments(person, arguments))
 
     async def arguments(self, person: str, values: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a case as they go to a transport."""
+        """The arguments of a case as a transport takes them."""
         found: dict[str, Any] = {}
         for name, value in values.items():
             if name == "attachment_id":
@@ -101,7 +101,7 @@ class Cast:
         return attachment_id
 
     async def look(self, database: Database, chat_id: str | None) -> None:
-        """Everybody reads their snapshot, long after all that happened in the two chats; some have one of them open."""
+        """Read everybody's snapshot. All changes of the two chats are an hour old by then. Some users open a chat."""
         await make_older(database, list(self.chats.values()))
         await asyncio.gather(
             self._look("Anna", chat_id, connections=2),
@@ -122,19 +122,19 @@ class Cast:
             self.observers.append(observer)
 
     def twins(self) -> dict[str, ClientModel]:
-        """What everybody's first connection knows, to be kept while it is away."""
+        """Copies of the model of everybody's first connection, to be kept while it is disconnected."""
         return {name: deepcopy(self.observers_of(person)[0].model) for name, person in self.people.items()}
 
     def observers_of(self, person: Person) -> list[Observer]:
         return [observer for observer in self.observers if observer.person is person]
 
     async def settle(self) -> set[str]:
-        """Let all events arrive. Returns the names of those who were told anything."""
-        told = await asyncio.gather(*(observer.settle() for observer in self.observers))
-        return {observer.person.name for observer, names in zip(self.observers, told, strict=True) if names}
+        """Wait until all events have arrived. Returns the names of the users who received any."""
+        received = await asyncio.gather(*(observer.settle() for observer in self.observers))
+        return {observer.person.name for observer, names in zip(self.observers, received, strict=True) if names}
 
     async def check(self) -> None:
-        """Compare what everybody was told with what is read anew."""
+        """Compare everybody's snapshot and events with a fresh snapshot."""
         await asyncio.gather(*(self._check(self.observers_of(person)) for person in self.people.values()))
 
     async def _check(self, observers: list[Observer]) -> None:
@@ -144,7 +144,7 @@ class Cast:
             check_equal(observer.name, observer.model, fresh)
 
     async def come_back(self, twins: dict[str, ClientModel], *, limit: int) -> list[list[Json]]:
-        """Let those who were away come back, and compare what they then know with what is read anew.
+        """Reconnect the users of the twins, let them catch up, and compare their models with a fresh snapshot.
 
         Returns the pages of changes that each of them read.
         """
@@ -155,14 +155,14 @@ class Cast:
         socket = await person.connect(active_chat_id=chat_id)
         pages = await Observer(person, socket).come_back(twin, limit)
         fresh = await read_anew(socket, person.id, chat_id)
-        check_equal(f"{person.name}, who was away", twin, fresh)
+        check_equal(f"{person.name} after reconnecting", twin, fresh)
         assert twin.sync == fresh.sync == socket.named("ready")[0]["sync"]
         return pages
 
 
 async def make_older(database: Database, chat_ids: list[str]) -> None:
-    """Move all changes of these chats an hour into the past, so that catching up, which always looks back a minute from
-    the latest change, finds in them what is new.
+    """Move all changes of these chats an hour into the past. Catching up always looks back a minute from the latest
+    change, so it then finds only newer changes in them.
     """
     async with database.transaction() as db:
         connection = await db.connection()

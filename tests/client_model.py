@@ -1,7 +1,7 @@
-"""A reference client: it follows the rules of DESIGN §5 "Catching up" and knows nothing else of the service.
+"""A reference client: it follows the rules of DESIGN §5 "Catching up" and depends on nothing else of the service.
 
-It is given answers and the events of one connection in their order, and holds a list of chats, one open window and a
-directory of people. It opens no connection and asks for nothing.
+It takes answers and the events of one connection in their order, and keeps a chat list, one open window and a
+directory of users. It opens no connection and sends nothing.
 """
 
 from dataclasses import dataclass, field
@@ -12,24 +12,24 @@ Json = dict[str, Any]
 
 PAGE = 50
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-# What tells nothing that a snapshot has.
+# Events without anything that a snapshot has.
 PASSING = {"ready", "presence_changed", "typing_changed"}
 
 
 @dataclass
 class Entry:
-    """A chat of the list: what all its members share, and what is one's own."""
+    """A chat of the list: the shared part and the user's own part."""
 
     shared: Json
     mine: Json | None = None
 
     def keep_mine(self, mine: Json) -> None:
-        """Take what is personal unless it is older."""
+        """Replace the own part unless the new one is older."""
         if self.mine is None or mine["version"] >= self.mine["version"]:
             self.mine = dict(mine)
 
     def read_own_message(self, user_id: str) -> None:
-        """A message that one caused oneself has been read, which nothing but the message tells."""
+        """Move the read position to the newest own message: no other event has that position."""
         newest = self.shared["last_message"]
         if self.mine and newest and newest["sender_id"] == user_id and newest["seq"] > self.mine["last_read_seq"]:
             self.mine |= {"last_read_seq": newest["seq"], "version": self.mine["version"] + 1}
@@ -39,7 +39,7 @@ class Entry:
             self.mine["others_read_seq"] = max(self.mine["others_read_seq"], seq)
 
     def state(self) -> Json:
-        """The entry as it is compared. `unread_count` is a sum that clients do themselves."""
+        """The entry as it is compared. Clients compute `unread_count` themselves."""
         shared = {name: value for name, value in self.shared.items() if name != "version"}
         if self.mine is None:
             return shared | {"mine": None}
@@ -47,7 +47,7 @@ class Entry:
         return shared | {"mine": mine | {"unread_count": shared["message_count"] - mine["last_read_seq"]}}
 
     def place(self) -> tuple[float, float, str]:
-        """Where it stands in the list: pinned ones first, then the latest updated, then by id."""
+        """The sort key in the list: pinned first, then the latest updated, then by id."""
         pinned_at = (self.mine or {}).get("pinned_at")
         pinned = datetime.fromisoformat(pinned_at) if pinned_at else NEVER
         updated = datetime.fromisoformat(self.shared["updated_at"])
@@ -68,22 +68,22 @@ class Window:
     message_count: int
     messages: dict[int, Json] = field(default_factory=dict)
     members: dict[str, Json] = field(default_factory=dict)
-    # Of the newest event that was skipped.
+    # The version of the newest event that was skipped.
     skipped: int = 0
 
     @property
     def has_gap(self) -> bool:
-        """An event was skipped that is not made up for: `changes` has to be called."""
+        """An event was skipped, so `list_changes` has to be called."""
         return self.skipped > self.version
 
     def merge_message(self, message: Json) -> None:
-        """The greater row version wins; a winner without `liked` keeps the one that is known."""
+        """The greater row version wins. A winner without `liked` keeps the known one."""
         known = self.messages.get(message["seq"]) or {"version": 0, "liked": False}
         if message["version"] > known["version"] or (message["version"] == known["version"] and "liked" in message):
             self.messages[message["seq"]] = {"liked": known["liked"]} | message
 
     def merge_member(self, member: Json) -> None:
-        """The greater row version wins; between a joining and the next a read position only grows."""
+        """The greater row version wins. Between two joinings a read position only grows."""
         known = self.members.get(member["user_id"])
         if known and member["version"] < known["version"]:
             return
@@ -92,7 +92,7 @@ class Window:
             self.has_read(member["user_id"], known["last_read_seq"])
 
     def merge_members(self, members: list[Json], version: int) -> None:
-        """All members as of a version: newer rows stay, and what is missing and not newer goes."""
+        """Take all members as of a version. Newer rows stay; missing rows that are not newer go."""
         listed = {member["user_id"] for member in members}
         self.members = {
             user_id: known for user_id, known in self.members.items() if user_id in listed or known["version"] > version
@@ -106,7 +106,7 @@ class Window:
             member["last_read_seq"] = max(member["last_read_seq"], seq)
 
     def change(self, event: Json) -> None:
-        """Apply a `messages_changed`: older ones are nothing, and one that does not follow is a gap."""
+        """Apply a `messages_changed`. An older one is ignored, and one that does not follow is a gap."""
         if event["since"] > self.version:
             self.skipped = max(self.skipped, event["version"])
         elif event["version"] > self.version:
@@ -116,7 +116,7 @@ class Window:
         for message in event["messages"]:
             self.merge_message(message)
             sender = self.members.get(message["sender_id"])
-            # A row that is newer than the event tells of a later joining, whose read position starts anew.
+            # A row newer than the event is of a later joining, whose read position starts anew.
             if message["seq"] > self.message_count and sender and sender["version"] <= event["version"]:
                 self.has_read(message["sender_id"], message["seq"])
         for member in event["members"]:
@@ -124,7 +124,7 @@ class Window:
         self.version, self.message_count = event["version"], event["message_count"]
 
     def people(self) -> set[str]:
-        """Whom the window shows."""
+        """The ids of all users in the window."""
         people = set(self.members)
         for message in self.messages.values():
             people.add(message["sender_id"])
@@ -133,7 +133,7 @@ class Window:
         return people
 
     def state(self) -> Json:
-        """The window as it is compared: its newest page and those who are in the chat."""
+        """The window as it is compared: its newest page and its members."""
         return {
             "chat_id": self.chat_id,
             "version": self.version,
@@ -144,86 +144,86 @@ class Window:
 
 
 class ClientModel:
-    """All that one connection of a user knows."""
+    """The state of one connection of a user."""
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
         self.sync = ""
         self.entries: dict[str, Entry] = {}
-        # The versions of removals: whatever comes at or below them is ignored.
+        # The versions of removals: anything at or below them is ignored.
         self.removals: dict[str, int] = {}
         self.window: Window | None = None
         self.people: dict[str, Json] = {}
 
     def read_list(self, pages: list[Json], changed_since: str = "") -> None:
-        """All pages of a `list_chats`, whole or `changed_since`; of another list than the first perhaps only some.
+        """Take all pages of a `list_chats`, whole or with `changed_since`; of a later list perhaps only some.
 
-        Only what changed since the `sync` that is kept, all of it, moves that on.
+        Only a complete list of changes since the kept `sync` replaces it.
         """
         if changed_since == self.sync:
             self.sync = pages[0]["sync"]
         for page in pages:
-            self._meet(page["users"])
+            self._learn_users(page["users"])
             for removal in page["removed"]:
                 self._remove(removal)
             for chat in page["items"]:
                 self.read_chat(chat)
 
     def read_chat(self, chat: Json) -> None:
-        """Any ChatRead."""
+        """Take any ChatRead."""
         shared = {name: value for name, value in chat.items() if name != "mine"}
         assert chat["mine"]["unread_count"] == chat["message_count"] - chat["mine"]["last_read_seq"]
         if self._keep_shared(shared):
             self._keep_mine(chat["id"], chat["mine"])
 
     def open(self, screen: Json) -> None:
-        """An OpenChat: the answer of `activate_chat`."""
+        """Take an OpenChat, the answer of `activate_chat`."""
         chat = screen["chat"]
         self.read_chat(chat)
-        self._meet(screen["users"])
+        self._learn_users(screen["users"])
         if screen["page"]["version"] > self.removals.get(chat["id"], 0):
             version = screen["page"]["version"]
             self._open(chat["id"], version, screen["page"])
             self.read_members({"version": version, "items": screen["members"], "users": []})
 
     def read_newest_page(self, page: Json) -> None:
-        """A newest page makes the window anew; its members are to be read after it."""
+        """Make the window anew from a newest page. Its members have to be read afterwards."""
         assert self.window
         self._open(self.window.chat_id, self.window.opened, page)
 
     def _open(self, chat_id: str, opened: int, page: Json) -> None:
-        self._meet(page["users"])
+        self._learn_users(page["users"])
         newest = page["items"][-1]["seq"] if page["items"] else 0
         self.window = Window(chat_id, opened, page["version"], newest)
         for message in [*page["items"], *page["replied"]]:
             self.window.merge_message(message)
 
     def read_message(self, message: Json) -> None:
-        """The MessageRead of an ack."""
+        """Take the MessageRead of an ack."""
         if self.window and self.window.chat_id == message["chat_id"]:
             self.window.merge_message(message)
 
     def read_changes(self, changes: Json) -> None:
-        """A page of `list_changes` for the open chat that isn't a `reset`."""
+        """Take a page of `list_changes` of the open chat that isn't a `reset`."""
         assert self.window and not changes["reset"]
-        self._meet(changes["users"])
+        self._learn_users(changes["users"])
         self.window.change(changes)
 
     def read_members(self, answer: Json) -> None:
-        """`list_members` of the open chat, with the read positions: after every `list_changes`, and every
+        """Take `list_members` of the open chat, with the read positions. It follows every `list_changes` and every
         newest page that replaces the window.
         """
         assert self.window
-        self._meet(answer["users"])
+        self._learn_users(answer["users"])
         self.window.merge_members(answer["items"], answer["version"])
 
     def receive(self, name: str, event: Json) -> None:
-        """One event. `resync_required` and `session_revoked` are for whoever owns the connection."""
+        """Apply one event. The owner of the connection handles `resync_required` and `session_revoked`."""
         if name not in PASSING:
             getattr(self, f"_{name}")(event)
 
     def _chats_changed(self, event: Json) -> None:
-        self._meet(event["users"])
+        self._learn_users(event["users"])
         for removal in event["removed"]:
             self._remove(removal)
         with_mine = {mine["chat_id"] for mine in event["mine"]}
@@ -234,7 +234,7 @@ class ClientModel:
             self._keep_mine(mine["chat_id"], {name: value for name, value in mine.items() if name != "chat_id"})
 
     def _messages_changed(self, event: Json) -> None:
-        self._meet(event["users"])
+        self._learn_users(event["users"])
         if self.window and self.window.chat_id == event["chat_id"]:
             self.window.change(event)
             for message in event["messages"]:
@@ -248,10 +248,10 @@ class ClientModel:
                 self._others_read(event["chat_id"], event["last_read_seq"])
 
     def _users_changed(self, event: Json) -> None:
-        self._meet(event["users"])
+        self._learn_users(event["users"])
 
     def _keep_shared(self, shared: Json) -> bool:
-        """Take what members share unless it is older; false for a chat that one isn't in any more."""
+        """Replace the shared part unless the new one is older. False for a chat that the user was removed from."""
         if shared["version"] <= self.removals.get(shared["id"], 0):
             return False
         entry = self.entries.setdefault(shared["id"], Entry(shared))
@@ -262,7 +262,7 @@ class ClientModel:
     def _keep_mine(self, chat_id: str, mine: Json) -> None:
         if chat_id in self.entries:
             self.entries[chat_id].keep_mine(mine)
-            self._meet([mine["peer"]] if mine["peer"] else [])
+            self._learn_users([mine["peer"]] if mine["peer"] else [])
 
     def _others_read(self, chat_id: str, seq: int) -> None:
         if chat_id in self.entries:
@@ -276,7 +276,7 @@ class ClientModel:
         if self.window and self.window.chat_id == chat_id and version > self.window.opened:
             self.window = None
 
-    def _meet(self, users: list[Json]) -> None:
+    def _learn_users(self, users: list[Json]) -> None:
         self.people |= {user["id"]: user for user in users}
 
     @property
@@ -284,20 +284,20 @@ class ClientModel:
         return self.window.chat_id if self.window else None
 
     def list_state(self) -> Json:
-        """The list as it is compared, in its order."""
+        """The chat list as it is compared, in its order."""
         ordered = sorted(self.entries.values(), key=Entry.place)
         return {entry.shared["id"]: entry.state() for entry in ordered}
 
     def window_state(self) -> Json | None:
         return self.window.state() if self.window else None
 
-    def outsiders(self) -> set[str]:
-        """Whom the window shows without anything having told who they are."""
+    def unknown_users(self) -> set[str]:
+        """Users in the window that no answer or event has described."""
         return self.window.people() - set(self.people) if self.window else set()
 
 
 def _unsigned(message: Json) -> Json:
-    """Addresses of files are signed anew in each answer."""
+    """URLs of files are signed anew in each answer."""
     if message["attachment"] is None:
         return message
     preview = bool(message["attachment"]["preview_url"])

@@ -1,4 +1,4 @@
-"""People who use the service in tests: over real HTTP and real Socket.IO, and through either transport alike."""
+"""Users of the service in tests, over real HTTP and real Socket.IO, with one interface for both transports."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import httpx
 import socketio
 
-# How long a test waits for what will come: no promise, so long enough for a machine that is busy with other things.
+# How long a test waits for an event. It is no promise, so it is long enough for a busy machine.
 DEADLINE = 20.0
 
 Event = tuple[str, dict[str, Any]]
@@ -21,12 +21,12 @@ async def until(condition: Callable[[], object], deadline: float = 2 * DEADLINE)
             await asyncio.sleep(0.02)
 
 
-# With several nodes an answer from one says nothing of what another was told: these wait until all know the same.
+# With several nodes an answer of one does not show what another has received. These wait until all have the same.
 in_step: list[Callable[[], Awaitable[None]]] = []
 
 
 class Answer(NamedTuple):
-    """What either transport answers: the HTTP status, the data of a success, the code of a failure."""
+    """The answer of either transport: the HTTP status, the data of a success, the code of a failure."""
 
     status: int
     data: Any
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 
 
 class Socket:
-    """One Socket.IO connection that remembers every event in the order of arrival."""
+    """One Socket.IO connection that keeps every event in the order of arrival."""
 
     def __init__(self) -> None:
         self.client = socketio.AsyncClient(reconnection=False)
@@ -51,23 +51,23 @@ class Socket:
         self.arrived.set()
 
     async def connect(self, base: str, auth: Any, **options: Any) -> dict[str, Any]:
-        """Connect and wait for `ready`, which is returned. Raises socketio's ConnectionError when refused."""
+        """Connect, wait for `ready` and return it. Raises socketio's ConnectionError when refused."""
         await self.client.connect(base, auth=auth, transports=["websocket"], wait_timeout=DEADLINE, **options)
         return await self.wait_for("ready")
 
     async def call(self, command: str, argument: Any = None) -> Answer:
-        """One command and its ack."""
+        """Send one command and return its ack."""
         ack = await self.client.call(command, {} if argument is None else argument, timeout=DEADLINE)
         return answer_of(ack)
 
     def named(self, name: str) -> list[dict[str, Any]]:
-        """The payloads of the events of this name so far."""
+        """The payloads of the events of this name received so far."""
         return [payload for event, payload in self.events if event == name]
 
     async def wait_for(
         self, name: str, condition: Callable[[dict[str, Any]], bool] = lambda payload: True
     ) -> dict[str, Any]:
-        """The first such event, which may have come already."""
+        """Return the first such event, which may have arrived before."""
         async with asyncio.timeout(DEADLINE):
             while True:
                 for payload in self.named(name):
@@ -81,7 +81,7 @@ class Socket:
 
 
 def answer_of(ack: dict[str, Any]) -> Answer:
-    """An ack as an Answer; anything but the two envelopes is an error of the service."""
+    """An ack as an Answer. Fails on anything but the two envelopes."""
     if ack["ok"]:
         assert set(ack) == {"ok", "status", "data", "request_id"}
         return Answer(ack["status"], ack["data"], None)
@@ -98,7 +98,7 @@ class Person:
         self.session_id = session_id
         self.token = token
         self.name = name
-        # Plain HTTP: to load the certificates would take longer than most tests.
+        # Plain HTTP: loading certificates would take longer than most tests.
         self.http = httpx.AsyncClient(
             base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=30, verify=False
         )
@@ -110,14 +110,14 @@ class Person:
         return self.sockets[0]
 
     async def connect(self, **auth: Any) -> Socket:
-        """One more connection."""
+        """Open one more connection."""
         socket = Socket()
         self.sockets.append(socket)
         await socket.connect(self.base, {"token": self.token, **auth})
         return socket
 
     async def open(self, chat_id: str) -> None:
-        """Have a chat active on the first connection."""
+        """Make a chat active on the first connection."""
         if not self.sockets:
             await self.connect()
         assert (await self.socket.call("activate_chat", {"chat_id": chat_id})).ok
@@ -130,20 +130,20 @@ class Person:
             assert (await socket.call("list_chats", {"limit": 1})).ok
 
     async def forget(self) -> None:
-        """Listen from here on: be connected, settle, and forget every event so far."""
+        """Start listening here: connect, settle and forget every event so far."""
         if not self.sockets:
             await self.connect()
         await self.settle()
         for socket in self.sockets:
             socket.events.clear()
 
-    async def heard(self, name: str) -> list[dict[str, Any]]:
-        """The payloads of all such events on the first connection, once everything has arrived."""
+    async def received(self, name: str) -> list[dict[str, Any]]:
+        """The payloads of all such events on the first connection, after settling."""
         await self.settle()
         return self.socket.named(name)
 
     async def news(self) -> list[Event]:
-        """All events on the first connection, once everything has arrived; but not who comes and goes."""
+        """All events but `presence_changed` on the first connection, after settling."""
         await self.settle()
         return [event for event in self.socket.events if event[0] != "presence_changed"]
 
@@ -154,7 +154,7 @@ class Person:
 
 
 class Transport:
-    """One way in: the same operation names and arguments for HTTP and Socket.IO."""
+    """One transport: the same operation names and arguments for HTTP and Socket.IO."""
 
     name: str
 
@@ -162,26 +162,26 @@ class Transport:
         raise NotImplementedError
 
     async def do(self, person: Person, operation: str, **arguments: Any) -> Any:
-        """The data of a success; a failure fails the test."""
+        """Return the data of a success. A failure fails the test."""
         answer = await self.call(person, operation, **arguments)
         assert answer.ok, f"{operation} by {person.name}: {answer}"
         return answer.data
 
     async def call_at_once(self, person: Person, times: int, operation: str, **arguments: Any) -> list[Answer]:
-        """The same several times in parallel, as from so many devices."""
+        """The same call several times in parallel, as from several devices."""
         return await asyncio.gather(*(self.call(person, operation, **arguments) for _ in range(times)))
 
     async def open_private_chat(self, person: Person, peer: Person) -> Any:
-        """The private chat of two."""
+        """Open the private chat of two users."""
         return await self.do(person, "open_private_chat", user_id=peer.id)
 
     async def create_group(self, creator: Person, *members: Person, title: str = "Trip", **fields: Any) -> Any:
-        """A new group."""
+        """Create a group."""
         member_ids = [member.id for member in members]
         return await self.do(creator, "create_group", title=title, member_ids=member_ids, **fields)
 
     async def history(self, person: Person, chat_id: str, **bounds: int) -> Any:
-        """The messages of a page."""
+        """Return the messages of a page."""
         return (await self.do(person, "list_messages", chat_id=chat_id, **bounds))["items"]
 
     async def send(self, person: Person, chat_id: str, text: str = "hello", **fields: Any) -> Any:

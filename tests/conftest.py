@@ -1,6 +1,6 @@
 """Fixtures for all tests: one real PostgreSQL, and users made by factories.
 
-No test empties a table: each makes its own users, so tests can't meet each other.
+No test empties a table. Each makes its own users, so tests don't affect each other.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ pytest_plugins = ["tests.service", "tests.process", "tests.stores"]
 # For --hypothesis-profile.
 hypothesis_settings.register_profile("long", max_examples=2000, print_blob=True)
 
-# The data of a test run is thrown away, so nothing has to reach the disk.
+# The data of a test run is deleted, so it need not reach the disk.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--three-nodes", action="store_true", help="Everybody is on another node than the last.")
+    parser.addoption("--three-nodes", action="store_true", help="Each user is on another node than the one before.")
     parser.addoption("--fallback", action="store_true", help="WebSockets are served by the libraries alone.")
     parser.addoption("--postgres", help="The address of a server to use instead of an embedded one.")
     parser.addoption("--planted", choices=planted.PLANTED, help="A fault of the service: a test of it must fail.")
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 async def root_task() -> AsyncIterator[None]:
-    """anyio ends its processes with the task that runs the loop; here each test is such a task, on the same loop."""
+    """anyio ends its worker processes with the task that runs the loop. Here each test is such a task on one loop."""
     root = asyncio.create_task(asyncio.Event().wait())
     _root_task.set(root)
     yield
@@ -78,7 +78,7 @@ def data_dir() -> Iterator[Path]:
 
 @contextmanager
 def _database_of(server: str) -> Iterator[str]:
-    """The address of a new database on a server that runs already: the processes of a test run share it."""
+    """The URL of a new database on a running server, which the processes of a test run share."""
     name = f"tests_{uuid4().hex}"
 
     async def do(statement: str) -> None:
@@ -102,7 +102,7 @@ def postgres_url(data_dir: Path, pytestconfig: pytest.Config) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def service_settings(postgres_url: str, data_dir: Path) -> Settings:
-    """The settings of this run, for the service under test and for whatever asks for them."""
+    """The settings of this run, for the service under test and for get_settings()."""
     settings = Settings(rate_limits="off", database_url=SecretStr(postgres_url), data_dir=data_dir, port=free_port())
     use_settings(settings)
     return settings
@@ -110,8 +110,8 @@ def service_settings(postgres_url: str, data_dir: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 async def database(service_settings: Settings) -> AsyncIterator[Database]:
-    """A database of its own, beside that of the running service: its commits reach no connection."""
-    # What a test holds it holds for as long as it takes.
+    """A Database object beside the running service's. Its commits reach no connection."""
+    # A test may hold a lock for any time.
     opened = Database(service_settings.asyncpg_url, patience=600)
     yield opened
     await opened.close()
@@ -119,7 +119,7 @@ async def database(service_settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="session")
 async def make_user(database: Database) -> Callable[..., Awaitable[User]]:
-    """`await make_user(name="Anna")`: a user straight in the database, without a password."""
+    """`await make_user(name="Anna")`: a user written directly to the database, without a password."""
 
     async def make(**values: object) -> User:
         async with database.transaction() as db:
@@ -130,7 +130,7 @@ async def make_user(database: Database) -> Callable[..., Awaitable[User]]:
 
 @asynccontextmanager
 async def new_database(database: Database, template: str = "template1") -> AsyncIterator[str]:
-    """The address of a new database on the server of the tests, empty or a copy."""
+    """The URL of a new database on the server of the tests, empty or a copy of `template`."""
     name = f"new_{uuid4().hex}"
     server = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     async with server.connect() as connection:

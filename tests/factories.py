@@ -1,4 +1,4 @@
-"""Rows that tests begin with."""
+"""Rows with which tests begin."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from chat_app.models import User
 
 
 class UserFactory(SQLAlchemyModelFactory):
-    """A user with a phone number of their own."""
+    """A user with a unique phone number."""
 
     class Meta:
         model = User

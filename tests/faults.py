@@ -1,4 +1,4 @@
-"""What goes wrong in tests, and nowhere else."""
+"""Faults of the database, for tests only."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ END_BACKEND = text("SELECT pg_terminate_backend(:pid, 5000)")
 def no_commits(
     database: Database, helper: Database, *, of_sends_only: bool = False, take_place: bool = False
 ) -> Iterator[None]:
-    """Meanwhile every commit of the one database finds that its server process has just ended.
+    """In this block the server process of every transaction of `database` ends right before its commit.
 
-    `of_sends_only`: only those of batches do. `take_place`: those of sessions do take place, but nobody learns of it.
+    `of_sends_only`: only those of sends. `take_place`: those of sessions commit, and only the answer is lost.
     """
 
     def end_backend(connection: Connection) -> None:
@@ -50,14 +50,14 @@ def no_commits(
 
 @contextmanager
 def no_reads(helper: Database) -> Iterator[None]:
-    """Meanwhile every statement on the bare driver finds that its server process has just ended."""
+    """In this block the server process ends before every statement on a raw connection."""
     with _fetches_ended(helper, lambda: True):
         yield
 
 
 @contextmanager
 def no_reads_after_commits(database: Database, helper: Database, of: str) -> Iterator[None]:
-    """As no_reads, but only once the one database has committed a transaction with such a statement."""
+    """As no_reads, after `database` has committed a transaction with a statement that contains `of`."""
     engine, written, committed = database.engine.sync_engine, list[Connection](), list[Connection]()
 
     def note_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
@@ -95,7 +95,7 @@ def _fetches_ended(helper: Database, condition: Callable[[], bool]) -> Iterator[
 def once_read(
     monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]], of: str = "\nFROM message", times: int = 1
 ) -> None:
-    """Act once so many statements of the bare driver that contain this were answered, before the rows are used."""
+    """Call `act` when the raw connections have answered `times` statements with `of`, before the rows are used."""
     fetch, read = RawConnection.fetch, count(1)
 
     async def fetch_and_act(batch: RawConnection, statement: str, *values: Any) -> list[Any]:

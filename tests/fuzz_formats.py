@@ -1,4 +1,4 @@
-"""Valid values of what a schema can only name: loaded by schemathesis, as schemathesis.toml says."""
+"""Valid values of the formats that schemas name. schemathesis.toml loads this module."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
-# Numbers that nobody has: the demo users are not to be locked out or changed.
+# Numbers without users: the demo users must not be locked out or changed.
 PHONES = st.integers(0, 9_999_999).map(lambda number: f"+7916{number:07d}")
 SECONDS = st.integers(0, 4_000_000_000_000_000)
 

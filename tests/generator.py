@@ -1,4 +1,4 @@
-"""Arguments of operations, generated from the schemas in the published documents."""
+"""Generates arguments of operations from the schemas in the published documents."""
 
 import random
 from typing import Any
@@ -10,7 +10,7 @@ JUNK: tuple[Any, ...] = (None, True, -1, 0, 1.5, 2**53, "", "words", "x" * 9000,
 
 
 class Generator:
-    """Arguments made from a schema: valid as far as it can tell, then sometimes broken."""
+    """Makes arguments from a schema: valid as far as the schema says, then sometimes broken."""
 
     def __init__(self, rng: random.Random, definitions: Json, ids: list[str]) -> None:
         self.rng, self.definitions, self.ids = rng, definitions, ids

@@ -1,7 +1,7 @@
-"""Builds the Dockerfile's image without a container engine and runs it as compose.yaml says: `make test-image`.
+"""Builds the image of the Dockerfile without a container engine and runs it as compose.yaml says: `make test-image`.
 
-Each stage is a layer over this machine's own system, which stands in for the base image: its Python is ours, and what
-the real base image lacks is not noticed. Needs Linux, root and a mount namespace of its own, with which all of it goes.
+Each stage is a layer over this machine's own system in the place of the base image. So its Python is that of this
+machine, and what the real base image lacks is not noticed. Needs Linux, root and a mount namespace of its own.
 """
 
 import json
@@ -36,7 +36,7 @@ class Stage:
         run("mkdir", "-p", self.root, layer, work)
         run("mount", "-t", "overlay", "-o", f"lowerdir=/,upperdir={layer},workdir={work}", "overlay", self.root)
         run("mount", "--rbind", "/dev", self.root / "dev")
-        # What it uses of the repository has to be copied.
+        # Files of the repository have to be copied by the Dockerfile.
         run("mount", "-t", "tmpfs", "none", self.inside(ROOT))
         run("chmod", "o+x", *map(self.inside, PYTHON.parents))
         run("rm", "-f", self.inside("/usr/local/bin/python"))
@@ -52,7 +52,7 @@ class Stage:
         return [*entered, "env", "-i", "-C", self.settings["WORKDIR"], *variables, *words]
 
     def do(self, instruction: str, rest: str, stages: dict[str, "Stage"]) -> None:
-        """One line of the Dockerfile; what is not understood here is an error."""
+        """Do one line of the Dockerfile. An unknown instruction is an error."""
         if instruction == "RUN":
             ours = {name: value for name, value in os.environ.items() if name == "HOME" or name.startswith("PIP_")}
             run(*self.command(["sh", "-c", rest], ours | {"PIP_QUIET": "1"}))
@@ -86,7 +86,7 @@ class Stage:
         if service["read_only"]:
             run("mount", "-o", "remount,bind,ro", self.root)
         for path in (self.inside(volume.split(":")[1]) for volume in service["volumes"]):
-            # A new volume begins with what the image has there.
+            # A new volume begins with the content of the image at that path.
             run("mount", "-t", "tmpfs", "-o", f"uid={path.stat().st_uid},mode=755", "none", path)
         for folder in service["tmpfs"]:
             run("mount", "-t", "tmpfs", "-o", "mode=1777", "none", self.inside(folder.split(":")[0]))

@@ -1,4 +1,4 @@
-"""Connections that keep a reference client, and what they are compared with: a snapshot read anew."""
+"""Connections with a reference client each, and the fresh snapshots with which they are compared."""
 
 from collections.abc import Iterator
 from typing import Any, Self
@@ -6,12 +6,12 @@ from typing import Any, Self
 from tests.client_model import PASSING, ClientModel, Json
 from tests.clients import Person, Socket, in_step
 
-# What must not come as long as nothing breaks.
+# Events that must not arrive while nothing fails.
 FAILURES = {"resync_required", "session_revoked"}
 
 
 class Observer:
-    """One connection of a person. Its events are applied in their order, when it is told to."""
+    """One connection of a person. `apply` and `settle` apply its events in their order."""
 
     def __init__(self, person: Person, socket: Socket) -> None:
         self.person = person
@@ -25,14 +25,14 @@ class Observer:
         return f"{self.person.name}'s connection {self.person.sockets.index(self.socket)}"
 
     async def start(self, chat_id: str | None = None) -> Self:
-        """Read the snapshot: the list, and the chat that is to be open."""
+        """Read the snapshot: the chat list and the chat to be opened."""
         self.model.read_list(await list_chats(self.socket))
         if chat_id:
             assert await self.open(chat_id)
         return self
 
     async def open(self, chat_id: str) -> bool:
-        """Activate a chat. What comes before the answer waits for it."""
+        """Activate a chat. Events that arrive before the answer are applied after it."""
         self.apply()
         answer = await self.socket.call("activate_chat", {"chat_id": chat_id})
         if answer.ok:
@@ -41,14 +41,14 @@ class Observer:
         return answer.ok
 
     async def come_back(self, model: ClientModel, limit: int) -> list[Json]:
-        """Be the client that was away, over this new connection. Returns the pages of changes that it read."""
+        """Continue with the model of a disconnected client. Returns the pages of changes that it read."""
         self.model, self.chat_id = model, model.open_chat_id
         pages = await catch_up(model, self.socket, limit)
         self.apply()
         return pages
 
     def apply(self) -> None:
-        """Give the model what has come since."""
+        """Apply the events that arrived since the last call."""
         while self.applied < len(self.socket.events):
             name, event = self.socket.events[self.applied]
             self.applied += 1
@@ -57,37 +57,37 @@ class Observer:
             assert not (self.model.window and self.model.window.has_gap), f"{self.name}: a gap before {event}"
 
     async def settle(self) -> list[str]:
-        """Wait until what was committed before has come, and apply it. Returns the names of what came."""
+        """Wait until all events of earlier commits have arrived, and apply them. Returns their names."""
         for wait in in_step:
             await wait()
-        # Answered without a look into the database, and after whatever was sent before.
+        # The answer needs no database and comes after all events sent before.
         assert (await self.socket.call("settle")).code == "unknown_command"
-        told = [name for name, _ in self.socket.events[self.applied :] if name not in PASSING]
+        names = [name for name, _ in self.socket.events[self.applied :] if name not in PASSING]
         self.apply()
-        return told
+        return names
 
 
 async def read_anew(socket: Socket, user_id: str, chat_id: str | None) -> ClientModel:
-    """A snapshot, with this chat open if there still is one."""
+    """A fresh snapshot, with this chat open if it still exists for the user."""
     fresh = ClientModel(user_id)
     pages = await list_chats(socket)
     fresh.read_list(pages)
     assert [chat["id"] for page in pages for chat in page["items"]] == list(fresh.list_state())
     if chat_id in fresh.entries:
-        fresh.open(await _ask(socket, "activate_chat", chat_id=chat_id))
+        fresh.open(await _call(socket, "activate_chat", chat_id=chat_id))
     return fresh
 
 
 def check_equal(name: str, kept: ClientModel, fresh: ClientModel) -> None:
-    """Compare a model that was kept up to date with one that was just read."""
+    """Compare a model kept up to date by events with a fresh one."""
     found = [*differences(kept.list_state(), fresh.list_state(), "chats")]
     found += differences(kept.window_state(), fresh.window_state(), "window")
-    assert not found, f"{name}: kept, and not as read anew:\n" + "\n".join(found)
-    assert not kept.outsiders(), f"{name}: nobody told who these are"
+    assert not found, f"{name}: kept differs from fresh:\n" + "\n".join(found)
+    assert not kept.unknown_users(), f"{name}: no answer or event had these users"
 
 
 def differences(kept: Any, fresh: Any, path: str) -> Iterator[str]:
-    """Where two states differ, with what stands in each."""
+    """The differences of two states, with both values."""
     if isinstance(kept, dict) and isinstance(fresh, dict) and kept.keys() == fresh.keys():
         for key in kept:
             yield from differences(kept[key], fresh[key], f"{path}.{key}")
@@ -99,18 +99,18 @@ def differences(kept: Any, fresh: Any, path: str) -> Iterator[str]:
 
 
 async def list_chats(socket: Socket, **arguments: Any) -> list[Json]:
-    """All pages of the list."""
+    """All pages of the chat list."""
     pages: list[Json] = []
     while not pages or pages[-1]["next_cursor"]:
         cursor = {"cursor": pages[-1]["next_cursor"]} if pages else {}
-        pages.append(await _ask(socket, "list_chats", **arguments, **cursor))
+        pages.append(await _call(socket, "list_chats", **arguments, **cursor))
     return pages
 
 
 async def catch_up(model: ClientModel, socket: Socket, limit: int) -> list[Json]:
-    """What a client does after a reconnect, in pages of `limit`. Returns the pages of changes that it read.
+    """Do what a client does after a reconnect, in pages of `limit`. Returns the pages of changes that it read.
 
-    Events that come meanwhile are to be applied after it.
+    Events that arrive meanwhile have to be applied afterwards.
     """
     ready = socket.named("ready")[0]
     if ready["active_chat_id"] is None:
@@ -126,25 +126,25 @@ async def catch_up(model: ClientModel, socket: Socket, limit: int) -> list[Json]
 
 
 async def read_missing(model: ClientModel, socket: Socket, limit: int = 100) -> list[Json]:
-    """What the open chat lacks: all pages of changes, which are returned, and then the members. Raises ChatLost."""
+    """Read all pages of changes of the open chat and then its members. Returns the pages. Raises ChatLost."""
     pages: list[Json] = []
     while model.window and (not pages or pages[-1]["has_more"]):
         chat_id, since = model.window.chat_id, model.window.version
-        pages.append(await _ask(socket, "list_changes", chat_id=chat_id, since=since, limit=limit))
+        pages.append(await _call(socket, "list_changes", chat_id=chat_id, since=since, limit=limit))
         if pages[-1]["reset"]:
-            model.read_newest_page(await _ask(socket, "list_messages", chat_id=chat_id))
+            model.read_newest_page(await _call(socket, "list_messages", chat_id=chat_id))
         else:
             model.read_changes(pages[-1])
     if model.window:
-        model.read_members(await _ask(socket, "list_members", chat_id=model.window.chat_id))
+        model.read_members(await _call(socket, "list_members", chat_id=model.window.chat_id))
     return pages
 
 
 class ChatLost(Exception):
-    """The chat is none of this person's any more."""
+    """The person is not in the chat any more."""
 
 
-async def _ask(socket: Socket, command: str, **arguments: Any) -> Json:
+async def _call(socket: Socket, command: str, **arguments: Any) -> Json:
     answer = await socket.call(command, arguments)
     if answer.code == "chat_not_found":
         raise ChatLost

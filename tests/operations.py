@@ -1,4 +1,4 @@
-"""Every operation of both transports, as the service's documents list them, and valid arguments for each."""
+"""Every operation of both transports as the published documents list it, with valid arguments."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ class Route(NamedTuple):
 
     @property
     def content_type(self) -> str | None:
-        """What kind of body it takes, if any."""
+        """The content type of its body, None without one."""
         return next(iter(self.described.get("requestBody", {}).get("content", {})), None)
 
     def parameters(self, where: str) -> dict[str, Json]:
@@ -48,17 +48,17 @@ class Route(NamedTuple):
         return {parameter["name"]: parameter["schema"] for parameter in declared if parameter["in"] == where}
 
     def body_schema(self) -> Json:
-        """With all that it refers to."""
+        """The schema of its body, with the components that it refers to."""
         schema: Json = self.described["requestBody"]["content"][self.content_type]["schema"]
         return schema | {"components": DOCUMENT["components"]}
 
     def body(self, arguments: Json) -> Json:
-        """What of these arguments goes into the body."""
+        """The arguments that go into the body."""
         elsewhere = self.parameters("path") | self.parameters("query")
         return {name: value for name, value in arguments.items() if name not in elsewhere}
 
     def url(self, arguments: Json) -> str:
-        """The address, with what of these arguments goes into the path and the query."""
+        """The URL with the arguments that go into its path and query."""
         path = self.path
         for name in self.parameters("path"):
             path = path.replace(f"{{{name}}}", str(arguments.get(name, uuid4())))
@@ -66,7 +66,7 @@ class Route(NamedTuple):
         return f"{path}?{httpx.QueryParams(query)}" if query else path
 
     def fields(self) -> set[str]:
-        """The names of all its arguments."""
+        """The names of all arguments."""
         in_body = fields_of(self.body_schema()) if self.content_type else set()
         return {*self.parameters("path"), *self.parameters("query"), *in_body}
 
@@ -79,7 +79,7 @@ ROUTES = {
 
 
 class Scene(NamedTuple):
-    """A group of two, and what can be named in it."""
+    """A group of two members, with its ids."""
 
     creator: Person
     member: Person
@@ -89,14 +89,14 @@ class Scene(NamedTuple):
 
 
 async def make_scene(transport: Transport, creator: Person, member: Person, guest: Person) -> Scene:
-    """A group with a message."""
+    """Create a group with a message."""
     group = await transport.create_group(creator, member)
     message = await transport.send(creator, group["id"], "hello")
     return Scene(creator, member, guest, group["id"], message["seq"])
 
 
 def valid_arguments(scene: Scene) -> dict[str, Json]:
-    """By operation id: with these the creator of the scene's group succeeds, or where the creator can't, the member."""
+    """Arguments by operation id with which the creator of the group succeeds, or the member where the creator can't."""
     code = {"phone": "+79990000000", "code": "123456"}
     chat = {"chat_id": scene.chat_id}
     message = chat | {"seq": scene.seq}
@@ -158,7 +158,7 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
 
 
 def other_contents(name: str) -> list[Json]:
-    """More valid arguments of an operation that sends: one of each other kind, to the active chat."""
+    """More valid arguments of `send_message`: one of each other type, to the active chat."""
     if name != "send_message":
         return []
     file = {"attachment_id": str(uuid4()), "text": "Look"}
@@ -171,19 +171,19 @@ def other_contents(name: str) -> list[Json]:
 
 
 def kind(problem: Json) -> tuple[int | None, str | None]:
-    """Status and code of a refusal; of a success nothing."""
+    """The status and code of a refusal, None for a success."""
     return problem.get("status"), problem.get("code")
 
 
 def named_by(transport: Transport, field: str) -> set[str]:
-    """The operations of this transport that take such an argument."""
+    """The operations of this transport that take an argument of this name."""
     if transport.name == "socket":
         return {name for name, command in COMMANDS.items() if field in fields_of(command.input.json_schema())}
     return {name for name, route in ROUTES.items() if field in route.fields()}
 
 
 def fields_of(schema: Json, root: Json | None = None) -> set[str]:
-    """The fields of an object, or of all the kinds that it can be of."""
+    """The fields of an object, or of all its variants."""
     root = root or schema
     if "$ref" in schema:
         schema = reduce(getitem, schema["$ref"].removeprefix("#/").split("/"), root)
@@ -191,7 +191,7 @@ def fields_of(schema: Json, root: Json | None = None) -> set[str]:
 
 
 async def request(person: Person, name: str, arguments: Json) -> httpx.Response:
-    """One request by operation id, with a body where it takes one."""
+    """Send one request by operation id, with a body if it takes one."""
     route = ROUTES[name]
     if route.content_type is None:
         return await person.http.request(route.method, route.url(arguments))
@@ -206,7 +206,7 @@ async def request(person: Person, name: str, arguments: Json) -> httpx.Response:
 
 
 async def refusal(transport: Transport, person: Person, name: str, arguments: Json) -> Json:
-    """The whole problem that is answered, but for its request id."""
+    """The problem of a refusal, without its request id."""
     if transport.name == "socket":
         ack = await person.socket.client.call(name, arguments)
         problem = ack.get("error", ack)
@@ -216,13 +216,13 @@ async def refusal(transport: Transport, person: Person, name: str, arguments: Js
     return {key: value for key, value in problem.items() if key != "request_id"}
 
 
-def told(person: Person) -> list[str]:
-    """The names of the events that came on the first connection; who comes and goes is nobody's secret."""
+def event_names(person: Person) -> list[str]:
+    """The names of the events on the first connection, without `presence_changed`, which may arrive at any time."""
     return [name for name, _ in person.socket.events if name != "presence_changed"]
 
 
 async def fingerprint(database: Database) -> dict[str, tuple[int, Decimal | None]]:
-    """What stands in each table: equal as long as nothing is written, but when somebody was seen last."""
+    """A fingerprint of each table without `last_seen_at`: equal as long as nothing else is written."""
     async with database.engine.connect() as connection:
         return {
             table.name: tuple((await connection.execute(text(_FINGERPRINT.format(table=table.name)))).one())
@@ -232,7 +232,7 @@ async def fingerprint(database: Database) -> dict[str, tuple[int, Decimal | None
 
 @asynccontextmanager
 async def broken_table(database: Database, name: str) -> AsyncIterator[None]:
-    """While this lasts, whatever needs the table crashes: it has another name."""
+    """In this block everything that needs the table crashes, since it has another name."""
     async with database.engine.begin() as connection:
         await connection.execute(text(f'ALTER TABLE "{name}" RENAME TO elsewhere'))
     yield
@@ -240,8 +240,8 @@ async def broken_table(database: Database, name: str) -> AsyncIterator[None]:
         await connection.execute(text(f'ALTER TABLE elsewhere RENAME TO "{name}"'))
 
 
-async def somebody_waits(connection: AsyncConnection) -> None:
-    """Return when somebody waits for a lock in the database."""
+async def wait_for_lock_waiter(connection: AsyncConnection) -> None:
+    """Return when a backend waits for a lock."""
     async with asyncio.timeout(DEADLINE):
         while not (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one():
             pass

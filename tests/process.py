@@ -1,4 +1,4 @@
-"""The service as a process of its own, as it runs in operation: with all of its log, and it can be killed."""
+"""The service as a process of its own, as in operation. Tests read its whole log and can kill it."""
 
 import asyncio
 import json
@@ -20,18 +20,18 @@ from tests.conftest import free_port
 Line = dict[str, Any]
 
 ROOT = Path(__file__).parent.parent
-# Many times what it takes, for a machine that is busy with other tests.
+# Many times longer than a start takes, for a busy machine.
 START_SECONDS = 40
 
 
-# Runs the command line with another patience for the database.
+# Runs the command line with other timeouts of the database.
 PATIENT = "from chat_app import database; database.PATIENCE_SECONDS = {}; from {} import main; main()"
 
 
 class Process:
-    """One node on the database of the tests. What it logs is kept, line by line, from its start on.
+    """One node on the database of the tests. `lines` has its log from its start on.
 
-    `patience`: seconds that its transactions may wait, if not as usual.
+    `patience`: seconds that its transactions may wait, instead of the default.
     """
 
     def __init__(self, settings: Settings, *, patience: float | None = None) -> None:
@@ -53,7 +53,7 @@ class Process:
         self.arrived = asyncio.Event()
 
     async def start(self) -> None:
-        """Start, or start again after an end."""
+        """Start the process, or start it again."""
         command = (sys.executable, *self.program, "run", "--no-seed")
         self.process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, env=self.environment, stdout=PIPE, stderr=PIPE
@@ -65,26 +65,26 @@ class Process:
                 assert line, "\n".join(self.written)
 
     async def kill(self) -> None:
-        """End it at once, in the middle of whatever it does."""
+        """Kill the process."""
         if self.process.returncode is None:
             self.process.kill()
         await self.reading
         await self.process.communicate()
 
     async def stop(self) -> None:
-        """End it in order."""
+        """End the process by SIGTERM."""
         if self.process.returncode is None:
             self.process.terminate()
             await asyncio.wait_for(self.process.wait(), START_SECONDS)
         await self.kill()
 
     def lines(self, **values: Any) -> list[Line]:
-        """The lines so far that have these values."""
+        """The log lines so far that have these values."""
         parsed = [json.loads(line) for line in self.written if line.startswith("{")]
         return [line for line in parsed if values.items() <= line.items()]
 
     async def wait_for(self, **values: Any) -> Line:
-        """The first line with these values, which may have come already."""
+        """Return the first log line with these values, which may have been written before."""
         async with asyncio.timeout(DEADLINE):
             while not (found := self.lines(**values)):
                 self.arrived.clear()
@@ -100,7 +100,7 @@ class Process:
 
 @pytest.fixture(scope="session")
 async def process(service_settings: Settings) -> AsyncIterator[Process]:
-    """A node that every test may use, and none may end."""
+    """A node that every test may use and none may end."""
     running = Process(service_settings)
     await running.start()
     yield running
@@ -109,7 +109,7 @@ async def process(service_settings: Settings) -> AsyncIterator[Process]:
 
 @pytest.fixture
 async def at() -> AsyncIterator[Callable[[str, Person], Person]]:
-    """`at(base, anna)`: Anna, who uses another node with the same session."""
+    """`at(base, anna)`: Anna on another node, with the same session."""
     people: list[Person] = []
 
     def move(base: str, person: Person) -> Person:

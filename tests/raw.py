@@ -1,4 +1,4 @@
-"""A WebSocket that speaks Engine.IO and Socket.IO by hand, so that it can say what no client library would."""
+"""Hand-written WebSocket, Engine.IO and Socket.IO clients, which can send what no client library would."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ TEXT, CLOSE = 0x81, 0x88
 
 
 def frame(payload: bytes, first: int = TEXT) -> bytes:
-    """A frame as clients send it, with a mask that changes nothing; `first` is its first byte."""
+    """A frame as clients send it, masked with zeros. `first` is its first byte."""
     length = len(payload)
     if length < 126:
         head = bytes((first, 0x80 | length))
@@ -31,7 +31,7 @@ def frame(payload: bytes, first: int = TEXT) -> bytes:
 
 
 class RawStream:
-    """A WebSocket written byte by byte, for frames that no library would send."""
+    """A WebSocket on a plain TCP connection, for frames that no library would send."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -41,7 +41,7 @@ class RawStream:
     async def open(
         cls, base: str, then: bytes = b"", *, path: str = PATH, header: str = "X: x", answer: bytes = b"HTTP/1.1 101"
     ) -> Self:
-        """Ask for the upgrade and wait for the answer, which has to begin so; `then` is sent before it comes."""
+        """Request the upgrade, send `then`, and wait for an answer that begins with `answer`."""
         address = urlsplit(base)
         stream = cls(*await asyncio.open_connection(address.hostname, address.port))
         stream.writer.write(
@@ -56,7 +56,7 @@ class RawStream:
 
     @classmethod
     async def connected(cls, base: str, token: str) -> Self:
-        """Open, and connect to the default namespace."""
+        """Open and connect to the default namespace."""
         stream = await cls.open(base)
         stream.writer.write(frame(b'40{"token":"%b"}' % token.encode()))
         async with asyncio.timeout(DEADLINE):
@@ -71,14 +71,14 @@ class RawStream:
         await self.reset()
 
     async def read(self) -> tuple[int, bytes]:
-        """The first byte and the payload of the next frame. Raises IncompleteReadError, OSError."""
+        """Return the first byte and the payload of the next frame. Raises IncompleteReadError, OSError."""
         first, length = await self.reader.readexactly(2)
         if length > 125:
             length = int.from_bytes(await self.reader.readexactly(2 if length == 126 else 8), "big")
         return first, await self.reader.readexactly(length)
 
     async def close_code(self) -> int | None:
-        """The code with which the server closes; None if it ends the connection without one."""
+        """Return the code with which the server closes, None if it ends the connection without one."""
         try:
             while (received := await self.read())[0] != CLOSE:
                 pass
@@ -87,7 +87,7 @@ class RawStream:
         return int.from_bytes(received[1][:2], "big")
 
     async def reset(self) -> None:
-        """End with a reset."""
+        """End the connection with a reset."""
         option = struct.pack("ii", 1, 0)
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
         self.writer.transport.abort()
@@ -96,38 +96,38 @@ class RawStream:
 
 
 class RawSocket:
-    """One connection. What arrives while it waits for an ack is kept in `heard`."""
+    """One connection. Packets that arrive while it waits for an ack are kept in `received`."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.numbers = count(1)
 
     @classmethod
     async def open(cls, base: str, path: str = PATH) -> Self:
-        """Open the transport only: the handshake of Socket.IO is still to come."""
+        """Open the transport only, without the handshake of Socket.IO."""
         raw = cls(await connect(base.replace("http", "ws", 1) + path, compression=None, proxy=None, max_size=None))
-        assert (await raw.hear()).startswith("0{")
+        assert (await raw.receive()).startswith("0{")
         return raw
 
     @classmethod
     async def connected(cls, base: str, token: str) -> Self:
-        """Open, and connect to the default namespace."""
+        """Open and connect to the default namespace."""
         raw = await cls.open(base)
         assert (await raw.join({"token": token})).startswith("40{")
-        assert (await raw.hear()).startswith('42["ready"')
+        assert (await raw.receive()).startswith('42["ready"')
         return raw
 
     async def join(self, auth: Any) -> str:
-        """Ask for the default namespace; the packet that answers."""
-        await self.say(f"40{json.dumps(auth)}")
-        return await self.hear()
+        """Connect to the default namespace. Returns the packet that answers."""
+        await self.send(f"40{json.dumps(auth)}")
+        return await self.receive()
 
-    async def say(self, *packets: str | bytes) -> None:
+    async def send(self, *packets: str | bytes) -> None:
         for packet in packets:
             await self.socket.send(packet)
 
-    async def hear(self) -> str:
+    async def receive(self) -> str:
         """The next packet. Raises websockets' ConnectionClosed."""
         async with asyncio.timeout(DEADLINE):
             while (packet := str(await self.socket.recv())) == PING:
@@ -135,20 +135,20 @@ class RawSocket:
         return packet
 
     async def call(self, name: str, argument: str = "{}") -> dict[str, Any]:
-        """One command, its argument as JSON text; the ack."""
+        """Send one command with its argument as JSON text. Returns the ack."""
         return await self.ack(f"[{json.dumps(name)},{argument}]")
 
     async def ack(self, content: str) -> dict[str, Any]:
-        """An event with this content, as JSON text; the ack."""
+        """Send an event with this content, as JSON text. Returns the ack."""
         number = next(self.numbers)
-        await self.say(f"42{number}{content}")
+        await self.send(f"42{number}{content}")
         return await self.answer_to(number)
 
     async def answer_to(self, number: int) -> dict[str, Any]:
-        """The ack of this number."""
+        """Return the ack of this number."""
         start = f"43{number}["
-        while not (packet := await self.hear()).startswith(start):
-            self.heard.append(packet)
+        while not (packet := await self.receive()).startswith(start):
+            self.received.append(packet)
         (answer,) = json.loads(packet[len(start) - 1 :])
         found: dict[str, Any] = answer
         return found

@@ -1,7 +1,7 @@
-"""The services of compose.yaml as processes of this machine, with the commands and settings that stand there.
+"""The services of compose.yaml as processes of this machine, with its commands and settings.
 
-Each has a loopback address of its own under its name. Through the proxy people chat, while one server is killed and
-then all are replaced one after the other: nothing that was acknowledged may be missing, twice or elsewhere.
+Each has a loopback address of its own under its name. Users chat through the proxy while one server is killed and
+then all are replaced one after the other. No acknowledged message may be lost, doubled or reordered.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 SERVERS = ("app-1", "app-2")
 PHONES = (smoke.ANNA, smoke.BORIS)
-# Docker's default before it kills, and what compose.yaml gives at least.
+# Docker's default before it kills a container, and the least that compose.yaml gives.
 STOP_SECONDS = 10
-# Of each writer, between one fault and the next.
+# The messages of each writer between two faults.
 MESSAGES = 20
 PAUSE_SECONDS = 0.02
 
@@ -52,11 +52,11 @@ class Services:
         return f"http://127.0.0.1:{self.port}"
 
     def base(self, name: str) -> str:
-        """Where one server is, past the proxy."""
+        """The address of one server, without the proxy."""
         return f"http://{self.addresses[name]}:8000"
 
     def environment(self, name: str) -> dict[str, str]:
-        """As without a .env, but for where the service listens: here all share one network."""
+        """The environment without a .env file, but with other addresses: here all services share one network."""
         text = json.dumps(self.services[name]["environment"])
         while "${" in text:
             text = re.sub(r"\$\{\w+:-([^${}]*)\}", r"\1", text)
@@ -70,7 +70,7 @@ class Services:
 
     @contextmanager
     def all(self) -> Iterator[None]:
-        """Everything runs, in the order of what needs what."""
+        """Run all services, each after those that it needs."""
         self._prepare()
         with ExitStack() as stack:
             settings = {"listen_addresses": self.addresses["postgres"], "port": "5432"}
@@ -101,14 +101,14 @@ class Services:
         self.running[name].wait()
 
     def health(self, name: str) -> int:
-        """The image's own check: its status."""
-        # It asks 127.0.0.1, where a container has its server.
+        """The status of the image's own health check."""
+        # The check asks 127.0.0.1, the address of the server inside a container.
         words = [word.replace("127.0.0.1", self.addresses[name]) for word in self.image.commands["HEALTHCHECK"]]
         check = self.image.command(words, self.environment(name))
         return subprocess.run(check, check=False, stderr=subprocess.DEVNULL).returncode
 
     def _prepare(self) -> None:
-        """The names, the volumes and what is read only."""
+        """Set up the host names, the volumes and the read-only mounts."""
         hosts = "".join(f"{address} {name}\n" for name, address in self.addresses.items())
         self.image.inside("/etc/hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
         source, target, _ = self.services["proxy"]["volumes"][0].split(":")
@@ -134,7 +134,7 @@ def check(services: Services) -> None:
         assert services.health(name) == 0, f"{name} is not healthy"
         assert smoke.fetch(f"{services.base(name)}/metrics")
     for path in ("metrics", "metrics/", "//metrics", "%6Detrics", "METRICS", "docs/../metrics"):
-        assert _status(f"{services.proxy}/{path}") == 404, f"/{path} is not for everybody"
+        assert _status(f"{services.proxy}/{path}") == 404, f"/{path} is public"
     asyncio.run(_chat_through_faults(services))
 
 
@@ -155,15 +155,15 @@ async def log_in(base: str, phone: str) -> Person:
 
 
 class Writer:
-    """Somebody who sends numbered texts one after the other, each under its client_id until it is answered."""
+    """Sends numbered texts one after the other, each with the same client_id until it is answered."""
 
-    def __init__(self, person: Person, way: str, chat_id: str) -> None:
-        self.person, self.way, self.chat_id = person, way, chat_id
+    def __init__(self, person: Person, transport: str, chat_id: str) -> None:
+        self.person, self.transport, self.chat_id = person, transport, chat_id
         self.acked: list[int] = []
 
     async def write(self, enough: asyncio.Event) -> None:
         while not enough.is_set():
-            text, client_id = f"{self.way} {len(self.acked)}", str(uuid4())
+            text, client_id = f"{self.transport} {len(self.acked)}", str(uuid4())
             message = {"type": "text", "text": text, "client_id": client_id}
             answer = None
             while answer is None or answer.code == "unavailable":
@@ -173,11 +173,11 @@ class Writer:
             self.acked.append(answer.data["seq"])
 
     async def _try(self, message: dict[str, str]) -> Answer | None:
-        """The answer, if there is one."""
+        """The answer, None without one."""
         try:
-            if self.way == "http":
+            if self.transport == "http":
                 response = await self.person.http.post(f"/api/v1/chats/{self.chat_id}/messages", json=message)
-                # 502: the proxy lost the server after it had passed the request on.
+                # 502: the server ended after the proxy had forwarded the request.
                 return None if response.status_code == 502 else http_answer(response)
             if not (self.person.sockets and self.person.sockets[-1].client.connected):
                 await self.person.connect()
@@ -202,7 +202,7 @@ async def _chat_through_faults(services: Services) -> None:
             await until(lambda goal=goal: all(len(w.acked) >= g for w, g in zip(writers, goal, strict=True)), 60)
             await asyncio.to_thread(disturb)
         enough.set()
-    assert len(anna.sockets) > 1, "nobody had to connect again"
+    assert len(anna.sockets) > 1, "no client had to reconnect"
     for person in (anna, boris):
         await person.close()
     for name in SERVERS:
@@ -219,22 +219,22 @@ def _faults(services: Services) -> Iterator[Callable[[], None]]:
 
 
 async def _chat_across(services: Services, chat_id: str) -> None:
-    """What is sent to the one server is heard at the other, in both directions."""
+    """A message sent to one server reaches a client of the other, in both directions."""
     anna, boris = [await log_in(services.base(name), phone) for name, phone in zip(SERVERS, PHONES, strict=True)]
-    for sender, hearer in ((anna, boris), (boris, anna)):
-        await hearer.open(chat_id)
+    for sender, receiver in ((anna, boris), (boris, anna)):
+        await receiver.open(chat_id)
         sent = await SocketTransport().send(sender, chat_id)
-        await hearer.socket.wait_for("messages_changed", partial(_brings, sent))
+        await receiver.socket.wait_for("messages_changed", partial(_contains, sent))
     for person in (anna, boris):
         await person.close()
 
 
-def _brings(message: dict[str, Any], event: dict[str, Any]) -> bool:
-    return message["seq"] in [told["seq"] for told in event["messages"]]
+def _contains(message: dict[str, Any], event: dict[str, Any]) -> bool:
+    return message["seq"] in [shared["seq"] for shared in event["messages"]]
 
 
 async def _texts(base: str, chat_id: str) -> list[str]:
-    """The whole history as this server tells it; the text of seq 1 comes first."""
+    """All texts of the chat as this server returns them, from seq 1 on."""
     reader = await log_in(base, smoke.BORIS)
     messages: list[dict[str, Any]] = []
     while not messages or messages[0]["seq"] > 1:
@@ -248,6 +248,6 @@ async def _texts(base: str, chat_id: str) -> list[str]:
 
 def _compare(writers: list[Writer], texts: list[str], before: int) -> None:
     for writer in writers:
-        places = [(text, seq) for seq, text in enumerate(texts, before + 1) if text.startswith(writer.way)]
-        acked = [(f"{writer.way} {number}", seq) for number, seq in enumerate(writer.acked)]
+        places = [(text, seq) for seq, text in enumerate(texts, before + 1) if text.startswith(writer.transport)]
+        acked = [(f"{writer.transport} {number}", seq) for number, seq in enumerate(writer.acked)]
         assert places == acked, f"lost, doubled or elsewhere: {sorted({*places} ^ {*acked})}"

@@ -1,4 +1,4 @@
-"""Fixtures for tests through the transports: one real server on a free port, and people who use it."""
+"""Fixtures for tests over both transports: one real server on a free port, and its users."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,10 +32,10 @@ MakeUser = Callable[..., Awaitable[User]]
 
 
 class Service:
-    """The running server, and its inside for tests that break something on purpose.
+    """The running server, with its components for tests that break them on purpose.
 
-    `patience`: the seconds that a transaction may wait; None: as in production. On a busy machine that is too short
-    for tests of anything else.
+    `patience`: the seconds that a transaction may wait, None as in production. On a busy machine the value of
+    production is too short for other tests.
     """
 
     def __init__(self, settings: Settings, *, is_fallback: bool = False, patience: float | None = 60.0) -> None:
@@ -43,9 +43,9 @@ class Service:
             patch.setattr(chat_app.database, "PATIENCE_SECONDS", patience or chat_app.database.PATIENCE_SECONDS)
             self.app = create_app(settings)
         self.base = f"http://{settings.host}:{settings.port}"
-        # Where people are, one after the other.
+        # Each new person uses the next of these nodes.
         self.bases = [self.base]
-        # What the libraries alone serve has to have the same outcome.
+        # The fallback, served by the libraries alone, has to behave the same.
         protocol = "websockets-sansio" if is_fallback else FastProtocol
         options = {"host": settings.host, "port": settings.port, "timeout_graceful_shutdown": 3, "ws": protocol}
         self.server = uvicorn.Server(configuration(self.app, **options))
@@ -106,14 +106,14 @@ async def service(service_settings: Settings, pytestconfig: pytest.Config) -> As
 
 
 async def _in_step(*services: Service) -> None:
-    """Wait until each has heard and delivered what the others have published."""
+    """Wait until each node has received and delivered everything the others have published."""
     clusters = [service.cluster for service in services]
 
-    def heard(listener: Cluster, speaker: Cluster) -> bool:
-        known = listener.bus._nodes.get(speaker.bus.node)
-        return known is not None and known.number >= speaker.bus._number and not listener.order._waiting
+    def is_in_step(receiver: Cluster, sender: Cluster) -> bool:
+        known = receiver.bus._nodes.get(sender.bus.node)
+        return known is not None and known.number >= sender.bus._number and not receiver.order._waiting
 
-    await until(lambda: all(heard(one, other) for one, other in permutations(clusters, 2)))
+    await until(lambda: all(is_in_step(one, other) for one, other in permutations(clusters, 2)))
 
 
 @asynccontextmanager
@@ -139,8 +139,8 @@ async def making_people(service: Service, make_user: MakeUser) -> AsyncIterator[
 
 @pytest.fixture
 async def make_person(service: Service, make_user: MakeUser) -> AsyncIterator[MakePerson]:
-    """`await make_person("Anna")`: a user with a token; `connected=True` opens a socket too; `again=anna`: one more
-    session of hers.
+    """`await make_person("Anna")`: a user with a token. `connected=True` also opens a connection. `again=anna` opens
+    another session of the same user.
     """
     async with making_people(service, make_user) as make:
         yield make
@@ -148,7 +148,7 @@ async def make_person(service: Service, make_user: MakeUser) -> AsyncIterator[Ma
 
 @pytest.fixture(scope="module")
 async def make_lasting_person(service: Service, make_user: MakeUser) -> AsyncIterator[MakePerson]:
-    """As make_person, for people whom all the tests of a module share."""
+    """As make_person, for users that all tests of a module share."""
     async with making_people(service, make_user) as make:
         yield make
 
@@ -162,5 +162,5 @@ async def openapi(service: Service) -> dict[str, object]:
 
 @pytest.fixture(params=["http", "socket"])
 def transport(request: pytest.FixtureRequest, openapi: dict[str, object]) -> Transport:
-    """Both transports, one after the other: a test that takes this runs twice."""
+    """A test with this fixture runs once over HTTP and once over Socket.IO."""
     return HttpTransport(openapi) if request.param == "http" else SocketTransport()

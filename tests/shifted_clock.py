@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-# All that reads the clock has to be there before it is shifted.
+# Every module that reads the clock has to be imported before it is shifted.
 import chat_app.main  # noqa: F401
 from chat_app.__main__ import main
 
@@ -13,14 +13,14 @@ SHIFTED_PACKAGES = ("chat_app", "jwt", "fastapi_users", "redis", "engineio")
 
 
 class AnyDatetime(type):
-    """Each datetime is one of the shifted class, as all those are that libraries make."""
+    """Every datetime counts as an instance of the shifted class, also those that libraries make."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, datetime.datetime)
 
 
 def shift(seconds: float) -> None:
-    """Shift the clock for the program and what reads it for it; timers have their own, which stays."""
+    """Shift the clock for the program and its libraries. Timers use another clock, which stays."""
     real, right = time.time, datetime.datetime
 
     class Shifted(right, metaclass=AnyDatetime):

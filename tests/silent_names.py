@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 HOST = "silent.example.org"
-# As long as a resolver tries; more than anybody waits for the end of a process.
+# As long as a resolver tries, and longer than the service may take to end.
 SECONDS = 60
 
 _getaddrinfo = socket.getaddrinfo
@@ -23,7 +23,7 @@ def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
 
 if __name__ == "__main__":
     socket.getaddrinfo = getaddrinfo
-    # It asks the C library, not this function; asyncio's own loop takes its place.
+    # uvloop calls the C library and not this function, so asyncio's own loop runs.
     sys.modules["uvloop"] = None  # type: ignore[assignment]
     from chat_app.__main__ import main
 

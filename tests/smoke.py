@@ -1,4 +1,4 @@
-"""Chats through a running service with its demo users, with nothing but Python: python tests/smoke.py [ADDRESS]"""
+"""Chats through a running service as its demo users, with the standard library only: python tests/smoke.py [ADDRESS]"""
 
 import json
 import socket
@@ -24,7 +24,7 @@ class Person:
         self.token = self._answer(Request(self.api + "auth/login", form))["access_token"]
         self.headers["Authorization"] = f"Bearer {self.token}"
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
+    def request(self, method: str, path: str, body: object = None) -> Any:
         headers = self.headers | {"Content-Type": "application/json"}
         return self._answer(Request(self.api + path, json.dumps(body).encode(), headers, method=method))
 
@@ -55,16 +55,16 @@ class Listener:
         assert b" 101 " in status, f"no WebSocket: {status!r}"
         while self.stream.readline().strip():
             pass
-        self.say(f"40{json.dumps({'token': token})}")
-        self.hear('42["ready"')
+        self.send(f"40{json.dumps({'token': token})}")
+        self.receive('42["ready"')
 
-    def say(self, packet: str) -> None:
+    def send(self, packet: str) -> None:
         data = packet.encode()
-        # A text, its length in two bytes, and a mask, which has to be there, of zeros.
+        # A text frame: its length in two bytes, and the required mask, of zeros.
         self.socket.sendall(b"\x81\xfe" + len(data).to_bytes(2, "big") + bytes(4) + data)
 
-    def hear(self, text: str) -> None:
-        """Return when a packet with this text has come. Raises TimeoutError."""
+    def receive(self, text: str) -> None:
+        """Wait for a packet with this text. Raises TimeoutError."""
         packet = ""
         while text not in packet:
             assert not packet.startswith("44"), f"refused: {packet}"
@@ -73,11 +73,11 @@ class Listener:
                 length = int.from_bytes(self.stream.read(2 if length == 126 else 8), "big")
             packet = self.stream.read(length).decode()
             if packet == "2":
-                self.say("3")
+                self.send("3")
 
 
 def fetch(what: str | Request) -> bytes:
-    """The body of an answer; urllib raises for any status that is an error."""
+    """The body of an answer. urllib raises an error for an error status."""
     with urlopen(what, timeout=10) as answer:
         body: bytes = answer.read()
     return body
@@ -99,18 +99,18 @@ def main(address: str) -> None:
         assert fetch(urljoin(address, page)), page
 
     anna, boris = Person(address, ANNA), Person(address, BORIS)
-    chat = anna.ask("POST", "chats/private", {"user_id": boris.ask("GET", "users/me")["id"]})["id"]
+    chat = anna.request("POST", "chats/private", {"user_id": boris.request("GET", "users/me")["id"]})["id"]
     message = {"client_id": str(uuid4()), "type": "text", "text": f"Smoke {uuid4()}"}
     listener = Listener(address, boris.token)
-    sent = anna.ask("POST", f"chats/{chat}/messages", message)
-    listener.hear(message["text"])
-    assert boris.ask("GET", f"chats/{chat}/messages/{sent['seq']}")["text"] == message["text"]
+    sent = anna.request("POST", f"chats/{chat}/messages", message)
+    listener.receive(message["text"])
+    assert boris.request("GET", f"chats/{chat}/messages/{sent['seq']}")["text"] == message["text"]
 
     # A picture goes through the worker process and the store of files.
-    avatar = anna.ask("PUT", "users/me/avatar", {"image": DOT})
+    avatar = anna.request("PUT", "users/me/avatar", {"image": DOT})
     assert fetch(urljoin(address, avatar["small"])).startswith((b"\xff\xd8", b"\x89PNG"))
-    anna.ask("DELETE", "users/me/avatar")
-    # One that is so large goes through a file in /tmp.
+    anna.request("DELETE", "users/me/avatar")
+    # A file of this size goes through a temporary file.
     data = bytes(range(256)) * 2**13
     assert fetch(urljoin(address, anna.upload(data)["url"])) == data
     sys.stdout.write(f"{address}: the pages, a message, its event, a picture and a file came through\n")

@@ -1,6 +1,6 @@
-"""What DESIGN §6 says of chats, as dicts and lists: who may do what, and what everybody then sees.
+"""A model of the rules of DESIGN §6 in dicts and lists: who may do what, and what each user then sees.
 
-It knows nothing of the service. Every operation returns what the answer has to be, or raises Refused.
+It does not use the service. Every operation returns the expected answer or raises Refused.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Refused(Exception):
 
 
 class Outcome(NamedTuple):
-    """A success: its status, and the chat, message or whatever its data show."""
+    """A success: its status, and the chat, message or list in its data."""
 
     status: int
     shown: Any = None
@@ -81,10 +81,10 @@ class Model:
         self.active: dict[str, Chat] = {}
         self.clock = count(1)
 
-    # What everybody sees.
+    # What users see.
 
     def chats_of(self, user: str) -> list[Chat]:
-        """In the order of the list."""
+        """The user's chats in the order of the list."""
         mine = [chat for chat in self.chats if user in chat.members]
         return sorted(mine, key=lambda chat: (-chat.members[user].pinned_at, -chat.updated_at))
 
@@ -141,7 +141,7 @@ class Model:
             for user, member in chat.members.items()
         }
 
-    # Who may what.
+    # Permissions.
 
     def _mine(self, user: str, chat: Chat) -> Member:
         if user not in chat.members:
@@ -163,7 +163,7 @@ class Model:
         if chat.creator_id != user:
             raise Refused(403, "not_creator")
 
-    # What they do.
+    # Operations.
 
     def open_private_chat(self, user: str, user_id: str) -> Outcome:
         if user == user_id:
@@ -188,7 +188,7 @@ class Model:
             return Outcome(200, chat)
         members = {who: Member(1, 0, 0) for who in (user, *others)}
         chat = Chat("group", members, 0, creator_id=user, title=title, version=0)
-        self._tell(chat, user, "group_created", others, title)
+        self._add_system(chat, user, "group_created", others, title)
         self.chats.append(chat)
         if client_id:
             self.founded[user, client_id] = chat, content
@@ -206,7 +206,7 @@ class Model:
             return Outcome(200, message)
         if reply_to is not None:
             self._seen(user, chat, reply_to)
-        message = self._say(chat, user, type=type, text=text, client_id=client_id, reply_to=reply_to)
+        message = self._add(chat, user, type=type, text=text, client_id=client_id, reply_to=reply_to)
         self.sent[key] = message, content
         return Outcome(201, message)
 
@@ -273,7 +273,7 @@ class Model:
         return Outcome(200)
 
     def list_changes(self, user: str, chat: Chat, since: int) -> Outcome:
-        """The seqs of what changed, in the order of versions; None: the window is to be dropped."""
+        """The seqs of changed messages in the order of versions. None: the window has to be dropped."""
         mine = self._mine(user, chat)
         if not mine.joined_version <= since <= chat.version:
             return Outcome(200, None)
@@ -293,7 +293,7 @@ class Model:
                 for member in chat.members.values():
                     member.title = None
             event = "became_group" if was_private else "members_added"
-            message = self._tell(chat, user, event, joining, chat.title if was_private else None)
+            message = self._add_system(chat, user, event, joining, chat.title if was_private else None)
             visible_from = mine.visible_from if share_history else message.seq
             chat.members |= {who: Member(visible_from, visible_from - 1, chat.version) for who in joining}
         return Outcome(200, chat)
@@ -305,7 +305,7 @@ class Model:
         if user_id not in chat.members:
             raise Refused(404, "member_not_found")
         self._end(chat, user_id)
-        self._tell(chat, user, "member_removed", [user_id])
+        self._add_system(chat, user, "member_removed", [user_id])
         return Outcome(204)
 
     def leave_chat(self, user: str, chat: Chat) -> Outcome:
@@ -313,7 +313,7 @@ class Model:
         if chat.creator_id == user:
             raise Refused(409, "creator_cannot_leave")
         self._end(chat, user)
-        self._tell(chat, user, "member_left", [])
+        self._add_system(chat, user, "member_left", [])
         return Outcome(204)
 
     def delete_chat(self, user: str, chat: Chat) -> Outcome:
@@ -331,11 +331,11 @@ class Model:
         chat.version += 1
         message.version = chat.version
 
-    def _tell(self, chat: Chat, user: str, event: str, user_ids: list[str], title: str | None = None) -> Message:
-        return self._say(chat, user, type="system", payload={"event": event, "user_ids": user_ids, "title": title})
+    def _add_system(self, chat: Chat, user: str, event: str, user_ids: list[str], title: str | None = None) -> Message:
+        return self._add(chat, user, type="system", payload={"event": event, "user_ids": user_ids, "title": title})
 
-    def _say(self, chat: Chat, user: str, **content: Any) -> Message:
-        """Whoever causes a message has read up to it."""
+    def _add(self, chat: Chat, user: str, **content: Any) -> Message:
+        """Add a message. Its sender's read position moves to it."""
         chat.version += 1
         chat.updated_at = next(self.clock)
         message = Message(chat.message_count + 1, chat.version, sender_id=user, **content)

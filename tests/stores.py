@@ -1,4 +1,4 @@
-"""The stores of files that the service may have: a folder, and a bucket in a process that speaks S3."""
+"""The stores of files for tests: a folder, and a bucket in a process that speaks S3."""
 
 import asyncio
 import os
@@ -20,14 +20,14 @@ START_SECONDS = 40
 
 
 class Bucket:
-    """A server for S3 in a process of its own, which keeps everything in memory, with one bucket."""
+    """An S3 server in a process of its own, with one bucket in memory."""
 
     url = "s3://bucket/some/prefix"
 
     def __init__(self) -> None:
         self.port = str(free_port())
         self.endpoint = f"http://127.0.0.1:{self.port}"
-        # As for any other program that speaks S3.
+        # The variables that every S3 client reads.
         self.environment = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "key",
@@ -48,7 +48,7 @@ class Bucket:
                     await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
-        """Be gone, with all that is in it."""
+        """End the server; its data is lost."""
         if self.process:
             self.process.kill()
             await self.process.wait()
@@ -66,7 +66,7 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 async def bucket() -> AsyncIterator[Bucket]:
-    """One that stays for all tests."""
+    """One bucket for all tests."""
     made = Bucket()
     await made.start()
     yield made
@@ -79,7 +79,7 @@ def keys_in(storage: Storage) -> set[str]:
 
 @pytest.fixture(params=["file", "s3"])
 def files(request: pytest.FixtureRequest, service: Service, monkeypatch: pytest.MonkeyPatch) -> Files:
-    """What this test has added to the store; with this the test runs twice, with a folder and with a bucket."""
+    """`files()`: the keys that this test has added. A test with this fixture runs with a folder and with a bucket."""
     if request.param == "s3":
         storage = request.getfixturevalue("bucket").open()
         monkeypatch.setattr(service.node, "storage", storage)

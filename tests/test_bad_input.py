@@ -20,6 +20,7 @@ from tests.operations import (
     ROUTES,
     Json,
     Scene,
+    event_names,
     fields_of,
     fingerprint,
     kind,
@@ -28,7 +29,6 @@ from tests.operations import (
     other_contents,
     refusal,
     request,
-    told,
     valid_arguments,
 )
 from tests.raw import RawSocket
@@ -156,7 +156,7 @@ async def nothing_changes(scene: Scene, database: Database, service: Service) ->
     yield
     assert await fingerprint(database) == before
     await scene.creator.settle()
-    assert told(scene.creator) == []
+    assert event_names(scene.creator) == []
     # A connection that its request forgot would never come back to the pool.
     async with asyncio.timeout(DEADLINE):
         while service.database.engine.pool.checkedout():  # type: ignore[attr-defined]  # of the kind of pool in use
@@ -291,7 +291,7 @@ class TestCommands:
         opened = await RawSocket.connected(service.base, scene.creator.token)
         yield opened
         assert (await opened.call("list_chats"))["ok"]
-        assert opened.heard == []
+        assert opened.received == []
         await opened.close()
 
     @pytest.mark.parametrize("name", COMMANDS)

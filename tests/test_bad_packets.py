@@ -14,7 +14,7 @@ from websockets import ConnectionClosed
 from websockets.asyncio.client import connect
 
 from tests.clients import DEADLINE, Person
-from tests.operations import kind, told
+from tests.operations import event_names, kind
 from tests.raw import RawSocket
 from tests.service import MakePerson, Service
 
@@ -46,7 +46,7 @@ IGNORED = {
     "a message that is a list": ["4[1]"],
     "a message that is null": ["4null"],
     "an unknown type": ["47[]", "49", "4x"],
-    "a command without a number": ['42["unheard_of",{}]'],
+    "a command without a number": ['42["nonexistent",{}]'],
     "a number of digits that are none": ['42²["list_chats",{}]'],
     "a command for another namespace": ['42/admin,7["list_chats",{}]'],
     "a disconnect from another namespace": ["41/admin,"],
@@ -93,7 +93,7 @@ async def bystander(service: Service, everybody: list[Person]) -> AsyncIterator[
     await person.forget()
     yield person
     assert (await person.http.get("/healthz")).is_success
-    assert told(person) == []
+    assert event_names(person) == []
     async with asyncio.timeout(DEADLINE):
         while len(service.live.connections) > 1:
             await person.settle()
@@ -117,61 +117,61 @@ class TestAConnection:
     async def test_is_told_that_a_command_is_unreadable_and_goes_on(self, raw: RawSocket) -> None:
         answers = {}
         for case, packets in UNREADABLE.items():
-            await raw.say(*packets)
+            await raw.send(*packets)
             answers[case] = kind((await raw.answer_to(7))["error"])
             assert (await raw.call("list_chats"))["ok"]
         assert answers == dict.fromkeys(UNREADABLE, (422, "invalid_input"))
 
     async def test_gets_no_answer_to_what_asks_for_none_and_goes_on(self, raw: RawSocket) -> None:
-        heard = {}
+        packets_of = {}
         for case, packets in IGNORED.items():
-            await raw.say(*packets)
+            await raw.send(*packets)
             assert (await raw.call("list_chats"))["ok"], case
-            heard[case], raw.heard = raw.heard, []
-        assert heard == {case: [] for case in IGNORED}
+            packets_of[case], raw.received = raw.received, []
+        assert packets_of == {case: [] for case in IGNORED}
 
     async def test_ends_with_what_is_no_packet(self, service: Service, attacker: Person) -> None:
         for packets in ENDING.values():
             raw = await RawSocket.connected(service.base, attacker.token)
-            await raw.say(*packets)
+            await raw.send(*packets)
             with pytest.raises(ConnectionClosed):
-                await raw.hear()
+                await raw.receive()
 
     async def test_may_have_numbers_of_a_hundred_digits(self, raw: RawSocket) -> None:
         number = 10**100 - 1
-        await raw.say(f'42{number}["list_chats",{{}}]', f'42{number}9["list_chats",{{}}]')
+        await raw.send(f'42{number}["list_chats",{{}}]', f'42{number}9["list_chats",{{}}]')
         assert (await raw.answer_to(number))["ok"]
         assert (await raw.call("list_chats"))["ok"]
 
     async def test_is_refused_other_namespaces_and_keeps_its_own(self, raw: RawSocket) -> None:
-        await raw.say('40/admin,{"token":"x"}', "40/" + "x" * 10_000 + ",")
+        await raw.send('40/admin,{"token":"x"}', "40/" + "x" * 10_000 + ",")
         assert (await raw.call("list_chats"))["ok"]
-        assert all(packet.startswith("44/") for packet in raw.heard)
+        assert all(packet.startswith("44/") for packet in raw.received)
 
     async def test_ends_with_text_that_is_not_utf8(self, raw: RawSocket) -> None:
         await raw.socket.send(b"42\xff\xfe", text=True)
         with pytest.raises(ConnectionClosed):
-            await raw.hear()
+            await raw.receive()
 
     async def test_that_disconnected_is_not_answered_but_may_connect_again(
         self, raw: RawSocket, attacker: Person
     ) -> None:
-        await raw.say("41", '427["list_chats",{}]')
+        await raw.send("41", '427["list_chats",{}]')
         assert (await raw.join({"token": attacker.token})).startswith("40{")
-        assert (await raw.hear()).startswith('42["ready"')
+        assert (await raw.receive()).startswith('42["ready"')
         assert (await raw.call("list_chats"))["ok"]
 
     async def test_that_was_closed_is_not_answered_and_forgotten(self, service: Service, raw: RawSocket) -> None:
-        await raw.say("1", '427["list_chats",{}]')
+        await raw.send("1", '427["list_chats",{}]')
         # The bystander sees in the end that it is forgotten.
         await raw.socket.close()
-        assert raw.heard == []
+        assert raw.received == []
 
     async def test_that_floods_is_answered_in_order(self, raw: RawSocket) -> None:
         numbers = range(1000, 1200)
-        await raw.say(*(f'42{number}["list_chats",{{"limit":0}}]' for number in numbers))
+        await raw.send(*(f'42{number}["list_chats",{{"limit":0}}]' for number in numbers))
         assert [kind((await raw.answer_to(number))["error"]) for number in numbers] == [(422, "invalid_input")] * 200
-        assert raw.heard == []
+        assert raw.received == []
 
 
 class TestATransport:
@@ -179,7 +179,7 @@ class TestATransport:
 
     async def test_may_be_left_half_open(self, service: Service, bystander: Person) -> None:
         opened = [await RawSocket.open(service.base) for _ in range(30)]
-        await opened[0].say("41", "42", '427["list_chats",{}]', b"x", "451-[1]", '451-7["x"]', "430[]", "2probe")
+        await opened[0].send("41", "42", '427["list_chats",{}]', b"x", "451-[1]", '451-7["x"]', "430[]", "2probe")
         await bystander.settle()
         for transport in opened:
             await transport.close()

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from chat_app.database import Database
 from tests.clients import HttpTransport, Person, SocketTransport, Transport
-from tests.operations import Json, broken_table, request, somebody_waits
+from tests.operations import Json, broken_table, request, wait_for_lock_waiter
 from tests.process import Line, Process
 from tests.raw import RawSocket
 from tests.service import MakePerson
@@ -197,7 +197,7 @@ class TestASlowQuery:
             await connection.execute(text(lock), {"chat_id": chat_id})
             arguments = {"chat_id": chat_id, "type": "text", "text": "secret text", "client_id": str(uuid4())}
             sending = asyncio.create_task(asked(SocketTransport(), anna, "send_message", arguments))
-            await somebody_waits(connection)
+            await wait_for_lock_waiter(connection)
             await connection.execute(text("SELECT pg_sleep(0.3)"))
         request_id, _ = await sending
         line = (await lines_of(process, request_id))["slow query"]

@@ -24,13 +24,13 @@ from tests.operations import (
     API,
     ROUTES,
     Scene,
+    event_names,
     fingerprint,
     kind,
     make_scene,
     named_by,
     refusal,
     request,
-    told,
     valid_arguments,
 )
 from tests.raw import RawSocket
@@ -123,13 +123,13 @@ class TestTheAnonymous:
         before = await fingerprint(database)
         raw = await RawSocket.open(service.base)
         commands = [f"42{number}{json.dumps([name, table[name]])}" for number, name in enumerate(COMMANDS)]
-        await raw.say(*commands)
+        await raw.send(*commands)
         refused = await raw.join({"token": "garbage"})
         assert refused.startswith("44{")
-        await raw.say(*commands)
+        await raw.send(*commands)
         # All is answered in order, so there was no answer to any command.
         assert (await raw.join({"token": people[0].token})).startswith("40{")
-        assert (await raw.hear()).startswith('42["ready"')
+        assert (await raw.receive()).startswith('42["ready"')
         assert await fingerprint(database) == before
         await raw.close()
 
@@ -245,11 +245,11 @@ class TestAChatOneIsNotIn:
         assert {name: kind(answer) for name, answer in answers.items()} == dict.fromkeys(operations, CHAT_NOT_FOUND)
 
         assert await fingerprint(database) == before
-        await transport.send(scene.creator, scene.chat_id, "the only one who is told is the member")
+        await transport.send(scene.creator, scene.chat_id, "only the member gets an event")
         for somebody in (scene.creator, scene.member, person):
             await somebody.settle()
-        assert told(person) == []
-        assert told(scene.member) == ["messages_changed", "chats_changed"]
+        assert event_names(person) == []
+        assert event_names(scene.member) == ["messages_changed", "chats_changed"]
 
     async def test_is_not_active_on_a_connection_that_asks_for_it(
         self, transport: Transport, outsider: tuple[Scene, Person]

@@ -20,7 +20,7 @@ from chat_app.live import bus, cluster, server
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Answer, HttpTransport, Person, Socket, SocketTransport, Transport
 from tests.conftest import free_port
-from tests.operations import Json, told
+from tests.operations import Json, event_names
 from tests.process import Process
 from tests.service import MakePerson, MakeUser, Service, making_people
 
@@ -164,8 +164,8 @@ class TestP2:
         await gate.open()
         message = await sending
         for socket in connections:
-            told_of = await socket.wait_for("messages_changed")
-            assert [told["seq"] for told in told_of["messages"]] == [message["seq"]]
+            received = await socket.wait_for("messages_changed")
+            assert [event["seq"] for event in received["messages"]] == [message["seq"]]
 
     async def test_a_commit_that_fails_is_not_acked_and_never_happened(
         self, transport: Transport, make_person: MakePerson, gate: Gate
@@ -180,7 +180,7 @@ class TestP2:
         for person in (anna, boris):
             await person.settle()
             # They may be asked to look again, and find nothing.
-            assert set(told(person)) <= {"resync_required"}
+            assert set(event_names(person)) <= {"resync_required"}
             assert await transport.history(person, chat["id"]) == []
         assert (await transport.send(anna, chat["id"]))["seq"] == 1
 
@@ -530,9 +530,9 @@ def assert_without_gap(changes: list[Json], first: int, last: int) -> None:
 
 def assert_only_up(socket: Socket, chat_id: str) -> None:
     """A chat's versions only go up on a connection, and so do those of what is personal."""
-    told_of = socket.named("chats_changed")
-    shared = [chat["version"] for event in told_of for chat in event["chats"] if chat["id"] == chat_id]
-    mine = [part["version"] for event in told_of for part in event["mine"] if part["chat_id"] == chat_id]
+    received = socket.named("chats_changed")
+    shared = [chat["version"] for event in received for chat in event["chats"] if chat["id"] == chat_id]
+    mine = [part["version"] for event in received for part in event["mine"] if part["chat_id"] == chat_id]
     assert shared == sorted(set(shared)) and mine == sorted(mine)
     assert shared
 

@@ -66,7 +66,7 @@ def sending(transport: Transport, person: Person, chat_id: str) -> Callable[[], 
     )
 
 
-def versions_told(events: list[tuple[str, Json]], chat_id: str) -> list[int]:
+def versions_received(events: list[tuple[str, Json]], chat_id: str) -> list[int]:
     """The versions of a chat in these events."""
     changes = [event["version"] for name, event in events if name == "messages_changed"]
     return changes + [
@@ -188,14 +188,14 @@ class TestP16:
 
         await leaver.settle()
         for socket in leaver.sockets:
-            [told] = [number for number, (_, event) in enumerate(socket.events) if event.get("removed")]
-            [removed] = socket.events[told][1]["removed"]
+            [place] = [number for number, (_, event) in enumerate(socket.events) if event.get("removed")]
+            [removed] = socket.events[place][1]["removed"]
             assert removed["chat_id"] == chat_id
             # Neither anything newer, nor anything at all of this chat after it was told.
-            before = versions_told(socket.events[:told], chat_id)
+            before = versions_received(socket.events[:place], chat_id)
             assert before
             assert max(before) < removed["version"]
-            assert chat_id not in json.dumps(socket.events[told + 1 :])
+            assert chat_id not in json.dumps(socket.events[place + 1 :])
         assert {answer.code for answer in late} == {"chat_not_found"}
         assert {answer.code for answer in reads.answers} == {None, "chat_not_found"}
         seen = [message for answer in reads.answers if answer.ok for message in answer.data["items"]]
@@ -330,7 +330,7 @@ class Account:
 
     def __init__(self, phone: str) -> None:
         self.phone = phone
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.tokens: list[str] = []
         self.person: Person
 
@@ -354,12 +354,12 @@ class Account:
 
     def keep(self, answer: httpx.Response) -> None:
         tokens = answer.raise_for_status().json()
-        self.heard.append(answer.text)
+        self.received.append(answer.text)
         self.tokens += [tokens["access_token"], tokens["refresh_token"]]
 
     async def do(self, transport: Transport, operation: str, **arguments: Any) -> Any:
         data = await transport.do(self.person, operation, **arguments)
-        self.heard.append(json.dumps(data))
+        self.received.append(json.dumps(data))
         return data
 
 
@@ -386,7 +386,7 @@ class TestP20:
             await self.converse(anna, boris, [SocketTransport(), HttpTransport(openapi)])
             await self.make_mistakes(anna, database)
             metrics = (await boris.person.http.get("/metrics")).text
-            told_to_boris = [*boris.heard, json.dumps(boris.person.socket.events)]
+            boris_received = [*boris.received, json.dumps(boris.person.socket.events)]
         finally:
             await anna.person.close()
             await boris.person.close()
@@ -403,14 +403,14 @@ class TestP20:
         assert find(in_no_log, log) == []
         assert find(in_no_log, metrics) == []
         annas = [*phones[:3], self.PASSWORDS[0], *anna.tokens, self.OWN_TITLE, *hashes, "hashed_password"]
-        assert find(annas, "\n".join(told_to_boris)) == []
+        assert find(annas, "\n".join(boris_received)) == []
         # Whoever they are of is told, or this test would not mean anything.
-        owners = json.dumps([anna.heard, anna.person.socket.events])
+        owners = json.dumps([anna.received, anna.person.socket.events])
         assert find([self.PHONES[0], self.OWN_TITLE, *anna.tokens], owners) == [
             *(self.PHONES[0], self.OWN_TITLE),
             *anna.tokens,
         ]
-        assert find([self.TEXT, self.FRIEND], "\n".join(told_to_boris)) == [self.TEXT, self.FRIEND]
+        assert find([self.TEXT, self.FRIEND], "\n".join(boris_received)) == [self.TEXT, self.FRIEND]
 
     async def converse(self, anna: Account, boris: Account, transports: list[Transport]) -> None:
         """What people do: everything that is answered is kept."""
@@ -478,7 +478,7 @@ class TestP20:
         await raw.call(token)
         await raw.call("lookup_user", json.dumps({"phone": phone}))
         await raw.call("get_chat", json.dumps({"chat_id": phone, phone: token}))
-        await raw.say(f'427["{token}"', f"43{phone[1:]}[1]", f"44{token}", f"40{{{token}", f"4{token}", f"9{token}")
+        await raw.send(f'427["{token}"', f"43{phone[1:]}[1]", f"44{token}", f"40{{{token}", f"4{token}", f"9{token}")
         await raw.close()
 
     async def hashes(self, database: Database) -> list[str]:

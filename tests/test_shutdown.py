@@ -59,11 +59,11 @@ async def is_committing(connection: AsyncConnection) -> None:
             pass
 
 
-async def say(raw: RawSocket, chat_id: str, words: str) -> int:
+async def start_sending(raw: RawSocket, chat_id: str, words: str) -> int:
     """Send a message without waiting; the number of its ack."""
     number = next(raw.numbers)
     content = {"chat_id": chat_id, "type": "text", "text": words, "client_id": str(uuid4())}
-    await raw.say(f"42{number}{json.dumps(['send_message', content])}")
+    await raw.send(f"42{number}{json.dumps(['send_message', content])}")
     return number
 
 
@@ -80,9 +80,9 @@ async def test_sends_in_flight_are_answered_and_their_events_delivered(
     raws = [await RawSocket.connected(node.base, sender.token) for sender in senders]
     idle = await RawSocket.connected(node.base, reader.token)
 
-    numbers = [await say(raws[0], chat_id, SLOW)]
+    numbers = [await start_sending(raws[0], chat_id, SLOW)]
     await is_committing(slow_commits)
-    numbers += [await say(raw, chat_id, "waits for the commit before it") for raw in raws[1:]]
+    numbers += [await start_sending(raw, chat_id, "waits for the commit before it") for raw in raws[1:]]
     await until(lambda: len(node.lines(command="send_message", event="authorized")) == SENDERS)
     node.process.terminate()
 
@@ -91,7 +91,7 @@ async def test_sends_in_flight_are_answered_and_their_events_delivered(
     counts = [0]
     with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012  # after its events
         while True:
-            packet = await idle.hear()
+            packet = await idle.receive()
             if packet.startswith('42["chats_changed",'):
                 counts.append(json.loads(packet[2:])[1]["chats"][0]["message_count"])
     assert max(counts) == SENDERS + 1
@@ -111,15 +111,15 @@ async def test_nothing_begins_any_more(
     anna, boris = at(node.base, await make_person("Anna")), await make_person("Boris")
     chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
     raw = await RawSocket.connected(node.base, anna.token)
-    first = await say(raw, chat_id, SLOW)
+    first = await start_sending(raw, chat_id, SLOW)
     await is_committing(slow_commits)
     for _ in range(20):
-        await say(raw, chat_id, "waits for the answer before it")
+        await start_sending(raw, chat_id, "waits for the answer before it")
     node.process.terminate()
     answered = await raw.answer_to(first)
     with pytest.raises(ConnectionClosed):  # noqa: PT012  # nothing but events comes before
         while True:
-            assert not (await raw.hear()).startswith("43")
+            assert not (await raw.receive()).startswith("43")
     assert await asyncio.wait_for(node.process.wait(), START_SECONDS) == 0
     await node.kill()
     written = text("SELECT count(*) FROM message WHERE chat_id = :chat_id")

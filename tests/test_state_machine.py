@@ -37,7 +37,7 @@ MOST_CHATS = 4
 CHATS: Bundle[Chat] = Bundle("chats")
 USERS = st.integers(0, len(NAMES) - 1)
 SEVERAL = st.sets(USERS, min_size=1, max_size=3).map(sorted)
-DOORS = st.sampled_from(("http", "socket"))
+TRANSPORTS = st.sampled_from(("http", "socket"))
 # Few, so that they come again.
 TEXTS = st.sampled_from(("yes", "no", "perhaps"))
 TITLES = st.sampled_from(("Trip", "Work"))
@@ -126,7 +126,7 @@ class Chats(RuleBasedStateMachine):
     def founded(self, outcome: Outcome | None) -> MultipleResults[Chat] | Chat:
         return outcome.shown if outcome and outcome.status == 201 else multiple()
 
-    @initialize(target=CHATS, transport=DOORS, members=SEVERAL.filter(lambda members: members != [0]))
+    @initialize(target=CHATS, transport=TRANSPORTS, members=SEVERAL.filter(lambda members: members != [0]))
     def begin_with_a_group(self, transport: str, members: list[int]) -> Any:
         member_ids = [self.ids[member] for member in members]
         return self.founded(self.do(transport, 0, "create_group", title="Trip", member_ids=member_ids, client_id=None))
@@ -135,12 +135,12 @@ class Chats(RuleBasedStateMachine):
         return len(self.model.chats) < MOST_CHATS
 
     @precondition(wants_chats)
-    @rule(target=CHATS, transport=DOORS, user=USERS, peer=USERS)
+    @rule(target=CHATS, transport=TRANSPORTS, user=USERS, peer=USERS)
     def open_private_chat(self, transport: str, user: int, peer: int) -> Any:
         return self.founded(self.do(transport, user, "open_private_chat", user_id=self.ids[peer]))
 
     @precondition(wants_chats)
-    @rule(target=CHATS, transport=DOORS, user=USERS, title=TITLES, members=SEVERAL, client_id=st.none() | USED_IDS)
+    @rule(target=CHATS, transport=TRANSPORTS, user=USERS, title=TITLES, members=SEVERAL, client_id=st.none() | USED_IDS)
     def create_group(self, transport: str, user: int, title: str, members: list[int], client_id: str | None) -> Any:
         member_ids = [self.ids[member] for member in members]
         return self.founded(
@@ -148,7 +148,12 @@ class Chats(RuleBasedStateMachine):
         )
 
     @rule(
-        transport=DOORS, user=USERS, chat=CHATS, text=TEXTS, client_id=st.none() | USED_IDS, reply_to=st.none() | BACK
+        transport=TRANSPORTS,
+        user=USERS,
+        chat=CHATS,
+        text=TEXTS,
+        client_id=st.none() | USED_IDS,
+        reply_to=st.none() | BACK,
     )
     def send_message(
         self, transport: str, user: int, chat: Chat, text: str, client_id: str | None, reply_to: int | None
@@ -164,7 +169,7 @@ class Chats(RuleBasedStateMachine):
             type="text",
         )
 
-    @rule(transport=DOORS, chat=CHATS, back=BACK, what=st.sampled_from(("edit", "delete", "like")))
+    @rule(transport=TRANSPORTS, chat=CHATS, back=BACK, what=st.sampled_from(("edit", "delete", "like")))
     def answer_and_touch(self, transport: str, chat: Chat, back: int, what: str) -> None:
         """A random member's message seldom meets a right: here who is in the chat answers, and then touches that."""
         if chat.members:
@@ -173,12 +178,12 @@ class Chats(RuleBasedStateMachine):
             text = {"text": "no"} if what == "edit" else {}
             self.do(transport, user, f"{what}_message", chat, seq=max(1, chat.message_count), **text)
 
-    @rule(transport=DOORS, user=USERS, chat=CHATS, back=BACK, text=st.none() | TEXTS)
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, back=BACK, text=st.none() | TEXTS)
     def edit_message(self, transport: str, user: int, chat: Chat, back: int, text: str | None) -> None:
         self.do(transport, user, "edit_message", chat, seq=max(1, chat.message_count - back), text=text)
 
     @rule(
-        transport=DOORS,
+        transport=TRANSPORTS,
         user=USERS,
         chat=CHATS,
         back=BACK,
@@ -187,16 +192,16 @@ class Chats(RuleBasedStateMachine):
     def touch_message(self, transport: str, user: int, chat: Chat, back: int, operation: str) -> None:
         self.do(transport, user, operation, chat, seq=max(1, chat.message_count - back))
 
-    @rule(transport=DOORS, user=USERS, chat=CHATS, back=BACK)
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, back=BACK)
     def mark_read(self, transport: str, user: int, chat: Chat, back: int) -> None:
         self.do(transport, user, "mark_read", chat, seq=max(0, chat.message_count - back))
 
-    @rule(transport=DOORS, user=USERS, chat=CHATS, title=st.none() | TITLES)
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, title=st.none() | TITLES)
     def rename_chat(self, transport: str, user: int, chat: Chat, title: str | None) -> None:
         self.do(transport, user, "rename_chat", chat, title=title)
 
     @rule(
-        transport=DOORS,
+        transport=TRANSPORTS,
         user=USERS,
         chat=CHATS,
         operation=st.sampled_from(("pin_chat", "unpin_chat", "activate_chat", "leave_chat", "delete_chat")),
@@ -204,18 +209,18 @@ class Chats(RuleBasedStateMachine):
     def touch_chat(self, transport: str, user: int, chat: Chat, operation: str) -> None:
         self.do(transport, user, operation, chat)
 
-    @rule(transport=DOORS, user=USERS, chat=CHATS, others=SEVERAL, share=st.booleans(), title=st.none() | TITLES)
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, others=SEVERAL, share=st.booleans(), title=st.none() | TITLES)
     def add_members(
         self, transport: str, user: int, chat: Chat, others: list[int], share: bool, title: str | None
     ) -> None:
         user_ids = [self.ids[other] for other in others]
         self.do(transport, user, "add_members", chat, user_ids=user_ids, share_history=share, title=title)
 
-    @rule(transport=DOORS, user=USERS, chat=CHATS, other=USERS)
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, other=USERS)
     def remove_member(self, transport: str, user: int, chat: Chat, other: int) -> None:
         self.do(transport, user, "remove_member", chat, user_id=self.ids[other])
 
-    @rule(transport=DOORS, user=USERS, chat=CHATS, back=st.integers(-1, 12))
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, back=st.integers(-1, 12))
     def list_changes(self, transport: str, user: int, chat: Chat, back: int) -> None:
         self.do(transport, user, "list_changes", chat, since=max(0, chat.version - back))
 

@@ -1,4 +1,4 @@
-"""Attachments over HTTP: who gets at a file, for how long, as what, and that nothing else is in it."""
+"""Attachments over HTTP: access to a file, the life of its URL, its content type, and its content without metadata."""
 
 import asyncio
 import re
@@ -77,14 +77,14 @@ async def fetch(url: str, method: str = "GET", **headers: str) -> httpx.Response
         return await browser.request(method, url, headers={name.replace("_", "-"): v for name, v in headers.items()})
 
 
-async def test_without_a_token_nothing_is_taken(service: Service) -> None:
+async def test_an_unauthenticated_upload_is_refused(service: Service) -> None:
     async with httpx.AsyncClient(base_url=service.base) as outsider:
         refused = await outsider.post(ATTACHMENTS, files={"file": b"x"})
         assert http_answer(refused).code == "not_authenticated"
         assert http_answer(await outsider.get(f"{ATTACHMENTS}/{uuid4()}")).code == "not_authenticated"
 
 
-async def test_a_file_comes_back_as_it_was(anna: Person, files: Files) -> None:
+async def test_a_file_is_served_unchanged(anna: Person, files: Files) -> None:
     made = await upload(anna, VIDEO, "holiday.mp4", "video/mp4; codecs=avc1", duration="12.5")
     assert {name: made[name] for name in made if name not in ("id", "url")} == {
         "name": "holiday.mp4",
@@ -103,11 +103,11 @@ async def test_a_file_comes_back_as_it_was(anna: Person, files: Files) -> None:
     assert response.headers["content-security-policy"] == "default-src 'none'; sandbox"
     assert response.headers["x-content-type-options"] == "nosniff"
     again = http_answer(await anna.http.get(f"{ATTACHMENTS}/{made['id']}")).data
-    assert again == made, "an address stays the same for a while, so that browsers can keep the file"
+    assert again == made, "a URL stays the same for a while, so that browsers can cache the file"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
-async def test_a_picture_loses_what_is_not_seen(anna: Person, kind: str) -> None:
+async def test_a_picture_loses_its_metadata(anna: Person, kind: str) -> None:
     made = await upload(anna, loaded(kind), "page.html", "text/html")
     assert (made["content_type"], made["width"], made["height"]) == (f"image/{kind.lower()}", 60, 40)
     picture, preview = await fetch(made["url"]), await fetch(made["preview_url"])
@@ -119,7 +119,7 @@ async def test_a_picture_loses_what_is_not_seen(anna: Person, kind: str) -> None
         assert colours(response.content)[0] == RED
 
 
-async def test_an_animation_keeps_moving(anna: Person) -> None:
+async def test_an_animation_keeps_its_frames(anna: Person) -> None:
     made = await upload(anna, animation("GIF"), "cat.gif", "image/gif")
     image = Image.open(BytesIO((await fetch(made["url"])).content))
     assert image.n_frames == 3  # type: ignore[attr-defined]  # of a GIF
@@ -157,7 +157,7 @@ async def test_a_photo_of_fifty_megapixels_is_cleaned(anna: Person) -> None:
         assert SECRET not in (await fetch(url)).content
 
 
-async def test_twenty_five_megabytes_and_no_more(anna: Person, files: Files) -> None:
+async def test_a_file_has_at_most_25_megabytes(anna: Person, files: Files) -> None:
     assert (await attempt(anna, b"\1" * (25 * 2**20 + 1))).code == "too_large"
     assert files() == []
     assert (await upload(anna, b"\1" * 25 * 2**20))["size"] == 25 * 2**20
@@ -176,7 +176,7 @@ async def test_twenty_five_megabytes_and_no_more(anna: Person, files: Files) -> 
         ("x" * 300 + ".jpeg", "x" * 235 + "x" * 15 + ".jpeg"),
     ],
 )
-async def test_names_are_made_harmless(anna: Person, sent: str, kept: str) -> None:
+async def test_file_names_are_made_harmless(anna: Person, sent: str, kept: str) -> None:
     made = await upload(anna, b"content", sent)
     assert made["name"] == kept
     disposition = (await fetch(made["url"])).headers["content-disposition"]
@@ -197,7 +197,9 @@ async def test_names_are_made_harmless(anna: Person, sent: str, kept: str) -> No
         ("a/b/c", "application/octet-stream", False),
     ],
 )
-async def test_only_what_cannot_run_is_shown(anna: Person, content_type: str, kept: str, is_shown: bool) -> None:
+async def test_only_content_that_cannot_run_is_shown_inline(
+    anna: Person, content_type: str, kept: str, is_shown: bool
+) -> None:
     made = await upload(anna, b"<script>alert(1)</script>", "a.bin", content_type)
     assert made["content_type"] == kept
     response = await fetch(made["url"])
@@ -211,7 +213,7 @@ async def test_only_what_cannot_run_is_shown(anna: Person, content_type: str, ke
     ("fields", "pointer"),
     [({"duration": "-1"}, "/duration"), ({"duration": "nan"}, "/duration"), ({"duration": "x"}, "/duration")],
 )
-async def test_invalid_fields(anna: Person, fields: dict[str, str], pointer: str) -> None:
+async def test_invalid_fields_are_refused(anna: Person, fields: dict[str, str], pointer: str) -> None:
     response = await anna.http.post(ATTACHMENTS, files={"file": b"x"}, data=fields)
     assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
 
@@ -234,14 +236,14 @@ async def test_a_body_without_a_file_is_invalid(anna: Person, kind: str, body: b
     assert http_answer(response).code == "invalid_input"
 
 
-async def test_before_it_is_sent_only_the_owner_sees_it(anna: Person, boris: Person) -> None:
+async def test_only_the_owner_sees_an_attachment_that_was_not_sent(anna: Person, boris: Person) -> None:
     made = await upload(anna, VIDEO)
     assert await sees(anna, made["id"])
     assert not await sees(boris, made["id"])
     assert not await sees(anna, str(uuid4()))
 
 
-async def test_whoever_sees_the_message_sees_the_attachment(
+async def test_users_who_see_the_message_see_its_attachment(
     anna: Person, boris: Person, make_person: MakePerson
 ) -> None:
     clara = await make_person("Clara")
@@ -252,7 +254,7 @@ async def test_whoever_sees_the_message_sees_the_attachment(
     assert not await sees(clara, made["id"])
 
 
-async def test_newcomers_do_not_see_what_was_sent_before(anna: Person, boris: Person, make_person: MakePerson) -> None:
+async def test_newcomers_do_not_see_earlier_attachments(anna: Person, boris: Person, make_person: MakePerson) -> None:
     clara, david = await make_person("Clara"), await make_person("David")
     made = await upload(anna, VIDEO)
     chat_id = await open_chat(anna, boris)
@@ -263,7 +265,7 @@ async def test_newcomers_do_not_see_what_was_sent_before(anna: Person, boris: Pe
         assert await sees(person, made["id"]) == is_shared
 
 
-async def test_who_leaves_sees_it_no_more_not_even_its_owner(
+async def test_a_member_who_left_sees_no_attachment_not_even_their_own(
     anna: Person, boris: Person, make_person: MakePerson
 ) -> None:
     group = {"title": "Trip", "member_ids": [boris.id, (await make_person("Clara")).id]}
@@ -276,7 +278,7 @@ async def test_who_leaves_sees_it_no_more_not_even_its_owner(
     assert await sees(anna, made["id"])
 
 
-async def test_deleting_the_message_takes_the_files_and_the_addresses(
+async def test_deleting_the_message_deletes_the_files_and_ends_the_urls(
     anna: Person, boris: Person, service: Service, files: Files
 ) -> None:
     made = await upload(anna, loaded("JPEG"))
@@ -292,7 +294,7 @@ async def test_deleting_the_message_takes_the_files_and_the_addresses(
     assert files() == []
 
 
-async def test_the_addresses_of_a_deleted_group_lead_nowhere(anna: Person, boris: Person) -> None:
+async def test_the_urls_of_a_deleted_group_end(anna: Person, boris: Person) -> None:
     group = {"title": "Trip", "member_ids": [boris.id]}
     chat_id = (await anna.http.post("/api/v1/chats/groups", json=group)).json()["id"]
     made = await upload(anna, VIDEO)
@@ -303,7 +305,7 @@ async def test_the_addresses_of_a_deleted_group_lead_nowhere(anna: Person, boris
     assert not await sees(anna, made["id"])
 
 
-async def test_an_address_that_was_changed_leads_nowhere(anna: Person) -> None:
+async def test_a_changed_url_is_refused(anna: Person) -> None:
     made, other = await upload(anna, loaded("JPEG")), await upload(anna, loaded("PNG"))
     url = urlsplit(made["url"])
     query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -327,7 +329,7 @@ async def test_an_address_that_was_changed_leads_nowhere(anna: Person) -> None:
     assert (await fetch(f"{bare}?{urlencode(query)}")).status_code == 200
 
 
-async def test_an_address_is_good_for_one_to_two_hours(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_url_is_valid_for_one_to_two_hours(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     hour = 500_000 * 3600
     clock = hour
     monkeypatch.setattr(links.time, "time", lambda: clock)
@@ -351,7 +353,7 @@ async def test_an_address_is_good_for_one_to_two_hours(anna: Person, monkeypatch
         ("bytes=-99999", 0, 10240),
     ],
 )
-async def test_parts_of_a_file(anna: Person, files: Files, asked: str, first: int, end: int) -> None:
+async def test_ranges_of_a_file_are_served(anna: Person, files: Files, asked: str, first: int, end: int) -> None:
     made = await upload(anna, VIDEO, "a.mp4", "video/mp4")
     for method in ("GET", "HEAD"):
         response = await fetch(made["url"], method, Range=asked)
@@ -362,7 +364,7 @@ async def test_parts_of_a_file(anna: Person, files: Files, asked: str, first: in
 
 
 @pytest.mark.parametrize("asked", ["bytes=10240-", "bytes=99999-100000", "bytes=-0"])
-async def test_parts_that_are_not_there(anna: Person, asked: str) -> None:
+async def test_ranges_outside_the_file_are_refused(anna: Person, asked: str) -> None:
     made = await upload(anna, VIDEO, "a.mp4", "video/mp4")
     response = await fetch(made["url"], Range=asked)
     assert (response.status_code, response.headers["content-range"]) == (416, "bytes */10240")
@@ -371,19 +373,19 @@ async def test_parts_that_are_not_there(anna: Person, asked: str) -> None:
 @pytest.mark.parametrize(
     "asked", ["bytes=-", "bytes=5-2", "lines=1-2", "bytes=0-1,4-5", "bytes=a-b", "bytes=" + "9" * 30 + "-"]
 )
-async def test_of_what_is_no_part_all_is_sent(anna: Person, asked: str) -> None:
+async def test_a_malformed_range_gets_the_whole_file(anna: Person, asked: str) -> None:
     made = await upload(anna, VIDEO, "a.mp4", "video/mp4")
     response = await fetch(made["url"], Range=asked)
     assert (response.status_code, response.content, response.headers["accept-ranges"]) == (200, VIDEO, "bytes")
 
 
-async def test_an_empty_file_has_no_parts(anna: Person, files: Files) -> None:
+async def test_an_empty_file_has_no_ranges(anna: Person, files: Files) -> None:
     made = await upload(anna, b"")
     assert (await fetch(made["url"])).content == b""
     assert (await fetch(made["url"], Range="bytes=0-")).status_code == 416
 
 
-async def test_what_a_browser_has_is_not_sent_again(anna: Person) -> None:
+async def test_a_cached_file_is_not_sent_again(anna: Person) -> None:
     made = await upload(anna, VIDEO, "a.mp4", "video/mp4")
     etag = (await fetch(made["url"])).headers["etag"]
     for known in (etag, f'"other", W/{etag}'):
@@ -393,13 +395,13 @@ async def test_what_a_browser_has_is_not_sent_again(anna: Person) -> None:
     assert (await fetch(made["url"], Range="bytes=0-9", If_Range='"other"')).content == VIDEO
 
 
-async def test_head_tells_the_size(anna: Person) -> None:
+async def test_head_returns_the_size(anna: Person) -> None:
     made = await upload(anna, VIDEO, "a.mp4", "video/mp4")
     response = await fetch(made["url"], "HEAD")
     assert (response.status_code, response.content, response.headers["content-length"]) == (200, b"", "10240")
 
 
-async def test_a_file_whose_row_is_not_written_goes(
+async def test_a_failed_transaction_leaves_no_files(
     anna: Person, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = attachments.create_attachment
@@ -414,7 +416,7 @@ async def test_a_file_whose_row_is_not_written_goes(
     assert files() == []
 
 
-async def test_a_row_is_never_without_its_files(
+async def test_a_failed_store_leaves_no_row_and_no_files(
     anna: Person, service: Service, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = service.node.storage
@@ -430,28 +432,28 @@ async def test_a_row_is_never_without_its_files(
     assert files() == []
 
 
-async def test_no_transaction_waits_for_an_upload(
+async def test_storing_an_upload_holds_no_connection_to_the_database(
     anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = service.node.storage
     put: Callable[..., Awaitable[None]] = storage.put
 
     async def watch(*arguments: Any) -> None:
-        await none_held(service.database)
+        await no_connection_held(service.database)
         await put(*arguments)
 
     monkeypatch.setattr(storage, "put", watch)
     await upload(anna, VIDEO)
 
 
-async def none_held(database: Database) -> None:
-    """Returns once no connection is in use; others may use one for a moment, but nobody waits for this."""
+async def no_connection_held(database: Database) -> None:
+    """Return once no connection is in use. Others may use one for a moment, but none waits for this."""
     async with asyncio.timeout(DEADLINE):
-        while database.engine.pool.checkedout():  # type: ignore[attr-defined]  # noqa: ASYNC110  # a QueuePool; it tells nobody
+        while database.engine.pool.checkedout():  # type: ignore[attr-defined]  # noqa: ASYNC110  # a QueuePool has no event
             await asyncio.sleep(0.01)
 
 
-async def test_the_documents_tell_of_it(openapi: dict[str, Any]) -> None:
+async def test_the_operations_are_documented(openapi: dict[str, Any]) -> None:
     described = openapi["paths"][ATTACHMENTS]["post"]
     assert described["operationId"] == "create_attachment"
     assert "multipart/form-data" in described["requestBody"]["content"]

@@ -1,4 +1,4 @@
-"""Registering, logging in, staying logged in, logging out."""
+"""Registration, login, tokens, refresh and logout."""
 
 import asyncio
 import json
@@ -28,13 +28,13 @@ PHONES: Iterator[int] = count(1)
 
 
 def new_phone() -> str:
-    """A number that nobody has."""
+    """A number that no user has."""
     return f"+7926{next(PHONES):07d}"
 
 
 @pytest.fixture
 async def visitor(service: Service) -> Any:
-    """Somebody without a token."""
+    """A client without a token."""
     async with httpx.AsyncClient(base_url=service.base + API, verify=False) as client:
         yield client
 
@@ -67,7 +67,7 @@ async def logged_in(visitor: httpx.AsyncClient) -> Tokens:
     return (await log_in(visitor, phone)).data | {"phone": phone}
 
 
-NOT_VALID: list[dict[str, object]] = [
+INVALID: list[dict[str, object]] = [
     {"phone": ""},
     {"phone": "abc"},
     {"phone": "+7916"},
@@ -88,8 +88,8 @@ NOT_VALID: list[dict[str, object]] = [
 ]
 
 
-class TestRegistering:
-    async def test_a_phone_and_a_password_are_enough(self, visitor: httpx.AsyncClient) -> None:
+class TestRegistration:
+    async def test_a_phone_and_a_password_register_a_user(self, visitor: httpx.AsyncClient) -> None:
         phone = new_phone()
         answer = await register(visitor, phone)
         assert answer.status == 201
@@ -100,7 +100,7 @@ class TestRegistering:
         tokens = (await log_in(visitor, phone)).data
         assert (await me(visitor, tokens["access_token"])).data == answer.data
 
-    async def test_a_name_can_be_given_at_once(self, visitor: httpx.AsyncClient) -> None:
+    async def test_registration_takes_a_name(self, visitor: httpx.AsyncClient) -> None:
         assert (await register(visitor, new_phone(), name="Анна")).data["name"] == "Анна"
 
     @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ class TestRegistering:
             "tel:+7-{}-{}-{}-{}",
         ],
     )
-    async def test_one_number_is_one_user_however_it_is_written(self, visitor: httpx.AsyncClient, written: str) -> None:
+    async def test_every_notation_of_a_number_is_the_same_user(self, visitor: httpx.AsyncClient, written: str) -> None:
         phone = new_phone()
         other = written.format(phone[2:5], phone[5:8], phone[8:10], phone[10:])
         answer = await register(visitor, other)
@@ -125,7 +125,7 @@ class TestRegistering:
         assert (again.status, again.code) == (409, "phone_taken")
         assert (await log_in(visitor, phone)).ok and (await log_in(visitor, other)).ok
 
-    async def test_many_at_once_for_one_number_make_one_user(self, visitor: httpx.AsyncClient) -> None:
+    async def test_simultaneous_registrations_of_one_number_make_one_user(self, visitor: httpx.AsyncClient) -> None:
         phone = new_phone()
         written = [phone, phone.replace("+7", "8"), f"{phone[:5]} {phone[5:]}"] * 2
         answers = await asyncio.gather(*(register(visitor, one, f"password {n}") for n, one in enumerate(written)))
@@ -133,9 +133,9 @@ class TestRegistering:
         winner = next(n for n, answer in enumerate(answers) if answer.ok)
         assert (await log_in(visitor, phone, f"password {winner}")).ok
 
-    async def test_what_is_not_valid_is_refused(self, visitor: httpx.AsyncClient) -> None:
+    async def test_invalid_input_is_refused(self, visitor: httpx.AsyncClient) -> None:
         valid = {"phone": new_phone(), "password": PASSWORD, "name": "Anna"}
-        for fields in NOT_VALID:
+        for fields in INVALID:
             response = await visitor.post("/auth/register", json=valid | fields)
             assert http_answer(response).code == "invalid_input"
             assert [{error["pointer"]} for error in response.json()["errors"]] == [{f"/{field}" for field in fields}]
@@ -150,13 +150,13 @@ class TestRegistering:
         assert (await log_in(visitor, phone, "ж" * (length - 1))).status == 401
 
 
-class TestLoggingIn:
-    async def test_the_tokens_work_at_once(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+class TestLogin:
+    async def test_the_tokens_of_a_login_are_accepted(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
         assert set(logged_in) - {"phone"} == {"access_token", "refresh_token", "token_type", "expires_in"}
         assert logged_in["token_type"] == "bearer" and logged_in["expires_in"] > 0
         assert (await me(visitor, logged_in["access_token"])).data["phone"] == logged_in["phone"]
 
-    async def test_a_wrong_password_and_an_unknown_phone_are_told_alike(
+    async def test_a_wrong_password_and_an_unknown_phone_get_the_same_answer(
         self, visitor: httpx.AsyncClient, logged_in: Tokens
     ) -> None:
         answers = []
@@ -167,7 +167,7 @@ class TestLoggingIn:
             answers.append({key: value for key, value in response.json().items() if key != "request_id"})
         assert answers[1:] == answers[:-1]
 
-    async def test_it_takes_a_form_as_swagger_sends_it(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_login_takes_the_form_that_swagger_sends(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
         form = {"grant_type": "password", "scope": "", "username": logged_in["phone"], "password": PASSWORD}
         assert (await visitor.post("/auth/login", data=form)).status_code == 200
         assert http_answer(await visitor.post("/auth/login", json=form)).code == "invalid_input"
@@ -180,13 +180,13 @@ class TestLoggingIn:
 
 
 def signed(claims: dict[str, Any], **options: Any) -> str:
-    """A token with these claims; a claim that is None is missing."""
+    """A token with these claims. A claim that is None is left out."""
     key = options.pop("key", get_settings().signing_secret.decode())
     present = {name: value for name, value in claims.items() if value is not None}
     return jwt.encode(present, key, algorithm=options.pop("algorithm", "HS256"), **options)
 
 
-# What is wrong with a token that is well signed; a claim that is None is missing.
+# Wrong claims of a token with a valid signature. A claim that is None is left out.
 WRONG_CLAIMS: list[tuple[dict[str, Any], str]] = [
     ({"exp": 1}, "token_expired"),
     ({"exp": None}, "not_authenticated"),
@@ -206,14 +206,14 @@ WRONG_CLAIMS: list[tuple[dict[str, Any], str]] = [
 
 
 class TestTokens:
-    async def test_every_claim_counts(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_every_claim_is_checked(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
         claims = jwt.decode(logged_in["access_token"], options={"verify_signature": False})
         assert (await me(visitor, signed(claims))).ok
         for change, code in WRONG_CLAIMS:
             refused = await me(visitor, signed(claims | change))
             assert (refused.status, refused.code) == (401, code), change
 
-    async def test_nobody_else_can_make_one(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_a_forged_token_is_refused(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
         token = logged_in["access_token"]
         claims = jwt.decode(token, options={"verify_signature": False})
         content, _, signature = token.rpartition(".")
@@ -234,20 +234,24 @@ class TestTokens:
             response = await visitor.get("/users/me", headers={} if header is None else {"Authorization": header})
             assert http_answer(response) == (401, None, "not_authenticated"), header
 
-    async def test_another_users_session_does_not_serve(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_a_token_with_another_users_session_is_refused(
+        self, visitor: httpx.AsyncClient, logged_in: Tokens
+    ) -> None:
         other = new_phone()
         await register(visitor, other)
         theirs = jwt.decode((await log_in(visitor, other)).data["access_token"], options={"verify_signature": False})
         mine = jwt.decode(logged_in["access_token"], options={"verify_signature": False})
         assert (await me(visitor, signed(mine | {"sid": theirs["sid"]}))).code == "session_revoked"
 
-    async def test_a_refresh_token_is_no_access_token(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_a_refresh_token_is_not_accepted_as_access_token(
+        self, visitor: httpx.AsyncClient, logged_in: Tokens
+    ) -> None:
         assert (await me(visitor, logged_in["refresh_token"])).code == "not_authenticated"
         assert (await refresh(visitor, logged_in["access_token"])).code == "not_authenticated"
 
 
-class TestRefreshing:
-    async def test_it_gives_new_tokens_for_the_same_session(
+class TestRefresh:
+    async def test_a_refresh_returns_new_tokens_of_the_same_session(
         self, visitor: httpx.AsyncClient, logged_in: Tokens
     ) -> None:
         answer = await refresh(visitor, logged_in["refresh_token"])
@@ -258,19 +262,23 @@ class TestRefreshing:
         assert len(sessions) == 1
         assert [(await me(visitor, token)).status for token in tokens] == [200, 200]
 
-    async def test_the_token_before_gets_the_same_successor_again(
+    async def test_the_predecessor_gets_the_same_successor_again(
         self, visitor: httpx.AsyncClient, logged_in: Tokens
     ) -> None:
         first, again = [(await refresh(visitor, logged_in["refresh_token"])).data for _ in range(2)]
         assert first["refresh_token"] == again["refresh_token"]
         assert (await refresh(visitor, first["refresh_token"])).ok
 
-    async def test_many_at_once_get_the_same_successor(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_simultaneous_refreshes_get_the_same_successor(
+        self, visitor: httpx.AsyncClient, logged_in: Tokens
+    ) -> None:
         answers = await asyncio.gather(*(refresh(visitor, logged_in["refresh_token"]) for _ in range(8)))
         (successor,) = {answer.data["refresh_token"] for answer in answers}
         assert (await refresh(visitor, successor)).ok
 
-    async def test_an_older_one_ends_the_session(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_an_older_refresh_token_revokes_the_session(
+        self, visitor: httpx.AsyncClient, logged_in: Tokens
+    ) -> None:
         oldest = logged_in["refresh_token"]
         second = (await refresh(visitor, oldest)).data
         third = (await refresh(visitor, second["refresh_token"])).data
@@ -280,27 +288,27 @@ class TestRefreshing:
             assert (await refresh(visitor, token)).code == "session_revoked"
         assert (await me(visitor, third["access_token"])).code == "session_revoked"
 
-    async def test_the_token_before_is_good_for_30_seconds_only(
+    async def test_the_predecessor_is_valid_for_30_seconds_only(
         self, visitor: httpx.AsyncClient, database: Database, logged_in: Tokens
     ) -> None:
         second = (await refresh(visitor, logged_in["refresh_token"])).data
-        await turn_back(database, second, seconds=29)
+        await backdate(database, second, seconds=29)
         assert (await refresh(visitor, logged_in["refresh_token"])).data["refresh_token"] == second["refresh_token"]
-        await turn_back(database, second, seconds=2)
+        await backdate(database, second, seconds=2)
         assert (await refresh(visitor, logged_in["refresh_token"])).code == "refresh_reused"
         assert (await refresh(visitor, second["refresh_token"])).code == "session_revoked"
 
-    async def test_asking_again_does_not_make_it_last_longer(
+    async def test_using_the_predecessor_does_not_extend_its_life(
         self, visitor: httpx.AsyncClient, database: Database, logged_in: Tokens
     ) -> None:
         second = (await refresh(visitor, logged_in["refresh_token"])).data
         for _ in range(3):
-            await turn_back(database, second, seconds=9)
+            await backdate(database, second, seconds=9)
             assert (await refresh(visitor, logged_in["refresh_token"])).ok
-        await turn_back(database, second, seconds=9)
+        await backdate(database, second, seconds=9)
         assert (await refresh(visitor, logged_in["refresh_token"])).code == "refresh_reused"
 
-    async def test_a_made_up_token_ends_nothing(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_a_forged_refresh_token_revokes_nothing(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
         token = logged_in["refresh_token"]
         await refresh(visitor, token)
         forged = [
@@ -319,14 +327,14 @@ class TestRefreshing:
             assert (refused.status, refused.code) == (401, "not_authenticated"), one
         assert (await refresh(visitor, token)).ok and (await me(visitor, logged_in["access_token"])).ok
 
-    async def test_what_is_no_token_is_refused(self, visitor: httpx.AsyncClient) -> None:
+    async def test_a_malformed_refresh_token_is_invalid_input(self, visitor: httpx.AsyncClient) -> None:
         for token in ("", None, 7, "x" * 501, "\x00", "ж", []):
             assert (await refresh(visitor, token)).code == "invalid_input"
 
-    async def test_an_expired_session_is_over(
+    async def test_an_expired_session_is_refused(
         self, visitor: httpx.AsyncClient, database: Database, logged_in: Tokens
     ) -> None:
-        await turn_back(database, logged_in, expire=True)
+        await backdate(database, logged_in, expire=True)
         for answer in (
             await refresh(visitor, logged_in["refresh_token"]),
             await me(visitor, logged_in["access_token"]),
@@ -334,8 +342,8 @@ class TestRefreshing:
             assert (answer.status, answer.code) == (401, "token_expired")
 
 
-async def turn_back(database: Database, tokens: Tokens, *, seconds: int = 0, expire: bool = False) -> None:
-    """Let the session's last refresh be older, or the session be at its end."""
+async def backdate(database: Database, tokens: Tokens, *, seconds: int = 0, expire: bool = False) -> None:
+    """Move the session's last refresh into the past, or its end."""
     claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
     changed: dict[str, Any] = {"last_used_at": Session.last_used_at - timedelta(seconds=seconds)}
     if expire:
@@ -344,8 +352,8 @@ async def turn_back(database: Database, tokens: Tokens, *, seconds: int = 0, exp
         await db.exec(update(Session).where(col(Session.id) == UUID(claims["sid"])).values(**changed))
 
 
-async def closed(person: Person) -> None:
-    """Wait until the server has closed every connection, after it said why."""
+async def wait_until_closed(person: Person) -> None:
+    """Wait until the server has closed every connection, after `session_revoked`."""
     for socket in person.sockets:
         async with asyncio.timeout(DEADLINE):
             await socket.client.eio.wait()
@@ -356,41 +364,41 @@ async def closed(person: Person) -> None:
         )
 
 
-class TestLoggingOut:
-    async def test_http_ends_at_once(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+class TestLogout:
+    async def test_a_logout_ends_http_use_at_once(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
         headers = {"Authorization": f"Bearer {logged_in['access_token']}"}
         answer = http_answer(await visitor.post("/auth/logout", headers=headers))
         assert (answer.status, answer.data) == (204, None)
         assert (await me(visitor, logged_in["access_token"])).code == "session_revoked"
         assert (await refresh(visitor, logged_in["refresh_token"])).code == "session_revoked"
 
-    async def test_its_connections_are_told_and_closed_for_good(
+    async def test_the_sessions_connections_get_session_revoked_and_are_closed_for_good(
         self, service: Service, make_person: MakePerson
     ) -> None:
         anna = await make_person("Anna", connected=True)
-        # One that would come back by itself, as browsers do, and one that sees the packets.
+        # One client that would reconnect by itself, as browsers do, and one that reads the packets.
         lasting, reasons = socketio.AsyncClient(reconnection=True, reconnection_delay=0), asyncio.Queue[str]()
         lasting.on("disconnect", reasons.put)
         await lasting.connect(service.base, auth={"token": anna.token}, transports=["websocket"])
         raw = await RawSocket.connected(service.base, anna.token)
         assert (await anna.http.post(f"{API}/auth/logout")).status_code == 204
-        # The others are not kept waiting for the sweep.
+        # The connections of this node do not wait for the sweep.
         assert not service.live.connections.of_user(UUID(anna.id))
-        await closed(anna)
-        assert await raw.hear() == '42["session_revoked",{"code":"session_revoked"}]'
-        # After this packet, "io server disconnect" to a browser, no client comes back by itself.
-        assert await raw.hear() == "41"
+        await wait_until_closed(anna)
+        assert await raw.receive() == '42["session_revoked",{"code":"session_revoked"}]'
+        # After this packet, "io server disconnect" to a browser, no client reconnects by itself.
+        assert await raw.receive() == "41"
         async with asyncio.timeout(DEADLINE):
             assert await reasons.get() == socketio.AsyncClient.reason.SERVER_DISCONNECT
             await lasting.wait()
         assert not lasting.connected
         await raw.close()
 
-    async def test_other_sessions_go_on(self, make_person: MakePerson) -> None:
+    async def test_other_sessions_stay_logged_in(self, make_person: MakePerson) -> None:
         anna = await make_person("Anna", connected=True)
         phone = await make_person(again=anna, connected=True)
         await anna.http.post(f"{API}/auth/logout")
-        await closed(anna)
+        await wait_until_closed(anna)
         assert (await phone.socket.call("list_chats")).ok
         assert (await phone.http.get(f"{API}/users/me")).status_code == 200
 
@@ -398,14 +406,14 @@ class TestLoggingOut:
         self, database: Database, make_person: MakePerson
     ) -> None:
         anna = await make_person("Anna", connected=True)
-        # This database is not the service's, so the service hears of nothing.
+        # This Database object is not the service's, so the service gets no event.
         async with database.transaction() as db:
             revoked = update(Session).where(col(Session.id) == anna.session_id).values(revoked_at=datetime.now(UTC))
             await db.exec(revoked)
         assert (await anna.http.get(f"{API}/users/me")).status_code == 401
-        await closed(anna)
+        await wait_until_closed(anna)
 
-    async def test_it_is_closed_also_after_a_look_at_the_sessions_that_crashed(
+    async def test_a_revoked_session_is_closed_also_after_a_sweep_that_crashed(
         self, database: Database, make_person: MakePerson, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         anna = await make_person("Anna", connected=True)
@@ -423,11 +431,11 @@ class TestLoggingOut:
         async with database.transaction() as db:
             revoked = update(Session).where(col(Session.id) == anna.session_id).values(revoked_at=datetime.now(UTC))
             await db.exec(revoked)
-        await closed(anna)
+        await wait_until_closed(anna)
 
 
 class TestSessions:
-    async def test_ones_own_are_listed_the_latest_used_first(
+    async def test_own_sessions_are_listed_the_last_used_first(
         self, visitor: httpx.AsyncClient, make_person: MakePerson
     ) -> None:
         anna = await make_person("Anna")
@@ -439,17 +447,17 @@ class TestSessions:
         assert set(listed[0]) == {"id", "is_current", "user_agent", "created_at", "last_used_at", "expires_at"}
         assert listed[0]["user_agent"] == "tests"
 
-    async def test_one_that_is_ended_closes_and_leaves_the_list(self, make_person: MakePerson) -> None:
+    async def test_a_revoked_session_is_closed_and_leaves_the_list(self, make_person: MakePerson) -> None:
         anna = await make_person("Anna")
         phone = await make_person(again=anna, connected=True)
         answer = await anna.http.delete(f"{API}/auth/sessions/{phone.session_id}")
         assert answer.status_code == 204
         assert http_answer(await phone.http.get(f"{API}/users/me")).code == "session_revoked"
-        await closed(phone)
+        await wait_until_closed(phone)
         listed = (await anna.http.get(f"{API}/auth/sessions")).json()
         assert [one["id"] for one in listed] == [str(anna.session_id)]
 
-    async def test_others_and_ended_ones_do_not_exist(self, make_person: MakePerson) -> None:
+    async def test_sessions_of_others_and_revoked_sessions_are_not_found(self, make_person: MakePerson) -> None:
         anna, boris = await make_person("Anna"), await make_person("Boris", connected=True)
         phone = await make_person(again=anna)
         assert (await anna.http.delete(f"{API}/auth/sessions/{phone.session_id}")).status_code == 204
@@ -458,7 +466,9 @@ class TestSessions:
             assert (answer.status, answer.code) == (404, "session_not_found")
         assert (await boris.socket.call("list_chats")).ok
 
-    async def test_the_user_agent_is_that_of_the_login(self, visitor: httpx.AsyncClient, logged_in: Tokens) -> None:
+    async def test_a_session_has_the_user_agent_of_its_login(
+        self, visitor: httpx.AsyncClient, logged_in: Tokens
+    ) -> None:
         form = {"username": logged_in["phone"], "password": PASSWORD}
         agent = "Phone 1" + "x" * 400
         tokens = (await visitor.post("/auth/login", data=form, headers={"User-Agent": agent})).json()

@@ -1,4 +1,4 @@
-"""Avatars over HTTP: four bare pictures at public addresses, one set of files for each user, whatever happens."""
+"""Avatars over HTTP: four pictures without metadata at public URLs, and never more than one set of files for a user."""
 
 import asyncio
 import base64
@@ -14,7 +14,7 @@ from PIL import Image
 
 from chat_app.crud import avatars
 from chat_app.errors import Internal, Unavailable
-from tests.api.test_attachments import none_held
+from tests.api.test_attachments import no_connection_held
 from tests.clients import Person, http_answer
 from tests.media.pictures import RED, SECRET, bomb, colours, corners, encoded, loaded
 from tests.service import MakePerson, Service
@@ -48,14 +48,14 @@ def key_of(avatar: dict[str, str]) -> str:
     return avatar["small"].split("/")[-2]
 
 
-async def test_a_stranger_is_refused(service: Service) -> None:
+async def test_an_unauthenticated_request_is_refused(service: Service) -> None:
     async with httpx.AsyncClient(base_url=service.base) as outsider:
         refused = await outsider.put(AVATAR, json={"image": as_text(loaded("PNG"))})
         assert http_answer(refused).code == "not_authenticated"
         assert http_answer(await outsider.delete(AVATAR)).code == "not_authenticated"
 
 
-async def test_everybody_gets_four_pictures_without_metadata(anna: Person, files: Files) -> None:
+async def test_an_avatar_is_four_public_pictures_without_metadata(anna: Person, files: Files) -> None:
     made = await upload(anna, loaded("JPEG", orientation=1))
     assert set(made) == set(SIZES)
     async with httpx.AsyncClient() as outsider:
@@ -85,7 +85,7 @@ async def test_everybody_gets_four_pictures_without_metadata(anna: Person, files
         lambda text: "\r\n".join(re.findall(".{1,76}", text)) + "\n",
     ],
 )
-async def test_base64_comes_in_many_dresses(anna: Person, wrap: Callable[[str], str]) -> None:
+async def test_base64_is_accepted_in_several_forms(anna: Person, wrap: Callable[[str], str]) -> None:
     response = await anna.http.put(AVATAR, json={"image": wrap(as_text(loaded("PNG")))})
     assert response.status_code == 200, response.text
 
@@ -106,7 +106,7 @@ async def test_base64_comes_in_many_dresses(anna: Person, wrap: Callable[[str], 
         as_text(bomb(6320, 6320)),
     ],
 )
-async def test_what_is_no_picture_is_refused(anna: Person, image: str, files: Files) -> None:
+async def test_data_that_is_no_picture_is_refused(anna: Person, image: str, files: Files) -> None:
     assert http_answer(await anna.http.put(AVATAR, json={"image": image})).code == "bad_image"
     assert files() == []
 
@@ -114,7 +114,7 @@ async def test_what_is_no_picture_is_refused(anna: Person, image: str, files: Fi
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"image": 5}', b'{"image": "aGk=", "size": 5}', b'{"image": "\xff"}']
 )
-async def test_other_input_is_invalid(anna: Person, body: bytes) -> None:
+async def test_malformed_input_is_invalid(anna: Person, body: bytes) -> None:
     response = await anna.http.put(AVATAR, content=body, headers={"Content-Type": "application/json"})
     assert http_answer(response).code == "invalid_input"
 
@@ -127,7 +127,7 @@ async def test_pictures_of_more_than_ten_megabytes_are_too_large(anna: Person) -
     assert http_answer(response).code == "bad_image"
 
 
-async def test_a_new_picture_has_new_addresses_and_the_old_files_go(
+async def test_a_new_picture_has_new_urls_and_the_old_files_are_deleted(
     anna: Person, service: Service, files: Files
 ) -> None:
     old = await upload(anna, loaded("JPEG"))
@@ -148,9 +148,7 @@ async def test_the_same_picture_again_changes_nothing(anna: Person, service: Ser
     assert (await anna.http.get(first["large"])).status_code == 200
 
 
-async def test_the_same_picture_of_two_people_cannot_be_told_from_the_address(
-    anna: Person, make_person: MakePerson
-) -> None:
+async def test_the_urls_do_not_show_that_two_users_have_the_same_picture(anna: Person, make_person: MakePerson) -> None:
     boris = await make_person("Boris")
     ours, theirs = key_of(await upload(anna, loaded("JPEG"))), key_of(await upload(boris, loaded("JPEG")))
     assert ours[:20] != theirs[:20]
@@ -166,7 +164,7 @@ async def test_removing_the_picture_removes_the_files(anna: Person, service: Ser
     assert http_answer(await anna.http.get(made["small"])).code == "not_found"
 
 
-async def test_uploads_at_once_leave_one_set_of_files(anna: Person, service: Service, files: Files) -> None:
+async def test_simultaneous_uploads_leave_one_set_of_files(anna: Person, service: Service, files: Files) -> None:
     pictures = [encoded(corners((20 + number, 20)), "PNG") for number in range(4)] * 2
     made = await asyncio.gather(*(upload(anna, picture) for picture in pictures))
     await settled(service)
@@ -175,7 +173,9 @@ async def test_uploads_at_once_leave_one_set_of_files(anna: Person, service: Ser
     assert files() == sorted(f"avatars/{key_of(shown)}/{size}" for size in SIZES)
 
 
-async def test_uploads_and_removals_at_once_leave_what_is_shown(anna: Person, service: Service, files: Files) -> None:
+async def test_simultaneous_uploads_and_removals_leave_only_the_files_of_the_shown_picture(
+    anna: Person, service: Service, files: Files
+) -> None:
     for round_ in range(3):
         uploads = (upload(anna, encoded(corners((30 + number, 10 + round_)), "PNG")) for number in range(3))
         removals = (anna.http.delete(AVATAR) for _ in range(3))
@@ -185,7 +185,7 @@ async def test_uploads_and_removals_at_once_leave_what_is_shown(anna: Person, se
         assert files() == (sorted(f"avatars/{key_of(shown)}/{size}" for size in SIZES) if shown else [])
 
 
-async def test_a_transaction_that_fails_leaves_the_old_picture_and_no_new_files(
+async def test_a_failed_transaction_keeps_the_old_picture_and_leaves_no_new_files(
     anna: Person, service: Service, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await upload(anna, loaded("JPEG"))
@@ -193,7 +193,7 @@ async def test_a_transaction_that_fails_leaves_the_old_picture_and_no_new_files(
     original = avatars.set_avatar
 
     async def fail(*arguments: object) -> None:
-        await original(*arguments)  # type: ignore[arg-type]  # whatever the route gives
+        await original(*arguments)  # type: ignore[arg-type]  # the arguments of the route
         raise Internal
 
     monkeypatch.setattr(avatars, "set_avatar", fail)
@@ -204,7 +204,7 @@ async def test_a_transaction_that_fails_leaves_the_old_picture_and_no_new_files(
     assert (await anna.http.get(made["original"])).status_code == 200
 
 
-async def test_all_four_are_stored_or_none(
+async def test_all_four_files_are_stored_or_none(
     anna: Person, service: Service, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = service.node.storage
@@ -221,7 +221,7 @@ async def test_all_four_are_stored_or_none(
     assert (await anna.http.get("/api/v1/users/me")).json()["avatar"] is None
 
 
-async def test_transparency_makes_it_a_png(anna: Person) -> None:
+async def test_a_transparent_picture_becomes_a_png(anna: Person) -> None:
     image = corners(mode="RGBA")
     image.paste((0, 0, 0, 0), (30, 20, 60, 40))
     made = await upload(anna, encoded(image, "WEBP", lossless=True))
@@ -242,15 +242,15 @@ async def test_transparency_makes_it_a_png(anna: Person) -> None:
         f"{'a' * 40}.jpg%0a/small",
     ],
 )
-async def test_an_address_that_was_never_made_leads_nowhere(anna: Person, path: str) -> None:
+async def test_a_made_up_url_is_not_found(anna: Person, path: str) -> None:
     assert http_answer(await anna.http.get(f"/media/avatars/{path}")).code == "not_found"
 
 
-async def test_no_transaction_waits_for_the_picture(
+async def test_processing_a_picture_holds_no_connection_to_the_database(
     anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def watch(function: Callable[..., object], *arguments: object, owner: object) -> object:
-        await none_held(service.database)
+        await no_connection_held(service.database)
         assert owner == UUID(anna.id)
         return function(*arguments)
 
@@ -258,7 +258,7 @@ async def test_no_transaction_waits_for_the_picture(
     await upload(anna, loaded("JPEG"))
 
 
-async def test_the_documents_tell_of_it(openapi: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
+async def test_the_operations_are_documented(openapi: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
     described = openapi["paths"][AVATAR]
     assert described["put"]["operationId"] == "set_avatar"
     assert described["delete"]["operationId"] == "delete_avatar"

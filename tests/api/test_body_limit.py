@@ -1,4 +1,4 @@
-"""Bodies that are too large, or hardly arrive, are refused without being kept."""
+"""Bodies that are too large or too slow are refused and not kept."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ async def pieces(head: bytes, size: int) -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def sending(service: Service, head: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection on which the first line of a request was sent; what is done with it has to be quick."""
+    """A connection on which the first line of a request was sent. The block has to end within 3 s."""
     url = urlsplit(service.base)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     writer.write(f"{head} HTTP/1.1\r\nHost: chat\r\n".encode())
@@ -53,11 +53,11 @@ LIMITED = [("POST", REGISTER, 1), ("POST", ATTACHMENTS, 30), ("PUT", "/api/v1/us
     ("method", "path", "limit", "is_chunked"),
     [
         *((*limited, is_chunked) for limited in LIMITED for is_chunked in (False, True)),
-        # Nobody reads a body that is sent nowhere, so only what is announced is counted.
+        # The body of an unknown path is not read, so only its announced length counts.
         ("POST", "/nowhere", 1, False),
     ],
 )
-async def test_more_than_allowed_is_too_large(
+async def test_a_larger_body_than_allowed_is_too_large(
     anna: Person, method: str, path: str, limit: int, is_chunked: bool
 ) -> None:
     size = (limit + 1) * MEGABYTE
@@ -69,13 +69,13 @@ async def test_more_than_allowed_is_too_large(
     assert (await anna.http.get("/api/v1/users/me")).status_code == 200
 
 
-async def test_a_body_within_the_limit_comes_through(anna: Person) -> None:
+async def test_a_body_within_the_limit_is_read(anna: Person) -> None:
     body = json.dumps({"title": "x", "member_ids": [], "padding": "x" * (MEGABYTE - 100)})
     response = await anna.http.post("/api/v1/chats/groups", content=body, headers={"Content-Type": JSON})
     assert http_answer(response).code == "invalid_input"
 
 
-async def test_what_is_announced_as_too_large_is_refused_before_it_comes(service: Service) -> None:
+async def test_a_body_announced_as_too_large_is_refused_before_it_arrives(service: Service) -> None:
     async with sending(service, f"POST {REGISTER}") as (reader, writer):
         writer.write(b"Content-Length: 99999999999\r\n\r\n")
         assert b" 413 " in await reader.readline()
@@ -91,7 +91,7 @@ async def test_an_endless_body_is_not_kept(anna: Person) -> None:
     assert process.memory_info().rss - before < 30 * MEGABYTE
 
 
-async def test_a_body_that_stops_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_stops_is_too_slow(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.3)
     async with sending(service, f"POST {REGISTER}") as (reader, writer):
         writer.write(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
@@ -100,22 +100,24 @@ async def test_a_body_that_stops_is_given_up(service: Service, monkeypatch: pyte
     assert b'"code":"too_slow"' in answer
 
 
-async def test_a_body_that_dribbles_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_trickles_is_too_slow(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.5)
 
-    async def dribble(writer: asyncio.StreamWriter) -> None:
+    async def trickle(writer: asyncio.StreamWriter) -> None:
         while True:
             writer.write(b" ")
             await asyncio.sleep(0.05)
 
     async with sending(service, f"POST {REGISTER}") as (reader, writer):
         writer.write(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
-        dribbling = asyncio.create_task(dribble(writer))
+        trickling = asyncio.create_task(trickle(writer))
         assert b" 408 " in await reader.readline()
-        dribbling.cancel()
+        trickling.cancel()
 
 
-async def test_so_is_one_to_long_polling(anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_for_long_polling_that_stops_is_too_slow(
+    anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = "/socket.io/?EIO=4&transport=polling"
     sid = json.loads((await anna.http.get(path)).text[1:])["sid"]
     monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.3)
@@ -125,7 +127,7 @@ async def test_so_is_one_to_long_polling(anna: Person, service: Service, monkeyp
 
 
 class SlowClient:
-    """Sends a body at a steady pace, by a clock of its own: seconds of which nobody has to wait."""
+    """Sends a body at a steady pace by a simulated clock."""
 
     def __init__(self, size: int, pace: int) -> None:
         self.left, self.pace, self.now = size, pace, 0.0
@@ -145,7 +147,7 @@ class SlowClient:
         self.answers.append(message)
 
     async def upload(self, monkeypatch: pytest.MonkeyPatch) -> int:
-        """Send it to an application that reads it; the status of the answer."""
+        """Send the body to an application that reads it. Returns the status of the answer."""
         monkeypatch.setattr(body_limit, "time", self)
         headers = [(b"content-length", str(self.left).encode())]
         scope = {"type": "http", "method": "POST", "path": ATTACHMENTS, "headers": headers}
@@ -168,21 +170,21 @@ async def test_25_megabytes_need_8_kilobytes_a_second(
     assert await SlowClient(25 * MEGABYTE, kilobytes * 1024).upload(monkeypatch) == status
 
 
-async def test_a_fast_beginning_is_no_credit_for_a_pause(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fast_beginning_does_not_allow_a_later_pause(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.3)
     async with sending(service, f"POST {REGISTER}") as (reader, writer):
         writer.write(b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n" + b" " * 999_999)
         assert b" 408 " in await reader.readline()
 
 
-async def test_a_slow_answer_is_no_slow_body(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_answer_is_not_taken_for_a_slow_body(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0)
     async with httpx.AsyncClient() as client:
         assert (await client.get(f"{anna.base}/healthz")).status_code == 200
     assert (await anna.http.get("/api/v1/users/me")).status_code == 200
 
 
-async def test_after_an_early_answer_the_connection_does_not_wait_for_ever(
+async def test_the_connection_is_closed_after_an_answer_before_the_end_of_the_body(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body_limit, "PATIENCE_SECONDS", 0.3)

@@ -1,4 +1,4 @@
-"""One-time codes: what is asked for, what is sent, and what becomes of guesses."""
+"""One-time codes: requests, delivery, use and wrong guesses."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.service import Service
 
 
 class Gateway:
-    """A real HTTP server that takes codes as a gateway does; `fails` lets the next so many requests fail."""
+    """A real HTTP server in the place of the SMS gateway. The next `fails` requests fail."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, str]] = []
@@ -82,11 +82,11 @@ def new_phone() -> str:
     return f"+7926{uuid4().int % 10**7:07d}"
 
 
-async def ask(http: httpx.AsyncClient, phone: str, purpose: str) -> httpx.Response:
+async def request_code(http: httpx.AsyncClient, phone: str, purpose: str) -> httpx.Response:
     return await http.post("/auth/codes", json={"phone": phone, "purpose": purpose})
 
 
-async def use(http: httpx.AsyncClient, what: str, phone: str, code: str, **more: str) -> Answer:
+async def use_code(http: httpx.AsyncClient, what: str, phone: str, code: str, **more: str) -> Answer:
     return http_answer(await http.post(f"/auth/codes/{what}", json={"phone": phone, "code": code, **more}))
 
 
@@ -103,59 +103,59 @@ async def test_a_new_number_becomes_a_verified_user_by_logging_in_with_a_code(
     http: httpx.AsyncClient, gateway: Gateway
 ) -> None:
     phone = new_phone()
-    asked = await ask(http, phone, "login")
-    assert (asked.status_code, asked.json()) == (202, {"expires_in": 300, "resend_in": 60})
+    requested = await request_code(http, phone, "login")
+    assert (requested.status_code, requested.json()) == (202, {"expires_in": 300, "resend_in": 60})
     code = await gateway.code_for(phone)
     assert re.fullmatch(r"\d{6}", code)
 
-    tokens = await use(http, "login", phone, code)
+    tokens = await use_code(http, "login", phone, code)
     me = await http.get("/users/me", headers={"Authorization": f"Bearer {tokens.data['access_token']}"})
     assert (me.json()["phone"], me.json()["is_verified"]) == (phone, True)
-    assert (await use(http, "login", phone, code)).code == "bad_code", "a code is good for one use"
+    assert (await use_code(http, "login", phone, code)).code == "bad_code", "a code is good for one use"
 
 
-async def test_two_uses_of_one_code_at_once_make_one_session(http: httpx.AsyncClient, gateway: Gateway) -> None:
+async def test_simultaneous_uses_of_one_code_open_one_session(http: httpx.AsyncClient, gateway: Gateway) -> None:
     phone = new_phone()
-    await ask(http, phone, "login")
+    await request_code(http, phone, "login")
     code = await gateway.code_for(phone)
-    answers = await asyncio.gather(*(use(http, "login", phone, code) for _ in range(8)))
+    answers = await asyncio.gather(*(use_code(http, "login", phone, code) for _ in range(8)))
     assert sorted(answer.status for answer in answers) == [200] + [400] * 7
 
 
-async def test_known_and_unknown_numbers_are_answered_alike_and_only_the_known_gets_a_code(
+async def test_known_and_unknown_numbers_get_the_same_answer_and_only_the_known_a_code(
     http: httpx.AsyncClient, gateway: Gateway
 ) -> None:
     known, unknown = new_phone(), new_phone()
     await register(http, known)
     for purpose in ("verify", "reset", "delete"):
-        first, second = [await ask(http, phone, purpose) for phone in (unknown, known)]
+        first, second = [await request_code(http, phone, purpose) for phone in (unknown, known)]
         assert (first.status_code, first.content) == (second.status_code, second.content)
-        again = [await ask(http, phone, purpose) for phone in (unknown, known)]
+        again = [await request_code(http, phone, purpose) for phone in (unknown, known)]
         assert [answer.status_code for answer in again] == [429, 429]
         assert all(1 <= answer.json()["retry_after"] <= 60 for answer in again)
-        wrong = [await use(http, "reset", phone, "000000", new_password="x" * 8) for phone in (unknown, known)]
+        wrong = [await use_code(http, "reset", phone, "000000", new_password="x" * 8) for phone in (unknown, known)]
         assert wrong[0] == wrong[1] == Answer(400, None, "bad_code")
     await gateway.code_for(known)
     assert {sent["phone"] for sent in gateway.sent} == {known}
 
 
 @pytest.mark.parametrize("purpose", ["login", "change"])
-async def test_a_number_that_nobody_has_gets_a_code_where_it_is_of_use(
+async def test_an_unknown_number_gets_a_code_for_login_and_change(
     purpose: str, http: httpx.AsyncClient, gateway: Gateway
 ) -> None:
     phone = new_phone()
-    await ask(http, phone, purpose)
+    await request_code(http, phone, purpose)
     assert await gateway.code_for(phone)
 
 
-async def test_five_wrong_tries_void_a_code(http: httpx.AsyncClient, gateway: Gateway) -> None:
+async def test_five_wrong_guesses_void_a_code(http: httpx.AsyncClient, gateway: Gateway) -> None:
     phone = new_phone()
-    await ask(http, phone, "login")
+    await request_code(http, phone, "login")
     code = await gateway.code_for(phone)
     wrong = f"{(int(code) + 1) % 10**6:06}"
-    answers = await asyncio.gather(*(use(http, "login", phone, wrong) for _ in range(5)))
+    answers = await asyncio.gather(*(use_code(http, "login", phone, wrong) for _ in range(5)))
     assert {answer.code for answer in answers} == {"bad_code"}
-    assert (await use(http, "login", phone, code)).code == "bad_code", "the right code comes too late"
+    assert (await use_code(http, "login", phone, code)).code == "bad_code", "the right code comes too late"
 
 
 async def test_a_code_is_void_after_five_minutes_and_for_another_purpose(
@@ -163,25 +163,25 @@ async def test_a_code_is_void_after_five_minutes_and_for_another_purpose(
 ) -> None:
     phone = new_phone()
     await register(http, phone)
-    await ask(http, phone, "reset")
+    await request_code(http, phone, "reset")
     code = await gateway.code_for(phone)
-    assert (await use(http, "login", phone, code)).code == "bad_code"
+    assert (await use_code(http, "login", phone, code)).code == "bad_code"
     async with database.transaction() as db:
         row = (await db.exec(select(Code).where(Code.phone == phone, Code.purpose == "reset"))).one()
         assert code.encode() not in row.hash
         row.expires_at -= codes.LIFETIME + timedelta(seconds=1)
-    assert (await use(http, "reset", phone, code, new_password="x" * 8)).code == "bad_code"
+    assert (await use_code(http, "reset", phone, code, new_password="x" * 8)).code == "bad_code"
 
 
-async def test_another_code_can_be_asked_for_although_the_clock_of_the_database_went_back(
+async def test_a_code_sent_in_the_future_does_not_block_the_next_one(
     http: httpx.AsyncClient, database: Database
 ) -> None:
     phone = new_phone()
-    assert (await ask(http, phone, "login")).status_code == 202
+    assert (await request_code(http, phone, "login")).status_code == 202
     async with database.transaction() as db:
         (await db.exec(select(Code).where(Code.phone == phone))).one().sent_at += timedelta(days=1)
-    assert (await ask(http, phone, "login")).status_code == 202
-    assert (await ask(http, phone, "login")).status_code == 429
+    assert (await request_code(http, phone, "login")).status_code == 202
+    assert (await request_code(http, phone, "login")).status_code == 429
 
 
 async def test_a_reset_password_replaces_the_old_one_and_ends_all_sessions(
@@ -190,16 +190,16 @@ async def test_a_reset_password_replaces_the_old_one_and_ends_all_sessions(
     phone = new_phone()
     await register(http, phone)
     session = (await log_in(http, phone, "first password")).data
-    await ask(http, phone, "reset")
+    await request_code(http, phone, "reset")
     code = await gateway.code_for(phone)
-    assert (await use(http, "reset", phone, code, new_password="second password")).status == 204
+    assert (await use_code(http, "reset", phone, code, new_password="second password")).status == 204
     assert (await log_in(http, phone, "first password")).code == "bad_credentials"
     assert (await log_in(http, phone, "second password")).ok
     me = await http.get("/users/me", headers={"Authorization": f"Bearer {session['access_token']}"})
     assert http_answer(me).code == "session_revoked"
 
 
-async def test_changing_the_password_needs_the_old_one_and_ends_the_other_sessions(http: httpx.AsyncClient) -> None:
+async def test_a_password_change_needs_the_old_password_and_ends_the_other_sessions(http: httpx.AsyncClient) -> None:
     phone = new_phone()
     await register(http, phone)
     this, other = [(await log_in(http, phone, "first password")).data["access_token"] for _ in range(2)]
@@ -216,10 +216,10 @@ async def test_changing_the_password_needs_the_old_one_and_ends_the_other_sessio
     assert (await change(this, current_password="second password", new_password="third password")).status == 204
 
 
-async def test_somebody_without_a_password_sets_their_first(http: httpx.AsyncClient, gateway: Gateway) -> None:
+async def test_a_user_without_a_password_sets_the_first_one(http: httpx.AsyncClient, gateway: Gateway) -> None:
     phone = new_phone()
-    await ask(http, phone, "login")
-    tokens = (await use(http, "login", phone, await gateway.code_for(phone))).data
+    await request_code(http, phone, "login")
+    tokens = (await use_code(http, "login", phone, await gateway.code_for(phone))).data
     assert (await log_in(http, phone, "first password")).code == "bad_credentials"
     headers = {"Authorization": f"Bearer {tokens['access_token']}"}
     answer = await http.post("/auth/password", json={"new_password": "first password"}, headers=headers)
@@ -227,10 +227,10 @@ async def test_somebody_without_a_password_sets_their_first(http: httpx.AsyncCli
     assert (await log_in(http, phone, "first password")).ok
 
 
-async def test_the_gateway_is_asked_again_when_it_fails(http: httpx.AsyncClient, gateway: Gateway) -> None:
+async def test_a_failed_request_to_the_gateway_is_repeated(http: httpx.AsyncClient, gateway: Gateway) -> None:
     gateway.fails = 1
     phone = new_phone()
-    await ask(http, phone, "login")
+    await request_code(http, phone, "login")
     assert await gateway.code_for(phone)
     assert gateway.fails == 0 and len(gateway.sent) == 1
 
@@ -242,13 +242,13 @@ async def test_unverified_numbers_are_refused_where_verification_is_required(
     phone = new_phone()
     await register(http, phone)
     assert (await log_in(http, phone, "first password")).code == "phone_not_verified"
-    await ask(http, phone, "login")
-    assert (await use(http, "login", phone, await gateway.code_for(phone), password="second password")).ok
+    await request_code(http, phone, "login")
+    assert (await use_code(http, "login", phone, await gateway.code_for(phone), password="second password")).ok
     assert (await log_in(http, phone, "first password")).code == "bad_credentials"
     assert (await log_in(http, phone, "second password")).ok
 
 
-async def test_in_production_codes_never_go_to_the_log(service_settings: Settings) -> None:
+async def test_codes_never_go_to_the_log_in_production(service_settings: Settings) -> None:
     sender = CodeSender(service_settings.model_copy(update={"env": "production"}))
     from chat_app.errors import Unavailable
 

@@ -1,4 +1,4 @@
-"""A change of credentials ends what the old ones opened, also what is under way; hashing holds no connection."""
+"""A change of credentials ends all sessions of the old ones, also those being opened; hashing holds no connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +16,7 @@ from tests.clients import DEADLINE, Answer, until
 from tests.service import Service
 
 NEW_PASSWORD = "the second password"
-# At once, against one change.
+# Simultaneous logins against one change.
 RIVALS = 10
 ROUNDS = 4
 
@@ -25,7 +25,7 @@ MakeAccount = Callable[[], Awaitable[Account]]
 
 @pytest.fixture
 async def make_account(service: Service, database: Database) -> AsyncIterator[MakeAccount]:
-    """Each call: an account with a new number."""
+    """`await make_account()`: an account with a new number."""
     async with AsyncExitStack() as stack:
 
         async def make() -> Account:
@@ -34,8 +34,8 @@ async def make_account(service: Service, database: Database) -> AsyncIterator[Ma
         yield make
 
 
-async def waiters(connection: AsyncConnection, count: int) -> None:
-    """Return when so many wait for a lock in the database."""
+async def wait_for_lock_waiters(connection: AsyncConnection, count: int) -> None:
+    """Return when so many backends wait for a lock."""
     async with asyncio.timeout(DEADLINE):
         while await connection.scalar(text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")) < count:
             pass
@@ -53,11 +53,11 @@ CHANGES = {"change": change_by_password, "reset": change_by_code}
 
 
 class TestP19:
-    """A change of the password ends every session that the old one opened, also while it is under way."""
+    """A password change ends every session that the old password opened, also one that is being opened."""
 
     @pytest.mark.parametrize("change", CHANGES)
     @pytest.mark.parametrize("is_first", [True, False], ids=["change first", "logins first"])
-    async def test_a_login_with_the_old_password_opens_nothing_that_lasts(
+    async def test_a_login_with_the_old_password_opens_no_lasting_session(
         self, change: str, is_first: bool, make_account: MakeAccount
     ) -> None:
         opened = []
@@ -76,14 +76,14 @@ class TestP19:
         assert len(lasting) == 0, f"{len(lasting)} of {ROUNDS * RIVALS}"
 
     @pytest.mark.parametrize("change", CHANGES)
-    async def test_a_login_that_was_checked_before_and_written_after_is_refused(
+    async def test_a_login_checked_before_the_change_and_written_after_it_is_refused(
         self, change: str, make_account: MakeAccount
     ) -> None:
         account = await make_account()
         tokens, code = await account.registered(), await account.code("reset")
         with hashing_held():
             first = asyncio.create_task(CHANGES[change](account, tokens, code))
-            # The new password is hashed, and the old one checked, before what comes now.
+            # The new password is hashed, and the old one checked, before the logins below.
             await until(lambda: waiting_for_hashing() >= 1)
             logins = [asyncio.create_task(account.log_in()) for _ in range(RIVALS)]
             await until(lambda: waiting_for_hashing() > RIVALS)
@@ -92,7 +92,7 @@ class TestP19:
             assert answer.code == "bad_credentials" or not (await account.me(answer.data)).ok
 
     @pytest.mark.parametrize("change", CHANGES)
-    async def test_a_refresh_keeps_no_session_alive(self, change: str, make_account: MakeAccount) -> None:
+    async def test_a_simultaneous_refresh_keeps_no_session_alive(self, change: str, make_account: MakeAccount) -> None:
         for _ in range(ROUNDS):
             account = await make_account()
             tokens = (await account.use("login", await account.code("login"), password=PASSWORD)).data
@@ -115,16 +115,16 @@ class TestP19:
             with hashing_held():
                 reset = asyncio.create_task(account.use("reset", code, new_password=NEW_PASSWORD))
                 await until(lambda: waiting_for_hashing() >= 1)
-                # The login is stopped where it writes its session, and the reset goes as far as it can.
+                # The login is blocked where it writes its session, and the reset runs as far as it can.
                 await connection.execute(text("LOCK TABLE session IN SHARE MODE"))
                 opening = asyncio.create_task(account.use("login", login))
-                await waiters(connection, 1)
-            await waiters(connection, 2)
+                await wait_for_lock_waiters(connection, 1)
+            await wait_for_lock_waiters(connection, 2)
         opened = await opening
         assert opened.ok and (await reset).status == 204
         assert [(await account.me(tokens)).code for tokens in (first, opened.data)] == ["session_revoked"] * 2
 
-    async def test_two_changes_at_once_with_one_password_are_one(self, make_account: MakeAccount) -> None:
+    async def test_only_one_of_simultaneous_changes_with_one_password_succeeds(self, make_account: MakeAccount) -> None:
         account = await make_account()
         tokens = await account.registered()
         new = [f"{NEW_PASSWORD} {number}" for number in range(RIVALS)]
@@ -135,7 +135,7 @@ class TestP19:
         )
         assert (await account.log_in(winner)).ok
 
-    async def test_a_session_that_ended_meanwhile_changes_no_password(self, make_account: MakeAccount) -> None:
+    async def test_a_session_revoked_during_the_change_changes_no_password(self, make_account: MakeAccount) -> None:
         account = await make_account()
         tokens = await account.registered()
         assert await account.execute('UPDATE "user" SET hashed_password = NULL WHERE phone = :phone') == 1
@@ -148,11 +148,11 @@ class TestP19:
 
 
 class TestDeactivation:
-    """A deactivated user, also by plain SQL, is out: over HTTP at once, on sockets within 5 seconds."""
+    """A user deactivated by plain SQL loses HTTP at once and connections within 5 seconds."""
 
     DEACTIVATE = 'UPDATE "user" SET is_active = false WHERE phone = :phone'
 
-    async def test_ends_http_and_refresh_at_once(self, make_account: MakeAccount) -> None:
+    async def test_a_deactivation_ends_http_and_refresh_at_once(self, make_account: MakeAccount) -> None:
         account = await make_account()
         tokens = await account.registered()
         assert await account.execute(self.DEACTIVATE) == 1
@@ -163,7 +163,7 @@ class TestDeactivation:
         reset = await account.use("reset", await account.code("reset"), new_password=NEW_PASSWORD)
         assert reset.code == "bad_code"
 
-    async def test_closes_every_connection(self, make_account: MakeAccount) -> None:
+    async def test_a_deactivation_closes_every_connection(self, make_account: MakeAccount) -> None:
         account, other = await make_account(), await make_account()
         people = [each.person(await each.registered()) for each in (account, other)]
         for person in people:
@@ -172,13 +172,13 @@ class TestDeactivation:
         assert await account.execute(self.DEACTIVATE) == 1
         for socket in people[0].sockets:
             await until(lambda socket=socket: socket.named("session_revoked") and not socket.client.connected)
-        # Each node looks into the database by itself; a round may just have begun.
+        # Each node sweeps its sessions by itself. A sweep may have begun just before.
         assert 2 * SWEEP_SECONDS < 5
         assert (await people[1].socket.call("list_chats")).ok
         for person in people:
             await person.close()
 
-    async def test_a_login_under_way_opens_nothing(self, make_account: MakeAccount) -> None:
+    async def test_a_login_during_the_deactivation_opens_no_session(self, make_account: MakeAccount) -> None:
         account = await make_account()
         await account.registered()
         code = await account.code("login")
@@ -191,24 +191,24 @@ class TestDeactivation:
 
 
 class TestHashing:
-    """A password takes a tenth of a second, and all wait for one thread: nothing else may wait with them."""
+    """Hashing a password takes a tenth of a second in the one thread for it. Nothing else may wait for that thread."""
 
     @pytest.mark.parametrize("path", ["register", "login", "change", "reset", "login with code"])
-    async def test_holds_no_connection_to_the_database(
+    async def test_hashing_holds_no_connection_to_the_database(
         self, path: str, service: Service, make_account: MakeAccount
     ) -> None:
         pool: Any = service.database.engine.pool
         accounts = [await make_account() for _ in range(pool.size())]
-        onlooker = await make_account()
-        tokens = await onlooker.registered()
+        bystander = await make_account()
+        tokens = await bystander.registered()
         ready = [await self.prepare(path, account) for account in accounts]
         with hashing_held():
             tasks = [asyncio.create_task(start()) for start in ready]
             await until(lambda: waiting_for_hashing() >= len(tasks))
-            # The service itself uses one for a moment every two seconds.
+            # The service's sweep uses a connection for a moment every two seconds.
             await until(lambda: pool.checkedout() == 0)
             headers = {"Authorization": f"Bearer {tokens['access_token']}"}
-            answer = await onlooker.http.get("/auth/sessions", headers=headers)
+            answer = await bystander.http.get("/auth/sessions", headers=headers)
         for done in await asyncio.gather(*tasks):
             assert done.ok, done
         assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""What those who look after the process ask it: whether it lives, and whether it may be sent people."""
+"""Health: whether the process lives, and whether it is ready for requests."""
 
 import asyncio
 import signal
@@ -20,53 +20,53 @@ from tests.service import Service
 
 
 @pytest.fixture
-def not_ending() -> Iterator[None]:
-    """In tests the process goes on."""
+def ending_reset() -> Iterator[None]:
+    """Reset the flag of the signal: in tests the process goes on."""
     yield
     health.ending.clear()
 
 
 def service_on(settings: Settings, database_url: str) -> Service:
-    """A node with another database."""
+    """A node on another database."""
     changed = {"database_url": SecretStr(database_url), "port": free_port()}
     return Service(settings.model_copy(update=changed))
 
 
-async def ask(service: Service, path: str = "/readyz") -> Answer:
+async def get_health(service: Service, path: str = "/readyz") -> Answer:
     async with httpx.AsyncClient(base_url=service.base, timeout=DEADLINE) as client:
         response = await client.get(path)
     assert response.is_success or int(response.headers["retry-after"]) >= 1
     return http_answer(response)
 
 
-async def test_a_node_with_all_that_it_needs_is_ready(service: Service) -> None:
-    assert await ask(service) == Answer(200, {"status": "ok", "bus": None}, None)
+async def test_a_healthy_node_is_ready(service: Service) -> None:
+    assert await get_health(service) == Answer(200, {"status": "ok", "bus": None}, None)
 
 
-async def test_without_a_database_it_lives_but_is_not_ready(service_settings: Settings) -> None:
+async def test_a_node_without_a_database_lives_but_is_not_ready(service_settings: Settings) -> None:
     async with service_on(service_settings, "postgresql://nobody@127.0.0.1:9/nothing") as alone:
-        assert await ask(alone) == Answer(503, None, "unavailable")
-        assert (await ask(alone, "/healthz")).ok
+        assert await get_health(alone) == Answer(503, None, "unavailable")
+        assert (await get_health(alone, "/healthz")).ok
 
 
-async def test_before_the_migrations_it_is_not_ready(service_settings: Settings, empty_url: str) -> None:
+async def test_a_node_without_migrations_is_not_ready(service_settings: Settings, empty_url: str) -> None:
     async with service_on(service_settings, empty_url) as early:
-        assert await ask(early) == Answer(503, None, "unavailable")
+        assert await get_health(early) == Answer(503, None, "unavailable")
         await asyncio.to_thread(migrations.upgrade, empty_url)
-        assert (await ask(early)).ok
+        assert (await get_health(early)).ok
 
 
-async def test_while_the_database_is_stuck_it_is_not_ready(service: Service, database: Database) -> None:
+async def test_a_node_with_a_blocked_database_is_not_ready(service: Service, database: Database) -> None:
     async with database.engine.begin() as connection:
         await connection.execute(text("LOCK TABLE alembic_version"))
-        assert await ask(service) == Answer(503, None, "unavailable")
-    assert (await ask(service)).ok
+        assert await get_health(service) == Answer(503, None, "unavailable")
+    assert (await get_health(service)).ok
 
 
-@pytest.mark.usefixtures("not_ending")
-async def test_from_the_signal_on_that_ends_it_it_is_not_ready(service: Service) -> None:
+@pytest.mark.usefixtures("ending_reset")
+async def test_a_node_is_not_ready_after_sigterm(service: Service) -> None:
     ended = server._Server(uvicorn.Config(service.app), lambda: None, health.ending.set)
     ended.handle_exit(signal.SIGTERM, None)
     assert ended.should_exit
-    assert await ask(service) == Answer(503, None, "unavailable")
-    assert (await ask(service, "/healthz")).ok
+    assert await get_health(service) == Answer(503, None, "unavailable")
+    assert (await get_health(service, "/healthz")).ok

@@ -1,4 +1,4 @@
-"""What comes before a request is complete is bounded, in bytes and in time; and nothing else is."""
+"""The part of a request before its body is limited in bytes and time, and nothing else is."""
 
 import asyncio
 import json
@@ -26,14 +26,14 @@ MANY = b"".join(b"x-%05d: value\r\n" % number for number in range(HEAD_BYTES // 
 
 
 class Client:
-    """A connection on which anything may be sent."""
+    """A connection that sends any bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
-        with suppress(ConnectionError):  # it may be closed already, with an answer that can still be read
+        with suppress(ConnectionError):  # it may be closed, with an answer left to read
             await self.writer.drain()
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
@@ -46,7 +46,7 @@ class Client:
         return int(status.split()[1]), headers, body
 
     async def is_refused(self, status: int, code: str) -> None:
-        """Wait for the problem with which the connection ends."""
+        """Wait for a problem and the end of the connection."""
         answered, headers, body = await self.answer()
         problem = json.loads(body)
         assert (answered, problem["status"], problem["code"]) == (status, status, code)
@@ -89,13 +89,13 @@ async def anna(make_person: MakePerson) -> Person:
 
 
 @pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_head_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.5)
 
 
 @pytest.fixture
-def later(soon: None, connect: Connect) -> Callable[[], Awaitable[None]]:
-    """`await later()`: the time for a head is over, of all connections that are there by now."""
+def later(short_head_time: None, connect: Connect) -> Callable[[], Awaitable[None]]:
+    """`await later()`: wait until the time for a head has passed on all connections open now."""
 
     async def wait() -> None:
         await (await connect()).is_refused(408, "too_slow")
@@ -105,7 +105,7 @@ def later(soon: None, connect: Connect) -> Callable[[], Awaitable[None]]:
 
 @pytest.fixture
 async def unhandled() -> AsyncIterator[list[dict[str, Any]]]:
-    """What callbacks of the event loop raised."""
+    """Exceptions in callbacks of the event loop."""
     loop = asyncio.get_running_loop()
     contexts: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: contexts.append(context))
@@ -132,11 +132,11 @@ class TestBytes:
             pytest.param(b"\r\n" * HEAD_BYTES, id="empty-lines"),
         ],
     )
-    async def test_what_completes_nothing_is_too_large(self, client: Client, endless: bytes) -> None:
+    async def test_a_head_without_end_is_too_large(self, client: Client, endless: bytes) -> None:
         await client.send(endless)
         await client.is_refused(431, "headers_too_large")
 
-    async def test_also_in_small_parts(self, client: Client) -> None:
+    async def test_a_head_without_end_in_small_parts_is_too_large(self, client: Client) -> None:
         await client.send(GET + b"x: ")
         for _ in range(HEAD_BYTES // 100 + 1):
             await client.send(b"a" * 100)
@@ -144,12 +144,12 @@ class TestBytes:
         await client.is_refused(431, "headers_too_large")
 
     @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431)])
-    async def test_the_limit_is_exact(self, client: Client, more: int, status: int) -> None:
+    async def test_the_limit_of_a_head_is_exact(self, client: Client, more: int, status: int) -> None:
         padding = HEAD_BYTES - len(GET + b"x: \r\n\r\n") + more
         await client.send(GET + b"x: " + b"a" * padding + b"\r\n\r\n")
         assert (await client.answer())[0] == status
 
-    async def test_many_megabytes_are_answered_and_not_kept(self, client: Client, service: Service) -> None:
+    async def test_many_megabytes_of_headers_are_not_kept(self, client: Client, service: Service) -> None:
         await client.send(GET)
         with suppress(ConnectionError):
             for _ in range(200):
@@ -157,7 +157,7 @@ class TestBytes:
                 await client.writer.drain()
         await until(lambda: not any(protocol.client == client_of(client) for protocol in protocols(service)))
 
-    async def test_complete_requests_before_it_are_answered_first(self, client: Client) -> None:
+    async def test_complete_requests_before_a_refused_one_are_answered_first(self, client: Client) -> None:
         await client.send((GET + b"\r\n") * 3 + GET + MANY * 2)
         for _ in range(3):
             assert (await client.answer())[0] == 200
@@ -173,7 +173,7 @@ class TestBytes:
             most = max(most, len(protocol.pipeline))
         assert 0 < most < 200
 
-    async def test_a_body_in_tiny_chunks_comes_through(self, client: Client) -> None:
+    async def test_a_body_in_tiny_chunks_is_read(self, client: Client) -> None:
         body = b'{"phone": "1", "password": "' + b"x" * 50_000 + b'"}'
         await client.send(CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Type: application/json\r\n\r\n"))
         await client.send(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\nx-after: 1\r\n\r\n")
@@ -184,7 +184,7 @@ class TestBytes:
 
 
 async def test_a_body_that_is_not_read_ends_the_connection(client: Client) -> None:
-    # Starlette answers it before the body is counted; the rest of it would be waited for without a limit.
+    # Starlette answers before the body is counted. Without this the server would wait for the rest without a limit.
     preflight = b"OPTIONS /healthz HTTP/1.1\r\nHost: chat\r\nOrigin: http://localhost\r\n"
     await client.send(preflight + b"Access-Control-Request-Method: GET\r\nContent-Length: 1000000\r\n\r\nx")
     assert (await client.answer())[0] in (200, 400)
@@ -195,14 +195,14 @@ def client_of(client: Client) -> Any:
     return client.writer.get_extra_info("sockname")
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("short_head_time")
 class TestTime:
     async def test_a_silent_connection_is_closed(self, client: Client) -> None:
         await client.is_refused(408, "too_slow")
 
     @pytest.mark.parametrize("first", [b"", GET + b"\r\n", CHUNKED + b"1"], ids=["head", "next-head", "chunk"])
     @pytest.mark.parametrize("parts", [GET + b"x: " + b"a" * 1000, b"\r\n" * 500], ids=["head", "empty-lines"])
-    async def test_one_that_trickles_is_closed(self, client: Client, first: bytes, parts: bytes) -> None:
+    async def test_a_connection_that_trickles_is_closed(self, client: Client, first: bytes, parts: bytes) -> None:
         await client.send(first)
         if first.startswith(GET):
             assert (await client.answer())[0] == 200
@@ -218,7 +218,7 @@ class TestTime:
         await client.is_refused(408, "too_slow")
         trickling.cancel()
 
-    async def test_a_refused_one_is_answered_once(
+    async def test_a_refused_connection_is_answered_once(
         self, client: Client, later: Callable[[], Awaitable[None]], unhandled: list[dict[str, Any]]
     ) -> None:
         await client.send(GET)
@@ -227,18 +227,18 @@ class TestTime:
         await later()
         assert unhandled == []
 
-    async def test_many_silent_ones_are_closed_and_others_served(self, connect: Connect, anna: Person) -> None:
+    async def test_many_silent_connections_are_closed_and_others_served(self, connect: Connect, anna: Person) -> None:
         clients = [await connect() for _ in range(300)]
         assert (await anna.http.get("/healthz")).status_code == 200
         await asyncio.gather(*(client.is_refused(408, "too_slow") for client in clients))
 
-    async def test_a_websocket_stays(self, anna: Person, later: Callable[[], Awaitable[None]]) -> None:
+    async def test_a_websocket_stays_open(self, anna: Person, later: Callable[[], Awaitable[None]]) -> None:
         raw = await RawSocket.connected(anna.base, anna.token)
         await later()
         assert (await raw.call("list_chats"))["ok"]
         await raw.close()
 
-    async def test_so_does_a_request_that_is_being_answered(
+    async def test_a_request_that_is_being_answered_stays_open(
         self, client: Client, anna: Person, later: Callable[[], Awaitable[None]]
     ) -> None:
         path = f"{POLL}&sid={json.loads((await anna.http.get(POLL)).text[1:])['sid']}"
@@ -248,7 +248,7 @@ class TestTime:
         async with asyncio.timeout(DEADLINE):
             assert b" 200 OK" in await client.reader.readuntil(b"44/other,")
 
-    async def test_a_connection_that_is_kept_stays_for_75_seconds(
+    async def test_an_idle_connection_stays_open_for_75_seconds(
         self, client: Client, service: Service, later: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert configuration(service.app).timeout_keep_alive == 75

@@ -1,4 +1,4 @@
-"""P27: only the person who proved a phone number by a code can use its account afterwards."""
+"""P27: only the person who proved a phone number by a code can use its account from then on."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,14 +20,14 @@ Tokens = dict[str, Any]
 
 @pytest.fixture
 async def account(service: Service, database: Database) -> AsyncIterator[Account]:
-    """A number that somebody may register without having it."""
+    """A number that an attacker may register without owning it."""
     async with Account.at(service.base, database) as account:
         yield account
 
 
 @pytest.fixture(params=["optional", "required"])
 def verification(request: pytest.FixtureRequest, service_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Call it to have the setting take effect: a session of an unverified number comes from before."""
+    """Call it to apply the setting: sessions of unverified numbers were opened before it."""
     return lambda: monkeypatch.setattr(service_settings, "phone_verification", request.param)
 
 
@@ -37,7 +37,7 @@ def required(service_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def is_shut_out(account: Account, *tokens: Tokens, passwords: tuple[str, ...] = (PASSWORD,)) -> bool:
-    """Neither these tokens nor these passwords serve any more."""
+    """Whether these tokens and passwords are all refused."""
     refused = [await account.me(each) for each in tokens] + [await account.refresh(each) for each in tokens]
     refused += [await account.log_in(password) for password in passwords]
     return {answer.code for answer in refused} <= {"session_revoked", "bad_credentials", "refresh_reused"}
@@ -52,7 +52,9 @@ async def prove(account: Account, **more: str) -> Tokens:
 
 
 class TestTheFirstProof:
-    async def test_by_a_login_ends_all_that_was_there(self, account: Account, verification: Any) -> None:
+    async def test_the_first_proof_by_a_login_ends_all_earlier_access(
+        self, account: Account, verification: Any
+    ) -> None:
         others = [await account.registered(), (await account.log_in()).data]
         connected = account.person(others[0])
         await connected.connect()
@@ -66,7 +68,7 @@ class TestTheFirstProof:
         assert (me["is_verified"], me["has_password"]) == (True, False)
         assert (await account.refresh(tokens)).ok
 
-    async def test_by_a_login_can_set_a_password_at_once(self, account: Account, verification: Any) -> None:
+    async def test_the_first_proof_by_a_login_can_set_a_password(self, account: Account, verification: Any) -> None:
         others = await account.registered()
         verification()
         tokens = await prove(account, password=OWN)
@@ -74,7 +76,9 @@ class TestTheFirstProof:
         assert (await account.me(tokens)).data["has_password"]
         assert (await account.log_in(OWN)).ok
 
-    async def test_by_a_reset_ends_all_that_was_there(self, account: Account, verification: Any) -> None:
+    async def test_the_first_proof_by_a_reset_ends_all_earlier_access(
+        self, account: Account, verification: Any
+    ) -> None:
         others = await account.registered()
         verification()
         assert (await account.use("reset", await account.code("reset"), new_password=OWN)).status == 204
@@ -83,19 +87,19 @@ class TestTheFirstProof:
         me = (await account.me(tokens)).data
         assert (me["is_verified"], me["has_password"]) == (True, True)
 
-    async def test_is_the_only_one_that_ends_anything(self, account: Account) -> None:
+    async def test_later_proofs_end_no_session(self, account: Account) -> None:
         first = await prove(account, password=OWN)
         second = await prove(account)
         assert (await account.me(first)).ok and (await account.me(second)).ok
         assert (await account.log_in(OWN)).ok
 
-    async def test_with_another_password_later_changes_it(self, account: Account) -> None:
+    async def test_a_later_proof_with_another_password_changes_it(self, account: Account) -> None:
         first = await prove(account, password=PASSWORD)
         second = await prove(account, password=OWN)
         assert await is_shut_out(account, first)
         assert (await account.me(second)).ok and (await account.log_in(OWN)).ok
 
-    async def test_sets_no_bad_password_and_a_wrong_code_none(self, account: Account) -> None:
+    async def test_a_short_password_or_a_wrong_code_changes_nothing(self, account: Account) -> None:
         others = await account.registered()
         code = await account.code("login")
         assert (await account.use("login", code, password="short")).code == "invalid_input"
@@ -105,7 +109,7 @@ class TestTheFirstProof:
 
 
 class TestVerifying:
-    async def test_needs_a_token_of_the_account_that_has_the_number(
+    async def test_verifying_needs_a_token_of_the_account_with_the_number(
         self, account: Account, make_person: MakePerson
     ) -> None:
         await account.registered()
@@ -117,9 +121,11 @@ class TestVerifying:
                 assert (refused.status, refused.code) == (401, "not_authenticated")
         tokens = (await account.log_in()).data
         assert not (await account.me(tokens)).data["is_verified"]
-        assert (await account.use("verify", code, tokens["access_token"])).ok, "those were no tries of the code"
+        assert (await account.use("verify", code, tokens["access_token"])).ok, (
+            "the refused requests were no guesses of the code"
+        )
 
-    async def test_returns_the_account_and_clears_nothing(self, account: Account) -> None:
+    async def test_verifying_returns_the_account_and_clears_nothing(self, account: Account) -> None:
         first, second = await account.registered(), (await account.log_in()).data
         assert (await account.use("verify", "000000", first["access_token"])).code == "bad_code"
         verified = await account.use("verify", await account.code("verify"), first["access_token"])
@@ -138,7 +144,7 @@ class TestWhereVerificationIsRequired:
         assert (await account.log_in()).code == "bad_credentials"
         assert (await account.log_in(OWN)).code == "phone_not_verified"
 
-    async def test_one_that_was_used_or_proven_or_deactivated_is_taken(self, account: Account) -> None:
+    async def test_a_number_that_was_used_or_proven_or_deactivated_is_taken(self, account: Account) -> None:
         await account.register()
         await account.execute('UPDATE "user" SET is_active = false WHERE phone = :phone')
         assert (await account.register(OWN)).code == "phone_taken"
@@ -149,7 +155,7 @@ class TestWhereVerificationIsRequired:
         await account.execute('UPDATE "user" SET is_verified = false WHERE phone = :phone')
         assert (await account.register(OWN)).code == "phone_taken", "used"
 
-    async def test_many_registrations_and_a_login_by_code_leave_no_foreign_password(self, account: Account) -> None:
+    async def test_registrations_during_a_login_by_code_leave_no_password(self, account: Account) -> None:
         code = await account.code("login")
         attempts = [account.register(f"{PASSWORD} {number}") for number in range(6)]
         attempts.insert(3, account.use("login", code))
@@ -160,20 +166,20 @@ class TestWhereVerificationIsRequired:
             assert (await account.log_in(f"{PASSWORD} {number}")).code == "bad_credentials"
 
 
-async def test_elsewhere_a_registered_number_is_taken(account: Account) -> None:
+async def test_a_registered_number_is_taken_where_verification_is_optional(account: Account) -> None:
     await account.register()
     assert (await account.register(OWN)).code == "phone_taken"
     assert (await account.log_in()).ok
 
 
-class TestAtTheSameMoment:
-    """Each ends as if one had come after the other, and the owner has the account."""
+class TestRaces:
+    """Each race ends as if one had come after the other, and the owner has the account."""
 
-    async def test_a_registration_and_the_first_login(self, service: Service, database: Database) -> None:
+    async def test_a_registration_races_the_first_login(self, service: Service, database: Database) -> None:
         for number in range(RACES):
             async with Account.at(service.base, database) as account:
                 code = await account.code("login")
-                # A login that needs no hashing is faster: a registration gets its start.
+                # A login by code needs no hashing and is faster, so the registration gets a head start.
                 with hashing_held():
                     registering = asyncio.create_task(account.register())
                     await until(lambda: waiting_for_hashing() >= 1)
@@ -186,7 +192,7 @@ class TestAtTheSameMoment:
                 assert await is_shut_out(account)
                 assert (await account.me(answer.data)).data["is_verified"]
 
-    async def test_a_login_and_a_reset(self, service: Service, database: Database) -> None:
+    async def test_a_login_races_a_reset(self, service: Service, database: Database) -> None:
         for number in range(RACES // 2):
             async with Account.at(service.base, database) as account:
                 others = await account.registered()
@@ -195,9 +201,9 @@ class TestAtTheSameMoment:
                 answers = await asyncio.gather(*both[:: 1 if number % 2 else -1])
                 assert {answer.status for answer in answers} == {200, 204}
                 assert await is_shut_out(account, others)
-                assert (await account.log_in(OWN)).ok, "what the login cleared, or left alone"
+                assert (await account.log_in(OWN)).ok, "the login cleared the password or kept the new one"
 
-    async def test_two_logins_with_one_code(self, account: Account) -> None:
+    async def test_logins_with_one_code_race(self, account: Account) -> None:
         others = await account.registered()
         code = await account.code("login")
         answers = await asyncio.gather(*(account.use("login", code) for _ in range(8)))
@@ -205,7 +211,7 @@ class TestAtTheSameMoment:
         assert await is_shut_out(account, others)
         assert (await account.me(next(answer.data for answer in answers if answer.ok))).ok
 
-    async def test_the_first_login_and_all_that_others_try(self, service: Service, database: Database) -> None:
+    async def test_the_first_login_races_everything_others_can_do(self, service: Service, database: Database) -> None:
         for _ in range(RACES // 8):
             async with Account.at(service.base, database) as account:
                 sessions = [await account.registered(), *[(await account.log_in()).data for _ in range(3)]]
@@ -221,8 +227,8 @@ class TestAtTheSameMoment:
                 assert await is_shut_out(account, *sessions, *gained, passwords=passwords)
                 assert (await account.me(owner.data)).data["has_password"] is False
 
-    async def test_a_change_of_the_password_that_began_before_sets_none(self, account: Account) -> None:
-        """The owner's account has no password then, so none would have to be known."""
+    async def test_a_password_change_that_began_before_the_proof_sets_no_password(self, account: Account) -> None:
+        """The owner's account has no password then, so the change would need no current one."""
         others = await account.registered()
         code = await account.code("login")
         with hashing_held():
@@ -234,10 +240,10 @@ class TestAtTheSameMoment:
 
 
 @pytest.mark.parametrize("purpose", ["login", "verify", "reset", "change", "delete"])
-async def test_a_code_serves_its_own_purpose_only(account: Account, purpose: str) -> None:
+async def test_a_code_is_valid_for_its_own_purpose_only(account: Account, purpose: str) -> None:
     tokens = await account.registered()
-    asked = await account.post("codes", {"phone": account.phone, "purpose": purpose})
-    assert (asked.status, asked.data) == (202, {"expires_in": 300, "resend_in": 60})
+    requested = await account.post("codes", {"phone": account.phone, "purpose": purpose})
+    assert (requested.status, requested.data) == (202, {"expires_in": 300, "resend_in": 60})
     code = await account.code(purpose)
     for what, more in (("login", {}), ("verify", {}), ("reset", {"new_password": OWN})):
         if what != purpose:

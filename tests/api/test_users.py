@@ -1,4 +1,4 @@
-"""Profiles: one's own, those of others, and finding people."""
+"""Profiles: one's own and those of others, search and lookup."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ NUMBERS = count(1)
 
 
 def unique(word: str) -> str:
-    """A word that no other test uses."""
+    """A word that no other test has."""
     return f"{word}{next(NUMBERS):03d}"
 
 
@@ -46,8 +46,8 @@ async def search(person: Person, **query: object) -> list[str]:
     return [user["name"] for user in answer.data["items"]]
 
 
-class TestOnesOwnProfile:
-    async def test_only_what_is_sent_is_changed(self, anna: Person) -> None:
+class TestOwnProfile:
+    async def test_an_update_changes_only_the_fields_sent(self, anna: Person) -> None:
         before = await me(anna)
         assert set(before) == PROFILE | {"phone", "is_verified", "has_password", "created_at"}
         username = unique("Anna_")
@@ -57,7 +57,7 @@ class TestOnesOwnProfile:
             before = answer.data
         assert await me(anna) == before
 
-    async def test_username_and_bio_can_be_taken_back_but_everybody_has_a_name(self, anna: Person) -> None:
+    async def test_username_and_bio_can_be_cleared_but_not_the_name(self, anna: Person) -> None:
         await edit(anna, username=unique("anna"), bio="hello")
         assert (await edit(anna, username=None, bio="")).ok
         after = await me(anna)
@@ -65,7 +65,7 @@ class TestOnesOwnProfile:
         assert (await edit(anna, name=None)).code == "invalid_input"
         assert (await me(anna))["name"] == "Anna"
 
-    async def test_what_is_not_valid_is_refused(self, anna: Person) -> None:
+    async def test_invalid_input_is_refused(self, anna: Person) -> None:
         before = await me(anna)
         for change in (
             {"name": ""},
@@ -95,7 +95,7 @@ class TestOnesOwnProfile:
             )
         assert await me(anna) == before
 
-    async def test_a_username_is_unique_whatever_its_case(self, anna: Person, boris: Person) -> None:
+    async def test_a_username_is_unique_in_any_case(self, anna: Person, boris: Person) -> None:
         username = unique("Anna")
         await edit(anna, username=username)
         for same in (username, username.lower(), username.upper()):
@@ -106,7 +106,7 @@ class TestOnesOwnProfile:
         await edit(anna, username=None)
         assert (await edit(boris, username=username)).ok
 
-    async def test_of_many_who_want_one_username_at_once_one_gets_it(self, make_person: MakePerson) -> None:
+    async def test_one_of_simultaneous_claims_of_a_username_succeeds(self, make_person: MakePerson) -> None:
         people = [await make_person() for _ in range(5)]
         username = unique("wanted")
         answers = await asyncio.gather(*(edit(person, username=username) for person in people))
@@ -115,19 +115,19 @@ class TestOnesOwnProfile:
         )
 
 
-class TestOthers:
-    async def test_everybody_sees_everybodys_profile(self, anna: Person, boris: Person) -> None:
+class TestProfilesOfOthers:
+    async def test_every_user_sees_every_profile(self, anna: Person, boris: Person) -> None:
         await edit(boris, username=unique("boris"), bio="hello")
         answer = http_answer(await anna.http.get(f"{USERS}/{boris.id}"))
         own = await me(boris)
         assert (answer.status, answer.data) == (200, {field: own[field] for field in PROFILE})
 
-    async def test_somebody_who_does_not_exist_is_not_found(self, anna: Person) -> None:
+    async def test_an_unknown_user_is_not_found(self, anna: Person) -> None:
         answer = http_answer(await anna.http.get(f"{USERS}/{uuid4()}"))
         assert (answer.status, answer.code) == (404, "user_not_found")
         assert http_answer(await anna.http.get(f"{USERS}/x")).code == "invalid_input"
 
-    async def test_whoever_knows_the_whole_phone_finds_its_owner(self, anna: Person, boris: Person) -> None:
+    async def test_lookup_by_the_whole_phone_returns_its_owner(self, anna: Person, boris: Person) -> None:
         phone = (await me(boris))["phone"]
         for written in (phone, phone.replace("+7", "8"), f"8 ({phone[2:5]}) {phone[5:8]}-{phone[8:]}"):
             answer = http_answer(await anna.http.post(f"{USERS}/lookup", json={"phone": written}))
@@ -140,8 +140,8 @@ class TestOthers:
             assert (answer.status, answer.code) == (422, "invalid_input")
 
 
-class TestSearching:
-    async def test_by_the_beginning_of_a_word_of_the_name_or_of_the_username(
+class TestSearch:
+    async def test_search_finds_beginnings_of_words_of_names_and_usernames(
         self, anna: Person, make_person: MakePerson
     ) -> None:
         word = unique("Zed")
@@ -156,31 +156,31 @@ class TestSearching:
         answer = http_answer(await anna.http.get(USERS, params={"query": f"{word} s"}))
         assert [(user["id"], set(user)) for user in answer.data["items"]][:1] == [(first.id, PROFILE)]
 
-    async def test_letters_of_every_alphabet_have_a_case(self, anna: Person, make_person: MakePerson) -> None:
+    async def test_search_ignores_case_in_every_alphabet(self, anna: Person, make_person: MakePerson) -> None:
         word = unique("Ёлка")
         await make_person(f"{word} Иванова")
         for query in (word.lower(), word.upper(), "ИВАНОВА"):
             assert f"{word} Иванова" in await search(anna, query=query)
 
-    async def test_signs_with_a_meaning_in_sql_mean_themselves(self, anna: Person, make_person: MakePerson) -> None:
+    async def test_search_takes_sql_wildcards_literally(self, anna: Person, make_person: MakePerson) -> None:
         word = unique("Per")
         for name in (f"{word}%cent", f"{word}_score", f"{word}\\slash"):
             await make_person(name)
             assert (await search(anna, query=name[:7]))[0] == name, name[:7]
         assert await search(anna, query="%") == await search(anna, query="_") == await search(anna, query="'; --") == []
 
-    async def test_never_by_phone(self, anna: Person, boris: Person) -> None:
+    async def test_search_does_not_find_phones(self, anna: Person, boris: Person) -> None:
         phone = (await me(boris))["phone"]
         for query in (phone, phone[1:], phone[-7:], phone[:6]):
             assert "Boris" not in await search(anna, query=query)
 
-    async def test_several_by_their_ids(self, anna: Person, boris: Person) -> None:
+    async def test_search_by_ids_returns_several_users(self, anna: Person, boris: Person) -> None:
         assert sorted(await search(anna, ids=[anna.id, boris.id, str(uuid4()), boris.id])) == ["Anna", "Boris"]
         assert await search(anna, ids=[boris.id], limit=1) == ["Boris"]
         assert await search(anna, ids=[anna.id, boris.id], query="bor") == ["Boris"]
         assert await search(anna, ids=[anna.id] + [str(uuid4()) for _ in range(99)]) == ["Anna"]
 
-    async def test_what_is_not_valid_is_refused(self, anna: Person) -> None:
+    async def test_invalid_input_is_refused(self, anna: Person) -> None:
         for query in (
             {"query": ""},
             {"query": "x" * 101},
@@ -195,7 +195,7 @@ class TestSearching:
 
 
 class TestPhones:
-    async def test_nobody_is_told_anybody_elses(
+    async def test_no_answer_has_the_phone_of_another_user(
         self, anna: Person, boris: Person, openapi: dict[str, object], make_person: MakePerson
     ) -> None:
         transport = HttpTransport(openapi)
@@ -221,12 +221,12 @@ class TestPhones:
         assert all(boris.id in json.dumps(answer) for answer in answers)
         assert [digit for digit in digits for answer in answers if digit in json.dumps(answer)] == []
 
-    def test_only_ones_own_account_has_one_and_what_a_client_sends(self, openapi: dict[str, Any]) -> None:
+    def test_only_the_own_account_and_inputs_have_a_phone_field(self, openapi: dict[str, Any]) -> None:
         schemas = openapi["components"]["schemas"]
-        told = {
+        named = {
             name
             for name, schema in schemas.items()
             if "phone" in schema.get("properties", {}) and schema.get("additionalProperties") is not False
         }
-        # A contact's phone is what its sender wrote.
-        assert told == {"UserMe", "Contact"}
+        # The phone of a contact is part of a message.
+        assert named == {"UserMe", "Contact"}

@@ -37,17 +37,17 @@ async def test_a_message_reaches_members_on_every_node_once(person_at: MakePerso
     for person in (anna, boris, clara):
         for message in (sent, again):
             change = await person.socket.wait_for(
-                "messages_changed", lambda told, m=message: told["version"] == m["version"]
+                "messages_changed", lambda event, m=message: event["version"] == m["version"]
             )
-            told = change["messages"][0]
-            assert told == {name: message[name] for name in told}
+            shared = change["messages"][0]
+            assert shared == {name: message[name] for name in shared}
             entry = await person.socket.wait_for(
-                "chats_changed", lambda told, m=message: m["version"] in [chat["version"] for chat in told["chats"]]
+                "chats_changed", lambda event, m=message: m["version"] in [chat["version"] for chat in event["chats"]]
             )
             assert entry["chats"][0]["last_message"]["seq"] == message["seq"]
     await SOCKET.send(boris, chat_id, "the last")
-    await clara.socket.wait_for("messages_changed", lambda told: told["messages"][0]["text"] == "the last")
-    versions = [told["version"] for told in clara.socket.named("messages_changed")]
+    await clara.socket.wait_for("messages_changed", lambda event: event["messages"][0]["text"] == "the last")
+    versions = [event["version"] for event in clara.socket.named("messages_changed")]
     assert versions == sorted(set(versions))
     assert {name for name, _ in outsider.socket.events} <= {"ready"}
     assert not any(person.socket.named("resync_required") for person in (anna, boris, clara))
@@ -65,7 +65,7 @@ async def test_messages_sent_at_once_on_several_nodes_arrive_without_a_gap(perso
 
     await asyncio.gather(*map(talk, people))
     for person in people:
-        await person.socket.wait_for("messages_changed", lambda told: told["message_count"] == 61)
+        await person.socket.wait_for("messages_changed", lambda event: event["message_count"] == 61)
         changes = person.socket.named("messages_changed")
         assert [change["since"] for change in changes[1:]] == [change["version"] for change in changes[:-1]]
 
@@ -80,20 +80,20 @@ async def test_typing_reading_and_titles_reach_other_nodes(person_at: MakePerson
     await SOCKET.do(anna, "mark_read", chat_id=chat_id, seq=2)
     assert (await boris.socket.wait_for("read_changed"))["last_read_seq"] == 2
     await SOCKET.do(anna, "rename_chat", chat_id=chat_id, title="Mine")
-    await tablet.socket.wait_for("chats_changed", lambda told: any(mine["title"] == "Mine" for mine in told["mine"]))
-    assert not [told for told in boris.socket.named("chats_changed") if any(m["title"] for m in told["mine"])]
+    await tablet.socket.wait_for("chats_changed", lambda event: any(mine["title"] == "Mine" for mine in event["mine"]))
+    assert not [event for event in boris.socket.named("chats_changed") if any(m["title"] for m in event["mine"])]
 
 
 async def test_a_member_removed_on_another_node_is_told_and_gets_nothing_more(person_at: MakePersonAt) -> None:
     anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Clara")
     chat_id = await open_group(anna, boris, clara)
     await SOCKET.do(anna, "remove_member", chat_id=chat_id, user_id=boris.id)
-    removal = await boris.socket.wait_for("chats_changed", lambda told: told["removed"])
+    removal = await boris.socket.wait_for("chats_changed", lambda event: event["removed"])
     assert removal["removed"][0]["chat_id"] == chat_id
     boris.socket.events.clear()
     for sender in (anna, clara):
         secret = await SOCKET.send(sender, chat_id, "secret")
-        await clara.socket.wait_for("messages_changed", lambda told, m=secret: told["version"] == m["version"])
+        await clara.socket.wait_for("messages_changed", lambda event, m=secret: event["version"] == m["version"])
     assert await boris.news() == []
 
 
@@ -115,11 +115,11 @@ async def test_the_active_chat_set_by_http_on_one_node_holds_on_another(
     for number in range(100):
         sent = await SOCKET.send(boris, chat["id"], str(number))
         await anna.socket.wait_for(
-            "chats_changed", lambda told, m=sent: any(c["version"] == m["version"] for c in told["chats"])
+            "chats_changed", lambda event, m=sent: any(c["version"] == m["version"] for c in event["chats"])
         )
         if anna.socket.named("messages_changed"):
             return
-    raise AssertionError("it was never told of the chat that is active")
+    raise AssertionError("no event of the active chat arrived")
 
 
 async def test_presence_is_told_across_nodes(
@@ -137,14 +137,14 @@ async def test_presence_is_told_across_nodes(
     elsewhere, left = nodes[0].service.live.presence._elsewhere, nodes[1].service.cluster.bus.node
     await until(lambda: UUID(boris.id) not in elsewhere[left])
     await anna.settle()
-    assert not [told for told in anna.socket.named("presence_changed") if not told["online"]], "his tablet is online"
+    assert not [event for event in anna.socket.named("presence_changed") if not event["online"]], "his tablet is online"
     await tablet.socket.close()
-    went = await anna.socket.wait_for("presence_changed", lambda told: not told["online"])
+    went = await anna.socket.wait_for("presence_changed", lambda event: not event["online"])
     assert went["user_id"] == boris.id
     profile = (await anna.http.get(f"/api/v1/users/{boris.id}")).json()
     assert profile["last_seen_at"] == went["last_seen_at"]
     await boris.connect()
-    await anna.socket.wait_for("presence_changed", lambda told: told["online"])
+    await anna.socket.wait_for("presence_changed", lambda event: event["online"])
 
 
 async def test_a_new_name_reaches_private_peers_and_members_who_have_the_chat_open(person_at: MakePersonAt) -> None:

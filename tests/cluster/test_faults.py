@@ -30,8 +30,8 @@ async def open_group(creator: Person, *members: Person) -> str:
     return chat_id
 
 
-async def told(person: Person, message: dict[str, Any]) -> None:
-    """Wait until a message has come."""
+async def wait_for_message(person: Person, message: dict[str, Any]) -> None:
+    """Wait until a message has arrived."""
     await person.socket.wait_for("messages_changed", lambda change: change["version"] == message["version"])
 
 
@@ -45,7 +45,7 @@ async def catch_up(person: Person, chat_id: str, message: dict[str, Any]) -> Non
 async def back_in_touch(nodes: list[Node], sender: Person, receiver: Person, chat_id: str) -> None:
     """The nodes hear each other again, and what is sent is delivered live."""
     await until(lambda: all(node.is_whole for node in nodes))
-    await told(receiver, await SOCKET.send(sender, chat_id, "live again"))
+    await wait_for_message(receiver, await SOCKET.send(sender, chat_id, "live again"))
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
@@ -61,7 +61,7 @@ async def test_without_a_bus_the_own_node_goes_on_and_others_catch_up(
 
     valkey.kill() if fault == "killed" else valkey.freeze()
     message = await SOCKET.send(anna, chat_id, "while it is away")
-    await told(dora, message)
+    await wait_for_message(dora, message)
     await catch_up(boris, chat_id, message)
     assert boris.socket.named("messages_changed") == []
     if fault == "killed":
@@ -101,7 +101,7 @@ async def test_a_node_that_is_cut_off_tells_a_removed_member_nothing_and_others_
         await person.forget()
 
     secret = await SOCKET.send(clara, chat_id, "secret")
-    await told(clara, secret)
+    await wait_for_message(clara, secret)
     await SOCKET.do(clara, "set_typing", chat_id=chat_id, typing=True)
     await catch_up(anna, chat_id, secret)
     nodes[1].wire.heal()
@@ -213,7 +213,7 @@ async def test_what_does_not_belong_on_the_bus_is_ignored(
             head % (chat_id, "users_changed", boris.id, "") + "\n{}\n{}",
         ):
             await client.publish(CHANNEL, junk)
-    await told(boris, await SOCKET.send(anna, chat_id))
+    await wait_for_message(boris, await SOCKET.send(anna, chat_id))
     assert {name for name, _ in await boris.news()} == {"messages_changed", "chats_changed", RESYNC}
     assert len(boris.socket.named(RESYNC)) == len(wrong), "of what it knows and can't read, the audience has to ask"
     assert anna.socket.named(RESYNC) == []

@@ -1,4 +1,4 @@
-"""People for tests through the transports. Nobody is connected yet: whoever listens begins with `forget`."""
+"""Users for tests over both transports. None is connected: a test that reads events begins with `forget`."""
 
 import pytest
 
@@ -23,11 +23,11 @@ async def clara(make_person: MakePerson) -> Person:
 
 @pytest.fixture
 async def outsider(make_person: MakePerson) -> Person:
-    """Somebody who is in none of the others' chats."""
-    return await make_person("Stranger")
+    """A user who is in none of the others' chats."""
+    return await make_person("Outsider")
 
 
 @pytest.fixture
-def other_door(transport: Transport, openapi: dict[str, object]) -> Transport:
-    """The one of both transports that `transport` is not."""
+def other_transport(transport: Transport, openapi: dict[str, object]) -> Transport:
+    """The transport that `transport` is not."""
     return SocketTransport() if isinstance(transport, HttpTransport) else HttpTransport(openapi)

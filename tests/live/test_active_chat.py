@@ -54,7 +54,7 @@ async def is_open(socket: Socket, transport: Transport, sender: Person, chat_id:
     await transport.send(sender, chat_id)
     await all_in_step()
     assert (await socket.call("list_chats")).ok
-    assert [chat["id"] for told in socket.named("chats_changed") for chat in told["chats"]] == [chat_id]
+    assert [chat["id"] for event in socket.named("chats_changed") for chat in event["chats"]] == [chat_id]
     return bool(socket.named("messages_changed"))
 
 
@@ -123,9 +123,9 @@ class TestActivating:
         once_read(monkeypatch, send)
         opened = (await anna.socket.call("activate_chat", {"chat_id": chat})).data
         assert [message["seq"] for message in opened["page"]["items"]] == [1]
-        (told,) = await anna.heard("messages_changed")
-        assert [message["seq"] for message in told["messages"]] == [sent[0]["seq"]] == [2]
-        assert told["since"] == opened["page"]["version"]
+        (event,) = await anna.received("messages_changed")
+        assert [message["seq"] for message in event["messages"]] == [sent[0]["seq"]] == [2]
+        assert event["since"] == opened["page"]["version"]
 
 
 class TestHandshake:
@@ -274,7 +274,7 @@ class TestFailedCommit:
 
             once_read(monkeypatch, send_meanwhile)
             assert (await anna.socket.call("activate_chat", {"chat_id": other_chat})).status == 503
-        (change,) = await anna.heard("messages_changed")
+        (change,) = await anna.received("messages_changed")
         assert change["version"] == sent[0]["version"]
 
     async def test_a_removal_from_the_former_chat_meanwhile_counts(

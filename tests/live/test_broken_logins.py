@@ -70,7 +70,7 @@ async def test_one_whose_session_ends_during_its_login_leaves_nothing(service: S
         await stream.close_code()
     await until(lambda: not service.live.server.manager.pending_connect)
     assert service.live._ready == {}
-    assert UUID(anna.id) not in service.live.presence._leaving, "nobody was told that they came"
+    assert UUID(anna.id) not in service.live.presence._leaving, "nobody was notified of them yet"
 
 
 async def test_two_logins_at_once_make_their_user_online(service: Service, anna: Person, boris: Person) -> None:
@@ -96,4 +96,4 @@ async def test_one_whose_transport_is_gone_for_whatever_reason_is_removed(servic
     (connection,) = service.live.connections.of_user(UUID(anna.id))
     del service.live.server.eio.sockets[connection.id]
     await until(lambda: connections_of(service, anna) == 0)
-    assert UUID(anna.id) in service.live.presence._leaving, "and others are told"
+    assert UUID(anna.id) in service.live.presence._leaving, "and the peer was notified"

@@ -40,21 +40,21 @@ async def joined(person: Person, **auth: Any) -> AsyncIterator[RawSocket]:
     """A connection that may say whatever it likes."""
     raw = await RawSocket.open(person.base)
     assert (await raw.join({"token": person.token, **auth})).startswith("40{")
-    assert (await raw.hear()).startswith('42["ready",')
+    assert (await raw.receive()).startswith('42["ready",')
     yield raw
     await raw.close()
 
 
-async def hear(raw: RawSocket) -> str:
+async def next_packet(raw: RawSocket) -> str:
     """The next packet that is not about who comes and goes."""
-    while (packet := await raw.hear()).startswith('42["presence_changed",'):
+    while (packet := await raw.receive()).startswith('42["presence_changed",'):
         pass
     return packet
 
 
 async def next_ack(raw: RawSocket) -> tuple[str, Any]:
     """The number and the envelope of the next ack; events before it are passed over."""
-    while not (packet := await raw.hear()).startswith("43"):
+    while not (packet := await raw.receive()).startswith("43"):
         assert packet.startswith("42")
     number, _, content = packet[2:].partition("[")
     (ack,) = json.loads(f"[{content}")
@@ -108,8 +108,8 @@ class TestGettingIn:
     async def test_nobody_gets_in_without_a_token(self, service: Service, outsider: Person) -> None:
         for auth, code in NO_TOKEN:
             raw = await RawSocket.open(service.base)
-            await raw.say("40" if auth is None else f"40{json.dumps(auth)}")
-            packet = await raw.hear()
+            await raw.send("40" if auth is None else f"40{json.dumps(auth)}")
+            packet = await raw.receive()
             assert packet.startswith("44")
             refusal = json.loads(packet[2:])
             assert set(refusal) == {"message", "data"}
@@ -141,10 +141,10 @@ class TestGettingIn:
         chat = await SocketTransport().open_private_chat(anna, boris)
         await boris.settle()
         fields = {"chat_id": chat["id"], "type": "text", "text": "x", "client_id": str(uuid4())}
-        await raw.say("420" + json.dumps(["send_message", fields]))
+        await raw.send("420" + json.dumps(["send_message", fields]))
         # The same transport may try again, so what comes next is the answer to that.
         assert (await raw.join({"token": boris.token})).startswith("40")
-        assert (await raw.hear()).startswith('42["ready",')
+        assert (await raw.receive()).startswith('42["ready",')
         await raw.close()
         assert await SocketTransport().history(anna, chat["id"]) == []
 
@@ -190,12 +190,12 @@ async def polled(person: Person, path: str) -> str:
 async def refusal_of(person: Person, auth: object) -> str:
     """The code with which a handshake is refused."""
     client = socketio.AsyncClient(reconnection=False)
-    told: list[Any] = []
-    client.on("connect_error", told.append)
+    received: list[Any] = []
+    client.on("connect_error", received.append)
     try:
         await client.connect(person.base, auth=auth, transports=["websocket"], wait_timeout=DEADLINE)
     except socketio.exceptions.ConnectionError:
-        code: str = told[0]["data"]["code"]
+        code: str = received[0]["data"]["code"]
         return code
     finally:
         await client.disconnect()
@@ -222,7 +222,7 @@ class TestWhatComesFirst:
         newest = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"]
         for socket in sockets:
             assert [name for name, _ in socket.events].index("ready") == 0
-            versions = [told["version"] for told in socket.named("messages_changed")]
+            versions = [event["version"] for event in socket.named("messages_changed")]
             assert versions == list(range(versions[0] if versions else newest, newest + 1))[: len(versions) or None]
         assert sockets[0].named("messages_changed")
 
@@ -249,30 +249,30 @@ class TestHostileClients:
     ) -> None:
         chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(boris) as raw:
-            await raw.say("40" + json.dumps({"token": anna.token}))
-            await raw.say("40")
-            await raw.say('420["list_chats",{}]')
+            await raw.send("40" + json.dumps({"token": anna.token}))
+            await raw.send("40")
+            await raw.send('420["list_chats",{}]')
             number, ack = await next_ack(raw)
             assert (number, ack["ok"]) == ("0", True)
             assert [one["mine"]["peer"]["id"] for one in ack["data"]["items"]] == [anna.id]
             assert (connections_of(service, boris), connections_of(service, anna)) == (2, 1)
             await SocketTransport().send(anna, chat["id"])
-            assert (await hear(raw)).startswith('42["chats_changed",')
+            assert (await next_packet(raw)).startswith('42["chats_changed",')
 
     async def test_the_servers_own_names_are_no_commands(self, service: Service, anna: Person) -> None:
         async with joined(anna) as raw:
             for name in ("connect", "disconnect", "ready", "chats_changed", "*", "__class__", ""):
                 for argument in ([], [{"token": anna.token}], ["sid", {}, {"token": anna.token}]):
-                    await raw.say("42" + json.dumps([name, *argument]))
+                    await raw.send("42" + json.dumps([name, *argument]))
                     assert (await raw.ack(json.dumps([name, *argument])))["error"]["code"] == "unknown_command"
                 assert connections_of(service, anna) == 2
             assert (await raw.call("list_chats"))["ok"]
 
     async def test_other_namespaces_do_not_exist(self, anna: Person) -> None:
         async with joined(anna) as raw:
-            await raw.say("40/admin," + json.dumps({"token": anna.token}))
-            await raw.say('42/admin,1["list_chats",{}]')
-            await raw.say('422["list_chats",{}]')
+            await raw.send("40/admin," + json.dumps({"token": anna.token}))
+            await raw.send('42/admin,1["list_chats",{}]')
+            await raw.send('422["list_chats",{}]')
             assert (await next_ack(raw))[0] == "2"
 
     @pytest.mark.one_node
@@ -282,8 +282,8 @@ class TestHostileClients:
         chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(boris, active_chat_id=chat["id"]) as raw:
             assert connections_of(service, boris) == 2
-            await raw.say("41")
-            await raw.say('420["list_chats",{}]')
+            await raw.send("41")
+            await raw.send('420["list_chats",{}]')
             await until(lambda: connections_of(service, boris) == 1)
             await SocketTransport().send(anna, chat["id"])
             await boris.settle()
@@ -296,7 +296,7 @@ class TestHostileClients:
     ) -> None:
         for packet in NONSENSE:
             async with joined(anna) as raw:
-                await raw.say(packet)
+                await raw.send(packet)
                 assert (await boris.socket.call("list_chats")).ok
         # Only the fixture's own connection is left.
         await until(lambda: connections_of(service, anna) == 1)
@@ -344,7 +344,7 @@ class TestEveryCommandIsAnswered:
     async def test_whatever_it_is(self, anna: Person) -> None:
         async with joined(anna) as raw:
             for packet, code in PACKETS:
-                await raw.say(f"425{packet}")
+                await raw.send(f"425{packet}")
                 number, ack = await next_ack(raw)
                 assert number == "5"
                 assert ("ok" if ack["ok"] else ack["error"]["code"]) == code, packet
@@ -354,12 +354,12 @@ class TestEveryCommandIsAnswered:
 
     async def test_also_with_binary_data(self, anna: Person) -> None:
         async with joined(anna) as raw:
-            await raw.say('451-3["send_message",{"type":"text","text":{"_placeholder":true,"num":0}}]')
-            await raw.say(b"\x00\xff")
+            await raw.send('451-3["send_message",{"type":"text","text":{"_placeholder":true,"num":0}}]')
+            await raw.send(b"\x00\xff")
             number, ack = await next_ack(raw)
             assert (number, ack["error"]["code"]) == ("3", "invalid_input")
-            await raw.say('451-4["list_chats",{"_placeholder":true,"num":0}]')
-            await raw.say(b"")
+            await raw.send('451-4["list_chats",{"_placeholder":true,"num":0}]')
+            await raw.send(b"")
             assert (await next_ack(raw))[1]["error"]["code"] == "invalid_input"
 
     async def test_also_when_it_crashes(
@@ -378,7 +378,7 @@ class TestEveryCommandIsAnswered:
         assert (ack["error"]["status"], ack["error"]["code"]) == (500, "internal")
         assert ack["error"]["request_id"] and "secret" not in json.dumps(ack)
         # Nothing of it happened, and the connection and the database go on.
-        assert await anna.heard("chats_changed") == []
+        assert await anna.received("chats_changed") == []
         answer = await anna.socket.call("get_chat", {"chat_id": chat["id"]})
         assert answer.data["mine"]["pinned_at"] is None
 
@@ -386,14 +386,14 @@ class TestEveryCommandIsAnswered:
         numbers = ["0", "9", "10", "4294967296", "1" * 50, "3", "3"]
         async with joined(anna) as raw:
             for number in numbers:
-                await raw.say(f'42{number}["list_chats",{{}}]')
+                await raw.send(f'42{number}["list_chats",{{}}]')
             assert [(await next_ack(raw))[0] for _ in numbers] == numbers
 
     async def test_but_not_if_nobody_asked_for_an_answer(self, anna: Person, boris: Person) -> None:
         async with joined(anna) as raw:
-            await raw.say("42" + json.dumps(["open_private_chat", {"user_id": boris.id}]))
-            await raw.say('42["nothing"]')
-            await raw.say('421["list_chats",{}]')
+            await raw.send("42" + json.dumps(["open_private_chat", {"user_id": boris.id}]))
+            await raw.send('42["nothing"]')
+            await raw.send('421["list_chats",{}]')
             number, ack = await next_ack(raw)
             assert number == "1" and len(ack["data"]["items"]) == 1
 
@@ -402,7 +402,7 @@ class TestEveryCommandIsAnswered:
         async with joined(anna) as raw:
             for number in range(50):
                 fields = {"chat_id": chat["id"], "type": "text", "text": f"{number}", "client_id": str(uuid4())}
-                await raw.say(f"42{number}" + json.dumps(["send_message", fields]))
+                await raw.send(f"42{number}" + json.dumps(["send_message", fields]))
             acks = [await next_ack(raw) for _ in range(50)]
         assert [int(number) for number, _ in acks] == list(range(50))
         assert [ack["data"]["seq"] for _, ack in acks] == list(range(1, 51))
@@ -422,7 +422,7 @@ class TestEveryCommandIsAnswered:
         ]
         async with joined(anna) as raw:
             for number, command in enumerate(commands):
-                await raw.say(f"42{number}" + json.dumps(command))
+                await raw.send(f"42{number}" + json.dumps(command))
             acks = [(await next_ack(raw))[1] for _ in commands]
         assert [ack.get("status") or ack["error"]["code"] for ack in acks] == [
             200,
@@ -439,8 +439,8 @@ class TestEveryCommandIsAnswered:
         chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(anna, active_chat_id=chat["id"]) as raw:
             fields = {"type": "text", "text": "x", "client_id": str(uuid4())}
-            await raw.say("421" + json.dumps(["send_message", fields]))
-            frames = [await hear(raw) for _ in range(3)]
+            await raw.send("421" + json.dumps(["send_message", fields]))
+            frames = [await next_packet(raw) for _ in range(3)]
         assert sorted(frame.split(",")[0][:20] for frame in frames[:2]) == [
             '42["chats_changed"',
             '42["messages_changed'[:20],
@@ -458,4 +458,4 @@ class TestSessionsOfOneUser:
         for person in (anna, phone):
             await person.settle()
             for socket in person.sockets:
-                assert [told["chats"][0]["id"] for told in socket.named("chats_changed")] == [chat["id"]]
+                assert [event["chats"][0]["id"] for event in socket.named("chats_changed")] == [chat["id"]]

@@ -37,7 +37,7 @@ FLOODS = {
     "binary": (b"", frame(b"", BINARY)),
     "noops": (b"", frame(b"6")),
     "unreadable packets": (b"", frame(b"4x")),
-    "unknown commands": (b"", frame(b'421["unheard_of",{}]')),
+    "unknown commands": (b"", frame(b'421["nonexistent",{}]')),
 }
 Opening = Callable[[Person], Awaitable[RawStream]]
 
@@ -195,7 +195,7 @@ class TestALegitimateBurst:
 
     async def test_of_wrong_commands_is_answered_in_order(self, anna: Person) -> None:
         async with await log_in(anna) as stream:
-            stream.writer.write(b"".join(frame(b'42%d["unheard_of",{}]' % number) for number in range(600)))
+            stream.writer.write(b"".join(frame(b'42%d["nonexistent",{}]' % number) for number in range(600)))
             for number in range(600):
                 assert (await answered(stream, number))["error"]["code"] == "unknown_command"
 

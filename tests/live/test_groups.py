@@ -46,12 +46,12 @@ async def test_every_member_is_told_with_both_parts_and_the_people(
         await person.forget()
     chat = await transport.create_group(anna, boris, clara)
     for person in (anna, boris, clara):
-        (told,) = await person.heard("chats_changed")
+        (event,) = await person.received("chats_changed")
         entry = await transport.do(person, "get_chat", chat_id=chat["id"])
-        assert told["chats"] == [shared(entry)]
-        assert told["mine"] == [{"chat_id": chat["id"], **entry["mine"]}]
-        assert {user["id"] for user in told["users"]} == {anna.id, boris.id, clara.id}
-    assert await outsider.heard("chats_changed") == []
+        assert event["chats"] == [shared(entry)]
+        assert event["mine"] == [{"chat_id": chat["id"], **entry["mine"]}]
+        assert {user["id"] for user in event["users"]} == {anna.id, boris.id, clara.id}
+    assert await outsider.received("chats_changed") == []
 
 
 async def test_naming_oneself_or_somebody_twice_adds_nobody(transport: Transport, anna: Person, boris: Person) -> None:
@@ -83,19 +83,19 @@ async def test_a_group_with_nobody_known_among_its_members_is_not_made(
     answer = await transport.call(anna, "create_group", title="Trip", member_ids=[boris.id, str(uuid4())])
     assert (answer.status, answer.code) == (404, "user_not_found")
     assert (await transport.do(boris, "list_chats"))["items"] == []
-    assert await boris.heard("chats_changed") == []
+    assert await boris.received("chats_changed") == []
 
 
 async def test_the_same_client_id_again_is_the_same_group(
-    transport: Transport, other_door: Transport, anna: Person, boris: Person
+    transport: Transport, other_transport: Transport, anna: Person, boris: Person
 ) -> None:
     client_id = str(uuid4())
     chat = await transport.create_group(anna, boris, client_id=client_id)
     await boris.forget()
-    for either in (transport, other_door):
+    for either in (transport, other_transport):
         answer = await either.call(anna, "create_group", title="Trip", member_ids=[boris.id], client_id=client_id)
         assert (answer.status, answer.data["id"], answer.data["message_count"]) == (200, chat["id"], 1)
-    assert await boris.heard("chats_changed") == []
+    assert await boris.received("chats_changed") == []
 
 
 async def test_the_same_client_id_with_other_content_is_refused(
@@ -134,11 +134,11 @@ async def test_the_creator_deletes_a_group_for_everybody(
     answer = await transport.call(anna, "delete_chat", chat_id=chat["id"])
     assert (answer.status, answer.data) == (204, None)
     for person in (anna, boris, clara):
-        (told,) = await person.heard("chats_changed")
-        (removed,) = told["removed"]
+        (event,) = await person.received("chats_changed")
+        (removed,) = event["removed"]
         assert (removed["chat_id"], removed["reason"]) == (chat["id"], "deleted")
         assert removed["version"] == chat["version"] + 2
-        assert told["chats"] == told["mine"] == []
+        assert event["chats"] == event["mine"] == []
         assert (await transport.call(person, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
         assert (await transport.call(person, "list_messages", chat_id=chat["id"])).code == "chat_not_found"
         assert (await transport.do(person, "list_chats"))["items"] == []
@@ -213,11 +213,11 @@ class TestAPrivateChatBecomesAGroup:
             await person.forget()
         await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
         for person in (anna, boris, clara):
-            (told,) = await person.heard("chats_changed")
+            (event,) = await person.received("chats_changed")
             entry = await transport.do(person, "get_chat", chat_id=private["id"])
-            assert told["chats"] == [shared(entry)]
-            assert told["mine"] == [{"chat_id": private["id"], **entry["mine"]}]
-            assert clara.id in {user["id"] for user in told["users"]}
+            assert event["chats"] == [shared(entry)]
+            assert event["mine"] == [{"chat_id": private["id"], **entry["mine"]}]
+            assert clara.id in {user["id"] for user in event["users"]}
 
     async def test_an_open_window_is_told_who_is_the_creator_now(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
@@ -225,13 +225,13 @@ class TestAPrivateChatBecomesAGroup:
         private = await transport.open_private_chat(anna, boris)
         await boris.open(private["id"])
         await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
-        (told,) = await boris.heard("messages_changed")
-        assert [message["payload"]["event"] for message in told["messages"]] == ["became_group"]
-        assert {member["user_id"]: member["is_creator"] for member in told["members"]} == {
+        (change,) = await boris.received("messages_changed")
+        assert [message["payload"]["event"] for message in change["messages"]] == ["became_group"]
+        assert {member["user_id"]: member["is_creator"] for member in change["members"]} == {
             anna.id: True,
             clara.id: False,
         }
-        assert [user["id"] for user in told["users"]] == [clara.id]
+        assert [user["id"] for user in change["users"]] == [clara.id]
 
     async def test_founders_keep_the_history_and_the_newcomer_does_not_get_it(
         self, transport: Transport, anna: Person, boris: Person, clara: Person

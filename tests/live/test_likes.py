@@ -63,14 +63,14 @@ async def test_open_windows_are_told_and_only_the_one_who_likes_is_told_liked(
     for operation, liked in (("like_message", True), ("unlike_message", False)):
         changed = await transport.do(boris, operation, chat_id=chat["id"], seq=1)
         for person in (anna, boris):
-            told = (await person.heard("messages_changed"))[-1]
-            assert (told["since"], told["version"]) == (changed["version"] - 1, changed["version"])
-            (message,) = told["messages"]
+            event = (await person.received("messages_changed"))[-1]
+            assert (event["since"], event["version"]) == (changed["version"] - 1, changed["version"])
+            (message,) = event["messages"]
             assert message == ({**changed} if person is boris else {k: v for k, v in changed.items() if k != "liked"})
         assert changed["liked"] is liked
     for person in (anna, boris, clara):
-        assert await person.heard("chats_changed") == []
-    assert await clara.heard("messages_changed") == []
+        assert await person.received("chats_changed") == []
+    assert await clara.received("messages_changed") == []
 
 
 async def test_a_like_moves_neither_the_chat_nor_anybodys_read_position(

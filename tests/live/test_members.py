@@ -74,7 +74,7 @@ class TestAdding:
         await boris.forget()
         same = await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id, anna.id])
         assert same == chat
-        assert await boris.heard("chats_changed") == []
+        assert await boris.received("chats_changed") == []
 
     async def test_only_those_who_are_new_are_announced(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
@@ -92,7 +92,7 @@ class TestAdding:
         answer = await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id, str(uuid4())])
         assert (answer.status, answer.code) == (404, "user_not_found")
         assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == chat
-        assert await clara.heard("chats_changed") == []
+        assert await clara.received("chats_changed") == []
 
     @pytest.mark.parametrize("number", [0, 101])
     async def test_1_to_100_are_added_at_once(
@@ -117,15 +117,15 @@ class TestAdding:
         for person in (anna, boris, clara):
             await person.forget()
         await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
-        (told,) = await clara.heard("chats_changed")
+        (event,) = await clara.received("chats_changed")
         entry = await transport.do(clara, "get_chat", chat_id=chat["id"])
-        assert told["mine"] == [{"chat_id": chat["id"], **entry["mine"]}]
-        assert {user["id"] for user in told["users"]} >= {anna.id, clara.id}
+        assert event["mine"] == [{"chat_id": chat["id"], **entry["mine"]}]
+        assert {user["id"] for user in event["users"]} >= {anna.id, clara.id}
         for person in (anna, boris):
-            (told,) = await person.heard("chats_changed")
-            assert told["mine"] == []
-            assert [(chat["member_count"], chat["message_count"]) for chat in told["chats"]] == [(3, 2)]
-            assert [user["id"] for user in told["users"]] == [clara.id]
+            (event,) = await person.received("chats_changed")
+            assert event["mine"] == []
+            assert [(chat["member_count"], chat["message_count"]) for chat in event["chats"]] == [(3, 2)]
+            assert [user["id"] for user in event["users"]] == [clara.id]
 
     async def test_an_open_window_gets_the_system_message_and_the_member(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
@@ -133,11 +133,11 @@ class TestAdding:
         chat = await transport.create_group(anna, boris)
         await boris.open(chat["id"])
         added = await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
-        (told,) = await boris.heard("messages_changed")
-        assert (told["since"], told["version"]) == (chat["version"], added["version"])
-        assert told["message_count"] == 2 and [message["seq"] for message in told["messages"]] == [2]
-        assert [(member["user_id"], member["removed_at"]) for member in told["members"]] == [(clara.id, None)]
-        assert [user["id"] for user in told["users"]] == [clara.id]
+        (event,) = await boris.received("messages_changed")
+        assert (event["since"], event["version"]) == (chat["version"], added["version"])
+        assert event["message_count"] == 2 and [message["seq"] for message in event["messages"]] == [2]
+        assert [(member["user_id"], member["removed_at"]) for member in event["members"]] == [(clara.id, None)]
+        assert [user["id"] for user in event["users"]] == [clara.id]
 
     async def test_adding_somebody_many_times_at_once_adds_them_once(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
@@ -148,7 +148,7 @@ class TestAdding:
         assert [answer.status for answer in answers] == [200] * 6
         after = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (after["member_count"], after["message_count"]) == (3, 2)
-        assert len(await clara.heard("chats_changed")) == 1
+        assert len(await clara.received("chats_changed")) == 1
 
 
 class TestWhatANewcomerSees:
@@ -199,11 +199,11 @@ class TestWhatANewcomerSees:
             await person.forget()
         await transport.do(anna, "edit_message", chat_id=chat["id"], seq=old["seq"], text="secret")
         await transport.do(boris, "like_message", chat_id=chat["id"], seq=old["seq"])
-        seen = await boris.heard("messages_changed")
-        assert [len(told["messages"]) for told in seen] == [1, 1]
-        told = await clara.heard("messages_changed")
-        assert [event["messages"] for event in told] == [[], []]
-        assert [event["version"] for event in told] == [joined["version"] + 1, joined["version"] + 2]
+        seen = await boris.received("messages_changed")
+        assert [len(change["messages"]) for change in seen] == [1, 1]
+        changes = await clara.received("messages_changed")
+        assert [event["messages"] for event in changes] == [[], []]
+        assert [event["version"] for event in changes] == [joined["version"] + 1, joined["version"] + 2]
         caught = await transport.do(clara, "list_changes", chat_id=chat["id"], since=joined["version"])
         assert (caught["messages"], caught["reset"]) == ([], False)
         assert caught["version"] == joined["version"] + 2
@@ -262,9 +262,9 @@ class TestWhatANewcomerSees:
         assert mine["version"] > before["version"]
         assert [item["seq"] for item in await transport.history(boris, chat["id"])] == [4]
         assert (await transport.do(boris, "list_changes", chat_id=chat["id"], since=0))["reset"]
-        (told,) = await boris.heard("chats_changed")
-        assert [chat["version"] for chat in told["chats"]] == [back["version"]]
-        assert told["mine"] == [{"chat_id": chat["id"], **mine}]
+        (event,) = await boris.received("chats_changed")
+        assert [chat["version"] for chat in event["chats"]] == [back["version"]]
+        assert event["mine"] == [{"chat_id": chat["id"], **mine}]
 
 
 class TestFullGroups:
@@ -323,15 +323,15 @@ class TestRemoving:
         await boris.open(chat["id"])
         await boris.forget()
         await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
-        ((name, told),) = await boris.news()
+        ((name, event),) = await boris.news()
         assert name == "chats_changed"
-        assert told["removed"] == [{"chat_id": chat["id"], "version": chat["version"] + 1, "reason": "removed"}]
-        assert told["chats"] == told["mine"] == []
+        assert event["removed"] == [{"chat_id": chat["id"], "version": chat["version"] + 1, "reason": "removed"}]
+        assert event["chats"] == event["mine"] == []
         for person in (boris, clara):
             await person.forget()
         message = await transport.send(anna, chat["id"], "secret")
         await transport.do(clara, "like_message", chat_id=chat["id"], seq=message["seq"])
-        assert await clara.heard("chats_changed")
+        assert await clara.received("chats_changed")
         assert await boris.news() == []
 
     async def test_the_chat_does_not_exist_any_more_for_the_removed_one(
@@ -353,12 +353,12 @@ class TestRemoving:
         await clara.open(chat["id"])
         await clara.forget()
         await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
-        (told,) = await clara.heard("messages_changed")
-        assert [message["payload"]["event"] for message in told["messages"]] == ["member_removed"]
-        ((user_id, removed_at),) = [(member["user_id"], member["removed_at"]) for member in told["members"]]
+        (change,) = await clara.received("messages_changed")
+        assert [message["payload"]["event"] for message in change["messages"]] == ["member_removed"]
+        ((user_id, removed_at),) = [(member["user_id"], member["removed_at"]) for member in change["members"]]
         assert user_id == boris.id and removed_at
-        (told,) = await clara.heard("chats_changed")
-        assert [chat["member_count"] for chat in told["chats"]] == [2] and told["removed"] == []
+        (change,) = await clara.received("chats_changed")
+        assert [chat["member_count"] for chat in change["chats"]] == [2] and change["removed"] == []
 
     async def test_nobody_but_the_creator_removes(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
@@ -400,8 +400,8 @@ class TestLeaving:
         assert system["payload"] == {"event": "member_left", "user_ids": [], "title": None}
         after = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (after["member_count"], after["version"]) == (2, chat["version"] + 1)
-        (told,) = await boris.heard("chats_changed")
-        assert told["removed"] == [{"chat_id": chat["id"], "version": after["version"], "reason": "left"}]
+        (change,) = await boris.received("chats_changed")
+        assert change["removed"] == [{"chat_id": chat["id"], "version": after["version"], "reason": "left"}]
         assert (await transport.call(boris, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
 
     async def test_the_creator_can_not_leave(self, transport: Transport, anna: Person, boris: Person) -> None:

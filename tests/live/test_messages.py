@@ -131,29 +131,29 @@ class TestSending:
             await person.forget()
         message = await transport.send(anna, chat["id"])
         for person in (anna, boris, clara):
-            (told,) = await person.heard("chats_changed")
+            (event,) = await person.received("chats_changed")
             entry = await transport.do(person, "get_chat", chat_id=chat["id"])
-            assert told["chats"] == [{key: value for key, value in entry.items() if key != "mine"}]
-            assert told["mine"] == told["removed"] == told["users"] == []
-        (told,) = await boris.heard("messages_changed")
+            assert event["chats"] == [{key: value for key, value in entry.items() if key != "mine"}]
+            assert event["mine"] == event["removed"] == event["users"] == []
+        (event,) = await boris.received("messages_changed")
         shared = {key: value for key, value in message.items() if key != "liked"}
-        assert told["messages"] == [shared]
-        assert (told["chat_id"], told["message_count"]) == (chat["id"], 2)
-        assert (told["since"], told["version"]) == (chat["version"], message["version"])
-        assert told["members"] == told["users"] == []
+        assert event["messages"] == [shared]
+        assert (event["chat_id"], event["message_count"]) == (chat["id"], 2)
+        assert (event["since"], event["version"]) == (chat["version"], message["version"])
+        assert event["members"] == event["users"] == []
         for person in (anna, clara, outsider):
-            assert await person.heard("messages_changed") == []
-        assert await outsider.heard("chats_changed") == []
+            assert await person.received("messages_changed") == []
+        assert await outsider.received("chats_changed") == []
 
     async def test_many_at_once_make_one_sequence(
-        self, transport: Transport, other_door: Transport, anna: Person, boris: Person, clara: Person
+        self, transport: Transport, other_transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
         await clara.open(chat["id"])
         senders = (anna, boris, clara)
         for person in senders:
             await person.forget()
-        transports = (transport, other_door)
+        transports = (transport, other_transport)
         sent = await asyncio.gather(
             *(transports[n % 2].send(senders[n % 3], chat["id"], f"{n}") for n in range(30)),
         )
@@ -162,10 +162,13 @@ class TestSending:
         assert histories[0] == histories[1] == histories[2]
         assert [message["seq"] for message in histories[0]] == list(range(1, 32))
         # What shared a commit is told at once; each event begins where the one before ended.
-        told = await clara.heard("messages_changed")
-        assert [event["since"] for event in told] == [chat["version"], *(event["version"] for event in told[:-1])]
-        assert told[-1]["version"] == chat["version"] + 30
-        assert [message["seq"] for event in told for message in event["messages"]] == list(range(2, 32))
+        received = await clara.received("messages_changed")
+        assert [event["since"] for event in received] == [
+            chat["version"],
+            *(event["version"] for event in received[:-1]),
+        ]
+        assert received[-1]["version"] == chat["version"] + 30
+        assert [message["seq"] for event in received for message in event["messages"]] == list(range(2, 32))
 
     async def test_it_needs_a_chat_of_ones_own(
         self, transport: Transport, anna: Person, boris: Person, outsider: Person
@@ -189,8 +192,8 @@ class TestSending:
         with no_commits(service.database, database, of_sends_only=True):
             answer = await transport.call(anna, "send_message", **fields)
         assert (answer.status, answer.code) == (503, "unavailable")
-        assert await boris.heard("messages_changed") == await boris.heard("chats_changed") == []
-        assert await boris.heard("resync_required")
+        assert await boris.received("messages_changed") == await boris.received("chats_changed") == []
+        assert await boris.received("resync_required")
         assert await transport.history(boris, chat["id"]) == []
         assert (await transport.call(anna, "send_message", **fields)).status == 201
 
@@ -312,13 +315,13 @@ class TestAttachments:
         assert (await transport.call(anna, "send_message", chat_id=chat["id"], type="file", **fields)).status == 201
 
     async def test_a_retry_keeps_the_file(
-        self, transport: Transport, other_door: Transport, anna: Person, boris: Person
+        self, transport: Transport, other_transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         file = await upload(anna)
         fields = {"chat_id": chat["id"], "type": "file", "attachment_id": file["id"], "client_id": str(uuid4())}
         assert (await transport.call(anna, "send_message", **fields)).status == 201
-        answer = await other_door.call(anna, "send_message", **fields)
+        answer = await other_transport.call(anna, "send_message", **fields)
         assert (answer.status, answer.data["attachment"]["id"]) == (200, file["id"])
 
     async def test_only_those_who_see_the_message_see_the_file(
@@ -338,26 +341,26 @@ class TestAttachments:
 
 class TestSendingAgain:
     async def test_the_same_again_is_the_same_message(
-        self, transport: Transport, other_door: Transport, anna: Person, boris: Person
+        self, transport: Transport, other_transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         fields = {"chat_id": chat["id"], "type": "text", "text": "once", "client_id": str(uuid4())}
         first = await transport.call(anna, "send_message", **fields)
         assert first.status == 201
         await boris.forget()
-        for either in (transport, other_door):
+        for either in (transport, other_transport):
             again = await either.call(anna, "send_message", **fields)
             assert (again.status, again.data) == (200, first.data)
-        assert await boris.heard("chats_changed") == []
+        assert await boris.received("chats_changed") == []
         assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"] == first.data["version"]
 
     async def test_twenty_times_at_once_over_both_doors_is_one_message(
-        self, transport: Transport, other_door: Transport, anna: Person, boris: Person
+        self, transport: Transport, other_transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         fields = {"chat_id": chat["id"], "type": "text", "text": "once", "client_id": str(uuid4())}
         answers = await asyncio.gather(
-            *(either.call_at_once(anna, 10, "send_message", **fields) for either in (transport, other_door))
+            *(either.call_at_once(anna, 10, "send_message", **fields) for either in (transport, other_transport))
         )
         answered = [answer for several in answers for answer in several]
         assert sorted(answer.status for answer in answered) == [200] * 19 + [201]
@@ -382,14 +385,14 @@ class TestSendingAgain:
 
     @pytest.mark.parametrize("change", [{"text": "other"}, {"reply_to": 1}, LOCATION, CONTACT], ids=str)
     async def test_other_content_under_the_same_client_id_is_refused(
-        self, transport: Transport, other_door: Transport, anna: Person, boris: Person, change: dict[str, Any]
+        self, transport: Transport, other_transport: Transport, anna: Person, boris: Person, change: dict[str, Any]
     ) -> None:
         chat = await transport.create_group(anna, boris)
         fields: dict[str, Any] = {"chat_id": chat["id"], "client_id": str(uuid4())}
         text = {"type": "text", "text": "once"}
         sent = await transport.do(anna, "send_message", **fields, **text)
         other = change if "type" in change else text | change
-        for either in (transport, other_door):
+        for either in (transport, other_transport):
             answer = await either.call(anna, "send_message", **fields, **other)
             assert (answer.status, answer.code) == (409, "client_id_reused")
         entry = await transport.do(boris, "get_chat", chat_id=chat["id"])
@@ -462,9 +465,9 @@ class TestEditing:
         changed = {"text": "typo", "version": edited["version"], "edited_at": edited["edited_at"]}
         assert edited == sent | changed
         assert await transport.history(boris, chat["id"]) == [edited]
-        (told,) = await boris.heard("messages_changed")
-        assert told["messages"] == [{key: value for key, value in edited.items() if key != "liked"}]
-        assert (told["since"], told["version"]) == (sent["version"], edited["version"])
+        (event,) = await boris.received("messages_changed")
+        assert event["messages"] == [{key: value for key, value in edited.items() if key != "liked"}]
+        assert (event["since"], event["version"]) == (sent["version"], edited["version"])
         after = await transport.do(boris, "get_chat", chat_id=chat["id"])
         assert after["mine"] == entry["mine"] and after["updated_at"] == entry["updated_at"]
         assert after["last_message"]["text"] == "typo"
@@ -479,10 +482,10 @@ class TestEditing:
         await boris.forget()
         operation, more = ("edit_message", {"text": "x"}) if edit else ("delete_message", {})
         assert (await transport.call(anna, operation, chat_id=chat["id"], seq=1, **more)).ok
-        assert await boris.heard("chats_changed") == []
+        assert await boris.received("chats_changed") == []
         assert (await transport.call(anna, operation, chat_id=chat["id"], seq=2, **more)).ok
-        (told,) = await boris.heard("chats_changed")
-        (shared,) = told["chats"]
+        (event,) = await boris.received("chats_changed")
+        (shared,) = event["chats"]
         assert shared["last_message"]["text"] == ("x" if edit else None)
         assert (shared["last_message"]["deleted_at"] is None) == edit
 
@@ -491,7 +494,7 @@ class TestEditing:
         sent = await transport.send(anna, chat["id"], "same")
         await boris.forget()
         assert await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="same") == sent
-        assert await boris.heard("chats_changed") == []
+        assert await boris.received("chats_changed") == []
         assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["version"] == sent["version"]
 
     async def test_nobody_edits_what_others_wrote(self, transport: Transport, anna: Person, boris: Person) -> None:
@@ -557,8 +560,8 @@ class TestDeleting:
         changed = {"version": before["version"] + 1, "deleted_at": tombstone["deleted_at"]}
         assert tombstone == kept | cleared | changed | {"like_count": 0, "liked": False}
         assert tombstone["deleted_at"] > sent["sent_at"]
-        (told,) = await boris.heard("messages_changed")
-        assert told["messages"] == [tombstone]
+        (event,) = await boris.received("messages_changed")
+        assert event["messages"] == [tombstone]
         assert (await boris.http.get(f"/api/v1/attachments/{file['id']}")).status_code == 404
         assert (await transport.do(boris, "list_likes", chat_id=chat["id"], seq=2))["items"] == []
 
@@ -598,7 +601,7 @@ class TestDeleting:
         await boris.forget()
         assert (await transport.call(anna, "delete_message", chat_id=chat["id"], seq=1)).status == 204
         assert await transport.do(anna, "get_message", chat_id=chat["id"], seq=1) == tombstone
-        assert await boris.heard("chats_changed") == []
+        assert await boris.received("chats_changed") == []
 
     async def test_the_creator_deletes_anyones_and_others_only_their_own(
         self, transport: Transport, anna: Person, boris: Person, clara: Person

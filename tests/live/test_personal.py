@@ -74,9 +74,9 @@ class TestEveryPersonalChange:
         assert {**after, "mine": None} == {**before, "mine": None}
         await boris.settle()
         for socket in (boris.socket, second):
-            (told,) = socket.named("chats_changed")
-            assert told["mine"] == [{"chat_id": before["id"], **after["mine"]}]
-            assert told["chats"] == told["removed"] == []
+            (event,) = socket.named("chats_changed")
+            assert event["mine"] == [{"chat_id": before["id"], **after["mine"]}]
+            assert event["chats"] == event["removed"] == []
         assert await anna.news() == []
 
     async def test_the_same_again_changes_nothing(

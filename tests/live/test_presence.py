@@ -37,8 +37,8 @@ async def test_typing_is_told_to_others_who_have_the_chat_active(make_person: Ma
         await socket.do(person, "activate_chat", chat_id=group["id"])
     answer = await socket.call(anna, "set_typing", **TYPING)
     assert (answer.status, answer.data) == (204, None)
-    told = await boris.socket.wait_for("typing_changed")
-    assert told == {"chat_id": group["id"], "user_id": anna.id, "typing": True}
+    received = await boris.socket.wait_for("typing_changed")
+    assert received == {"chat_id": group["id"], "user_id": anna.id, "typing": True}
     await clara.settle()
     await anna.settle()
     assert clara.socket.named("typing_changed") == anna.socket.named("typing_changed") == []
@@ -60,15 +60,15 @@ async def test_private_peers_are_told_when_somebody_comes_and_goes(make_person: 
     await outsider.connect()
     await private_chat(anna, boris)
     first, second = await boris.connect(), await boris.connect()
-    came = await anna.socket.wait_for("presence_changed", lambda told: told["online"])
+    came = await anna.socket.wait_for("presence_changed", lambda event: event["online"])
     assert came == {"user_id": boris.id, "online": True, "last_seen_at": None}
-    assert (await first.wait_for("presence_changed"))["user_id"] == anna.id, "who is online already is told"
+    assert (await first.wait_for("presence_changed"))["user_id"] == anna.id, "a user who is already online is announced"
 
     await first.close()
     await anna.settle()
-    assert [told["online"] for told in anna.socket.named("presence_changed")] == [True], "there is another connection"
+    assert [event["online"] for event in anna.socket.named("presence_changed")] == [True], "another connection is open"
     await second.close()
-    went = await anna.socket.wait_for("presence_changed", lambda told: not told["online"])
+    went = await anna.socket.wait_for("presence_changed", lambda event: not event["online"])
     assert datetime.fromisoformat(went["last_seen_at"]) and went["user_id"] == boris.id
     profile = (await anna.http.get(f"/api/v1/users/{boris.id}")).json()
     assert profile["last_seen_at"] == went["last_seen_at"]
@@ -85,7 +85,7 @@ async def test_whoever_comes_back_within_the_grace_was_never_away(
     await boris.socket.close()
     await boris.connect()
     await anna.settle()
-    assert [told for told in anna.socket.named("presence_changed") if not told["online"]] == []
+    assert [event for event in anna.socket.named("presence_changed") if not event["online"]] == []
 
 
 async def test_members_who_have_the_group_open_are_told_too(make_person: MakePerson) -> None:
@@ -97,7 +97,7 @@ async def test_members_who_have_the_group_open_are_told_too(make_person: MakePer
     await socket.do(anna, "activate_chat", chat_id=group["id"])
     assert (await anna.socket.wait_for("presence_changed"))["user_id"] == clara.id
     await boris.connect()
-    assert await anna.socket.wait_for("presence_changed", lambda told: told["user_id"] == boris.id)
+    assert await anna.socket.wait_for("presence_changed", lambda event: event["user_id"] == boris.id)
     await clara.settle()
     assert clara.socket.named("presence_changed") == [], "it has nothing open"
 
@@ -107,8 +107,8 @@ async def test_a_new_name_is_told_to_private_peers(make_person: MakePerson) -> N
     await private_chat(anna, boris)
     await anna.http.patch("/api/v1/users/me", json={"bio": "new"})
     await anna.http.patch("/api/v1/users/me", json={"name": "Anna Maria"})
-    told = await boris.socket.wait_for("users_changed")
-    assert told == {"users": [{"id": anna.id, "name": "Anna Maria", "avatar": None}]}
+    received = await boris.socket.wait_for("users_changed")
+    assert received == {"users": [{"id": anna.id, "name": "Anna Maria", "avatar": None}]}
     await boris.settle()
     await outsider.settle()
     assert len(boris.socket.named("users_changed")) == 1 and outsider.socket.named("users_changed") == []

@@ -53,11 +53,11 @@ async def test_both_are_told_of_a_new_one_each_with_the_other_as_peer(
         await person.forget()
     chat = await transport.open_private_chat(anna, boris)
     for person, peer in ((anna, boris), (boris, anna)):
-        (told,) = await person.heard("chats_changed")
-        assert told["chats"] == [{key: value for key, value in chat.items() if key != "mine"}]
-        assert [(mine["chat_id"], mine["peer"]["id"]) for mine in told["mine"]] == [(chat["id"], peer.id)]
-        assert set(told["mine"][0]) == MINE | {"chat_id"}
-        assert told["removed"] == [] and told["users"] == []
+        (event,) = await person.received("chats_changed")
+        assert event["chats"] == [{key: value for key, value in chat.items() if key != "mine"}]
+        assert [(mine["chat_id"], mine["peer"]["id"]) for mine in event["mine"]] == [(chat["id"], peer.id)]
+        assert set(event["mine"][0]) == MINE | {"chat_id"}
+        assert event["removed"] == [] and event["users"] == []
 
 
 @pytest.mark.parametrize("again", ["same", "other"])
@@ -71,7 +71,7 @@ async def test_opening_one_that_exists_returns_it_and_changes_nothing(
     answer = await transport.call(asker, "open_private_chat", user_id=peer.id)
     assert (answer.status, answer.data["id"], answer.data["version"]) == (200, chat["id"], chat["version"])
     assert answer.data["mine"]["peer"]["id"] == peer.id
-    assert await anna.heard("chats_changed") == await boris.heard("chats_changed") == []
+    assert await anna.received("chats_changed") == await boris.received("chats_changed") == []
 
 
 async def test_both_asking_many_times_at_once_get_one_chat(transport: Transport, anna: Person, boris: Person) -> None:
@@ -118,7 +118,7 @@ async def test_others_do_not_see_it(transport: Transport, anna: Person, boris: P
     await transport.send(anna, chat["id"])
     assert (await transport.call(outsider, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
     assert (await transport.do(outsider, "list_chats"))["items"] == []
-    assert await outsider.heard("chats_changed") == []
+    assert await outsider.received("chats_changed") == []
 
 
 async def test_it_can_be_neither_left_nor_deleted_nor_can_anybody_be_removed(

@@ -90,13 +90,13 @@ async def test_ones_own_devices_are_told_and_open_windows(
     read = await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1)
     await boris.settle()
     for socket in (boris.socket, second):
-        (told,) = socket.named("chats_changed")
-        assert told["mine"] == [{"chat_id": chat["id"], **read["mine"]}]
-        assert told["chats"] == told["removed"] == told["users"] == []
+        (event,) = socket.named("chats_changed")
+        assert event["mine"] == [{"chat_id": chat["id"], **read["mine"]}]
+        assert event["chats"] == event["removed"] == event["users"] == []
         assert socket.named("read_changed") == []
-    (told,) = await anna.heard("read_changed")
-    assert told == {"chat_id": chat["id"], "user_id": boris.id, "last_read_seq": 1}
-    assert await anna.heard("chats_changed") == await anna.heard("messages_changed") == []
+    (event,) = await anna.received("read_changed")
+    assert event == {"chat_id": chat["id"], "user_id": boris.id, "last_read_seq": 1}
+    assert await anna.received("chats_changed") == await anna.received("messages_changed") == []
     assert await clara.news() == []
 
 

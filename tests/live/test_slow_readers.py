@@ -75,8 +75,8 @@ async def test_one_that_lets_too_much_pile_up_is_cut(
             most = max(most, line.protocol.transport.get_write_buffer_size())
             assert sent < 5000, "it is never cut"
     assert 0 < most <= 4 * 2**20
-    told = [message["seq"] for event in await boris.heard("messages_changed") for message in event["messages"]]
-    assert told == list(range(2, sent + 2))
+    received = [message["seq"] for event in await boris.received("messages_changed") for message in event["messages"]]
+    assert received == list(range(2, sent + 2))
 
 
 async def test_one_that_takes_nothing_for_a_while_is_cut_however_little_it_is(
@@ -100,4 +100,4 @@ async def test_one_that_reads_slowly_but_does_is_kept(
     for _ in range(5):
         await transport.send(anna, chat["id"])
         await asyncio.sleep(0.5)
-    assert len(await boris.heard("chats_changed")) >= 5
+    assert len(await boris.received("chats_changed")) >= 5

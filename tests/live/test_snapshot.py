@@ -174,15 +174,15 @@ async def test_what_is_told_equals_what_is_read(
 
     await transport.do(cast.people[case.actor], case.operation, **arguments)
 
-    told = await cast.settle()
+    received = await cast.settle()
     after = await cast.call("Anna", "list_chats")
     check_changed(case.changes, chat_id, before, after)
     await cast.check()
     if transport.name == "socket":  # to whoever was away the transport makes no difference
-        await cast.come_back({name: twin for name, twin in twins.items() if name in told}, limit=1)
+        await cast.come_back({name: twin for name, twin in twins.items() if name in received}, limit=1)
     again = await transport.call(cast.people[case.actor], case.operation, **arguments)
     assert again.status in (200, 204, 404), "a repetition is accepted, or too late"
-    assert not await cast.settle(), "somebody was told of a repetition that changed nothing"
+    assert not await cast.settle(), "a repetition that changed nothing caused an event"
     assert (await cast.call("Anna", "list_chats"))["sync"] == after["sync"]
 
 

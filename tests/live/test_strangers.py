@@ -29,13 +29,13 @@ async def be_refused(person: Person) -> RawSocket:
 
 async def say_goodbye(person: Person) -> RawSocket:
     raw = await RawSocket.connected(person.base, person.token)
-    await raw.say("41")
+    await raw.send("41")
     return raw
 
 
 async def talk_of_other_things(person: Person) -> RawSocket:
     raw = await RawSocket.open(person.base)
-    await raw.say("3", "40/other,{}", '42["list_chats",{}]')
+    await raw.send("3", "40/other,{}", '42["list_chats",{}]')
     return raw
 
 
@@ -50,9 +50,9 @@ async def test_who_is_not_logged_in_is_given_up(come: Come, anna: Person, monkey
     raw = await come(anna)
     monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
     async with asyncio.timeout(DEADLINE):
-        with pytest.raises(ConnectionClosed):  # noqa: PT012  # after whatever it is told before
+        with pytest.raises(ConnectionClosed):  # noqa: PT012  # any packets may come before
             while True:
-                await raw.hear()
+                await raw.receive()
     assert given_up() > before
     # Who is logged in stays.
     assert (await socket.call("list_chats")).ok
