@@ -38,7 +38,7 @@ from chat_app.errors import (
     TokenExpired,
     Unavailable,
 )
-from chat_app.logs import bind, log, tell
+from chat_app.logs import bind, log, log_info
 from chat_app.models import User
 from chat_app.models.base import Phone
 from chat_app.models.codes import CodeLogin, CodeUse, PasswordChange, PasswordReset, Purpose
@@ -288,5 +288,5 @@ async def authenticate(db: Db, token: str | None) -> tuple[Actor, SessionState]:
     except ChatError as refused:
         log.info("refused", code=refused.code)
         raise
-    tell("authorized")
+    log_info("authorized")
     return actor, standing

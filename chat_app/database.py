@@ -18,7 +18,7 @@ from chat_app.delivery import Last, in_order
 from chat_app.driver import Driver, RawConnection, unavailable_without_database
 from chat_app.errors import ChatError, Unavailable
 from chat_app.events import ChatsChanged, MessagesChanged, Recorded, recorded
-from chat_app.logs import log, tell
+from chat_app.logs import log, log_info
 
 # How long a transaction may wait in all, for a connection, for locks and for answers: from asking for the connection to
 # the answer to its commit. Those of an operator may wait longer.
@@ -164,8 +164,8 @@ class Database:
                 self._delivery.resync(events)
             raise
         if events:
-            tell("committed", events=len(events), versions=_versions(events))
-            tell("delivered", connections=self._delivery.deliver(events))
+            log_info("committed", events=len(events), versions=_versions(events))
+            log_info("delivered", connections=self._delivery.deliver(events))
             metrics.delivery.observe(time.perf_counter() - committed_at)
 
     async def _resync_again(self, process: int, events: list[Recorded]) -> None:

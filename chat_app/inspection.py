@@ -1,4 +1,4 @@
-"""Whether what is stored agrees with itself: rows with rows, and rows with files. Reads while the service runs."""
+"""Checks that rows agree with rows and files, and removes unused files. Safe while the service runs."""
 
 import asyncio
 import re
@@ -18,11 +18,11 @@ from chat_app.database import Database
 from chat_app.media.storage import Storage
 from chat_app.models import Attachment
 
-# Nothing that is younger is swept: an upload may be under way, and its message be about to be sent.
+# A younger file may belong to an upload in progress, or to a message that will be sent soon.
 AGE = timedelta(days=1)
 AT_ONCE = 20
 
-# What must not be found.
+# Each query finds violations of a rule.
 RULES = {
     "seqs are not 1, 2, 3 …": """
         SELECT chat.id AS chat_id, message_count, count(seq) AS messages, min(seq) AS first, max(seq) AS last
@@ -62,10 +62,10 @@ FILES = f"""(
     UNION ALL SELECT id, concat_ws('/', 'avatars', avatar_key, picture), NULL
     FROM "user", unnest(ARRAY{list(SIZES)}) AS picture WHERE avatar_key IS NOT NULL
 ) AS file"""
-# A file goes after its row, so only a row that is still there is without its file.
+# A file is deleted after its row, so a missing file is a violation only if the row is still there.
 STILL_THERE = text(f"SELECT 1 FROM {FILES} WHERE id = :id AND key = :key")
 
-# Whatever else is in the store is not ours.
+# Other files in the storage are not ours.
 OURS = re.compile(r"attachments/(?P<id>[0-9a-f]{32})/.+|avatars/(?P<avatar>[0-9a-f]{40}\.(?:jpg|png))/[a-z]+")
 KNOWN = """
     SELECT key FROM attachment WHERE id = ANY(CAST(:ids AS uuid[]))
@@ -75,7 +75,7 @@ UNSENT = "SELECT id FROM attachment WHERE chat_id IS NULL AND created_at < :befo
 
 
 async def verify(database: Database, storage: Storage) -> AsyncIterator[str]:
-    """Every violation, in words."""
+    """Describe every violation."""
     async with _reader(database) as reader:
         for rule, query in RULES.items():
             async for row in await reader.stream(text(query)):
@@ -100,7 +100,7 @@ async def _verify_files(database: Database, storage: Storage, reader: AsyncConne
 
 
 async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> AsyncIterator[str]:
-    """What nobody needs and is older than a day: attachments that were never sent, and files without a row."""
+    """Find unsent attachments and files without a row, if older than a day. `is_deleting` deletes them too."""
     before = datetime.now(UTC) - AGE
     async with _reader(database) as reader:
         async for rows in (await reader.stream(text(UNSENT), {"before": before})).partitions(1000):
@@ -110,15 +110,15 @@ async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> A
     for folder in ("attachments", "avatars"):
         async for page in storage.list(folder):
             old = [key for key, written_at in page.items() if written_at < before]
-            strays = await _strays(database, old)
+            unused = await _without_row(database, old)
             if is_deleting:
-                await storage.delete(strays)
-            for key in strays:
+                await storage.delete(unused)
+            for key in unused:
                 yield f"file {key}"
 
 
 async def _delete_unsent(database: Database, storage: Storage, ids: Iterable[UUID]) -> list[UUID]:
-    """Those that were not sent meanwhile."""
+    """Delete attachments, except those sent meanwhile. Returns the deleted ids."""
     async with database.transaction() as db:
         deleted = await db.exec(
             delete(Attachment)
@@ -130,8 +130,8 @@ async def _delete_unsent(database: Database, storage: Storage, ids: Iterable[UUI
     return [attachment_id for attachment_id, *_ in rows]
 
 
-async def _strays(database: Database, keys: Iterable[str]) -> list[str]:
-    """Those of the files that no row refers to. They were listed before the rows are read, so a new row is seen."""
+async def _without_row(database: Database, keys: Iterable[str]) -> list[str]:
+    """The files without a row. The files were listed first, so rows of new files are found."""
     ours = {key: found for key in keys if (found := OURS.fullmatch(key))}
     ids = {UUID(found["id"]) for found in ours.values() if found["id"]}
     avatars = {found["avatar"] for found in ours.values() if found["avatar"]}
@@ -142,7 +142,7 @@ async def _strays(database: Database, keys: Iterable[str]) -> list[str]:
 
 @asynccontextmanager
 async def _reader(database: Database) -> AsyncIterator[AsyncConnection]:
-    """One state of all tables, for as long as it takes: the time limits of the service are for requests."""
+    """A read-only snapshot of all tables, without the time limits of requests."""
     engine = create_async_engine(database.engine.url, poolclass=NullPool, hide_parameters=True)
     try:
         async with engine.connect() as connection:

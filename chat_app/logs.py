@@ -1,6 +1,6 @@
-"""Structured logs: one shape for the service, uvicorn and SQLAlchemy, each line with the request it belongs to.
+"""Structured logs in one format for the service, uvicorn and SQLAlchemy. Each line carries its request id.
 
-Never a phone, token, password, message text or picture: log ids, counts, codes and times.
+Never log a phone, token, password, message text or picture. Log ids, counts, codes and times.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from structlog.typing import EventDict, Processor
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# These write what they carry: addresses with their queries, frames with tokens and texts, statements with values.
-TALKATIVE = (
+# At INFO these log secrets: URLs with queries, frames with tokens and texts, statements with values.
+VERBOSE = (
     *("uvicorn.error", "socketio", "engineio", "websockets", "multipart", "python_multipart", "httpx", "httpcore"),
     *("sqlalchemy.engine", "chat_app.driver.Pool", "asyncio"),
 )
@@ -30,7 +30,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("chat_app")
 
 
 def configure(level: str, style: str | None) -> None:
-    """Send everything to stderr; `style` is console, json or None: console in a terminal, else json."""
+    """Send all logs to stderr. `style` is console, json or None. None means console in a terminal, else json."""
     global _is_json
     console = style == "console" or (style is None and sys.stderr.isatty())
     _is_json = not console and logging.getLevelName(level) <= logging.INFO
@@ -66,34 +66,34 @@ def configure(level: str, style: str | None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for name in TALKATIVE:
+    for name in VERBOSE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
 def line(event: str, values: dict[str, Any]) -> None:
-    """As log.info, for what happens thousands of times a second: written on the next iteration of the event loop."""
+    """A fast log.info for hot paths. The line is written on the next iteration of the event loop."""
     if not _is_json:
         log.info(event, **values)
         return
     if not _lines:
         asyncio.get_running_loop().call_soon(_write_lines)
     head = {"event": event, "level": "info", "logger": "chat_app", "timestamp": datetime.now(UTC)}
-    # str: the driver's UUIDs, for one.
+    # The driver has a UUID type of its own.
     _lines.append(orjson.dumps({**head, **values}, default=str, option=_LINE))
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Keeps to the order in which things were told."""
+    """Writes pending lines first, so that the log keeps its order."""
 
     def handle(self, record: logging.LogRecord) -> Any:
         _write_lines()
         return super().handle(record)
 
 
-def tell(event: str, **values: Any) -> None:
-    """As `line`, with the context of the request."""
+def log_info(event: str, **values: Any) -> None:
+    """As `line`, with the log context of the request."""
     line(event, structlog.contextvars.get_contextvars() | values)
 
 
@@ -115,7 +115,7 @@ def _plain_values(_logger: Any, _name: str, event: EventDict) -> EventDict:
 
 
 def new_request_id(proposed: str | None = None) -> str:
-    """The id that a client proposed if it is harmless, else a new one."""
+    """Return the client's id if its characters are safe, else a new id."""
     return proposed if proposed and REQUEST_ID.fullmatch(proposed) else f"{_process}{next(_numbers):012x}"
 
 
@@ -124,7 +124,7 @@ _numbers = itertools.count(1)
 
 
 def bind_request(**values: Any) -> None:
-    """Start the log context of a request or command: everything logged from here on carries it."""
+    """Start the log context of a request or command. All later lines carry these values."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**values)
 
@@ -135,7 +135,7 @@ def bind(**values: Any) -> None:
 
 
 def request_id() -> str | None:
-    """The id of the request or command that runs here."""
+    """The id of the current request or command."""
     return bound("request_id")
 
 
@@ -146,13 +146,13 @@ def request_ids() -> list[str]:
 
 
 def bound(name: str) -> str | None:
-    """What the log context of the request says."""
+    """A value of the log context."""
     found: str | None = structlog.contextvars.get_contextvars().get(name)
     return found
 
 
 def log_crash(error: BaseException) -> None:
-    """An error that nobody expected: its type and where it happened, never its text, which may hold what was sent."""
+    """Log the type and the traceback of an unexpected error, but not its text, which may hold client input."""
     frames = traceback.extract_tb(error.__traceback__)
     log.error(
         "crashed",

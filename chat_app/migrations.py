@@ -1,4 +1,4 @@
-"""The state of the database's tables: bring it to the newest revision, or tell whether it is there."""
+"""Upgrades the database schema, and checks whether it is current."""
 
 from functools import cache
 from pathlib import Path
@@ -13,24 +13,22 @@ from chat_app.database import Database
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "alembic.ini"
 
-# Whoever holds it in the database migrates it. Any number will do that nothing else takes.
+# The key of the advisory lock of a migration: any number that nothing else uses.
 LOCK = 7_240_511
 
 
 def config(url: str | None = None) -> Config:
-    """Alembic's configuration; without a URL it uses the database of the settings."""
-    made = Config(CONFIG_FILE)
-    made.attributes["url"] = url
-    return made
+    """The configuration of Alembic. Without a URL it uses the database of the settings."""
+    return Config(CONFIG_FILE, attributes={"url": url})
 
 
 def upgrade(url: str | None = None) -> None:
-    """Apply every revision that is missing. Not inside an event loop; several processes may do this at once."""
+    """Apply every missing revision. Not for use inside an event loop. Several processes may call it at once."""
     command.upgrade(config(url), "head")
 
 
 async def is_current(database: Database) -> bool:
-    """Whether no migration is missing; newer ones than this code knows are fine: deploys run old and new at once.
+    """Whether no migration is missing. Newer revisions are fine, as a deploy runs old and new code at once.
 
     Raises Unavailable.
     """

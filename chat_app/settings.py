@@ -1,4 +1,4 @@
-"""Everything that can be set from outside, read once from `CHAT_…` environment variables."""
+"""The settings, read once from environment variables `CHAT_…`."""
 
 import os
 import secrets
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def split(cls, value: object) -> object:
-        """Several are separated by commas."""
+        """Values are separated by commas."""
         if not isinstance(value, str):
             return value
         return [part.strip() for part in value.split(",") if part.strip()]
@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def check_database(cls, value: SecretStr | None) -> SecretStr | None:
-        """There is no other database than PostgreSQL."""
+        """Only PostgreSQL is supported."""
         if value:
             addresses.check(value.get_secret_value(), r"postgres(ql)?(\+\w+)?://", expected="postgresql://")
         return value
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
         return value
 
     def unsafe(self) -> list[str]:
-        """What must not be so in production, in words for whoever set it."""
+        """The settings that production refuses, explained for the operator."""
         if self.is_development:
             return []
         secret = self.secret.get_secret_value() if self.secret else ""
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
             "CHAT_CORS_ORIGINS must name the origins of your pages, not *": "*" in self.cors_origins,
             "CHAT_LOG_LEVEL must not be DEBUG": self.log_level == "DEBUG",
             "CHAT_DATABASE_URL must be set": self.database_url is None,
-            "CHAT_RATE_LIMITS must not be off, but for load tests: load-test": self.rate_limits == "off",
+            "CHAT_RATE_LIMITS must not be off; use load-test for load tests": self.rate_limits == "off",
         }
         return [text for text, is_so in found.items() if is_so]
 
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
 
     @property
     def signing_secret(self) -> bytes:
-        """Signs tokens and URLs. In development it is generated once and kept in the data directory."""
+        """The key for tokens and URLs. In development it is generated once and kept in the data directory."""
         if self.secret:
             return self.secret.get_secret_value().encode()
         if not self.is_development:
@@ -93,19 +93,19 @@ class Settings(BaseSettings):
 
     @property
     def asyncpg_url(self) -> str:
-        """The database address for SQLAlchemy, whatever driver suffix it was written with."""
+        """The database URL for SQLAlchemy, with any driver suffix replaced."""
         if self.database_url is None:
             raise ValueError("CHAT_DATABASE_URL is not set and no embedded database was started")
         return f"postgresql+asyncpg://{self.database_url.get_secret_value().partition('://')[2]}"
 
     @property
     def media_location(self) -> str:
-        """Where pictures and attachments are kept, as a URL."""
+        """The URL of the file storage."""
         return self.media_url or (self.data_dir.resolve() / "media").as_uri()
 
     @property
     def base_url(self) -> str:
-        """What URLs in answers begin with; empty in production without `CHAT_PUBLIC_URL`: then they are paths."""
+        """The start of URLs in answers. In production without `CHAT_PUBLIC_URL` it is empty, and they are paths."""
         if self.public_url is not None:
             return self.public_url.rstrip("/")
         if not self.is_development:
@@ -118,7 +118,7 @@ class Settings(BaseSettings):
 def _development_secret(data_dir: Path) -> bytes:
     path = data_dir / "secret"
     data_dir.mkdir(parents=True, exist_ok=True)
-    # It gets its name when it is whole: several servers that share the folder may start at once.
+    # Several servers that share the folder may start at once, so the complete file is linked to its name.
     with tempfile.NamedTemporaryFile("w", dir=data_dir, prefix="secret-") as draft, suppress(FileExistsError):
         draft.write(secrets.token_hex(32))
         draft.flush()
@@ -135,7 +135,7 @@ def get_settings() -> Settings:
 
 
 def use_settings(settings: Settings) -> Settings:
-    """From here on these are the settings of this process, such as with the address of the embedded database."""
+    """Replace the settings of this process, for example to add the URL of the embedded database."""
     global _settings
     _settings = settings
     return settings

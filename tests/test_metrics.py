@@ -149,7 +149,7 @@ COUNTED = {
     "refused": ("chat_command_seconds_count", {"command": "get_chat", "code": "chat_not_found"}),
     "commits": ("chat_commit_messages_count", {}),
     "delays": ("chat_delivery_seconds_count", {}),
-    "delivered": ("chat_connections_told_total", {}),
+    "delivered": ("chat_deliveries_total", {}),
     "lost": ("chat_resyncs_total", {"reason": "undelivered"}),
     "away": ("chat_database_unavailable_total", {}),
 }

@@ -51,7 +51,7 @@ class RequestLog:
                     headers.setdefault(name, value)
             await send(message)
 
-        logs.tell("received", path=_plain(scope["path"]))
+        logs.log_info("received", path=_plain(scope["path"]))
         try:
             await self.app(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
@@ -60,7 +60,7 @@ class RequestLog:
                 await problem_response(problem)(scope, receive, send_with_id)
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
         code = logs.bound("code") or "ok"
-        logs.tell("answered", status=answer.get("status"), code=code, route=_route(scope), ms=milliseconds)
+        logs.log_info("answered", status=answer.get("status"), code=code, route=_route(scope), ms=milliseconds)
 
 
 def _problem_of(error: Exception | asyncio.CancelledError) -> ChatError:

@@ -77,7 +77,7 @@ class Cluster:
 
     def received(self, message: Message, events: list[Envelope]) -> None:
         if events and (reached := self.order.release(events)):
-            logs.tell("delivered", requests=message.requests, node=message.node, connections=reached)
+            logs.log_info("delivered", requests=message.requests, node=message.node, connections=reached)
         if message.online:
             self.presence.received(message.node, message.online)
             self._is_asked |= message.online.ask

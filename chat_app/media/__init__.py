@@ -1,1 +1,1 @@
-"""Pictures (bytes in, bytes out) and the store that keeps files."""
+"""Image processing on bytes, and the file storage."""

@@ -1,15 +1,15 @@
-"""GIF and animated WebP without metadata: what draws nothing is dropped, the frames stay as they were encoded."""
+"""Removes metadata from GIF and animated WebP. The encoded frames stay untouched."""
 
 from collections.abc import Iterator
 
 from chat_app.errors import BadImage
 
 LOOP = b"\x0bNETSCAPE2.0\x03\x01"
-# Of the flags of a WebP only these two may stay: it moves, it has transparency.
+# The two flags of a WebP that are kept: animation and transparency.
 WEBP_FLAGS = 0x02 | 0x10
 
 
-class _Source:
+class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
@@ -22,7 +22,7 @@ class _Source:
         return taken
 
     def blocks(self) -> bytes:
-        """The sub-blocks of a GIF from here up to the empty one that ends them."""
+        """The sub-blocks of a GIF from here, with the empty block that ends them."""
         start = self.at
         while size := self.take(1)[0]:
             self.take(size)
@@ -30,8 +30,8 @@ class _Source:
 
 
 def clean_gif(data: bytes) -> bytes:
-    """Keeps the frames, their timing and the loop; drops comments, applications' data and what follows the end."""
-    source = _Source(data)
+    """Keep frames, timing and loop. Drop comments, application data and bytes after the end. Raises BadImage."""
+    source = _Reader(data)
     header = source.take(13)
     kept = [header, source.take(_table_size(header[10]))]
     while (kind := source.take(1)) != b";":
@@ -57,7 +57,7 @@ def is_animated_webp(data: bytes) -> bool:
 
 
 def clean_webp(data: bytes) -> bytes:
-    """Keeps canvas, loop and frames of an animation; drops the rest, and what follows the end."""
+    """Keep canvas, loop and frames of an animation. Drop the rest and bytes after the end. Raises BadImage."""
     kept = []
     for name, content in _chunks(data[12 : 8 + int.from_bytes(data[4:8], "little")]):
         if name == b"VP8X":
@@ -72,7 +72,7 @@ def clean_webp(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    source = _Source(data)
+    source = _Reader(data)
     while source.at < len(data):
         name, size = source.take(4), int.from_bytes(source.take(4), "little")
         yield name, source.take(size)

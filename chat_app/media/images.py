@@ -1,4 +1,4 @@
-"""Pictures: bytes in, clean bytes out. Pure, and for the worker process: a hostile picture may eat memory and time."""
+"""Cleans and scales pictures: bytes in, bytes out. For worker processes, as hostile pictures use memory and time."""
 
 import binascii
 import hashlib
@@ -20,20 +20,20 @@ from chat_app.media.worker import Large
 DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
 MAX_AVATAR_BYTES = 10 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-# More compression would take twice the processor time and save some percent.
+# Higher compression doubles the CPU time and saves a few percent.
 OPTIONS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 2}, "WEBP": {"quality": 90, "method": 0}}
-# Decoded that is 160 MB, and twice that while it is turned. Of a large JPEG only a scaled version is decoded.
+# Decoded, these are 160 MB, and twice that during a rotation. A large JPEG is decoded only at a smaller scale.
 MAX_PIXELS, MAX_JPEG_PIXELS = 40_000_000, 64_000_000
-# A hostile picture has thousands of pixels for each byte. Up to the first number one of a single colour may, too.
+# A hostile picture has thousands of pixels for each byte. Smaller ones may, for example of a single colour.
 LARGE_PIXELS, MAX_PIXELS_PER_BYTE = 12_000_000, 200
 MAX_SIDE = 16_000
-# Some pictures grow a lot when their transparency is kept without loss.
+# Lossless transparency makes some pictures much larger.
 MAX_BYTES = 40_000_000
 PREVIEW_SIZE = (400, 400)
 
 
 class Pictures(NamedTuple):
-    """An avatar in its four sizes; `digest` is that of what came in, `suffix` names the format of all four."""
+    """An avatar in four sizes of the same format, named by `suffix`. `digest` is that of the upload."""
 
     digest: bytes
     suffix: str
@@ -54,7 +54,7 @@ class Picture(NamedTuple):
 
 
 def avatars_of_text(image: str, *, is_large: bool = False) -> Pictures:
-    """From base64, with or without the head of a data URI. Raises BadImage, TooLarge, Large."""
+    """Decode base64, with or without the prefix of a data URI. Raises BadImage, TooLarge, Large."""
     try:
         text = image.encode("ascii").translate(None, b" \t\r\n")
         found = DATA_URI.match(text)
@@ -67,12 +67,12 @@ def avatars_of_text(image: str, *, is_large: bool = False) -> Pictures:
 
 
 def avatars(data: bytes, *, is_large: bool = False) -> Pictures:
-    """JPEG, or PNG when something shines through. Raises BadImage, Large."""
+    """Make JPEGs, or PNGs for a picture with transparency. Raises BadImage, Large."""
     with _opened(data, is_large=is_large) as image:
         original = _copied(image, data)
         pixels = _pixels(image, (400, 400) if original else None)
         suffix, kind = ("png", "PNG") if pixels.mode == "RGBA" else ("jpg", "JPEG")
-        # Each is cut from the one before: the full picture is worked through only once.
+        # Each size is made of the one before, so the full picture is scaled only once.
         large = ImageOps.fit(pixels, (400, 400))
         return Pictures(
             hashlib.sha256(data).digest(),
@@ -85,9 +85,9 @@ def avatars(data: bytes, *, is_large: bool = False) -> Pictures:
 
 
 def clean(data: bytes, *, is_large: bool = False) -> Picture | None:
-    """The same picture without metadata, upright, in its own format; None for what is no picture.
+    """Remove the metadata. Orientation and format stay. None for a file that is not a picture.
 
-    Raises BadImage for a broken picture, UnsupportedMediaType for one in any other format, Large.
+    Raises BadImage for a broken picture, UnsupportedMediaType for an unsupported format, Large.
     """
     kind = picture_format(data)
     if kind is None:
@@ -107,7 +107,7 @@ def clean(data: bytes, *, is_large: bool = False) -> Picture | None:
 
 @contextmanager
 def _opened(data: bytes, *, is_large: bool) -> Iterator[Image.Image]:
-    """Whatever Pillow raises, here or during the work on the picture, means that it can't be read."""
+    """Open a picture. Any error of Pillow, also in the body of the `with`, becomes BadImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -135,14 +135,14 @@ def _is_jpeg(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """As EXIF has it, from 1 to 8: from 5 on width and height are exchanged."""
+    """The EXIF orientation, from 1 to 8. From 5 on width and height are swapped."""
     with suppress(Exception):
         return range(9).index(image.getexif().get(ExifTags.Base.Orientation, 1)) or 1
     return 1
 
 
 def _copied(image: Image.Image, data: bytes) -> bytes | None:
-    """A large JPEG without metadata, its pixels untouched; None for a picture that has to be encoded anew."""
+    """A large JPEG without metadata, its pixels untouched. None for a picture that has to be encoded again."""
     if not _is_jpeg(image) or image.width * image.height <= LARGE_PIXELS:
         return None
     profile = image.info.get("icc_profile")
@@ -151,18 +151,18 @@ def _copied(image: Image.Image, data: bytes) -> bytes | None:
 
 
 def _pixels(image: Image.Image, wanted: tuple[int, int] | None = None) -> Image.Image:
-    """Upright, in sRGB, as RGB or RGBA of eight bits: all that is to be seen and nothing else.
+    """The picture upright, in sRGB, as RGB or RGBA of eight bits, without any metadata.
 
-    A JPEG of which only a smaller picture is wanted is decoded at a scale that is enough for it.
+    If only a smaller size is `wanted`, a JPEG is decoded at a smaller scale.
     """
     if wanted:
         image.draft("RGB", (2 * wanted[0], 2 * wanted[1]))
     profile = image.info.get("icc_profile")
     image.load()
-    with suppress(Exception):  # broken metadata goes; the picture is as good as any other
+    with suppress(Exception):  # broken metadata is dropped
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
-        # Pillow would cut sixteen bits off at 255.
+        # Pillow clips sixteen bits at 255 instead of scaling them.
         image = image.convert("I").point(lambda level: level / 256).convert("L")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -183,7 +183,7 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
     except (ImageCms.PyCMSError, OSError):
-        return image  # a profile for other colours than these, or a broken one
+        return image  # a broken profile, or one for another colour model
     return converted or image
 
 
@@ -199,5 +199,5 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
     out = BytesIO()
     image.save(out, kind, **OPTIONS[kind])
     if out.tell() > MAX_BYTES:
-        raise BadImage("This picture is too large without its metadata.")
+        raise BadImage("This picture is too large after its metadata was removed.")
     return out.getvalue()

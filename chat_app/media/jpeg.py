@@ -1,14 +1,14 @@
-"""Large JPEGs without metadata: the pixels stay as they were encoded, since decoding all of them takes too long."""
+"""Removes metadata from large JPEGs. The encoded pixels stay untouched, as decoding them takes too long."""
 
 import re
 import struct
 
 from chat_app.errors import BadImage
 
-# Within a scan an FF that is followed by one of these belongs to the scan.
+# A marker. Within a scan an FF followed by 00, FF or D0 to D7 is none.
 MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]", re.DOTALL)
 START, END, SCAN, TABLE, RESTART, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xEE
-# Besides these, the frames and their codes.
+# These segments and the frame headers are kept.
 KEPT = {SCAN, TABLE, RESTART} | set(range(0xC0, 0xD0))
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 ADOBE = b"Adobe\0\x64\0\0\0\0"
@@ -19,7 +19,7 @@ CURVE_TAGS = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), 8204)
 
 
 def clean_jpeg(data: bytes, orientation: int, profile: bytes | None) -> bytes:
-    """Keeps frame, tables and scans; of metadata only how to turn it, and the profile. Raises BadImage."""
+    """Keep frame, tables and scans. Of the metadata keep only the orientation and the profile. Raises BadImage."""
     has_jfif = data[3] == APP0 and data[6:11] == JFIF[:5]
     kept = [data[:2], _segment(APP0, JFIF) if has_jfif else b""]
     kept.append(_segment(0xE1, EXIF % orientation) if orientation > 1 else b"")
@@ -40,7 +40,7 @@ def clean_jpeg(data: bytes, orientation: int, profile: bytes | None) -> bytes:
             if kind in KEPT:
                 kept.append(_segment(kind, content))
             elif kind == APP14 and content.startswith(ADOBE[:5]):
-                kept.append(_segment(APP14, ADOBE + content[11:12]))  # how the colours are encoded
+                kept.append(_segment(APP14, ADOBE + content[11:12]))
     return b"".join([*kept, b"\xff\xd9"])
 
 

@@ -1,4 +1,4 @@
-"""Addresses that open a file without a header: signed, and good for a while."""
+"""Signed URLs that open a file without an Authorization header until they expire."""
 
 import hmac
 import time
@@ -11,12 +11,12 @@ from chat_app.signing import sign
 
 Variant = Literal["file", "preview"]
 
-# Addresses change once an hour, so that browsers find in their cache what they have, and are good for one to two.
+# URLs change once an hour, so that browsers can cache the files. Each is valid for one to two hours.
 STEP_SECONDS = 3600
 
 
 def attachment_url(attachment_id: UUID, variant: Variant) -> str:
-    """Where the file, or its preview, can be had."""
+    """The URL of the file or its preview."""
     expires = str((int(time.time()) // STEP_SECONDS + 2) * STEP_SECONDS)
     signature = _signature(str(attachment_id), variant, expires)
     query = urlencode({"variant": variant, "expires": expires, "signature": signature})
@@ -24,9 +24,9 @@ def attachment_url(attachment_id: UUID, variant: Variant) -> str:
 
 
 def is_signed(attachment_id: str, variant: str, expires: str, signature: str) -> bool:
-    """Whether these are the parts of an address that was made here, and it is still good."""
+    """Whether these parts of a URL were signed here and have not expired."""
     made = _signature(attachment_id, variant, expires)
-    # What was signed here is a number: only then may it be read as one.
+    # After the signature is checked, `expires` is known to be a number.
     return hmac.compare_digest(made.encode(), signature.encode(errors="replace")) and int(expires) > time.time()
 
 

@@ -1,21 +1,21 @@
-"""What a file is, by its first bytes and never by what its sender says."""
+"""Detects picture formats by the first bytes, never by what the client declares."""
 
 from chat_app.errors import UnsupportedMediaType
 
-# Pictures that can carry EXIF and that nothing here can clean: TIFF and the raw formats made of it, Photoshop,
+# Formats that may carry EXIF and that this service can't clean: TIFF and the raw formats based on it, Photoshop,
 # JPEG XL, JPEG 2000, JPEG XR, OpenEXR, BPG and icons.
 UNCLEANABLE = (
     *(b"II*\0", b"II+\0", b"MM\0*", b"MM\0+", b"IIRO", b"IIRS", b"IIU\0", b"FUJIFILM", b"8BPS"),
     *(b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"II\xbc", b"v/1\1", b"BPG\xfb"),
     b"\0\0\1\0",
 )
-# HEIC, AVIF and Canon's raw pictures are the boxes of an MP4 under another brand.
+# HEIC, AVIF and Canon's raw format have the boxes of an MP4 with another brand.
 BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1", b"avif", b"avis", b"crx "}
 BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
 def picture_format(data: bytes) -> str | None:
-    """JPEG, PNG, WEBP or GIF; None for what is no picture. Raises UnsupportedMediaType for any other picture."""
+    """JPEG, PNG, WEBP or GIF. None for a file that is not a picture. Raises UnsupportedMediaType for other pictures."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -30,7 +30,7 @@ def picture_format(data: bytes) -> str | None:
 
 
 def _is_bmp(data: bytes) -> bool:
-    # Two letters alone also begin texts.
+    # A text can begin with the same two letters.
     return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADERS
 
 

@@ -1,4 +1,4 @@
-"""Runs pure functions in processes of their own: what hostile input does to them, the service survives."""
+"""Runs pure functions in worker processes, so that the service survives hostile input."""
 
 import asyncio
 import os
@@ -20,25 +20,25 @@ from chat_app.logs import log
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# Of the processor: how busy the machine is does not decide about a picture.
+# CPU time, so that a busy machine does not refuse pictures.
 PROCESSOR_SECONDS = 2.0
-# Of the clock, for a machine on which the processes come last.
+# Wall-clock time, for a busy machine: the workers have the lowest priority.
 JOB_SECONDS = 120
-# The service gives up and kills earlier; this is for a job that hangs after the service is gone.
+# The service kills a job earlier. This is for a job that outlives the service.
 ALARM_SECONDS = 140
 MEMORY_BYTES = 1 << 30
 NICENESS = 10
 # For each of the two queues.
 MAX_WAITING = 32
 MAX_WAITING_BYTES = 64_000_000
-# So that one user does not take all places.
+# One user can't fill the queue.
 MAX_OF_ONE = 16
-# Each may take all of that memory, so there are never more than two, however many cores.
+# Each may use MEMORY_BYTES, so the number of cores does not matter.
 PROCESSES = 2
 
 
 class Large(Exception):
-    """Raised by a function: call it again with `is_large=True`, one at a time."""
+    """Raised by a function that wants to be called again with `is_large=True`, one at a time."""
 
 
 class _Queue:
@@ -50,10 +50,10 @@ class _Queue:
 
     @asynccontextmanager
     async def slot(self, size: int, owner: object) -> AsyncIterator[None]:
-        """The jobs of one owner run one after another, so that others wait for one of them at most."""
+        """Wait for a turn. Jobs of one owner run one after another, so others wait for one of them at most."""
         is_full = self._jobs.total() >= MAX_WAITING + PROCESSES or self._jobs[owner] >= MAX_OF_ONE
         if is_full or self._bytes + size > MAX_WAITING_BYTES:
-            raise Unavailable("Too many pictures wait to be read; try again.", retry_after=5)
+            raise Unavailable("Too many pictures are waiting. Try again.", retry_after=5)
         self._jobs[owner] += 1
         self._bytes += size
         try:
@@ -64,15 +64,14 @@ class _Queue:
             self._bytes -= size
 
 
-# Large jobs never have both processes: small ones do not wait for them.
+# Large jobs never use both processes, so small jobs do not wait for them.
 _small, _large = _Queue(PROCESSES), _Queue(1)
 
 
 async def in_worker(function: Callable[[*Ts], T], *args: *Ts, owner: object = None) -> T:
-    """What `function(*args)` returns or raises. BadImage when it crashes or takes too much memory or processor time.
+    """Call `function(*args)` in a worker. Raises BadImage if it crashes or uses too much memory or CPU time.
 
-    Raises Unavailable when too much waits already, or the machine is too busy.
-    `owner`: the user whose picture it is; None: nobody's.
+    Raises Unavailable if the queue is full or the machine too busy. `owner` is the user whose picture it is.
     """
     size, apart = sum(map(sys.getsizeof, args)), cast(Callable[..., T], function)
     owner = object() if owner is None else owner
@@ -89,25 +88,25 @@ async def _in_process(function: Callable[..., T], args: tuple[Any, ...]) -> T:
     free.total_tokens = PROCESSES
     try:
         async with free, asyncio.timeout(JOB_SECONDS):
-            # Whoever gives up kills the process: its answer would be taken for that of the next job.
+            # Cancelling kills the process, as its answer would be taken for that of the next job.
             return await to_process.run_sync(_run, function, args, cancellable=True, limiter=CapacityLimiter(1))
     except BrokenWorkerProcess:
-        log.warning("media worker lost", reason="crash, memory or processor time")
-        raise BadImage("This picture is broken, or takes too much time or memory to read.") from None
+        log.warning("media worker lost", reason="crash, memory or CPU time")
+        raise BadImage("This picture is broken, or reading it takes too much time or memory.") from None
     except TimeoutError:
         log.warning("media worker lost", reason="timeout")
-        raise Unavailable("The machine is too busy to read this picture; try again.", retry_after=30) from None
+        raise Unavailable("The machine is too busy to read this picture. Try again.", retry_after=30) from None
 
 
 def _run(function: Callable[..., T], args: tuple[Any, ...]) -> T:
-    """In the process. Only the job is limited: input that was read by half would be taken for another job."""
-    # Ctrl-C in a terminal goes to all; this process ends with its stdin, however the service ends.
+    """Run in the worker. The limits hold for the job alone, as half-read input would be taken for another job."""
+    # Ctrl-C in a terminal reaches all processes. This one ends when its stdin closes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.alarm(ALARM_SECONDS)
-    # SIGPROF ends the process; a handler in Python would wait for the library to return.
+    # SIGPROF kills the process. A handler in Python would run only after the library returned.
     signal.setitimer(signal.ITIMER_PROF, PROCESSOR_SECONDS)
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    # Whatever a library prints must not get between the answers, nor fill the pipe that nobody reads.
+    # Output of a library must not mix with the answers, nor fill a pipe that nobody reads.
     answers, nowhere = os.dup(1), sys.stderr.fileno()
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -119,7 +118,7 @@ def _run(function: Callable[..., T], args: tuple[Any, ...]) -> T:
     except (ChatError, Large):
         raise
     except BaseException:
-        os._exit(1)  # no memory left, or a mistake of ours: the next job gets a new process
+        os._exit(1)  # out of memory, or a bug: the next job gets a new process
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         os.dup2(answers, 1)
