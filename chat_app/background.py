@@ -17,10 +17,12 @@ class Background:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        """Start at the next iteration of the event loop. The task that is returned need not be kept."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._end)
+        return task
 
     def repeat(self, work: Callable[[], Awaitable[object]], *, seconds: float) -> None:
         """Await `work` again and again, with a pause before each time; a failure does not end the repetition."""

@@ -27,10 +27,9 @@ from chat_app.crud.outbox import Outbox
 from chat_app.database import Database
 from chat_app.limits import EXCHANGE_SECONDS, Limits
 from chat_app.live.bus import Bus
-from chat_app.live.cluster import Cluster, ClusterDelivery
+from chat_app.live.cluster import Cluster, ClusterFanout
 from chat_app.live.connections import Connections
 from chat_app.live.fanout import Fanout
-from chat_app.live.order import Order
 from chat_app.live.presence import Presence
 from chat_app.live.server import Live
 from chat_app.media.storage import Storage
@@ -77,13 +76,11 @@ class Node(Components):
 def create_app(settings: Settings) -> ASGIApp:
     """Everything that one process serves."""
     connections = Connections()
-    fanout = Fanout(connections)
     bus = Bus(settings.bus_url.get_secret_value()) if settings.bus_url else None
-    order = Order(fanout.send, lambda: bus is not None and bus.is_up)
-    delivery = ClusterDelivery(bus, order) if bus else fanout
+    fanout = ClusterFanout(connections, bus) if bus else Fanout(connections)
     storage = Storage(settings.media_location)
     database = Database(
-        settings.asyncpg_url, delivery=delivery, remove_files=storage.delete, pool_size=settings.database_pool
+        settings.asyncpg_url, delivery=fanout, remove_files=storage.delete, pool_size=settings.database_pool
     )
     limits = Limits(
         enabled=settings.rate_limits == "on",
@@ -91,12 +88,8 @@ def create_app(settings: Settings) -> ASGIApp:
         is_up=lambda: bus is not None and bus.is_up,
     )
     outbox = Outbox(database)
-    cluster = None
-    if bus:
-        presence = Presence(connections, database, lambda online: bus.publish(online=online))
-        cluster = Cluster(bus, order, database, connections, presence)
-    else:
-        presence = Presence(connections, database)
+    presence = Presence(connections, database, bus)
+    cluster = Cluster(fanout, database, presence) if isinstance(fanout, ClusterFanout) else None
     live = Live(database, limits, outbox, connections, presence, _origin_check(settings), is_alone=bus is None)
     metrics.watch_pool(database.engine.pool)
     metrics.connections.set_function(live.connections.__len__)

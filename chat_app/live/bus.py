@@ -6,8 +6,8 @@ A hint only: nothing waits for it. The permissions in it are as old as the event
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -115,13 +115,14 @@ class Bus:
         """Keep up the connection to the bus until cancelled."""
         self._listener = listener
         while True:
+            subscription = self.client.pubsub()
             try:
-                async with self._subscribed() as subscription:
-                    await run_together(self._write(), self._read(subscription), self._watch())
-            except (RedisError, OSError) as error:
-                self._lose(error)
+                try:
+                    await self._join(subscription)
+                    await run_together(self._write(), self._read(subscription))
+                finally:
+                    await self._close(subscription)
             except Exception as error:
-                log_crash(error)
                 self._lose(error)
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -147,26 +148,11 @@ class Bus:
                     self._written.clear()
                     await self._written.wait()
 
-    @asynccontextmanager
-    async def _subscribed(self) -> AsyncIterator[PubSub]:
-        subscription = self.client.pubsub()
-        try:
-            async with asyncio.timeout(2 * TIMEOUT_SECONDS):
-                await subscription.subscribe(CHANNEL, FORMER_CHANNEL)
-                if await subscription.get_message(timeout=TIMEOUT_SECONDS) is None:
-                    raise TimeoutError("no answer to SUBSCRIBE")
-            self._join()
-            yield subscription
-        finally:
-            self.is_up = False
-            metrics.bus_up.set(False)
-            self._waiting.clear()
-            with suppress(TimeoutError):  # a frozen bus does not answer
-                async with asyncio.timeout(TIMEOUT_SECONDS):
-                    await subscription.aclose()  # type: ignore[no-untyped-call]  # the library is not typed here
-                    await self.client.connection_pool.disconnect()
-
-    def _join(self) -> None:
+    async def _join(self, subscription: PubSub) -> None:
+        async with asyncio.timeout(2 * TIMEOUT_SECONDS):
+            await subscription.subscribe(CHANNEL, FORMER_CHANNEL)
+            if await subscription.get_message(timeout=TIMEOUT_SECONDS) is None:
+                raise TimeoutError("no answer to SUBSCRIBE")
         now = time.monotonic()
         for node in self._nodes.values():
             node.received_at = now
@@ -177,9 +163,20 @@ class Bus:
         self._listener.joined()
 
     def _lose(self, error: Exception) -> None:
+        if not isinstance(error, RedisError | OSError):
+            log_crash(error)
         if not self._is_lost:
             log.warning("bus lost", error=type(error).__name__, address="CHAT_BUS_URL")
         self._is_lost = True
+
+    async def _close(self, subscription: PubSub) -> None:
+        self.is_up = False
+        metrics.bus_up.set(False)
+        self._waiting.clear()
+        with suppress(TimeoutError):  # a frozen bus does not answer
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await subscription.aclose()  # type: ignore[no-untyped-call]  # the library is not typed here
+                await self.client.connection_pool.disconnect()
 
     async def _write(self) -> None:
         await self.client.publish(FORMER_CHANNEL, FORMER_PACKET)
@@ -197,6 +194,7 @@ class Bus:
             for _ in packets:
                 self._waiting.popleft()
             self._written.set()
+            self._check_silence()
 
     async def _read(self, subscription: PubSub) -> None:
         while True:
@@ -242,16 +240,14 @@ class Bus:
             del self._nodes[message.node]
             self._listener.present(message.node, is_there=False)
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS / 2)
-            now = time.monotonic()
-            for id, node in list(self._nodes.items()):
-                if now - node.received_at > FORGOTTEN_SECONDS:
-                    del self._nodes[id]
-                elif now - node.received_at > SILENT_SECONDS and not node.is_silent:
-                    node.is_silent = True
-                    log.warning("node silent", node=str(id))
-                    # It may have committed something without publishing it.
-                    self._listener.missed()
-                    self._listener.present(id, is_there=False)
+    def _check_silence(self) -> None:
+        now = time.monotonic()
+        for id, node in list(self._nodes.items()):
+            if now - node.received_at > FORGOTTEN_SECONDS:
+                del self._nodes[id]
+            elif now - node.received_at > SILENT_SECONDS and not node.is_silent:
+                node.is_silent = True
+                log.warning("node silent", node=str(id))
+                # It may have committed something without publishing it.
+                self._listener.missed()
+                self._listener.present(id, is_there=False)

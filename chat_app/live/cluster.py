@@ -13,12 +13,12 @@ from chat_app.crud.access import list_present
 from chat_app.crud.chats import list_changed
 from chat_app.crud.sessions import read_active
 from chat_app.database import LONGEST_TRANSACTION, Database
-from chat_app.events import Recorded, ResyncRequired
+from chat_app.events import ResyncRequired
 from chat_app.live.bus import Bus
 from chat_app.live.bus_messages import Message, Online
 from chat_app.live.connections import Connection, Connections
-from chat_app.live.envelopes import Envelope, resync_instead, seal
-from chat_app.live.fanout import encode
+from chat_app.live.envelopes import Envelope
+from chat_app.live.fanout import Fanout, encode
 from chat_app.live.order import Order
 from chat_app.live.presence import Presence
 
@@ -27,36 +27,27 @@ GATHER_SECONDS = 0.3
 CLOSE_SECONDS = 1.5
 
 
-class ClusterDelivery:
-    """Delivers to the connections of this node and of the others."""
+class ClusterFanout(Fanout):
+    """Delivers the events of commits here to the connections of all nodes."""
 
-    def __init__(self, bus: Bus, order: Order) -> None:
+    def __init__(self, connections: Connections, bus: Bus) -> None:
+        super().__init__(connections)
         self.bus = bus
-        self.order = order
+        # What is missing from the bus can't be waited for.
+        self.order = Order(super().send, lambda: bus.is_up)
 
-    def deliver(self, events: list[Recorded]) -> int:
-        """Deliver the events of a commit. Returns how many connections of this node were reached."""
-        sealed = seal(events)
-        self.bus.publish(sealed)
-        return self.order.release(sealed)
-
-    def resync(self, events: list[Recorded]) -> None:
-        """Deliver `resync_required` in place of these events."""
-        sealed = [resync_instead(events)]
-        self.bus.publish(sealed)
-        self.order.release(sealed)
+    def send(self, events: list[Envelope]) -> int:
+        """Returns how many connections of this node were reached."""
+        self.bus.publish(events)
+        return self.order.release(events)
 
 
 class Cluster:
     """One node of several."""
 
-    def __init__(
-        self, bus: Bus, order: Order, database: Database, connections: Connections, presence: Presence
-    ) -> None:
-        self.bus = bus
-        self.order = order
+    def __init__(self, fanout: ClusterFanout, database: Database, presence: Presence) -> None:
+        self.bus, self.order, self.connections = fanout.bus, fanout.order, fanout.connections
         self.database = database
-        self.connections = connections
         self.presence = presence
         self._certain_at = time.monotonic()
         self._is_asked = self._resync = self._unchecked = False
@@ -90,13 +81,10 @@ class Cluster:
         self._resync = self._unchecked = True
 
     def present(self, node: UUID, is_there: bool) -> None:
-        if is_there:
-            self.presence.node_returned(node)
-        else:
-            self.presence.node_lost(node)
+        self.presence.node_present(node, is_there)
 
     def _publish_presence(self, *, ask: bool) -> None:
-        self.bus.publish(online=Online(joined=list(self.presence.here()), whole=True, ask=ask))
+        self.bus.publish(online=Online(joined=list(self.presence.here), whole=True, ask=ask))
 
     async def _follow(self) -> None:
         """Once for everything that was missed, and for all who asked: after an outage every other node has a gap."""

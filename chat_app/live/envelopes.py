@@ -58,8 +58,3 @@ def _seal(event: Event, audience: Audience, open_chat_id: UUID | None) -> Envelo
 def resync(audience: Iterable[UUID], reason: str = "undelivered") -> Envelope:
     """What its audience gets in place of events that may have happened."""
     return Envelope(ResyncRequired, dict.fromkeys(audience, 0), as_json(ResyncRequired(reason=reason)))
-
-
-def resync_instead(events: Iterable[Recorded]) -> Envelope:
-    """One resync of the audiences of all these events."""
-    return resync({user_id for recorded in events for user_id in recorded.audience})

@@ -1,13 +1,11 @@
 """Delivers events to the connections of this process. No other module does."""
 
-from collections.abc import Iterable
-
 import orjson
 
 from chat_app import metrics
 from chat_app.events import ActiveChatSet, ClientEvent, Event, NodeEvent, Recorded, ResyncRequired, SessionsRevoked
 from chat_app.live.connections import Connection, Connections, Packet
-from chat_app.live.envelopes import Envelope, resync, resync_instead, seal
+from chat_app.live.envelopes import Envelope, resync, seal
 from chat_app.logs import log_crash
 from chat_app.models.wire_json import as_json
 
@@ -35,10 +33,10 @@ class Fanout:
 
     def resync(self, events: list[Recorded]) -> None:
         """Deliver `resync_required` in place of these events."""
-        self.send([resync_instead(events)])
+        self.send([resync({user_id for recorded in events for user_id in recorded.audience})])
 
-    def send(self, events: Iterable[Envelope]) -> int:
-        """As `deliver`, for events of any node."""
+    def send(self, events: list[Envelope]) -> int:
+        """As `deliver`, of events that are encoded."""
         reached: Reached = set()
         for event in events:
             try:

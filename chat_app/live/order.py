@@ -47,11 +47,7 @@ class Order:
     ) -> None:
         self.is_waiting_worth_it = is_waiting_worth_it
         self._deliver = deliver
-        self._windows = _Newest()
-        self._entries = _Newest()
-        self._mine = _Newest()
-        self._members = _Newest()
-        self._removals = _Newest()
+        self._windows, self._entries, self._mine, self._members, self._removals = (_Newest() for _ in range(5))
         self._waiting: list[list[Envelope]] = []
 
     def release(self, events: list[Envelope]) -> int:

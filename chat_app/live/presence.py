@@ -1,7 +1,7 @@
 """Who is online, for private peers and for members who have a chat with the user open."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from chat_app.crud.access import list_audience
 from chat_app.crud.presence import list_peers, list_watchers, write_last_seen
 from chat_app.database import Database
 from chat_app.events import PresenceChanged
+from chat_app.live.bus import Bus
 from chat_app.live.bus_messages import Online
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.fanout import encode
@@ -24,50 +25,42 @@ LastSeen = Mapping[UUID, datetime | None]
 class Presence:
     """Watches the connections of this process, and keeps what other nodes publish of theirs."""
 
-    def __init__(
-        self, connections: Connections, database: Database, publish: Callable[[Online], None] = lambda online: None
-    ) -> None:
+    def __init__(self, connections: Connections, database: Database, bus: Bus | None) -> None:
         self.connections = connections
         self.database = database
-        self.publish = publish
-        self._leaving: dict[UUID, asyncio.TimerHandle] = {}
+        self.bus = bus
+        # The users who are connected to this process, or were a moment ago.
+        self.here: set[UUID] = set()
         self._elsewhere: dict[UUID, set[UUID]] = {}
-        self._lost: dict[UUID, asyncio.TimerHandle] = {}
+        self._leaving: dict[UUID, asyncio.Task[None]] = {}
+        self._lost: dict[UUID, asyncio.Task[None]] = {}
         self._background = Background()
-
-    def here(self) -> set[UUID]:
-        """The users who are connected to this process, or were a moment ago."""
-        return {connection.actor.id for connection in self.connections if connection.is_started} | set(self._leaving)
 
     def is_online(self, user_id: UUID) -> bool:
         """Whether the user is connected to any node, or was a moment ago."""
-        return self._is_here(user_id) or user_id in self._leaving or self._is_elsewhere(user_id)
+        return user_id in self.here or self._is_elsewhere(user_id)
 
     def _is_elsewhere(self, user_id: UUID) -> bool:
         return any(user_id in users for users in self._elsewhere.values())
 
-    def _is_here(self, user_id: UUID) -> bool:
-        # A login may still fail, and then would not end what it began.
-        return any(connection.is_started for connection in self.connections.of_user(user_id))
-
     def joined(self, connection: Connection) -> None:
         """A connection is live: watchers get its user's presence, and it gets theirs."""
         user_id = connection.actor.id
-        of_user = self.connections.of_user(user_id)
-        leaving = self._leaving.pop(user_id, None)
-        if leaving:
+        if leaving := self._leaving.pop(user_id, None):
             leaving.cancel()
-        elif sum(each.is_started for each in of_user) == 1:
-            self.publish(Online(joined=[user_id]))
+        if user_id not in self.here:
+            self.here.add(user_id)
+            self._publish(Online(joined=[user_id]))
             if not self._is_elsewhere(user_id):
                 self._background.spawn(self._announce({user_id: None}))
         self.opened(connection)
 
     def left(self, user_id: UUID) -> None:
         """A connection is gone; if it was the user's last one, watchers learn it after a while."""
-        if not self._is_here(user_id) and user_id not in self._leaving:
-            loop = asyncio.get_running_loop()
-            self._leaving[user_id] = loop.call_later(GRACE_SECONDS, self._end_grace, user_id)
+        # A login may still fail, and then would not end what it began.
+        is_here = any(connection.is_started for connection in self.connections.of_user(user_id))
+        if not is_here and user_id not in self._leaving:
+            self._leaving[user_id] = self._background.spawn(self._leave(user_id))
 
     def opened(self, connection: Connection) -> None:
         """A connection opened a chat, if only by its login: it gets the presence of the members."""
@@ -83,40 +76,39 @@ class Presence:
         self._background.spawn(self._announce({**new, **left}))
         self._background.spawn(self._expire(expired))
 
-    def node_lost(self, node: UUID) -> None:
-        """A node is silent or left: its users have a while to connect to another one."""
-        if node in self._elsewhere and node not in self._lost:
-            self._lost[node] = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._forget, node)
-
-    def node_returned(self, node: UUID) -> None:
-        """A node was not lost after all."""
+    def node_present(self, node: UUID, is_there: bool) -> None:
+        """A node is silent or left: its users have a while to connect to another one, unless it is back before."""
         if lost := self._lost.pop(node, None):
             lost.cancel()
+        if not is_there and node in self._elsewhere:
+            self._lost[node] = self._background.spawn(self._lose(node))
 
     async def close(self) -> None:
         """End without a word: clients are asked to connect to another node."""
-        for timer in [*self._leaving.values(), *self._lost.values()]:
-            timer.cancel()
         await self._background.close()
 
-    def _end_grace(self, user_id: UUID) -> None:
-        del self._leaving[user_id]
-        self._background.spawn(self._leave(user_id))
-
     async def _leave(self, user_id: UUID) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
+        del self._leaving[user_id]
+        self.here.discard(user_id)
         last_seen_at = await self._write_last_seen([user_id])
-        if not self._is_here(user_id):
-            self.publish(Online(left={user_id: last_seen_at}))
+        if user_id not in self.here:
+            self._publish(Online(left={user_id: last_seen_at}))
             await self._announce({user_id: last_seen_at})
 
-    def _forget(self, node: UUID) -> None:
+    async def _lose(self, node: UUID) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
         del self._lost[node]
-        self._background.spawn(self._expire(self._elsewhere.pop(node)))
+        await self._expire(self._elsewhere.pop(node))
 
     async def _expire(self, user_ids: Collection[UUID]) -> None:
         """Users whose node did not publish that they left."""
         if gone := [user_id for user_id in user_ids if not self.is_online(user_id)]:
             await self._announce(dict.fromkeys(gone, await self._write_last_seen(gone)))
+
+    def _publish(self, online: Online) -> None:
+        if self.bus:
+            self.bus.publish(online=online)
 
     async def _write_last_seen(self, user_ids: Collection[UUID]) -> datetime:
         async with self.database.transaction() as db:

@@ -172,7 +172,7 @@ async def test_a_node_that_dies_takes_its_users_offline_and_may_have_kept_someth
     await boris.socket.close()
     moved = at(process.base, boris)
     await moved.connect()
-    await until(lambda: not nodes[1].service.live.presence.here() & {UUID(boris.id)})
+    await until(lambda: not nodes[1].service.live.presence.here & {UUID(boris.id)})
     await anna.forget()
     await process.kill()
     await anna.socket.wait_for(RESYNC)
