@@ -58,7 +58,7 @@ class Ready(ClientEvent):
     user_id: UUID
     session_id: UUID
     active_chat_id: UUID | None
-    sync: str = Field(description="Equal to that of the last chat list: nothing was missed.")
+    sync: str = Field(description="If it equals that of your last chat list, you missed nothing.")
     limits: dict[str, int]
     server_time: datetime
 
@@ -67,9 +67,9 @@ class ChatsChanged(ClientEvent):
     """The list of chats, or the number of messages in them, changed."""
 
     chats: list[ChatShared] = []
-    mine: list[ChatMine] = Field(default=[], description="Only one's own; an older version is to be dropped.")
+    mine: list[ChatMine] = Field(default=[], description="Only your own; drop an older version.")
     removed: list[RemovedChat] = []
-    users: list[UserBrief] = Field(default=[], description="Whoever the change brings in.")
+    users: list[UserBrief] = Field(default=[], description="Users that are new to the client with this change.")
 
     def header(self) -> dict[str, Any]:
         """Raises ValueError for several chats: they would have to be ordered one by one."""
@@ -115,7 +115,7 @@ class ReadChanged(ClientEvent):
 
 
 class TypingChanged(ClientEvent):
-    """A member of the active chat types, or stopped: repeated every 3 seconds, to be forgotten after 6."""
+    """A member of the active chat is typing, or stopped. Repeated every 3 seconds; forget it after 6."""
 
     reach = Reach.OPEN_CHAT
 
@@ -125,7 +125,7 @@ class TypingChanged(ClientEvent):
 
 
 class PresenceChanged(ClientEvent):
-    """Somebody of a private chat, or of the active chat, came or went."""
+    """A user of a private chat, or of the active chat, is online now, or offline."""
 
     reach = Reach.ONE
 
@@ -135,7 +135,7 @@ class PresenceChanged(ClientEvent):
 
 
 class UsersChanged(ClientEvent):
-    """Somebody of a private chat, or of the active chat, has another name or picture."""
+    """A user of a private chat, or of the active chat, has a new name or picture."""
 
     users: list[UserBrief]
 
@@ -166,7 +166,7 @@ class ActiveChatSet(NodeEvent):
 
     session_id: UUID
     chat_id: UUID | None
-    # The chat's when the user was a member: a removal up to it came before.
+    # A version of the chat at which the user was a member: removals up to it are older.
     version: int = 0
     user_id: UUID | None = None
 

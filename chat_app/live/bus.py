@@ -106,8 +106,8 @@ class Bus:
         """Publish soon, or not at all: what was not published leaves a gap in the numbers."""
         since, self._number = self._number, self._number + bool(events)
         if self.is_up and len(self._waiting) < MOST_WAITING:
-            said = online and online.model_dump(mode="json")
-            fields = {"requests": logs.request_ids(), "online": said, "is_leaving": is_leaving}
+            presence = online and online.model_dump(mode="json")
+            fields = {"requests": logs.request_ids(), "online": presence, "is_leaving": is_leaving}
             self._waiting.append(encode(self.node, self._number, since, events, **fields))
             self._queued.set()
 
@@ -127,9 +127,9 @@ class Bus:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def start(self) -> None:
-        """Wait until every live node has been heard; without a bus, for a while.
+        """Wait until every live node has published a heartbeat; without a bus, for a while.
 
-        A node first heard later has published something that was missed.
+        A node that is received for the first time later has published something that was missed.
         """
         try:
             async with asyncio.timeout(SILENT_SECONDS):

@@ -110,7 +110,7 @@ class Cluster:
         chats = {connection.active_chat_id for connection in self.connections if connection.active_chat_id}
         if not chats:
             return
-        # Older changes were received before, unless their commit came that late.
+        # Older changes were received before, unless their commit was that late.
         seconds = time.monotonic() - self._certain_at + LONGEST_TRANSACTION.total_seconds()
         async with self.database.transaction() as db:
             versions = await list_changed(db, chats, timedelta(seconds=seconds))

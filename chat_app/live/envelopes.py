@@ -1,4 +1,4 @@
-"""Events ready for delivery: encoded once, with the header that decides whom they reach and in which order."""
+"""Events ready for delivery: encoded once, with the header that decides their recipients and their order."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
