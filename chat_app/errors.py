@@ -40,16 +40,17 @@ class ChatError(Exception):
 
     def problem(self, request_id: str | None) -> dict[str, Any]:
         """The RFC 9457 object, for HTTP bodies and for acks."""
-        problem = {
+        problem: dict[str, Any] = {
             "type": f"urn:chat:error:{self.code}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
             "request_id": request_id,
+            "errors": self.errors,
+            "retry_after": self.retry_after,
         }
-        more = {"errors": self.errors, "retry_after": self.retry_after}
-        return problem | {name: value for name, value in more.items() if value is not None}
+        return {name: value for name, value in problem.items() if value is not None or name == "request_id"}
 
 
 class BadCode(ChatError, status=400, commits=True):

@@ -17,6 +17,7 @@ from chat_app import errors, events, seed
 from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
+from chat_app.models.base import LIMITS
 from chat_app.settings import get_settings
 from chat_app.web import examples
 from chat_app.web.asyncapi import asyncapi
@@ -77,6 +78,18 @@ def shown(content: Node, root: Node) -> list[Any]:
     """The examples of a body."""
     found = [resolve(example, root) for example in content.get("examples", {}).values()]
     return [example["value"] for example in found] + [content[key] for key in ("example",) if key in content]
+
+
+def refusals(operation: Node) -> set[str]:
+    """The codes of the errors of a route."""
+    answers = [answer for status, answer in operation["responses"].items() if status >= "400"]
+    return {code for answer in answers for code in answer["content"]["application/problem+json"]["examples"]}
+
+
+def longest(schemas: dict[str, Node], field: str) -> set[int]:
+    """The lengths to which the inputs bound a field."""
+    found = [node for fields in schemas.values() for node in nodes(fields.get(field, {}))]
+    return {node[key] for node in found for key in ("maxLength", "maxItems") if key in node}
 
 
 def resolve(node: Node, root: Node) -> Any:
@@ -146,6 +159,28 @@ class TestOpenAPI:
             assert expected <= set(operation["responses"])
         assert protected > 20
 
+    def test_what_follows_from_a_path_is_documented(self, http: Node) -> None:
+        for name, operation in operations(http | {"webhooks": {}}).items():
+            codes = refusals(operation)
+            assert ("chat_not_found" in codes) >= ("{chat_id}" in name), name
+            assert ("message_not_found" in codes) >= ("{seq}" in name), name
+            assert ("rate_limited" in codes) == ("/api/" in name), name
+
+    def test_the_limits_are_those_of_the_schemas(self, http: Node) -> None:
+        pages = [
+            parameter["schema"]["maximum"]
+            for operation in operations(http).values()
+            for parameter in operation.get("parameters", [])
+            if parameter["name"] == "limit"
+        ]
+        assert len(pages) > 5
+        assert set(pages) == {LIMITS["page"]}
+        inputs = {name: schema.get("properties", {}) for name, schema in http["components"]["schemas"].items()}
+        assert longest(inputs, "title") == {LIMITS["title_length"]}
+        assert longest(inputs, "name") == {LIMITS["name_length"]}
+        assert longest(inputs, "text") == {LIMITS["text_length"]}
+        assert longest(inputs, "user_ids") | longest(inputs, "member_ids") == {LIMITS["members_at_once"]}
+
     def test_every_event_is_a_webhook(self, http: Node) -> None:
         assert set(http["webhooks"]) == {event.event for event in CLIENT_EVENTS}
 
@@ -193,6 +228,26 @@ class TestAsyncAPI:
 
 
 class TestBoth:
+    def test_a_command_has_the_errors_of_its_route(self, http: Node, live: Node) -> None:
+        of_http = {
+            "not_authenticated",
+            "token_expired",
+            "session_revoked",
+            "too_slow",
+            "too_large",
+            "headers_too_large",
+        }
+        of_routes = {route["operationId"]: refusals(route) - of_http for route in operations(http).values()}
+        shared = {"invalid_input", "rate_limited", "internal", "unavailable"}
+        answers = {name: live["components"]["messages"][f"{name}_answer"]["examples"] for name in COMMANDS}
+        of_commands = {name: {example["name"] for example in answers[name][1:]} for name in COMMANDS}
+        may_name_no_chat = {"list_messages", "send_message", "set_typing"}
+        for name, codes in of_commands.items():
+            expected = of_routes.get(name, {"chat_not_found"}) | (
+                {"no_active_chat"} if name in may_name_no_chat else set()
+            )
+            assert codes == expected | shared, name
+
     def test_every_reference_leads_somewhere(self, either: Node) -> None:
         references = [node for node in nodes(either) if isinstance(node.get("$ref"), str)]
         assert references

@@ -115,6 +115,20 @@ class TestTheAnonymous:
         assert {answer.headers["www-authenticate"] for answer in answers.values()} == {"Bearer"}
         assert await fingerprint(database) == before
 
+    @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff"])
+    async def test_are_refused_before_their_body_is_read(self, body: bytes, make_person: MakePerson) -> None:
+        people = [await make_person() for _ in range(3)]
+        table = valid_arguments(Scene(*people, str(uuid4()), 1))
+        anonymous = people[0]
+        anonymous.http.headers.pop("Authorization")
+        with_body = {name: route for name, route in ROUTES.items() if route.content_type and name not in PUBLIC}
+        assert len(with_body) > 10
+        for name, route in with_body.items():
+            headers = {"Content-Type": route.content_type or ""}
+            url = route.url(table[name])
+            answer = await anonymous.http.request(route.method, url, content=body, headers=headers)
+            assert kind(answer.json()) == NOT_AUTHENTICATED, name
+
     async def test_get_no_answer_to_any_command(
         self, service: Service, make_person: MakePerson, database: Database
     ) -> None:

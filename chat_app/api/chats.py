@@ -1,16 +1,13 @@
 """The list of chats, opening and creating them, and what is personal about each."""
 
-from typing import Annotated
+from fastapi import APIRouter
 
-from fastapi import APIRouter, Query
-
-from chat_app.api.deps import CURSOR, ChatIdPath, CurrentActor, Limit, ReadingDep, SessionDep
+from chat_app.api.deps import ChatIdPath, ChatsAfter, CurrentActor, Limit, ReadingDep, SessionDep, SyncQuery
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
 from chat_app.crud import chats
 from chat_app.errors import ClientIdReused, GroupFull, NotAGroup, NotCreator, UserNotFound
 from chat_app.models.answers import Created
-from chat_app.models.base import ChatCursor, Sync
 from chat_app.models.chats import ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen, ReadUpTo
 
 router = APIRouter(prefix="/chats", tags=["chats"], route_class=Operation)
@@ -18,13 +15,7 @@ router = APIRouter(prefix="/chats", tags=["chats"], route_class=Operation)
 
 @router.get("")
 async def list_chats(
-    db: ReadingDep,
-    actor: CurrentActor,
-    cursor: Annotated[ChatCursor | None, CURSOR] = None,
-    limit: Limit = 50,
-    changed_since: Annotated[
-        Sync | None, Query(description="A former `sync`: only the chats that changed after it, for all or for you.")
-    ] = None,
+    db: ReadingDep, actor: CurrentActor, cursor: ChatsAfter = None, limit: Limit = 50, changed_since: SyncQuery = None
 ) -> ChatList:
     """Your chats: pinned ones first, the latest pin on top, then the latest updated."""
     return await chats.list_chats(db, actor, cursor=cursor, limit=limit, changed_since=changed_since)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
-from fastapi_users.authentication import AuthenticationBackend, BearerTransport
+from fastapi_users.authentication import BearerTransport
 
-from chat_app.auth import LOGIN_PATH, SessionStrategy, UserDatabase, UserManager, authenticate
+from chat_app.auth import LOGIN_PATH, UserDatabase, UserManager, authenticate
 from chat_app.components import Components
 from chat_app.crud import sessions
 from chat_app.crud.outbox import Outbox
@@ -16,7 +16,7 @@ from chat_app.database import Database, Transaction
 from chat_app.driver import RawConnection
 from chat_app.limits import network_of
 from chat_app.media.storage import Storage
-from chat_app.models.base import BIGGEST, LIMITS
+from chat_app.models.base import BIGGEST, LIMITS, ChatCursor, Sync, UserCursor
 from chat_app.models.sessions import Actor, Device
 from chat_app.sms import CodeSender
 
@@ -103,10 +103,7 @@ def _network(request: Request) -> str | None:
     return network_of(request.client.host if request.client else None)
 
 
-backend = AuthenticationBackend(  # type: ignore[type-var]  # a User has a phone for an email
-    "jwt", BearerTransport(LOGIN_PATH), SessionStrategy
-)
-bearer: Any = backend.transport.scheme
+bearer = BearerTransport(LOGIN_PATH).scheme
 
 
 async def authenticated(request: Request, token: str | None) -> Actor:
@@ -126,7 +123,12 @@ async def get_actor(request: Request, _scheme: Annotated[str | None, Depends(bea
 CurrentActor = Annotated[Actor, Depends(get_actor)]
 
 Limit = Annotated[int, Query(ge=1, le=LIMITS["page"], description="How many at most.")]
-CURSOR = Query(description="The `next_cursor` of the page before.")
+ChatsAfter = Annotated[ChatCursor | None, Query(description="The `next_cursor` of the page before.")]
+UsersAfter = Annotated[UserCursor | None, Query(description="The `next_cursor` of the page before.")]
+SyncQuery = Annotated[
+    Sync | None, Query(description="A former `sync`: only the chats that changed after it, for all or for you.")
+]
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
+VersionQuery = Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")]
 SeqQuery = Annotated[int | None, Query(ge=0, le=BIGGEST)]
 ChatIdPath = Annotated[UUID, Path(description="One of your chats.")]

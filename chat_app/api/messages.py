@@ -1,11 +1,10 @@
 """Messages: send, read, edit, delete, like, catch up."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from chat_app.api.deps import (
-    CURSOR,
     ChatIdPath,
     CurrentActor,
     Limit,
@@ -14,6 +13,8 @@ from chat_app.api.deps import (
     SeqPath,
     SeqQuery,
     SessionDep,
+    UsersAfter,
+    VersionQuery,
 )
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
@@ -28,7 +29,6 @@ from chat_app.errors import (
     NotAuthor,
 )
 from chat_app.models.answers import Created
-from chat_app.models.base import BIGGEST, UserCursor
 from chat_app.models.messages import MessageCreate, MessagePage, MessageRead, MessageUpdate
 from chat_app.models.screens import Changes
 from chat_app.models.users import UserPage
@@ -97,12 +97,7 @@ async def unlike_message(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPat
 
 @router.get("/messages/{seq}/likes")
 async def list_likes(
-    db: SessionDep,
-    actor: CurrentActor,
-    chat_id: ChatIdPath,
-    seq: SeqPath,
-    cursor: Annotated[UserCursor | None, CURSOR] = None,
-    limit: Limit = 50,
+    db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath, cursor: UsersAfter = None, limit: Limit = 50
 ) -> UserPage:
     """The users who like a message."""
     return await likes.list_likes(db, actor, chat_id, seq, cursor=cursor, limit=limit)
@@ -110,11 +105,7 @@ async def list_likes(
 
 @router.get("/changes")
 async def list_changes(
-    db: ReadingDep,
-    actor: CurrentActor,
-    chat_id: ChatIdPath,
-    since: Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")],
-    limit: Limit = 100,
+    db: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath, since: VersionQuery, limit: Limit = 100
 ) -> Changes:
     """Every message and member that changed after a version, for an open chat that was disconnected."""
     return await history.list_changes(db, actor, chat_id, since=since, limit=limit)

@@ -88,10 +88,6 @@ def handle_errors(api: FastAPI) -> None:
             return _method_not_allowed(_allowed(request))
         return problem_response(UNREADABLE if kind is InvalidInput else kind())
 
-    @api.exception_handler(Exception)
-    async def crash(_request: Request, error: Exception) -> Response:
-        return problem_response(Internal())
-
 
 def _method_not_allowed(allowed: Iterable[str]) -> Response:
     return problem_response(MethodNotAllowed(), {"Allow": ", ".join(sorted(allowed))})

@@ -60,7 +60,8 @@ class RequestLog:
                 await problem_response(problem)(scope, receive, send_with_id)
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
         code = logs.bound("code") or "ok"
-        logs.log_info("answered", status=answer.get("status"), code=code, route=_route(scope), ms=milliseconds)
+        route = getattr(scope.get("route"), "path", None)
+        logs.log_info("answered", status=answer.get("status"), code=code, route=route, ms=milliseconds)
 
 
 def _problem_of(error: Exception | asyncio.CancelledError) -> ChatError:
@@ -73,8 +74,3 @@ def _problem_of(error: Exception | asyncio.CancelledError) -> ChatError:
 
 def _plain(path: str) -> str:
     return "/".join(part if PLAIN_PART.fullmatch(part) else "…" for part in path.split("/"))
-
-
-def _route(scope: Scope) -> str | None:
-    path: str | None = getattr(scope.get("route"), "path", None)
-    return path

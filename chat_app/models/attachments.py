@@ -21,7 +21,6 @@ class AttachmentBase(SQLModel):
 class Attachment(AttachmentBase, table=True):
     """`chat_id` and `seq` are set once, by its message."""
 
-    __tablename__ = "attachment"
     __table_args__ = (
         Index("attachment_message_key", "chat_id", "seq", unique=True, postgresql_where="chat_id IS NOT NULL"),
         Index("attachment_owner_id_idx", "owner_id"),

@@ -46,7 +46,6 @@ Sync = Annotated[
 # Strict: neither true nor "1" is a number.
 Seq = Annotated[int, Field(ge=1, le=BIGGEST, strict=True)]
 Position = Annotated[int, Field(ge=0, le=BIGGEST, strict=True)]
-Limit = Annotated[int, Field(ge=1, le=100, strict=True)]
 Phone = Annotated[
     str,
     Field(examples=["+79161234567"]),

@@ -10,11 +10,11 @@ from pydantic import StrictBool
 from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.base import Counter, Input, Line, Position, new_id, text_enum
+from chat_app.models.base import LIMITS, Counter, Input, Line, Position, new_id, text_enum
 from chat_app.models.messages import Preview
 from chat_app.models.users import UserBrief
 
-UserIds = Annotated[list[UUID], Check(min_length=1, max_length=100)]
+UserIds = Annotated[list[UUID], Check(min_length=1, max_length=LIMITS["members_at_once"])]
 
 
 class ChatType(StrEnum):
@@ -42,7 +42,6 @@ class ChatBase(SQLModel):
 
 
 class Chat(ChatBase, table=True):
-    __tablename__ = "chat"
     __table_args__ = (
         # One private chat for each pair of users. A chat that became a group has no pair.
         Index("chat_pair_key", "low_id", "high_id", unique=True, postgresql_where="low_id IS NOT NULL"),
@@ -62,7 +61,6 @@ class Chat(ChatBase, table=True):
 class Membership(SQLModel, table=True):
     """A user in a chat. `version` and `joined_version` are the chat's; `mine_version` counts the personal changes."""
 
-    __tablename__ = "membership"
     __table_args__ = (Index("membership_user_id_idx", "user_id", "chat_id"),)
 
     chat_id: UUID = Field(primary_key=True, foreign_key="chat.id", ondelete="CASCADE")

@@ -26,8 +26,6 @@ Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]{6}$")]
 class Code(SQLModel, table=True):
     """The newest code of a number for a purpose, also of a number without a user."""
 
-    __tablename__ = "code"
-
     phone: str = Field(primary_key=True)
     purpose: Purpose = Field(primary_key=True, sa_type=text_enum(Purpose))
     hash: bytes

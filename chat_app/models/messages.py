@@ -8,11 +8,11 @@ from uuid import UUID
 
 from pydantic import Discriminator, StringConstraints, ValidationError, WrapValidator
 from pydantic import Field as Check
-from pydantic_core import InitErrorDetails, PydanticCustomError
 from sqlalchemy import Index
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
+from chat_app.errors import InvalidInput
 from chat_app.models.attachments import AttachmentRead
 from chat_app.models.base import NO_NUL, NOW, Body, Counter, Input, Line, Seq, text_enum
 from chat_app.models.users import UserBrief
@@ -56,7 +56,6 @@ class MessageBase(SQLModel):
 class Message(MessageBase, table=True):
     """Keyed by chat first and without foreign keys, so that it can be partitioned by chat."""
 
-    __tablename__ = "message"
     __table_args__ = (
         Index("message_client_id_key", "chat_id", "sender_id", "client_id", unique=True),
         Index("message_version_idx", "chat_id", "version"),
@@ -69,8 +68,6 @@ class Message(MessageBase, table=True):
 
 
 class Like(SQLModel, table=True):
-    __tablename__ = "like"
-
     chat_id: UUID = Field(primary_key=True)
     seq: int = Field(primary_key=True, sa_type=Counter, sa_column_kwargs={"autoincrement": False})
     user_id: UUID = Field(primary_key=True)
@@ -140,19 +137,13 @@ def types_of(create: type[CreateBase]) -> tuple[str, ...]:
 
 
 def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Leave out of locations the variant that pydantic adds: it is not part of the input."""
+    """Leave out of locations the variant that pydantic adds: it is not part of the input. Raises InvalidInput."""
     try:
         return validate(value)
     except ValidationError as error:
-        details = [
-            InitErrorDetails(
-                type=PydanticCustomError(found["type"], "{text}", {"text": found["msg"]}),
-                loc=found["loc"][1:] or ("type",) * isinstance(value, dict),
-                input=None,
-            )
-            for found in error.errors(include_url=False, include_input=False)
-        ]
-        raise ValidationError.from_exception_data(error.title, details) from error
+        found = error.errors(include_url=False, include_input=False)
+        missing = ("type",) if isinstance(value, dict) else ()
+        raise InvalidInput.found([{**one, "loc": one["loc"][1:] or missing} for one in found]) from error
 
 
 # For a union with `type` as discriminator.

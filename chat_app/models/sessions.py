@@ -32,7 +32,6 @@ class SessionBase(SQLModel):
 
 
 class Session(SessionBase, table=True):
-    __tablename__ = "session"
     __table_args__ = (
         Index("session_user_id_idx", "user_id"),
         Index("session_revoked_at_idx", "revoked_at", postgresql_where="revoked_at IS NOT NULL"),

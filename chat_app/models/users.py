@@ -26,7 +26,6 @@ class UserBase(SQLModel):
 
 
 class User(UserBase, table=True):
-    __tablename__ = "user"
     __table_args__ = (
         Index("user_username_key", text("lower(username)"), unique=True),
         # Each node searches every 2 seconds for deactivated users among its connections.
@@ -63,12 +62,8 @@ class UserCreate(Input):
     name: Line = DEFAULT_NAME
 
 
-class UserUpdate(Input):
-    """Fields that are not sent stay."""
-
-    name: Line = DEFAULT_NAME
-    username: Username | None = Field(default=None, description="null removes the username.")
-    bio: Bio = ""
+class UserUpdate(Input, UserBase):
+    """Fields that are not sent stay; null removes the username."""
 
 
 class UserLookup(Input):
