@@ -1,4 +1,4 @@
-"""The active chat: which one a connection has open, and what it is told because of it."""
+"""The active chat of a connection and a session, and the events that depend on it."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -16,7 +16,7 @@ ACTIVE = "/api/v1/chats/active"
 
 @pytest.fixture
 async def chat(anna: Person, boris: Person, clara: Person) -> str:
-    """A group of all three, who are all connected."""
+    """A group of all three. All are connected."""
     for person in (anna, boris, clara):
         await person.connect()
     created: dict[str, Any] = await SocketTransport().create_group(anna, boris, clara)
@@ -30,12 +30,12 @@ async def other_chat(anna: Person, boris: Person) -> str:
 
 
 async def get_active(person: Person) -> Answer:
-    """The session's active chat."""
+    """GET the session's active chat."""
     return http_answer(await person.http.get(ACTIVE))
 
 
 async def set_active(person: Person, chat_id: str | None) -> Answer:
-    """What HTTP sets for the session."""
+    """PUT the session's active chat."""
     if chat_id is None:
         return http_answer(await person.http.delete(ACTIVE))
     return http_answer(await person.http.put(ACTIVE, json={"chat_id": chat_id}))
@@ -47,8 +47,8 @@ async def all_in_step() -> None:
 
 
 async def is_open(socket: Socket, transport: Transport, sender: Person, chat_id: str) -> bool:
-    """Whether this connection is told of a new message in the chat."""
-    # What other nodes have committed before this may still be on its way.
+    """Whether this connection gets a new message of the chat in `messages_changed`."""
+    # Events of earlier commits of other nodes may not have arrived yet.
     await all_in_step()
     socket.events.clear()
     await transport.send(sender, chat_id)
@@ -58,8 +58,8 @@ async def is_open(socket: Socket, transport: Transport, sender: Person, chat_id:
     return bool(socket.named("messages_changed"))
 
 
-class TestActivating:
-    async def test_it_answers_all_that_a_screen_needs(
+class TestActivation:
+    async def test_activation_returns_all_that_a_screen_needs(
         self, transport: Transport, chat: str, anna: Person, boris: Person, clara: Person
     ) -> None:
         await transport.send(boris, chat, "hello")
@@ -73,7 +73,7 @@ class TestActivating:
         assert {user["id"] for user in answer.data["users"]} == {anna.id, boris.id, clara.id}
         assert (await get_active(anna)).data == answer.data
 
-    async def test_a_connection_is_told_of_what_it_has_open_and_of_nothing_else(
+    async def test_a_connection_gets_messages_of_its_active_chat_only(
         self, transport: Transport, chat: str, other_chat: str, anna: Person, boris: Person
     ) -> None:
         assert not await is_open(boris.socket, transport, anna, chat)
@@ -84,7 +84,7 @@ class TestActivating:
         assert not await is_open(boris.socket, transport, anna, chat)
         assert await is_open(boris.socket, transport, anna, other_chat)
 
-    async def test_null_closes_it_for_the_connection_and_the_session(
+    async def test_null_clears_the_active_chat_of_the_connection_and_the_session(
         self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         await boris.open(chat)
@@ -94,7 +94,7 @@ class TestActivating:
         assert (await get_active(boris)).code == "no_active_chat"
         assert not await is_open(boris.socket, transport, anna, chat)
 
-    async def test_a_chat_that_is_not_ones_own_leaves_all_as_it_was(
+    async def test_a_refused_activation_changes_nothing(
         self, transport: Transport, chat: str, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
         foreign = (await transport.open_private_chat(clara, outsider))["id"]
@@ -105,14 +105,14 @@ class TestActivating:
         assert await is_open(boris.socket, transport, anna, chat)
         assert (await get_active(boris)).data["chat"]["id"] == chat
 
-    async def test_what_is_no_chat_id_is_refused(self, transport: Transport, anna: Person) -> None:
+    async def test_a_malformed_chat_id_is_refused(self, transport: Transport, anna: Person) -> None:
         for argument in ({}, {"chat_id": "x"}, {"chat_id": 7}, {"chat": str(uuid4())}):
             answer = await transport.call(anna, "activate_chat", **argument)
             assert (answer.status, answer.code) == (422, "invalid_input"), argument
-        if isinstance(transport, HttpTransport):  # over HTTP it is DELETE that clears it
+        if isinstance(transport, HttpTransport):  # HTTP clears it by DELETE
             assert (await transport.call(anna, "activate_chat", chat_id=None)).status == 422
 
-    async def test_nothing_falls_between_the_snapshot_and_the_events(
+    async def test_no_change_is_lost_between_the_snapshot_and_the_events(
         self, transport: Transport, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent: list[Any] = []
@@ -129,7 +129,7 @@ class TestActivating:
 
 
 class TestHandshake:
-    async def test_it_can_name_the_active_chat(
+    async def test_the_handshake_can_name_the_active_chat(
         self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         socket = await anna.connect(active_chat_id=chat)
@@ -137,7 +137,7 @@ class TestHandshake:
         assert await is_open(socket, transport, boris, chat)
         assert not await is_open(anna.socket, transport, boris, chat)
 
-    async def test_without_it_the_sessions_counts(
+    async def test_a_handshake_without_a_chat_takes_that_of_the_session(
         self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         await set_active(anna, chat)
@@ -145,7 +145,7 @@ class TestHandshake:
         assert socket.named("ready")[0]["active_chat_id"] == chat
         assert await is_open(socket, transport, boris, chat)
 
-    async def test_null_means_none_whatever_the_sessions_is(
+    async def test_null_in_the_handshake_means_no_active_chat(
         self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         await set_active(anna, chat)
@@ -153,7 +153,7 @@ class TestHandshake:
         assert socket.named("ready")[0]["active_chat_id"] is None
         assert not await is_open(socket, transport, boris, chat)
 
-    async def test_what_is_not_ones_own_chat_counts_as_null(
+    async def test_a_foreign_chat_in_the_handshake_counts_as_null(
         self, transport: Transport, chat: str, anna: Person, outsider: Person
     ) -> None:
         for chat_id in (chat, str(uuid4())):
@@ -166,7 +166,7 @@ class TestHandshake:
 
 
 class TestSession:
-    async def test_connections_that_never_set_their_own_follow_what_http_sets(
+    async def test_connections_without_a_choice_of_their_own_follow_http(
         self, transport: Transport, chat: str, other_chat: str, anna: Person, boris: Person
     ) -> None:
         assert (await set_active(anna, chat)).data["chat"]["id"] == chat
@@ -178,7 +178,7 @@ class TestSession:
         assert not await is_open(anna.socket, transport, boris, other_chat)
 
     @pytest.mark.parametrize("way", ["command", "null command", "handshake"])
-    async def test_those_that_did_keep_their_own(
+    async def test_connections_with_a_choice_of_their_own_keep_it(
         self, transport: Transport, chat: str, other_chat: str, anna: Person, boris: Person, way: str
     ) -> None:
         if way == "handshake":
@@ -190,7 +190,7 @@ class TestSession:
         assert not await is_open(socket, transport, boris, other_chat)
         assert await is_open(socket, transport, boris, chat) == (way != "null command")
 
-    async def test_a_command_sets_the_sessions_too_and_others_follow(
+    async def test_a_command_also_sets_the_chat_of_the_session_and_others_follow(
         self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         second = await anna.connect()
@@ -198,11 +198,11 @@ class TestSession:
         assert (await get_active(anna)).data["chat"]["id"] == chat
         assert await is_open(second, transport, boris, chat)
 
-    async def test_a_handshake_does_not_set_the_sessions(self, chat: str, anna: Person) -> None:
+    async def test_a_handshake_does_not_set_the_chat_of_the_session(self, chat: str, anna: Person) -> None:
         await anna.connect(active_chat_id=chat)
         assert (await get_active(anna)).code == "no_active_chat"
 
-    async def test_sessions_of_one_user_have_their_own(
+    async def test_each_session_of_a_user_has_its_own_active_chat(
         self, transport: Transport, chat: str, anna: Person, boris: Person, make_person: MakePerson
     ) -> None:
         phone = await make_person(again=anna, connected=True)
@@ -213,7 +213,7 @@ class TestSession:
 
 @pytest.mark.parametrize("take_place", [False, True], ids=["failed", "unknown"])
 class TestFailedCommit:
-    """An answer of 503 leaves the chat on screen active, also if the commit did take place."""
+    """After a 503 the former chat stays active, also if the commit did take place."""
 
     @pytest.mark.parametrize("to", ["another chat", "none"])
     async def test_the_former_chat_stays_open(
@@ -235,7 +235,7 @@ class TestFailedCommit:
         assert await is_open(anna.socket, transport, boris, chat)
         assert not await is_open(anna.socket, transport, boris, other_chat)
 
-    async def test_a_connection_that_never_chose_goes_on_following(
+    async def test_a_connection_without_a_choice_goes_on_following(
         self,
         take_place: bool,
         transport: Transport,
@@ -251,7 +251,7 @@ class TestFailedCommit:
         await set_active(anna, chat)
         assert await is_open(anna.socket, transport, boris, chat)
 
-    async def test_changes_of_the_former_chat_are_delivered_meanwhile(
+    async def test_changes_of_the_former_chat_during_the_activation_are_delivered(
         self,
         take_place: bool,
         transport: Transport,
@@ -268,16 +268,16 @@ class TestFailedCommit:
         sent: list[Any] = []
         with ExitStack() as stack:
 
-            async def send_meanwhile() -> None:
+            async def send_during_the_activation() -> None:
                 sent.append(await transport.send(boris, chat))
                 stack.enter_context(no_commits(service.database, database, take_place=take_place))
 
-            once_read(monkeypatch, send_meanwhile)
+            once_read(monkeypatch, send_during_the_activation)
             assert (await anna.socket.call("activate_chat", {"chat_id": other_chat})).status == 503
         (change,) = await anna.received("messages_changed")
         assert change["version"] == sent[0]["version"]
 
-    async def test_a_removal_from_the_former_chat_meanwhile_counts(
+    async def test_a_removal_from_the_former_chat_during_the_activation_closes_it(
         self,
         take_place: bool,
         transport: Transport,
@@ -293,16 +293,16 @@ class TestFailedCommit:
         socket = await anna.connect(active_chat_id=former)
         with ExitStack() as stack:
 
-            async def remove_meanwhile() -> None:
+            async def remove_during_the_activation() -> None:
                 await transport.do(boris, "remove_member", chat_id=former, user_id=anna.id)
                 stack.enter_context(no_commits(service.database, database, take_place=take_place))
 
-            once_read(monkeypatch, remove_meanwhile)
+            once_read(monkeypatch, remove_during_the_activation)
             assert (await socket.call("activate_chat", {"chat_id": other_chat})).status == 503
         await anna.settle()
         assert (await socket.call("list_messages")).code == "no_active_chat"
 
-    async def test_over_http_connections_that_follow_keep_the_former_chat(
+    async def test_following_connections_keep_the_former_chat(
         self,
         take_place: bool,
         transport: Transport,
@@ -319,10 +319,10 @@ class TestFailedCommit:
         assert await is_open(anna.socket, transport, boris, chat)
 
 
-class TestReadingAgainOverHttp:
-    """Connections follow once the chat is active; what changed until then has to be in the answer."""
+class TestSecondReadOverHttp:
+    """Connections follow after the commit, so the answer has to have all changes until then."""
 
-    async def test_if_it_fails_the_chat_is_answered_all_the_same(
+    async def test_a_failed_second_read_still_returns_the_chat(
         self,
         transport: Transport,
         chat: str,
@@ -350,10 +350,10 @@ class TestReadingAgainOverHttp:
         answer = await set_active(boris, chat)
         assert answer.data["page"]["items"][-1]["seq"] == sent[0]["seq"]
 
-    async def test_a_membership_that_ended_meanwhile_is_not_found(
+    async def test_a_membership_that_ended_before_the_second_read_is_not_found(
         self, transport: Transport, chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Even if another has begun: the removal has closed the chat, but its version is below that of the answer."""
+        """Also after a new joining: the removal has closed the chat, but its version is below that of the answer."""
 
         async def remove_and_add() -> None:
             await transport.do(anna, "remove_member", chat_id=chat, user_id=boris.id)
@@ -365,9 +365,9 @@ class TestReadingAgainOverHttp:
         assert not await is_open(boris.socket, transport, anna, chat)
 
 
-class TestLosingIt:
+class TestLosingTheChat:
     @pytest.mark.parametrize("way", ["removal", "leaving", "deletion"])
-    async def test_a_chat_that_is_lost_is_active_nowhere(
+    async def test_a_lost_chat_is_active_on_no_connection(
         self, transport: Transport, chat: str, anna: Person, boris: Person, clara: Person, way: str
     ) -> None:
         follower = await boris.connect()
@@ -384,7 +384,7 @@ class TestLosingIt:
             assert (await socket.call("list_messages")).code == "no_active_chat"
         assert (await boris.connect()).named("ready")[0]["active_chat_id"] is None
 
-    async def test_coming_back_does_not_open_it_again(
+    async def test_rejoining_does_not_open_the_chat_again(
         self, transport: Transport, chat: str, anna: Person, boris: Person
     ) -> None:
         await boris.open(chat)
@@ -393,7 +393,7 @@ class TestLosingIt:
         await boris.settle()
         assert not await is_open(boris.socket, transport, anna, chat)
 
-    async def test_those_who_stay_keep_it_open(
+    async def test_remaining_members_keep_the_chat_open(
         self, transport: Transport, chat: str, anna: Person, boris: Person, clara: Person
     ) -> None:
         await clara.open(chat)
@@ -403,8 +403,8 @@ class TestLosingIt:
         assert (await get_active(clara)).ok
 
 
-class TestLeavingTheChatIdOut:
-    async def test_commands_mean_the_active_chat(self, chat: str, anna: Person) -> None:
+class TestWithoutChatId:
+    async def test_commands_without_a_chat_id_use_the_active_chat(self, chat: str, anna: Person) -> None:
         await anna.open(chat)
         fields = {"type": "text", "text": "here", "client_id": str(uuid4())}
         sent = await anna.socket.call("send_message", fields)
@@ -413,7 +413,7 @@ class TestLeavingTheChatIdOut:
         page = await anna.socket.call("list_messages", {"limit": 1})
         assert page.data["items"] == [sent.data]
 
-    async def test_they_mean_that_of_the_connection_and_not_of_the_session(
+    async def test_commands_use_the_chat_of_the_connection_and_not_of_the_session(
         self, chat: str, other_chat: str, anna: Person
     ) -> None:
         await anna.open(chat)
@@ -421,7 +421,7 @@ class TestLeavingTheChatIdOut:
         fields = {"type": "text", "text": "here", "client_id": str(uuid4())}
         assert (await anna.socket.call("send_message", fields)).data["chat_id"] == chat
 
-    async def test_routes_mean_that_of_the_session(self, chat: str, anna: Person, boris: Person) -> None:
+    async def test_routes_use_the_chat_of_the_session(self, chat: str, anna: Person, boris: Person) -> None:
         await set_active(anna, chat)
         fields = {"type": "text", "text": "here", "client_id": str(uuid4())}
         sent = http_answer(await anna.http.post(f"{ACTIVE}/messages", json=fields))
@@ -433,7 +433,7 @@ class TestLeavingTheChatIdOut:
         assert page.data["items"] == [sent.data] and page.data["has_before"]
         assert http_answer(await anna.http.get(f"{ACTIVE}/messages?before=2&after=1")).status == 422
 
-    async def test_without_one_they_say_so(self, anna: Person) -> None:
+    async def test_commands_and_routes_without_an_active_chat_are_refused(self, anna: Person) -> None:
         await anna.connect()
         fields = {"type": "text", "text": "where?", "client_id": str(uuid4())}
         answers = [

@@ -1,4 +1,4 @@
-"""A connection that breaks while it logs in, or that nobody saw end, is not kept, and its user is not online."""
+"""A connection that breaks during its login, or whose end was not noticed, is removed and its user is offline."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from tests.service import Service
 pytestmark = pytest.mark.one_node
 
 TIMES = 40
-# What follows the login in the same write.
+# The bytes after the login in the same write.
 BREAKS = {
     "a close": frame(b"", CLOSE),
     "a frame without a mask": bytes((TEXT, 1)) + b"3",
@@ -29,14 +29,14 @@ def connections_of(service: Service, person: Person) -> int:
 
 @asynccontextmanager
 async def reading_held(service: Service) -> AsyncIterator[None]:
-    """Meanwhile logins wait for what they read after the connection is registered."""
+    """In this block logins block on their reads after the connection is registered."""
     async with service.database.engine.connect() as connection:
         await connection.execute(text("LOCK TABLE membership"))
         yield
 
 
 @pytest.mark.parametrize("how", BREAKS)
-async def test_one_that_breaks_during_its_login_is_not_kept(
+async def test_a_connection_that_breaks_during_its_login_is_not_kept(
     how: str, service: Service, anna: Person, boris: Person
 ) -> None:
     await boris.connect()
@@ -49,7 +49,7 @@ async def test_one_that_breaks_during_its_login_is_not_kept(
         await stream.reset()
 
     await asyncio.gather(*(log_in_and_break() for _ in range(TIMES)))
-    # A login that begins after all these ends after them.
+    # Logins that begin after all these end after them.
     for _ in range(3):
         await (await anna.connect()).close()
     await until(lambda: connections_of(service, anna) == 0)
@@ -59,7 +59,7 @@ async def test_one_that_breaks_during_its_login_is_not_kept(
     assert not manager.pending_connect and len(manager.rooms["/"][None]) == len(service.live.connections)
 
 
-async def test_one_whose_session_ends_during_its_login_leaves_nothing(service: Service, anna: Person) -> None:
+async def test_a_session_revoked_during_the_login_leaves_nothing_behind(service: Service, anna: Person) -> None:
     async with reading_held(service):
         stream = await RawStream.open(anna.base)
         stream.writer.write(frame(b'40{"token":"%b"}' % anna.token.encode()))
@@ -73,7 +73,7 @@ async def test_one_whose_session_ends_during_its_login_leaves_nothing(service: S
     assert UUID(anna.id) not in service.live.presence._leaving, "nobody was notified of them yet"
 
 
-async def test_two_logins_at_once_make_their_user_online(service: Service, anna: Person, boris: Person) -> None:
+async def test_simultaneous_logins_make_their_user_online(service: Service, anna: Person, boris: Person) -> None:
     await SocketTransport().do(boris, "open_private_chat", user_id=anna.id)
     async with reading_held(service):
         logins = [asyncio.create_task(anna.connect()) for _ in range(2)]
@@ -91,7 +91,7 @@ async def test_a_login_that_breaks_does_not_keep_its_user_online(service: Servic
         await until(lambda: UUID(anna.id) in service.live.presence._leaving)
 
 
-async def test_one_whose_transport_is_gone_for_whatever_reason_is_removed(service: Service, anna: Person) -> None:
+async def test_a_connection_whose_transport_is_gone_is_removed(service: Service, anna: Person) -> None:
     await anna.connect()
     (connection,) = service.live.connections.of_user(UUID(anna.id))
     del service.live.server.eio.sockets[connection.id]

@@ -1,4 +1,4 @@
-"""The rules of catching up, by the reference client and the service, for what is lost or comes at the same time."""
+"""The rules of catching up for lost and simultaneous changes, with the reference client and the service."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ SOCKET = SocketTransport()
 
 @pytest.fixture
 async def chat(anna: Person, boris: Person) -> str:
-    """A group of both, who are connected."""
+    """A group of both. Both are connected."""
     for person in (anna, boris):
         await person.connect()
     created: dict[str, Any] = await SOCKET.create_group(anna, boris)
@@ -21,7 +21,7 @@ async def chat(anna: Person, boris: Person) -> str:
 
 
 async def receive(observer: Observer, *, but: int | None = None) -> None:
-    """Apply what has come, except for the change of one version, which is lost."""
+    """Apply the events received, except the change of the version `but`, which is lost."""
     await observer.person.settle()
     events = observer.socket.events[observer.applied :]
     observer.applied += len(events)
@@ -35,7 +35,7 @@ async def check(observer: Observer) -> None:
     check_equal(observer.name, observer.model, fresh)
 
 
-async def test_a_change_that_comes_while_a_gap_is_closed_is_not_lost(
+async def test_a_change_during_the_reading_of_a_gap_is_not_lost(
     chat: str, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observer = await Observer(boris, boris.socket).start(chat)
@@ -58,7 +58,7 @@ async def test_a_change_that_comes_while_a_gap_is_closed_is_not_lost(
     await check(observer)
 
 
-async def test_a_member_who_joins_while_the_members_are_listed_stays_in_the_window(
+async def test_a_member_who_joins_during_list_members_stays_in_the_window(
     transport: Transport, chat: str, anna: Person, boris: Person, clara: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observer = await Observer(boris, boris.socket).start(chat)
@@ -88,12 +88,12 @@ async def test_a_list_of_members_is_at_least_as_new_as_its_version(
     assert {member["user_id"]: member["version"] for member in answer["items"]}[clara.id] == version + 1
 
 
-async def test_read_positions_that_were_missed_come_with_the_members(chat: str, anna: Person, boris: Person) -> None:
+async def test_list_members_returns_missed_read_positions(chat: str, anna: Person, boris: Person) -> None:
     observer = await Observer(boris, boris.socket).start(chat)
     sent = await SOCKET.send(boris, chat)
     await SOCKET.do(anna, "mark_read", chat_id=chat, seq=sent["seq"])
     await boris.settle()
-    observer.applied = len(observer.socket.events)  # all of it is lost
+    observer.applied = len(observer.socket.events)  # all events are lost
     observer.model.read_list(await list_chats(boris.socket, changed_since=observer.model.sync), observer.model.sync)
     await read_missing(observer.model, boris.socket)
     await check(observer)

@@ -1,4 +1,4 @@
-"""The connection itself: who gets in, what comes first, and that every command is answered in its order."""
+"""The connection: authentication, the first events, and that every command is answered in order."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def boris(boris: Person) -> Person:
 
 @asynccontextmanager
 async def joined(person: Person, **auth: Any) -> AsyncIterator[RawSocket]:
-    """A connection that may say whatever it likes."""
+    """A connection that sends any packets."""
     raw = await RawSocket.open(person.base)
     assert (await raw.join({"token": person.token, **auth})).startswith("40{")
     assert (await raw.receive()).startswith('42["ready",')
@@ -46,14 +46,14 @@ async def joined(person: Person, **auth: Any) -> AsyncIterator[RawSocket]:
 
 
 async def next_packet(raw: RawSocket) -> str:
-    """The next packet that is not about who comes and goes."""
+    """The next packet but `presence_changed`."""
     while (packet := await raw.receive()).startswith('42["presence_changed",'):
         pass
     return packet
 
 
 async def next_ack(raw: RawSocket) -> tuple[str, Any]:
-    """The number and the envelope of the next ack; events before it are passed over."""
+    """The number and the envelope of the next ack. Events before it are skipped."""
     while not (packet := await raw.receive()).startswith("43"):
         assert packet.startswith("42")
     number, _, content = packet[2:].partition("[")
@@ -62,7 +62,7 @@ async def next_ack(raw: RawSocket) -> tuple[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what no event tells."""
+    """Wait for a condition without an event."""
     async with asyncio.timeout(DEADLINE):
         while not condition():  # noqa: ASYNC110  # nothing sets an event for it
             await asyncio.sleep(0.01)
@@ -73,7 +73,7 @@ def connections_of(service: Service, person: Person) -> int:
 
 
 def token_of(person: Person, **claims: object) -> str:
-    """A well signed token of the person's session, with other claims."""
+    """A token of the person's session with a valid signature and other claims."""
     settings = get_settings()
     known = jwt.decode(person.token, options={"verify_signature": False})
     return jwt.encode(known | claims, settings.signing_secret.decode(), algorithm="HS256")
@@ -95,8 +95,8 @@ NO_TOKEN: list[tuple[object, str]] = [
 ]
 
 
-class TestGettingIn:
-    async def test_ready_tells_who_one_is_and_what_is_allowed(self, anna: Person) -> None:
+class TestAuthentication:
+    async def test_ready_has_the_user_the_session_and_the_limits(self, anna: Person) -> None:
         (ready,) = anna.socket.named("ready")
         fields = {"user_id", "session_id", "active_chat_id", "sync", "limits", "server_time"}
         assert set(ready) == fields
@@ -105,7 +105,7 @@ class TestGettingIn:
         assert ready["sync"] == (await anna.socket.call("list_chats")).data["sync"]
         assert abs(datetime.fromisoformat(ready["server_time"]) - datetime.now(UTC)) < timedelta(seconds=10)
 
-    async def test_nobody_gets_in_without_a_token(self, service: Service, outsider: Person) -> None:
+    async def test_a_connect_without_a_valid_token_is_refused(self, service: Service, outsider: Person) -> None:
         for auth, code in NO_TOKEN:
             raw = await RawSocket.open(service.base)
             await raw.send("40" if auth is None else f"40{json.dumps(auth)}")
@@ -117,38 +117,40 @@ class TestGettingIn:
             assert refusal["data"]["request_id"]
             await raw.close()
 
-    async def test_nor_with_one_that_has_expired(self, anna: Person) -> None:
+    async def test_a_connect_with_an_expired_token_is_refused(self, anna: Person) -> None:
         expired = token_of(anna, exp=datetime.now(UTC) - timedelta(seconds=1))
         assert await refusal_of(anna, {"token": expired}) == "token_expired"
 
-    async def test_nor_with_one_of_a_session_that_was_ended(self, service: Service, anna: Person) -> None:
+    async def test_a_connect_with_a_token_of_a_revoked_session_is_refused(self, service: Service, anna: Person) -> None:
         async with service.database.transaction() as db:
             assert await revoke_sessions(db, UUID(anna.id)) == 1
         assert await refusal_of(anna, {"token": anna.token}) == "session_revoked"
 
-    async def test_nor_with_anything_that_the_handshake_does_not_know(self, anna: Person) -> None:
+    async def test_a_connect_with_unknown_fields_is_refused(self, anna: Person) -> None:
         for more in ({"active_chat_id": "x"}, {"active_chat_id": 7}, {"version": 2}):
             assert await refusal_of(anna, {"token": anna.token, **more}) == "invalid_input"
 
-    async def test_nor_while_the_database_is_away(self, service: Service, database: Database, outsider: Person) -> None:
+    async def test_a_connect_without_the_database_is_unavailable(
+        self, service: Service, database: Database, outsider: Person
+    ) -> None:
         with no_reads(database):
             assert await refusal_of(outsider, {"token": outsider.token}) == "unavailable"
         assert connections_of(service, outsider) == 0
 
-    async def test_whoever_was_refused_is_told_nothing_and_commands_nothing(self, anna: Person, boris: Person) -> None:
+    async def test_a_refused_connection_gets_no_events_and_no_answers(self, anna: Person, boris: Person) -> None:
         raw = await RawSocket.open(boris.base)
         assert (await raw.join({"token": "garbage"})).startswith("44")
         chat = await SocketTransport().open_private_chat(anna, boris)
         await boris.settle()
         fields = {"chat_id": chat["id"], "type": "text", "text": "x", "client_id": str(uuid4())}
         await raw.send("420" + json.dumps(["send_message", fields]))
-        # The same transport may try again, so what comes next is the answer to that.
+        # The same transport may connect again. The next packet is the answer to that.
         assert (await raw.join({"token": boris.token})).startswith("40")
         assert (await raw.receive()).startswith('42["ready",')
         await raw.close()
         assert await SocketTransport().history(anna, chat["id"]) == []
 
-    async def test_a_lasting_connection_does_not_end_with_its_access_token(self, anna: Person) -> None:
+    async def test_a_connection_outlives_its_access_token(self, anna: Person) -> None:
         soon = datetime.now(UTC) + timedelta(seconds=1)
         token = token_of(anna, exp=soon)
         socket = Socket()
@@ -159,7 +161,7 @@ class TestGettingIn:
         assert (await socket.call("list_chats")).ok
 
     @pytest.mark.one_node
-    async def test_long_polling_works_as_well(self, anna: Person, boris: Person) -> None:
+    async def test_long_polling_connects_and_calls_commands(self, anna: Person, boris: Person) -> None:
         path = "/socket.io/?EIO=4&transport=polling"
         path += f"&sid={json.loads((await anna.http.get(path)).text[1:])['sid']}"
         await anna.http.post(path, content="40" + json.dumps({"token": anna.token}))
@@ -169,7 +171,7 @@ class TestGettingIn:
         await anna.http.post(path, content="1")
 
     @pytest.mark.one_node
-    async def test_by_polling_a_full_outbox_comes_at_once(self, anna: Person) -> None:
+    async def test_a_poll_returns_all_waiting_answers_at_once(self, anna: Person) -> None:
         path = "/socket.io/?EIO=4&transport=polling"
         path += f"&sid={json.loads((await anna.http.get(path)).text[1:])['sid']}"
         await anna.http.post(path, content="40" + json.dumps({"token": anna.token}))
@@ -183,7 +185,7 @@ class TestGettingIn:
 
 
 async def polled(person: Person, path: str) -> str:
-    """What a poll brings."""
+    """The body of a poll."""
     return (await person.http.get(path)).text
 
 
@@ -199,13 +201,11 @@ async def refusal_of(person: Person, auth: object) -> str:
         return code
     finally:
         await client.disconnect()
-    raise AssertionError("nobody was refused")
+    raise AssertionError("the connect was not refused")
 
 
-class TestWhatComesFirst:
-    async def test_ready_comes_before_any_event_and_nothing_is_missing_after_it(
-        self, anna: Person, boris: Person
-    ) -> None:
+class TestFirstEvents:
+    async def test_ready_is_the_first_event_and_no_later_one_is_missing(self, anna: Person, boris: Person) -> None:
         transport = SocketTransport()
         chat = await transport.open_private_chat(anna, boris)
         sending = True
@@ -226,9 +226,7 @@ class TestWhatComesFirst:
             assert versions == list(range(versions[0] if versions else newest, newest + 1))[: len(versions) or None]
         assert sockets[0].named("messages_changed")
 
-    async def test_what_changed_since_ready_was_read_is_told_or_was_in_its_sync(
-        self, anna: Person, boris: Person
-    ) -> None:
+    async def test_a_change_during_the_connect_is_in_the_sync_or_in_an_event(self, anna: Person, boris: Person) -> None:
         transport = SocketTransport()
         chat = await transport.open_private_chat(anna, boris)
         sending = asyncio.create_task(transport.send(boris, chat["id"]))
@@ -259,7 +257,7 @@ class TestHostileClients:
             await SocketTransport().send(anna, chat["id"])
             assert (await next_packet(raw)).startswith('42["chats_changed",')
 
-    async def test_the_servers_own_names_are_no_commands(self, service: Service, anna: Person) -> None:
+    async def test_event_names_and_internal_names_are_no_commands(self, service: Service, anna: Person) -> None:
         async with joined(anna) as raw:
             for name in ("connect", "disconnect", "ready", "chats_changed", "*", "__class__", ""):
                 for argument in ([], [{"token": anna.token}], ["sid", {}, {"token": anna.token}]):
@@ -276,7 +274,7 @@ class TestHostileClients:
             assert (await next_ack(raw))[0] == "2"
 
     @pytest.mark.one_node
-    async def test_whoever_said_goodbye_is_told_nothing_more(
+    async def test_a_disconnected_client_gets_no_more_events(
         self, service: Service, anna: Person, boris: Person
     ) -> None:
         chat = await SocketTransport().open_private_chat(anna, boris)
@@ -291,14 +289,12 @@ class TestHostileClients:
             late = [packet async for packet in raw.socket]
             assert [packet for packet in late if "presence_changed" not in packet] == []
 
-    async def test_packets_that_make_no_sense_hurt_nobody_else(
-        self, service: Service, anna: Person, boris: Person
-    ) -> None:
+    async def test_malformed_packets_do_not_affect_others(self, service: Service, anna: Person, boris: Person) -> None:
         for packet in NONSENSE:
             async with joined(anna) as raw:
                 await raw.send(packet)
                 assert (await boris.socket.call("list_chats")).ok
-        # Only the fixture's own connection is left.
+        # Only the connection of the fixture is left.
         await until(lambda: connections_of(service, anna) == 1)
         assert (await anna.socket.call("list_chats")).ok
 
@@ -341,7 +337,7 @@ PACKETS: list[tuple[str, str]] = [
 
 
 class TestEveryCommandIsAnswered:
-    async def test_whatever_it_is(self, anna: Person) -> None:
+    async def test_every_packet_with_a_number_is_answered(self, anna: Person) -> None:
         async with joined(anna) as raw:
             for packet, code in PACKETS:
                 await raw.send(f"425{packet}")
@@ -352,7 +348,7 @@ class TestEveryCommandIsAnswered:
                     fields = {"type", "title", "status", "detail", "code", "request_id"}
                     assert set(ack) == {"ok", "error"} and set(ack["error"]) - {"errors"} == fields
 
-    async def test_also_with_binary_data(self, anna: Person) -> None:
+    async def test_a_command_with_binary_data_is_answered(self, anna: Person) -> None:
         async with joined(anna) as raw:
             await raw.send('451-3["send_message",{"type":"text","text":{"_placeholder":true,"num":0}}]')
             await raw.send(b"\x00\xff")
@@ -362,34 +358,34 @@ class TestEveryCommandIsAnswered:
             await raw.send(b"")
             assert (await next_ack(raw))[1]["error"]["code"] == "invalid_input"
 
-    async def test_also_when_it_crashes(
+    async def test_a_command_that_crashes_is_answered(
         self, service: Service, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chat = await SocketTransport().open_private_chat(anna, boris)
 
-        async def explode(db: Any, connection: Any, data: Any) -> None:
+        async def crash(db: Any, connection: Any, data: Any) -> None:
             await COMMANDS["pin_chat"].handler(db, connection, data)
             raise RuntimeError("secret text")
 
-        command = Command("explode", explode, COMMANDS["pin_chat"].argument)
-        monkeypatch.setitem(COMMANDS, "explode", command)
+        command = Command("crash", crash, COMMANDS["pin_chat"].argument)
+        monkeypatch.setitem(COMMANDS, "crash", command)
         await anna.forget()
-        ack = await anna.socket.client.call("explode", {"chat_id": chat["id"]}, timeout=DEADLINE)
+        ack = await anna.socket.client.call("crash", {"chat_id": chat["id"]}, timeout=DEADLINE)
         assert (ack["error"]["status"], ack["error"]["code"]) == (500, "internal")
         assert ack["error"]["request_id"] and "secret" not in json.dumps(ack)
-        # Nothing of it happened, and the connection and the database go on.
+        # The change was rolled back, and the connection and the database still work.
         assert await anna.received("chats_changed") == []
         answer = await anna.socket.call("get_chat", {"chat_id": chat["id"]})
         assert answer.data["mine"]["pinned_at"] is None
 
-    async def test_with_the_number_that_it_was_asked_with(self, anna: Person) -> None:
+    async def test_an_ack_has_the_number_of_its_command(self, anna: Person) -> None:
         numbers = ["0", "9", "10", "4294967296", "1" * 50, "3", "3"]
         async with joined(anna) as raw:
             for number in numbers:
                 await raw.send(f'42{number}["list_chats",{{}}]')
             assert [(await next_ack(raw))[0] for _ in numbers] == numbers
 
-    async def test_but_not_if_nobody_asked_for_an_answer(self, anna: Person, boris: Person) -> None:
+    async def test_a_command_without_a_number_gets_no_ack(self, anna: Person, boris: Person) -> None:
         async with joined(anna) as raw:
             await raw.send("42" + json.dumps(["open_private_chat", {"user_id": boris.id}]))
             await raw.send('42["nothing"]')
@@ -397,7 +393,7 @@ class TestEveryCommandIsAnswered:
             number, ack = await next_ack(raw)
             assert number == "1" and len(ack["data"]["items"]) == 1
 
-    async def test_in_the_order_in_which_they_were_sent(self, anna: Person, boris: Person) -> None:
+    async def test_commands_are_answered_in_the_order_sent(self, anna: Person, boris: Person) -> None:
         chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(anna) as raw:
             for number in range(50):
@@ -408,7 +404,7 @@ class TestEveryCommandIsAnswered:
         assert [ack["data"]["seq"] for _, ack in acks] == list(range(1, 51))
         assert [ack["data"]["text"] for _, ack in acks] == [f"{number}" for number in range(50)]
 
-    async def test_so_that_each_sees_what_the_one_before_did(self, anna: Person, boris: Person) -> None:
+    async def test_each_command_sees_the_changes_of_the_one_before(self, anna: Person, boris: Person) -> None:
         chat = (await SocketTransport().open_private_chat(anna, boris))["id"]
         commands: list[tuple[str, dict[str, Any]]] = [
             ("activate_chat", {"chat_id": chat}),
@@ -435,7 +431,7 @@ class TestEveryCommandIsAnswered:
             "no_active_chat",
         ]
 
-    async def test_and_the_answer_comes_after_what_it_caused(self, anna: Person, boris: Person) -> None:
+    async def test_the_ack_comes_after_the_events_of_the_command(self, anna: Person, boris: Person) -> None:
         chat = await SocketTransport().open_private_chat(anna, boris)
         async with joined(anna, active_chat_id=chat["id"]) as raw:
             fields = {"type": "text", "text": "x", "client_id": str(uuid4())}
@@ -449,7 +445,7 @@ class TestEveryCommandIsAnswered:
 
 
 class TestSessionsOfOneUser:
-    async def test_every_connection_of_every_session_is_told(
+    async def test_every_connection_of_every_session_gets_events(
         self, anna: Person, boris: Person, make_person: MakePerson
     ) -> None:
         phone = await make_person(again=anna, connected=True)

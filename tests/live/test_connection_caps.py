@@ -1,4 +1,4 @@
-"""How many connections a session, a user and an address may have to one node at a time."""
+"""The limits of connections to one node for a session, a user and an address."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ Limit = Callable[..., None]
 
 @pytest.fixture
 def limit(service: Service, monkeypatch: pytest.MonkeyPatch) -> Limit:
-    """`limit(session=2)`: the service counts connections, and no more are allowed."""
+    """`limit(session=2)`: the service counts connections and allows at most so many."""
     monkeypatch.setattr(service.live.limits, "enabled", True)
 
     def set_limits(**most: int) -> None:
@@ -36,7 +36,7 @@ def limit(service: Service, monkeypatch: pytest.MonkeyPatch) -> Limit:
 
 
 async def join(person: Person) -> dict[str, Any] | None:
-    """Connect; the problem with which that is refused."""
+    """Connect. Returns the problem with which the connect is refused."""
     raw = await RawSocket.open(person.base)
     answer = await raw.join({"token": person.token})
     if answer.startswith("40{"):
@@ -48,9 +48,7 @@ async def join(person: Person) -> dict[str, Any] | None:
     return problem
 
 
-async def test_a_session_may_have_so_many_and_one_more_when_one_ends(
-    service: Service, anna: Person, limit: Limit
-) -> None:
+async def test_a_session_has_a_limit_of_open_connections(service: Service, anna: Person, limit: Limit) -> None:
     limit(session=2)
     assert [await join(anna), await join(anna)] == [None, None]
     problem = await join(anna)
@@ -61,7 +59,7 @@ async def test_a_session_may_have_so_many_and_one_more_when_one_ends(
     assert await join(anna) is None
 
 
-async def test_a_user_may_have_so_many_over_all_sessions(
+async def test_a_user_has_a_limit_over_all_sessions(
     anna: Person, boris: Person, make_person: MakePerson, limit: Limit
 ) -> None:
     limit(session=2, user=3)
@@ -72,14 +70,14 @@ async def test_a_user_may_have_so_many_over_all_sessions(
     assert await join(boris) is None, "others are not concerned"
 
 
-async def test_connects_at_once_do_not_pass_together(service: Service, anna: Person, limit: Limit) -> None:
+async def test_simultaneous_connects_do_not_exceed_the_limit(service: Service, anna: Person, limit: Limit) -> None:
     limit(session=3)
     problems = await asyncio.gather(*(join(anna) for _ in range(12)))
     assert problems.count(None) == 3
     assert len(service.live.connections.of_session(anna.session_id)) == 3
 
 
-async def test_an_address_may_have_so_many_also_at_once(
+async def test_an_address_has_a_limit_also_for_simultaneous_connects(
     service: Service, anna: Person, boris: Person, limit: Limit
 ) -> None:
     await until(lambda: not service.live.server.eio.sockets)
@@ -89,7 +87,7 @@ async def test_an_address_may_have_so_many_also_at_once(
     assert {problem["code"] for problem in problems if problem} == {"too_many_connections"}
 
 
-async def test_transports_without_a_login_are_counted_and_refused(
+async def test_connections_without_a_login_are_counted_and_refused(
     service: Service, anna: Person, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await until(lambda: not service.live.server.eio.sockets)
@@ -108,7 +106,7 @@ async def test_transports_without_a_login_are_counted_and_refused(
     assert await join(anna) is None
 
 
-async def test_a_transport_that_ended_in_whatever_way_is_not_counted(service: Service, anna: Person) -> None:
+async def test_a_transport_that_ended_in_any_way_is_not_counted(service: Service, anna: Person) -> None:
     raw = await RawSocket.connected(anna.base, anna.token)
     polled = json.loads((await anna.http.get("/socket.io/?EIO=4&transport=polling")).text[1:])["sid"]
     assert service.live.server.transports.count(HERE) >= 2
@@ -126,7 +124,7 @@ async def test_nothing_is_counted_when_rate_limits_are_off(
     assert [await join(anna) for _ in range(3)] == [None] * 3
 
 
-async def test_behind_a_trusted_proxy_its_clients_are_counted(
+async def test_clients_behind_a_trusted_proxy_are_counted_by_their_own_addresses(
     service_settings: Settings, anna: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(limits.MOST_CONNECTIONS, "address", 1)

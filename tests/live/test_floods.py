@@ -1,4 +1,4 @@
-"""P22: one connection that sends as much as it can is closed, costs little, and the others do not wait for it."""
+"""P22: a connection that sends as much as it can is closed, costs little and does not delay others."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ CLOSING_SECONDS = 30
 PROTOCOL_ERROR, POLICY_VIOLATION, TOO_BIG = 1002, 1008, 1009
 CONTINUATION, BEGINNING, PING, PONG, BINARY = 0x00, 0x01, 0x89, 0x8A, 0x82
 
-# What is sent once, and what is sent without end after it.
+# The bytes sent once, and those sent without end after them.
 FLOODS = {
     "pings": (b"", frame(b"", PING)),
     "pongs": (b"", frame(b"", PONG)),
@@ -66,12 +66,12 @@ def opening(request: pytest.FixtureRequest) -> Opening:
 
 @asynccontextmanager
 async def flooding(stream: RawStream, kind: str) -> AsyncIterator[None]:
-    """Meanwhile a megabyte a second is sent, until the server closes."""
-    once, again = FLOODS[kind]
-    part = again * (MEGABYTE // 50 // len(again))
+    """In this block send a megabyte a second until the server closes."""
+    first, repeated = FLOODS[kind]
+    part = repeated * (MEGABYTE // 50 // len(repeated))
 
     async def flood() -> None:
-        stream.writer.write(once)
+        stream.writer.write(first)
         with suppress(OSError):
             while True:
                 stream.writer.write(part)
@@ -84,20 +84,20 @@ async def flooding(stream: RawStream, kind: str) -> AsyncIterator[None]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-class TestAFlood:
+class TestFlood:
     @pytest.mark.parametrize("kind", FLOODS)
-    async def test_is_closed_with_a_policy_violation(self, kind: str, opening: Opening, anna: Person) -> None:
+    async def test_a_flood_is_closed_with_a_policy_violation(self, kind: str, opening: Opening, anna: Person) -> None:
         async with await opening(anna) as stream, flooding(stream, kind), asyncio.timeout(CLOSING_SECONDS):
             assert await stream.close_code() == POLICY_VIOLATION
 
-    async def test_before_the_upgrade_is_answered_is_closed_too(self, anna: Person) -> None:
+    async def test_a_flood_before_the_answer_to_the_upgrade_is_closed(self, anna: Person) -> None:
         async with await RawStream.open(anna.base, frame(b"", PING) * 40_000) as stream:
             async with asyncio.timeout(CLOSING_SECONDS):
-                # The part of it that came with the request is lost, and what follows may begin within a frame.
+                # The part that came with the request is lost, and the rest may begin within a frame.
                 assert await stream.close_code() in (PROTOCOL_ERROR, POLICY_VIOLATION)
 
     @pytest.mark.parametrize("kind", ["pings", "empty fragments", "unknown commands"])
-    async def test_does_not_keep_others_waiting(
+    async def test_a_flood_does_not_delay_others(
         self,
         kind: str,
         opening: Opening,
@@ -109,15 +109,15 @@ class TestAFlood:
         for person in (anna, boris):
             await person.connect()
         chat = (await SocketTransport().open_private_chat(anna, boris))["id"]
-        usual = await slowest_of(30, lambda: deliver(anna, boris, chat), lambda: ask(anna))
+        usual = await slowest_of(30, lambda: deliver(anna, boris, chat), lambda: get_health(anna))
         async with await opening(clara) as stream, flooding(stream, kind), asyncio.timeout(2 * CLOSING_SECONDS):
-            meanwhile = await slowest_of(30, lambda: deliver(anna, boris, chat), lambda: ask(anna))
-        # A machine that is busy with other tests may be slow once; the flood took more than ten seconds.
-        assert meanwhile < 1 + 10 * usual, f"{meanwhile:.2f} s instead of {usual:.3f} s"
+            flooded = await slowest_of(30, lambda: deliver(anna, boris, chat), lambda: get_health(anna))
+        # A busy machine may be slow once. A flood that was not limited took more than ten seconds.
+        assert flooded < 1 + 10 * usual, f"{flooded:.2f} s instead of {usual:.3f} s"
 
 
 async def slowest_of(times: int, *works: Callable[[], Coroutine[Any, Any, None]]) -> float:
-    """Do these so many times, beside one another; the seconds that the slowest of all took."""
+    """Run each work `times` times, all works in parallel. Returns the seconds of the slowest run."""
     slowest = 0.0
 
     async def keep_doing(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -131,7 +131,7 @@ async def slowest_of(times: int, *works: Callable[[], Coroutine[Any, Any, None]]
     return slowest
 
 
-async def ask(person: Person) -> None:
+async def get_health(person: Person) -> None:
     assert (await person.http.get("/healthz")).is_success
 
 
@@ -147,14 +147,14 @@ async def deliver(sender: Person, receiver: Person, chat_id: str) -> None:
     receiver.socket.events.clear()
 
 
-class TestALargeMessage:
-    async def test_in_too_large_fragments_is_refused_as_a_whole(self, opening: Opening, anna: Person) -> None:
+class TestLargePacket:
+    async def test_a_packet_too_large_in_its_fragments_is_refused(self, opening: Opening, anna: Person) -> None:
         part = b"4" * (MOST_PACKET_BYTES // 4)
         async with await opening(anna) as stream, asyncio.timeout(DEADLINE):
             stream.writer.write(frame(part, BEGINNING) + frame(part, CONTINUATION) * 4)
             assert await stream.close_code() == TOO_BIG
 
-    async def test_in_as_many_fragments_as_libraries_make_is_read(self, anna: Person) -> None:
+    async def test_a_packet_in_many_fragments_is_read(self, anna: Person) -> None:
         async with await log_in(anna) as stream:
             packet = b'427["list_chats",{"cursor":"%b"}]' % (b"x" * (MOST_PACKET_BYTES - 100))
             parts = [packet[start : start + 1024] for start in range(0, len(packet), 1024)]
@@ -162,14 +162,14 @@ class TestALargeMessage:
                 frame(parts[0], BEGINNING) + b"".join(frame(part, CONTINUATION) for part in parts[1:-1])
             )
             stream.writer.write(frame(parts[-1], CONTINUATION | 0x80))
-            assert await answered(stream, 7)
+            assert await ack_of(stream, 7)
 
-    async def test_that_comes_byte_by_byte_costs_no_more_for_each_byte(self, service: Service, anna: Person) -> None:
+    async def test_a_packet_byte_by_byte_costs_the_same_for_each_byte(self, service: Service, anna: Person) -> None:
         raw = await RawSocket.connected(anna.base, anna.token)
         (protocol,) = [line.protocol for line in lines_of(service, anna)]
 
         def seconds_after(length: int) -> float:
-            """For the last 5,000 bytes of a frame, one by one."""
+            """The seconds for the last 5,000 bytes of a frame, one by one."""
             whole = frame(b"6" + b"x" * (length + 5000))
             protocol.data_received(whole[:-5000])
             started = time.process_time()
@@ -182,8 +182,8 @@ class TestALargeMessage:
         await raw.close()
 
 
-class TestALegitimateBurst:
-    async def test_of_several_hundred_messages_is_sent_in_order(self, anna: Person, boris: Person) -> None:
+class TestLegitimateBurst:
+    async def test_a_burst_of_600_messages_is_sent_in_order(self, anna: Person, boris: Person) -> None:
         chat = (await SocketTransport().open_private_chat(anna, boris))["id"]
         async with await log_in(anna) as stream:
             content = {"chat_id": chat, "type": "text", "text": "я" * 2000}
@@ -191,23 +191,23 @@ class TestALegitimateBurst:
                 command = json.dumps(["send_message", content | {"client_id": str(uuid4())}])
                 stream.writer.write(frame(f"42{number}{command}".encode()))
             for number in range(600):
-                assert (await answered(stream, number))["data"]["seq"] == number + 1
+                assert (await ack_of(stream, number))["data"]["seq"] == number + 1
 
-    async def test_of_wrong_commands_is_answered_in_order(self, anna: Person) -> None:
+    async def test_a_burst_of_unknown_commands_is_answered_in_order(self, anna: Person) -> None:
         async with await log_in(anna) as stream:
             stream.writer.write(b"".join(frame(b'42%d["nonexistent",{}]' % number) for number in range(600)))
             for number in range(600):
-                assert (await answered(stream, number))["error"]["code"] == "unknown_command"
+                assert (await ack_of(stream, number))["error"]["code"] == "unknown_command"
 
 
 def lines_of(service: Service, person: Person) -> list[Line]:
-    """The server's end of a person's connections."""
+    """The server's side of a person's connections."""
     sockets = service.live.server.eio.sockets
     return [sockets[connection.id].queue for connection in service.live.connections.of_user(UUID(person.id))]
 
 
-async def answered(stream: RawStream, number: int) -> Any:
-    """The next ack, which has to be the one of this number."""
+async def ack_of(stream: RawStream, number: int) -> Any:
+    """Return the next ack, which must have this number."""
     async with asyncio.timeout(4 * DEADLINE):
         while not (packet := (await stream.read())[1]).startswith(b"43"):
             pass
@@ -222,33 +222,33 @@ class Nothing(Input):
 
 @asynccontextmanager
 async def waiting_command(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Event]:
-    """A command `wait` that is not answered before the event is set."""
-    goes_on = asyncio.Event()
+    """A command `wait` that is ack_of when the event is set."""
+    may_answer = asyncio.Event()
 
     async def wait(session: Any, connection: Any, data: Nothing) -> None:
-        await goes_on.wait()
+        await may_answer.wait()
 
     monkeypatch.setitem(COMMANDS, "wait", Command("wait", wait, Nothing, reads=True))
-    yield goes_on
-    goes_on.set()
+    yield may_answer
+    may_answer.set()
 
 
-async def test_what_waits_for_a_slow_command_is_bounded_in_bytes(
+async def test_packets_behind_a_slow_command_are_limited_in_bytes(
     service: Service, anna: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with waiting_command(monkeypatch) as goes_on, await log_in(anna) as stream:
+    async with waiting_command(monkeypatch) as may_answer, await log_in(anna) as stream:
         (line,) = lines_of(service, anna)
         numbers = range(40)
         sending = asyncio.create_task(send_slowly(stream, numbers))
         await until(lambda: not line.protocol.transport.is_reading())
         assert 0 < sum(map(len, line._inbox or ())) <= 2**20
-        goes_on.set()
+        may_answer.set()
         for number in numbers:
-            assert (await answered(stream, number))["ok"]
+            assert (await ack_of(stream, number))["ok"]
         await sending
 
 
-async def test_more_bytes_than_a_second_allows_come_in_the_next_but_not_for_long(
+async def test_bytes_over_the_limit_of_a_second_are_read_in_the_next_but_not_for_long(
     anna: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames, "SECOND_BYTES", MEGABYTE)
@@ -257,14 +257,14 @@ async def test_more_bytes_than_a_second_allows_come_in_the_next_but_not_for_long
         packet = b'["list_chats",{"cursor":"%b"}]' % (b"x" * 200_000)
         stream.writer.write(b"".join(frame(b"42%d%b" % (number, packet)) for number in range(10)))
         for number in range(10):
-            assert (await answered(stream, number))["error"]["code"] == "invalid_input"
+            assert (await ack_of(stream, number))["error"]["code"] == "invalid_input"
         monkeypatch.setattr(frames, "MOST_FLOOD_SECONDS", 2)
         stream.writer.write(frame(b"420" + packet) * 100)
         async with asyncio.timeout(CLOSING_SECONDS):
             assert await stream.close_code() == POLICY_VIOLATION
 
 
-async def test_a_client_that_sends_much_each_second_is_cut_though_no_second_is_full(
+async def test_a_client_that_sends_much_in_every_second_is_cut_below_the_limit_of_a_second(
     anna: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames, "MOST_FLOOD_SECONDS", 2)
@@ -273,7 +273,7 @@ async def test_a_client_that_sends_much_each_second_is_cut_though_no_second_is_f
         for number in count():
             if reading.done():
                 break
-            # 2 MB/s, all of which is read: no second is full.
+            # 2 MB/s, all of which is read: below the limit of a second.
             stream.writer.write(frame(b'42%d["list_chats",{"cursor":"%b"}]' % (number, b"x" * 200_000)))
             await asyncio.sleep(0.1)
         assert await reading == POLICY_VIOLATION
@@ -290,20 +290,20 @@ async def test_a_client_that_never_pauses_is_cut(
 
 
 async def send_slowly(stream: RawStream, numbers: range) -> None:
-    """Packets that are as large as they may be."""
+    """Send packets of the largest size allowed."""
     for number in numbers:
         stream.writer.write(frame(b'42%d["wait",{"text":"%b"}]' % (number, b"x" * 256_000)))
         await stream.writer.drain()
-        await asyncio.sleep(0.03)  # not more than may come in a second
+        await asyncio.sleep(0.03)  # below the limit of a second
 
 
-async def test_before_its_login_a_client_may_send_little(anna: Person) -> None:
+async def test_a_client_may_send_little_before_its_login(anna: Person) -> None:
     async with await RawStream.open(anna.base) as stream, asyncio.timeout(CLOSING_SECONDS):
         stream.writer.write(frame(b"", PING) * 2 * frames.FIRST_FRAMES)
         assert await stream.close_code() == POLICY_VIOLATION
 
 
-async def test_a_login_before_the_upgrade_counts(anna: Person) -> None:
+async def test_a_login_before_the_upgrade_raises_the_limit(anna: Person) -> None:
     poll = "/socket.io/?EIO=4&transport=polling"
     sid = json.loads((await anna.http.get(poll)).text[1:])["sid"]
     assert (await anna.http.post(f"{poll}&sid={sid}", content=f'40{{"token":"{anna.token}"}}')).status_code == 200

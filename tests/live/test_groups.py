@@ -1,4 +1,4 @@
-"""Groups: founding and deleting them, and private chats that become one."""
+"""Groups: creating, deleting, and turning a private chat into one."""
 
 from typing import Any
 from uuid import uuid4
@@ -8,7 +8,7 @@ from tests.service import MakePerson
 
 
 def shared(chat: dict[str, Any]) -> dict[str, Any]:
-    """What all members are told of a chat."""
+    """The shared part of a chat."""
     return {key: value for key, value in chat.items() if key != "mine"}
 
 
@@ -29,9 +29,7 @@ async def test_a_group_begins_with_a_system_message(
     assert chat["updated_at"] == message["sent_at"]
 
 
-async def test_the_creator_has_read_the_beginning_and_the_others_have_not(
-    transport: Transport, anna: Person, boris: Person
-) -> None:
+async def test_only_the_creator_has_read_the_first_message(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.create_group(anna, boris)
     assert (chat["mine"]["last_read_seq"], chat["mine"]["unread_count"]) == (1, 0)
     theirs = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
@@ -39,7 +37,7 @@ async def test_the_creator_has_read_the_beginning_and_the_others_have_not(
     assert theirs["visible_from_seq"] == 1
 
 
-async def test_every_member_is_told_with_both_parts_and_the_people(
+async def test_every_member_gets_both_parts_and_the_users(
     transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
 ) -> None:
     for person in (anna, boris, clara, outsider):
@@ -54,7 +52,7 @@ async def test_every_member_is_told_with_both_parts_and_the_people(
     assert await outsider.received("chats_changed") == []
 
 
-async def test_naming_oneself_or_somebody_twice_adds_nobody(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_own_and_repeated_ids_add_no_members(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.do(anna, "create_group", title="Trip", member_ids=[boris.id, anna.id, boris.id])
     assert chat["member_count"] == 2
     assert chat["last_message"]["payload"]["user_ids"] == [boris.id]
@@ -71,14 +69,12 @@ async def test_a_group_needs_a_title_of_one_line_and_1_to_100_others(
         assert (answer.status, answer.code) == (422, "invalid_input"), (title, number)
 
 
-async def test_a_group_needs_somebody_else(transport: Transport, anna: Person) -> None:
+async def test_a_group_needs_another_member(transport: Transport, anna: Person) -> None:
     answer = await transport.call(anna, "create_group", title="Trip", member_ids=[anna.id])
     assert (answer.status, answer.code) == (422, "invalid_input")
 
 
-async def test_a_group_with_nobody_known_among_its_members_is_not_made(
-    transport: Transport, anna: Person, boris: Person
-) -> None:
+async def test_a_group_with_unknown_members_is_not_created(transport: Transport, anna: Person, boris: Person) -> None:
     await boris.forget()
     answer = await transport.call(anna, "create_group", title="Trip", member_ids=[boris.id, str(uuid4())])
     assert (answer.status, answer.code) == (404, "user_not_found")
@@ -86,7 +82,7 @@ async def test_a_group_with_nobody_known_among_its_members_is_not_made(
     assert await boris.received("chats_changed") == []
 
 
-async def test_the_same_client_id_again_is_the_same_group(
+async def test_the_same_client_id_again_returns_the_same_group(
     transport: Transport, other_transport: Transport, anna: Person, boris: Person
 ) -> None:
     client_id = str(uuid4())
@@ -109,21 +105,25 @@ async def test_the_same_client_id_with_other_content_is_refused(
     assert len((await transport.do(anna, "list_chats"))["items"]) == 1
 
 
-async def test_another_creators_client_id_is_another_group(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_the_client_id_of_another_creator_makes_another_group(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
     client_id = str(uuid4())
     first = await transport.create_group(anna, boris, client_id=client_id)
     second = await transport.create_group(boris, anna, client_id=client_id)
     assert first["id"] != second["id"]
 
 
-async def test_ten_at_once_with_one_client_id_make_one_group(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_simultaneous_creations_with_one_client_id_make_one_group(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
     argument = {"title": "Trip", "member_ids": [boris.id], "client_id": str(uuid4())}
     answers = await transport.call_at_once(anna, 10, "create_group", **argument)
     assert sorted(answer.status for answer in answers) == [200] * 9 + [201]
     assert len((await transport.do(anna, "list_chats"))["items"]) == 1
 
 
-async def test_the_creator_deletes_a_group_for_everybody(
+async def test_the_creator_deletes_a_group_for_all_members(
     transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
     chat = await transport.create_group(anna, boris, clara)
@@ -146,7 +146,7 @@ async def test_the_creator_deletes_a_group_for_everybody(
     assert (await transport.call(anna, "delete_chat", chat_id=chat["id"])).code == "chat_not_found"
 
 
-async def test_nobody_but_the_creator_deletes_a_group(
+async def test_only_the_creator_deletes_a_group(
     transport: Transport, anna: Person, boris: Person, outsider: Person
 ) -> None:
     chat = await transport.create_group(anna, boris)
@@ -156,8 +156,8 @@ async def test_nobody_but_the_creator_deletes_a_group(
     assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
 
 
-class TestAPrivateChatBecomesAGroup:
-    async def test_it_stays_the_same_chat_with_the_one_who_added_as_its_creator(
+class TestPrivateChatBecomesGroup:
+    async def test_the_chat_stays_the_same_and_the_adder_becomes_its_creator(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         private = await transport.open_private_chat(anna, boris)
@@ -177,7 +177,7 @@ class TestAPrivateChatBecomesAGroup:
             clara.id: False,
         }
 
-    async def test_without_a_title_it_is_called_after_its_members(
+    async def test_a_group_without_a_title_is_named_after_its_members(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         private = await transport.open_private_chat(boris, anna)
@@ -191,7 +191,7 @@ class TestAPrivateChatBecomesAGroup:
         group = await transport.do(one, "add_members", chat_id=private["id"], user_ids=[three.id])
         assert group["title"] == f"{'A' * 60}, {'B' * 38}"
 
-    async def test_own_titles_and_peers_go_but_pins_stay(
+    async def test_own_titles_and_peers_are_cleared_but_pins_stay(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         private = await transport.open_private_chat(anna, boris)
@@ -204,7 +204,7 @@ class TestAPrivateChatBecomesAGroup:
         assert after["pinned_at"] == before["mine"]["pinned_at"]
         assert after["version"] > before["mine"]["version"]
 
-    async def test_everybody_is_told_with_both_parts(
+    async def test_all_members_get_both_parts(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         private = await transport.open_private_chat(anna, boris)
@@ -219,7 +219,7 @@ class TestAPrivateChatBecomesAGroup:
             assert event["mine"] == [{"chat_id": private["id"], **entry["mine"]}]
             assert clara.id in {user["id"] for user in event["users"]}
 
-    async def test_an_open_window_is_told_who_is_the_creator_now(
+    async def test_an_open_window_gets_the_new_creator(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         private = await transport.open_private_chat(anna, boris)
@@ -233,7 +233,7 @@ class TestAPrivateChatBecomesAGroup:
         }
         assert [user["id"] for user in change["users"]] == [clara.id]
 
-    async def test_founders_keep_the_history_and_the_newcomer_does_not_get_it(
+    async def test_former_peers_keep_the_history_and_the_newcomer_does_not_get_it(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         private = await transport.open_private_chat(anna, boris)
@@ -255,7 +255,7 @@ class TestAPrivateChatBecomesAGroup:
         assert answer.data["message_count"] == 0
         assert len((await transport.do(anna, "list_chats"))["items"]) == 2
 
-    async def test_what_groups_can_do_works_from_then_on(
+    async def test_group_operations_work_on_the_new_group(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         private = await transport.open_private_chat(anna, boris)
@@ -264,12 +264,14 @@ class TestAPrivateChatBecomesAGroup:
         assert (await transport.call(boris, "leave_chat", chat_id=private["id"])).status == 204
         assert (await transport.call(anna, "delete_chat", chat_id=private["id"])).status == 204
 
-    async def test_adding_the_peer_leaves_it_private(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_adding_the_peer_leaves_the_chat_private(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
         private = await transport.open_private_chat(anna, boris)
         same = await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[boris.id, anna.id], title="Two")
         assert same == private
 
-    async def test_adding_nobody_known_leaves_it_private(
+    async def test_adding_unknown_users_leaves_the_chat_private(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         private = await transport.open_private_chat(anna, boris)

@@ -1,4 +1,4 @@
-"""Reading a chat: pages of the history, and what changed since a version."""
+"""Reading a chat: pages of the history, and changes since a version."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,7 +14,7 @@ from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from tests.clients import Person, Transport
 
-# Bounds, the first and the last seq of the page, and whether there is more before and after it; of 20 messages.
+# Bounds, first and last seq of the page, has_before and has_after, in a chat with 20 messages.
 PAGES: list[tuple[dict[str, int], int, int, bool, bool]] = [
     ({}, 1, 20, False, False),
     ({"limit": 5}, 16, 20, True, False),
@@ -57,7 +57,7 @@ IMPOSSIBLE: list[dict[str, Any]] = [
 
 
 async def fill(database: Database, person: Person, chat_id: str, number: int) -> None:
-    """Many messages in one batch."""
+    """Send many messages in one batch."""
     actor = Actor(UUID(person.id), person.session_id)
     texts = [TextCreate(type="text", text=f"{n}", client_id=uuid4()) for n in range(number)]
     async with database.transaction() as db:
@@ -65,7 +65,7 @@ async def fill(database: Database, person: Person, chat_id: str, number: int) ->
 
 
 def seqs(page: dict[str, Any]) -> tuple[list[int], bool, bool]:
-    """What a page holds, and whether there is more before and after it."""
+    """The seqs of a page, has_before and has_after."""
     return [item["seq"] for item in page["items"]], page["has_before"], page["has_after"]
 
 
@@ -79,7 +79,7 @@ class TestPages:
             page = await transport.do(boris, "list_messages", chat_id=chat["id"], **bounds)
             assert seqs(page) == (list(range(first, last + 1)), has_before, has_after), bounds
 
-    async def test_a_page_has_50_unless_told_otherwise(
+    async def test_a_page_has_50_messages_by_default(
         self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -89,7 +89,7 @@ class TestPages:
         assert page["version"] == (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"]
         assert set(page) == {"items", "has_before", "has_after", "version", "users", "replied"}
 
-    async def test_it_names_whoever_it_refers_to(
+    async def test_a_page_has_all_users_that_it_refers_to(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -115,7 +115,7 @@ class TestPages:
 
 
 class TestChanges:
-    async def test_a_founder_catches_up_from_the_very_beginning(
+    async def test_a_founder_reads_changes_since_the_beginning(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -130,7 +130,7 @@ class TestChanges:
         assert {user["id"] for user in caught["users"]} == {anna.id, boris.id}
         assert caught["messages"] == await transport.history(boris, chat["id"])
 
-    async def test_every_kind_of_change_comes_in_the_order_of_versions(
+    async def test_all_kinds_of_changes_come_in_the_order_of_versions(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -156,7 +156,7 @@ class TestChanges:
         assert {user["id"] for user in caught["users"]} == {anna.id, clara.id}
         assert caught["version"] == since + 4
 
-    async def test_state_comes_and_not_a_log(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_changes_return_state_and_not_a_log(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.open_private_chat(anna, boris)
         sent = await transport.send(anna, chat["id"])
         for text in ("one", "two"):
@@ -164,14 +164,16 @@ class TestChanges:
         caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=sent["version"])
         assert [(one["text"], one["version"]) for one in caught["messages"]] == [("two", sent["version"] + 2)]
 
-    async def test_whoever_missed_nothing_gets_nothing(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_changes_since_the_current_version_are_empty(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         sent = await transport.send(anna, chat["id"])
         caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=sent["version"])
         assert (caught["messages"], caught["members"], caught["users"]) == ([], [], [])
         assert (caught["version"], caught["has_more"], caught["reset"]) == (sent["version"], False, False)
 
-    async def test_pages_follow_each_other_until_nothing_is_left(
+    async def test_pages_of_changes_follow_each_other_to_the_end(
         self, transport: Transport, database: Database, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -188,7 +190,7 @@ class TestChanges:
         assert [member["user_id"] for member in members] == [clara.id]
         assert since == (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"]
 
-    async def test_100_come_at_once_unless_told_otherwise(
+    async def test_a_page_has_100_changes_by_default(
         self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -198,15 +200,13 @@ class TestChanges:
         assert caught["message_count"] == 101
 
     @pytest.mark.parametrize("above", [1, 1000])
-    async def test_a_version_that_was_never_reached_resets(
-        self, transport: Transport, anna: Person, boris: Person, above: int
-    ) -> None:
+    async def test_a_future_version_resets(self, transport: Transport, anna: Person, boris: Person, above: int) -> None:
         chat = await transport.create_group(anna, boris)
         caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=chat["version"] + above)
         assert caught["reset"] and caught["version"] == chat["version"]
         assert (caught["messages"], caught["members"], caught["users"]) == ([], [], [])
 
-    async def test_a_version_before_ones_joining_resets(
+    async def test_a_version_before_the_own_joining_resets(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -227,13 +227,13 @@ class TestChanges:
         assert (await transport.do(boris, "list_changes", chat_id=chat["id"], since=4))["reset"]
         assert not (await transport.do(boris, "list_changes", chat_id=chat["id"], since=5))["reset"]
 
-    async def test_what_is_no_version_is_refused(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_a_malformed_version_is_refused(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.open_private_chat(anna, boris)
         for more in ({}, {"since": -1}, {"since": 2**63}, {"since": 0, "limit": 101}):
             answer = await transport.call(anna, "list_changes", chat_id=chat["id"], **more)
             assert (answer.status, answer.code) == (422, "invalid_input"), more
 
-    async def test_others_see_no_changes(
+    async def test_an_outsider_sees_no_changes(
         self, transport: Transport, anna: Person, boris: Person, outsider: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)

@@ -10,7 +10,7 @@ from tests.service import MakePerson
 PROFILE = {"id", "name", "avatar", "username", "bio", "last_seen_at"}
 
 
-async def test_liking_counts_and_shows_only_oneself_that_one_likes(
+async def test_a_like_is_counted_and_liked_is_shown_to_its_user_only(
     transport: Transport, anna: Person, boris: Person
 ) -> None:
     chat = await transport.open_private_chat(anna, boris)
@@ -24,7 +24,7 @@ async def test_liking_counts_and_shows_only_oneself_that_one_likes(
 
 
 @pytest.mark.parametrize("operation", ["like_message", "unlike_message"])
-async def test_a_second_time_changes_nothing(transport: Transport, anna: Person, boris: Person, operation: str) -> None:
+async def test_liking_twice_changes_nothing(transport: Transport, anna: Person, boris: Person, operation: str) -> None:
     chat = await transport.open_private_chat(anna, boris)
     await transport.send(anna, chat["id"])
     await transport.do(boris, "like_message", chat_id=chat["id"], seq=1)
@@ -36,23 +36,21 @@ async def test_a_second_time_changes_nothing(transport: Transport, anna: Person,
     assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["version"] == once["version"]
 
 
-async def test_unliking_what_one_never_liked_changes_nothing(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_unliking_without_a_like_changes_nothing(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.open_private_chat(anna, boris)
     await transport.send(anna, chat["id"])
     liked = await transport.do(boris, "like_message", chat_id=chat["id"], seq=1)
     assert await transport.do(anna, "unlike_message", chat_id=chat["id"], seq=1) == liked | {"liked": False}
 
 
-async def test_every_message_can_be_liked_also_ones_own_and_the_systems(
-    transport: Transport, anna: Person, boris: Person
-) -> None:
+async def test_own_messages_and_system_messages_can_be_liked(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.create_group(anna, boris)
     await transport.send(anna, chat["id"])
     for seq in (1, 2):
         assert (await transport.do(anna, "like_message", chat_id=chat["id"], seq=seq))["like_count"] == 1
 
 
-async def test_open_windows_are_told_and_only_the_one_who_likes_is_told_liked(
+async def test_open_windows_get_the_count_and_only_the_user_who_likes_gets_liked(
     transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
     chat = await transport.create_group(anna, boris, clara)
@@ -73,7 +71,7 @@ async def test_open_windows_are_told_and_only_the_one_who_likes_is_told_liked(
     assert await clara.received("messages_changed") == []
 
 
-async def test_a_like_moves_neither_the_chat_nor_anybodys_read_position(
+async def test_a_like_moves_neither_the_chat_nor_a_read_position(
     transport: Transport, anna: Person, boris: Person
 ) -> None:
     chat = await transport.open_private_chat(anna, boris)
@@ -84,7 +82,7 @@ async def test_a_like_moves_neither_the_chat_nor_anybodys_read_position(
     assert after == before | {"version": before["version"] + 1}
 
 
-async def test_many_likes_of_one_at_once_are_one(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_simultaneous_likes_of_one_user_are_one_like(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.open_private_chat(anna, boris)
     sent = await transport.send(anna, chat["id"])
     answers = await transport.call_at_once(boris, 6, "like_message", chat_id=chat["id"], seq=1)
@@ -92,7 +90,7 @@ async def test_many_likes_of_one_at_once_are_one(transport: Transport, anna: Per
     assert {answer.data["version"] for answer in answers} == {sent["version"] + 1}
 
 
-async def test_likes_and_unlikes_at_once_leave_what_the_list_says(
+async def test_simultaneous_likes_and_unlikes_leave_the_count_of_the_list(
     transport: Transport, anna: Person, boris: Person
 ) -> None:
     chat = await transport.open_private_chat(anna, boris)
@@ -108,7 +106,7 @@ async def test_likes_and_unlikes_at_once_leave_what_the_list_says(
     assert anna.id in likers
 
 
-async def test_likes_of_many_all_count(transport: Transport, make_person: MakePerson) -> None:
+async def test_simultaneous_likes_of_many_users_all_count(transport: Transport, make_person: MakePerson) -> None:
     people = [await make_person(f"Person {number}", connected=True) for number in range(6)]
     chat = await transport.create_group(people[0], *people[1:])
     await asyncio.gather(*(transport.do(person, "like_message", chat_id=chat["id"], seq=1) for person in people))
@@ -138,7 +136,7 @@ async def test_foreign_cursors_and_limits_are_refused(transport: Transport, anna
         assert (answer.status, answer.code) == (422, "invalid_input"), more
 
 
-async def test_what_is_not_there_can_not_be_liked(
+async def test_a_missing_message_cannot_be_liked(
     transport: Transport, anna: Person, boris: Person, outsider: Person
 ) -> None:
     chat = await transport.create_group(anna, boris)

@@ -1,4 +1,4 @@
-"""Who is in a group: adding, removing, leaving, and what each may see."""
+"""Members of a group: adding, removing, leaving, and what each may see."""
 
 import asyncio
 from typing import Any
@@ -15,11 +15,11 @@ from tests.clients import DEADLINE, Person, Transport
 
 
 async def member_ids(transport: Transport, person: Person, chat_id: str) -> set[str]:
-    """Who is in the chat."""
+    """The ids of the members of the chat."""
     return {member["user_id"] for member in (await transport.do(person, "list_members", chat_id=chat_id))["items"]}
 
 
-class TestListing:
+class TestList:
     async def test_members_come_in_the_order_of_joining(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
@@ -35,21 +35,21 @@ class TestListing:
         fields = {"user_id", "is_creator", "last_read_seq", "joined_at", "removed_at", "version"}
         assert all(set(member) == fields for member in listed["items"])
 
-    async def test_whoever_is_gone_is_not_listed(
+    async def test_former_members_are_not_listed(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
         await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
         assert await member_ids(transport, clara, chat["id"]) == {anna.id, clara.id}
 
-    async def test_strangers_do_not_see_the_members(
+    async def test_an_outsider_does_not_see_the_members(
         self, transport: Transport, anna: Person, boris: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
         assert (await transport.call(outsider, "list_members", chat_id=chat["id"])).code == "chat_not_found"
 
 
-class TestAdding:
+class TestAddition:
     async def test_any_member_adds_several_with_one_system_message(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
@@ -66,7 +66,7 @@ class TestAdding:
         assert system["version"] == answer.data["version"]
         assert answer.data["updated_at"] == system["sent_at"]
 
-    async def test_present_members_are_left_as_they_are(
+    async def test_adding_present_members_changes_nothing(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -76,7 +76,7 @@ class TestAdding:
         assert same == chat
         assert await boris.received("chats_changed") == []
 
-    async def test_only_those_who_are_new_are_announced(
+    async def test_only_new_members_are_announced(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -84,7 +84,7 @@ class TestAdding:
         assert added["member_count"] == 3
         assert added["last_message"]["payload"]["user_ids"] == [clara.id]
 
-    async def test_if_one_is_unknown_nobody_is_added(
+    async def test_one_unknown_user_makes_the_whole_addition_fail(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -95,14 +95,14 @@ class TestAdding:
         assert await clara.received("chats_changed") == []
 
     @pytest.mark.parametrize("number", [0, 101])
-    async def test_1_to_100_are_added_at_once(
+    async def test_an_addition_takes_1_to_100_users(
         self, transport: Transport, anna: Person, boris: Person, number: int
     ) -> None:
         chat = await transport.create_group(anna, boris)
         answer = await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id] * number)
         assert (answer.status, answer.code) == (422, "invalid_input")
 
-    async def test_strangers_add_nobody(
+    async def test_an_outsider_adds_nobody(
         self, transport: Transport, anna: Person, boris: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -110,7 +110,7 @@ class TestAdding:
         assert (answer.status, answer.code) == (404, "chat_not_found")
         assert await member_ids(transport, anna, chat["id"]) == {anna.id, boris.id}
 
-    async def test_newcomers_are_told_with_both_parts_and_the_others_with_the_shared_one(
+    async def test_newcomers_get_both_parts_and_the_others_the_shared_part(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -139,7 +139,7 @@ class TestAdding:
         assert [(member["user_id"], member["removed_at"]) for member in event["members"]] == [(clara.id, None)]
         assert [user["id"] for user in event["users"]] == [clara.id]
 
-    async def test_adding_somebody_many_times_at_once_adds_them_once(
+    async def test_simultaneous_additions_of_one_user_add_them_once(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -151,8 +151,8 @@ class TestAdding:
         assert len(await clara.received("chats_changed")) == 1
 
 
-class TestWhatANewcomerSees:
-    async def test_it_begins_with_the_message_that_announces_them(
+class TestNewcomer:
+    async def test_a_newcomer_sees_messages_from_their_announcement_on(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -167,7 +167,7 @@ class TestWhatANewcomerSees:
         mine = (await transport.do(clara, "get_chat", chat_id=chat["id"]))["mine"]
         assert (mine["visible_from_seq"], mine["last_read_seq"], mine["unread_count"]) == (3, 2, 2)
 
-    async def test_what_was_before_does_not_exist_for_them(
+    async def test_earlier_messages_do_not_exist_for_a_newcomer(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -188,7 +188,7 @@ class TestWhatANewcomerSees:
         answer = await transport.call(clara, "send_message", chat_id=chat["id"], **fields)
         assert (answer.status, answer.code) == (404, "message_not_found")
 
-    async def test_changes_of_what_was_before_come_without_it(
+    async def test_changes_of_earlier_messages_come_without_them(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -208,7 +208,7 @@ class TestWhatANewcomerSees:
         assert (caught["messages"], caught["reset"]) == ([], False)
         assert caught["version"] == joined["version"] + 2
 
-    async def test_a_quote_of_what_was_before_does_not_show_it(
+    async def test_a_quote_of_an_earlier_message_does_not_show_it(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -221,7 +221,7 @@ class TestWhatANewcomerSees:
         page = await transport.do(boris, "list_messages", chat_id=chat["id"], **bounds)
         assert [item["text"] for item in page["replied"]] == ["before"]
 
-    async def test_a_shared_history_reaches_back_as_far_as_the_adder_sees(
+    async def test_a_shared_history_begins_where_the_adder_sees(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -233,7 +233,7 @@ class TestWhatANewcomerSees:
         mine = (await transport.do(outsider, "get_chat", chat_id=chat["id"]))["mine"]
         assert (mine["visible_from_seq"], mine["last_read_seq"], mine["unread_count"]) == (3, 2, 3)
 
-    async def test_a_founder_shares_everything(
+    async def test_a_founder_shares_the_whole_history(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -242,7 +242,7 @@ class TestWhatANewcomerSees:
         assert [item["seq"] for item in await transport.history(clara, chat["id"])] == [1, 2, 3]
 
     @pytest.mark.parametrize("way", ["leave", "removal"])
-    async def test_whoever_comes_back_starts_anew(
+    async def test_a_member_who_rejoins_starts_anew(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, way: str
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -282,13 +282,13 @@ class TestFullGroups:
         assert (
             await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[outsider.id])
         ).code == "group_full"
-        # Those who are in it already are no more than there are.
+        # Present members do not count twice.
         assert (await transport.call(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])).status == 200
         assert len(await member_ids(transport, boris, chat["id"])) == 256
 
 
 async def fill_up(database: Database, chat_id: UUID, number: int) -> None:
-    """Put new users straight into a group."""
+    """Write new members of a group directly to the database."""
     crowd = text(
         """INSERT INTO "user" (id, phone, name, bio, is_verified, is_active)
            SELECT gen_random_uuid(), '+7999' || lpad(n::text, 3, '0') || floor(random() * 1e9), 'Crowd', '', false, true
@@ -302,7 +302,7 @@ async def fill_up(database: Database, chat_id: UUID, number: int) -> None:
         await db.flush()
 
 
-class TestRemoving:
+class TestRemoval:
     async def test_the_creator_removes_a_member(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
@@ -316,7 +316,7 @@ class TestRemoving:
         assert system["payload"] == {"event": "member_removed", "user_ids": [boris.id], "title": None}
         assert await member_ids(transport, clara, chat["id"]) == {anna.id, clara.id}
 
-    async def test_the_removed_one_is_told_and_gets_nothing_more(
+    async def test_the_removed_member_gets_the_removal_and_nothing_more(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -334,7 +334,7 @@ class TestRemoving:
         assert await clara.received("chats_changed")
         assert await boris.news() == []
 
-    async def test_the_chat_does_not_exist_any_more_for_the_removed_one(
+    async def test_the_chat_does_not_exist_for_a_removed_member(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -346,7 +346,7 @@ class TestRemoving:
         assert listed["items"] == []
         assert [(one["chat_id"], one["reason"]) for one in listed["removed"]] == [(chat["id"], "removed")]
 
-    async def test_those_who_stay_are_told_who_is_gone(
+    async def test_remaining_members_get_the_removal(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -360,7 +360,7 @@ class TestRemoving:
         (change,) = await clara.received("chats_changed")
         assert [chat["member_count"] for chat in change["chats"]] == [2] and change["removed"] == []
 
-    async def test_nobody_but_the_creator_removes(
+    async def test_only_the_creator_removes_members(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -378,7 +378,7 @@ class TestRemoving:
         assert (answer.status, answer.code) == (409, "creator_cannot_leave")
         assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == chat
 
-    async def test_whoever_is_not_in_it_can_not_be_removed(
+    async def test_a_user_who_is_no_member_cannot_be_removed(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -404,15 +404,13 @@ class TestLeaving:
         assert change["removed"] == [{"chat_id": chat["id"], "version": after["version"], "reason": "left"}]
         assert (await transport.call(boris, "get_chat", chat_id=chat["id"])).code == "chat_not_found"
 
-    async def test_the_creator_can_not_leave(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_the_creator_cannot_leave(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.create_group(anna, boris)
         answer = await transport.call(anna, "leave_chat", chat_id=chat["id"])
         assert (answer.status, answer.code) == (409, "creator_cannot_leave")
         assert await transport.do(anna, "get_chat", chat_id=chat["id"]) == chat
 
-    async def test_leaving_many_times_at_once_is_leaving_once(
-        self, transport: Transport, anna: Person, boris: Person
-    ) -> None:
+    async def test_simultaneous_leaves_are_one_leave(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.create_group(anna, boris)
         answers = await transport.call_at_once(boris, 5, "leave_chat", chat_id=chat["id"])
         assert (
@@ -432,7 +430,7 @@ class TestLeaving:
         ("activate_chat", {}),
     ],
 )
-async def test_what_waited_for_a_removal_sees_it(
+async def test_operations_that_waited_for_a_removal_see_it(
     transport: Transport, database: Database, anna: Person, boris: Person, operation: str, arguments: dict[str, Any]
 ) -> None:
     chat = await transport.create_group(anna, boris)
@@ -448,11 +446,11 @@ async def test_what_waited_for_a_removal_sees_it(
 
 
 async def until_one_waits(database: Database) -> None:
-    """Wait until some transaction waits for a lock of another."""
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    """Wait until a transaction waits for a lock."""
+    waiters = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     async with asyncio.timeout(DEADLINE):
         while True:
             async with database.engine.connect() as connection:
-                if (await connection.execute(waiting)).scalar():
+                if (await connection.execute(waiters)).scalar():
                     return
             await asyncio.sleep(0.01)

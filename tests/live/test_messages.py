@@ -83,7 +83,7 @@ def png() -> bytes:
 
 
 async def upload(person: Person, content_type: str = "text/plain", name: str = "notes.txt") -> Any:
-    """A file of one's own, not sent yet."""
+    """Upload a file without sending it."""
     data = png() if content_type == "image/png" else b"anything"
     answer = await person.http.post("/api/v1/attachments", files={"file": (name, data, content_type)})
     assert answer.status_code == 201, answer.text
@@ -111,7 +111,9 @@ class TestSending:
         assert await transport.do(boris, "get_message", chat_id=chat["id"], seq=1) == message
         assert await transport.history(boris, chat["id"]) == [message]
 
-    async def test_the_list_shows_it_and_counts_it(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_the_chat_list_shows_and_counts_a_message(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         message = await transport.send(anna, chat["id"], "long " * 100)
         entry = await transport.do(boris, "get_chat", chat_id=chat["id"])
@@ -122,7 +124,7 @@ class TestSending:
         assert entry["last_message"]["text"] == message["text"][:200]
         assert (await transport.do(boris, "list_chats"))["items"] == [entry]
 
-    async def test_members_are_told_and_open_windows_get_it(
+    async def test_members_get_the_list_entry_and_open_windows_the_message(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -145,7 +147,7 @@ class TestSending:
             assert await person.received("messages_changed") == []
         assert await outsider.received("chats_changed") == []
 
-    async def test_many_at_once_make_one_sequence(
+    async def test_simultaneous_sends_make_one_sequence(
         self, transport: Transport, other_transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -161,7 +163,7 @@ class TestSending:
         histories = [await transport.history(person, chat["id"]) for person in senders]
         assert histories[0] == histories[1] == histories[2]
         assert [message["seq"] for message in histories[0]] == list(range(1, 32))
-        # What shared a commit is told at once; each event begins where the one before ended.
+        # One event may carry several messages of one commit. Each event begins where the one before ended.
         received = await clara.received("messages_changed")
         assert [event["since"] for event in received] == [
             chat["version"],
@@ -170,7 +172,7 @@ class TestSending:
         assert received[-1]["version"] == chat["version"] + 30
         assert [message["seq"] for event in received for message in event["messages"]] == list(range(2, 32))
 
-    async def test_it_needs_a_chat_of_ones_own(
+    async def test_an_outsider_sends_nothing(
         self, transport: Transport, anna: Person, boris: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -181,7 +183,7 @@ class TestSending:
             assert (answer.status, answer.code) == (404, "chat_not_found")
         assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["version"] == chat["version"]
 
-    async def test_nothing_is_acked_or_told_whose_commit_failed(
+    async def test_a_send_whose_commit_failed_is_neither_acked_nor_delivered(
         self, transport: Transport, service: Service, database: Database, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -210,7 +212,7 @@ class TestTypes:
         ],
         ids=["text", "longest text", "location", "location with a caption", "contact"],
     )
-    async def test_what_was_sent_comes_back(
+    async def test_every_type_is_returned_as_sent(
         self, transport: Transport, anna: Person, boris: Person, fields: dict[str, Any], payload: dict[str, Any] | None
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -230,7 +232,7 @@ class TestTypes:
             ("file", "image/png"),
         ],
     )
-    async def test_files_go_by_their_id_with_a_caption(
+    async def test_files_are_sent_by_id_with_a_caption(
         self, transport: Transport, anna: Person, boris: Person, kind: str, content_type: str
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -245,7 +247,7 @@ class TestTypes:
         assert seen["attachment"]["id"] == file["id"]
         assert (await boris.http.get(f"/api/v1/attachments/{file['id']}")).status_code == 200
 
-    async def test_what_a_type_does_not_allow_is_refused(
+    async def test_fields_that_a_type_does_not_allow_are_refused(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -255,7 +257,7 @@ class TestTypes:
             assert (answer.status, answer.code) == (422, "invalid_input"), fields
         assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 0
 
-    async def test_the_pointer_says_which_field_is_wrong(self, anna: Person, boris: Person) -> None:
+    async def test_the_pointer_names_the_wrong_field(self, anna: Person, boris: Person) -> None:
         chat = (await SocketTransport().open_private_chat(anna, boris))["id"]
         fields = {"type": "location", "latitude": 91, "longitude": 0, "client_id": str(uuid4()), "color": "red"}
         answer = await anna.http.post(f"/api/v1/chats/{chat}/messages", json=fields)
@@ -265,7 +267,7 @@ class TestTypes:
 
 
 class TestAttachments:
-    async def test_somebody_elses_or_an_unknown_file_can_not_be_sent(
+    async def test_foreign_and_unknown_files_cannot_be_sent(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -275,7 +277,7 @@ class TestAttachments:
             answer = await transport.call(anna, "send_message", chat_id=chat["id"], **fields)
             assert (answer.status, answer.code) == (404, "attachment_not_found")
 
-    async def test_a_file_goes_with_one_message(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_a_file_belongs_to_one_message(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.open_private_chat(anna, boris)
         other = await transport.create_group(anna, boris)
         file = await upload(anna)
@@ -285,7 +287,7 @@ class TestAttachments:
             answer = await transport.call(anna, "send_message", chat_id=chat_id, client_id=str(uuid4()), **fields)
             assert (answer.status, answer.code) == (409, "attachment_used")
 
-    async def test_of_many_messages_at_once_one_gets_the_file(
+    async def test_one_of_simultaneous_messages_gets_the_file(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -303,7 +305,7 @@ class TestAttachments:
         ("kind", "content_type"),
         [("image", "video/mp4"), ("video", "audio/mpeg"), ("audio", "image/png"), ("voice", "text/plain")],
     )
-    async def test_a_file_goes_only_as_what_it_is(
+    async def test_a_file_is_sent_only_as_its_own_type(
         self, transport: Transport, anna: Person, boris: Person, kind: str, content_type: str
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -311,7 +313,7 @@ class TestAttachments:
         fields = {"attachment_id": file["id"], "client_id": str(uuid4())}
         answer = await transport.call(anna, "send_message", chat_id=chat["id"], type=kind, **fields)
         assert (answer.status, answer.code) == (422, "invalid_input")
-        # What was refused is still free, and so is the client_id.
+        # A refused file can still be sent, with the same client_id.
         assert (await transport.call(anna, "send_message", chat_id=chat["id"], type="file", **fields)).status == 201
 
     async def test_a_retry_keeps_the_file(
@@ -324,7 +326,7 @@ class TestAttachments:
         answer = await other_transport.call(anna, "send_message", **fields)
         assert (answer.status, answer.data["attachment"]["id"]) == (200, file["id"])
 
-    async def test_only_those_who_see_the_message_see_the_file(
+    async def test_only_users_who_see_the_message_see_the_file(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -339,8 +341,8 @@ class TestAttachments:
         assert [(await person.http.get(path)).status_code for person in people] == [200, 200, 404, 404]
 
 
-class TestSendingAgain:
-    async def test_the_same_again_is_the_same_message(
+class TestResending:
+    async def test_resending_returns_the_same_message(
         self, transport: Transport, other_transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -354,7 +356,7 @@ class TestSendingAgain:
         assert await boris.received("chats_changed") == []
         assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"] == first.data["version"]
 
-    async def test_twenty_times_at_once_over_both_doors_is_one_message(
+    async def test_simultaneous_resends_over_both_transports_make_one_message(
         self, transport: Transport, other_transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -367,7 +369,7 @@ class TestSendingAgain:
         assert {answer.data["seq"] for answer in answered} == {1}
         assert len(await transport.history(boris, chat["id"])) == 1
 
-    async def test_a_retry_answers_the_message_as_it_is_now(
+    async def test_a_retry_returns_the_message_as_it_is_now(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -398,7 +400,7 @@ class TestSendingAgain:
         entry = await transport.do(boris, "get_chat", chat_id=chat["id"])
         assert (entry["message_count"], entry["version"]) == (2, sent["version"])
 
-    async def test_a_client_id_is_the_senders_and_the_chats_own(
+    async def test_a_client_id_is_unique_per_sender_and_chat(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat, other = await transport.open_private_chat(anna, boris), await transport.create_group(anna, boris)
@@ -410,7 +412,7 @@ class TestSendingAgain:
         assert [item["text"] for item in await transport.history(anna, other["id"])][1:] == ["three"]
 
 
-class TestQuoting:
+class TestReplies:
     async def test_a_message_quotes_one_that_its_sender_sees(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
@@ -421,7 +423,7 @@ class TestQuoting:
         assert [item["reply_to"] for item in await transport.history(anna, chat["id"])] == [None, 1]
 
     @pytest.mark.parametrize("reply_to", [2, 3, 2**53 - 1])
-    async def test_what_does_not_exist_can_not_be_quoted(
+    async def test_a_missing_message_cannot_be_quoted(
         self, transport: Transport, anna: Person, boris: Person, reply_to: int
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -430,7 +432,7 @@ class TestQuoting:
         answer = await transport.call(anna, "send_message", chat_id=chat["id"], **fields)
         assert (answer.status, answer.code) == (404, "message_not_found")
 
-    async def test_a_page_brings_the_quoted_that_are_outside_of_it(
+    async def test_a_page_has_quoted_messages_from_outside_of_it(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -442,7 +444,7 @@ class TestQuoting:
         page = await transport.do(anna, "list_messages", chat_id=chat["id"])
         assert page["replied"] == []
 
-    async def test_a_quoted_message_that_was_deleted_says_nothing(
+    async def test_a_deleted_quoted_message_is_a_tombstone(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -473,7 +475,7 @@ class TestEditing:
         assert after["last_message"]["text"] == "typo"
 
     @pytest.mark.parametrize("edit", [True, False], ids=["edit", "delete"])
-    async def test_the_list_is_told_only_of_the_newest(
+    async def test_the_chat_list_gets_edits_of_the_newest_message_only(
         self, transport: Transport, anna: Person, boris: Person, edit: bool
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -497,14 +499,14 @@ class TestEditing:
         assert await boris.received("chats_changed") == []
         assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["version"] == sent["version"]
 
-    async def test_nobody_edits_what_others_wrote(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_messages_of_others_cannot_be_edited(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.create_group(anna, boris)
         sent = await transport.send(boris, chat["id"], "mine")
         answer = await transport.call(anna, "edit_message", chat_id=chat["id"], seq=2, text="x")
         assert (answer.status, answer.code) == (403, "not_author")
         assert await transport.do(anna, "get_message", chat_id=chat["id"], seq=2) == sent
 
-    async def test_captions_come_and_go(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_captions_can_be_added_and_cleared(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.open_private_chat(anna, boris)
         fields = {"client_id": str(uuid4()), **LOCATION}
         sent = await transport.do(anna, "send_message", chat_id=chat["id"], **fields)
@@ -514,7 +516,9 @@ class TestEditing:
         assert without["text"] is None and without["version"] == sent["version"] + 2
 
     @pytest.mark.parametrize("text", ["", "x" * 8001, 7, None])
-    async def test_a_text_stays_a_text(self, transport: Transport, anna: Person, boris: Person, text: object) -> None:
+    async def test_a_text_cannot_be_cleared(
+        self, transport: Transport, anna: Person, boris: Person, text: object
+    ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         sent = await transport.send(anna, chat["id"])
         answer = await transport.call(anna, "edit_message", chat_id=chat["id"], seq=1, text=text)
@@ -528,7 +532,7 @@ class TestEditing:
         assert (answer.status, answer.code) == (422, "invalid_input")
 
     @pytest.mark.parametrize("operation", ["edit_message", "delete_message"])
-    async def test_nobody_changes_a_system_message(
+    async def test_system_messages_cannot_be_changed(
         self, transport: Transport, anna: Person, boris: Person, operation: str
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -540,7 +544,7 @@ class TestEditing:
 
 
 class TestDeleting:
-    async def test_a_tombstone_keeps_who_and_when_and_nothing_of_what(
+    async def test_a_tombstone_keeps_sender_and_times_and_no_content(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -565,14 +569,16 @@ class TestDeleting:
         assert (await boris.http.get(f"/api/v1/attachments/{file['id']}")).status_code == 404
         assert (await transport.do(boris, "list_likes", chat_id=chat["id"], seq=2))["items"] == []
 
-    async def test_a_contact_or_a_place_goes_too(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_a_tombstone_has_no_contact_and_no_location(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         for fields in (LOCATION, CONTACT):
             sent = await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
             await transport.do(anna, "delete_message", chat_id=chat["id"], seq=sent["seq"])
         assert [item["payload"] for item in await transport.history(boris, chat["id"])] == [None, None]
 
-    async def test_it_still_counts(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_a_tombstone_still_counts(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.open_private_chat(anna, boris)
         sent = await transport.send(anna, chat["id"])
         await transport.do(anna, "delete_message", chat_id=chat["id"], seq=1)
@@ -583,7 +589,9 @@ class TestDeleting:
         assert entry["last_message"]["deleted_at"]
         assert (await transport.send(anna, chat["id"]))["seq"] == 2
 
-    async def test_it_can_not_be_edited_or_liked(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_a_tombstone_cannot_be_edited_or_liked(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         await transport.send(anna, chat["id"])
         await transport.do(anna, "delete_message", chat_id=chat["id"], seq=1)
@@ -593,7 +601,7 @@ class TestDeleting:
             assert (answer.status, answer.code) == (409, "message_deleted")
         assert await transport.do(anna, "unlike_message", chat_id=chat["id"], seq=1) == tombstone
 
-    async def test_deleting_it_again_changes_nothing(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_deleting_twice_changes_nothing(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.open_private_chat(anna, boris)
         await transport.send(anna, chat["id"])
         await transport.do(anna, "delete_message", chat_id=chat["id"], seq=1)
@@ -603,7 +611,7 @@ class TestDeleting:
         assert await transport.do(anna, "get_message", chat_id=chat["id"], seq=1) == tombstone
         assert await boris.received("chats_changed") == []
 
-    async def test_the_creator_deletes_anyones_and_others_only_their_own(
+    async def test_the_creator_deletes_all_messages_and_members_only_their_own(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)

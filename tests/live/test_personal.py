@@ -1,4 +1,4 @@
-"""What is personal: own titles, pins, and the list of one's chats."""
+"""Personal state: own titles, pins and the chat list."""
 
 import asyncio
 import time
@@ -16,12 +16,14 @@ from tests.service import MakePerson
 
 
 async def ids(transport: Transport, person: Person, **arguments: Any) -> list[str]:
-    """The ids of one's chats in the order of the list."""
+    """The ids of the person's chats in the order of the list."""
     return [chat["id"] for chat in (await transport.do(person, "list_chats", **arguments))["items"]]
 
 
 class TestOwnTitles:
-    async def test_a_title_is_ones_own(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_an_own_title_is_shown_to_its_user_only(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
         chat = await transport.create_group(anna, boris, title="Trip")
         renamed = await transport.do(boris, "rename_chat", chat_id=chat["id"], title="Holidays")
         assert (renamed["mine"]["title"], renamed["title"]) == ("Holidays", "Trip")
@@ -30,7 +32,9 @@ class TestOwnTitles:
         reset = await transport.do(boris, "rename_chat", chat_id=chat["id"], title=None)
         assert (reset["mine"]["title"], reset["title"]) == (None, "Trip")
 
-    async def test_private_chats_can_have_one_too(self, transport: Transport, anna: Person, boris: Person) -> None:
+    async def test_a_private_chat_can_have_an_own_title(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         renamed = await transport.do(boris, "rename_chat", chat_id=chat["id"], title="Sister")
         assert (renamed["mine"]["title"], renamed["title"]) == ("Sister", None)
@@ -39,7 +43,7 @@ class TestOwnTitles:
     @pytest.mark.parametrize(
         "argument", [{"title": ""}, {"title": " "}, {"title": "x" * 101}, {"title": 1}, {}], ids=str
     )
-    async def test_it_is_a_line_or_null(
+    async def test_an_own_title_is_one_line_or_null(
         self, transport: Transport, anna: Person, boris: Person, argument: dict[str, object]
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -61,8 +65,8 @@ class TestPins:
     ("operation", "more"),
     [("rename_chat", {"title": "Mine"}), ("pin_chat", {}), ("unpin_chat", {}), ("mark_read", {"seq": 2})],
 )
-class TestEveryPersonalChange:
-    async def test_it_takes_no_version_and_only_oneself_is_told(
+class TestPersonalChanges:
+    async def test_a_personal_change_takes_no_version_and_only_its_user_gets_an_event(
         self, transport: Transport, anna: Person, boris: Person, operation: str, more: dict[str, Any]
     ) -> None:
         before = await self.prepare(transport, anna, boris, operation)
@@ -79,7 +83,7 @@ class TestEveryPersonalChange:
             assert event["chats"] == event["removed"] == []
         assert await anna.news() == []
 
-    async def test_the_same_again_changes_nothing(
+    async def test_a_repeated_personal_change_changes_nothing(
         self, transport: Transport, anna: Person, boris: Person, operation: str, more: dict[str, Any]
     ) -> None:
         chat = await self.prepare(transport, anna, boris, operation)
@@ -89,7 +93,7 @@ class TestEveryPersonalChange:
         assert await boris.news() == []
 
     async def prepare(self, transport: Transport, anna: Person, boris: Person, operation: str) -> Any:
-        """A group in which the change is one."""
+        """A group in which the operation changes something."""
         chat = await transport.create_group(anna, boris)
         await transport.send(anna, chat["id"])
         if operation == "unpin_chat":
@@ -97,7 +101,7 @@ class TestEveryPersonalChange:
         return await transport.do(boris, "get_chat", chat_id=chat["id"])
 
 
-class TestTheOrderOfTheList:
+class TestListOrder:
     async def test_the_latest_message_brings_a_chat_up(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
@@ -108,7 +112,9 @@ class TestTheOrderOfTheList:
         await transport.send(boris, one["id"])
         assert await ids(transport, anna) == [one["id"], three["id"], two["id"]]
 
-    async def test_nothing_else_does(self, transport: Transport, anna: Person, boris: Person, clara: Person) -> None:
+    async def test_no_other_change_brings_a_chat_up(
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
+    ) -> None:
         quiet = await transport.create_group(anna, boris)
         await transport.send(anna, quiet["id"], "old")
         latest = await transport.open_private_chat(anna, clara)
@@ -136,7 +142,7 @@ class TestTheOrderOfTheList:
         assert await ids(transport, anna) == [two["id"], three["id"], one["id"]]
         assert await ids(transport, boris) == [three["id"], one["id"]]
 
-    async def test_of_two_updated_at_the_same_time_the_lower_id_comes_first(
+    async def test_chats_updated_at_the_same_time_are_ordered_by_id(
         self, transport: Transport, database: Database, anna: Person, make_person: MakePerson
     ) -> None:
         chats = [await transport.open_private_chat(anna, await make_person()) for _ in range(4)]
@@ -151,9 +157,7 @@ class TestTheOrderOfTheList:
 
 
 class TestPages:
-    async def test_following_the_cursors_gives_each_chat_once(
-        self, transport: Transport, anna: Person, make_person: MakePerson
-    ) -> None:
+    async def test_pages_have_each_chat_once(self, transport: Transport, anna: Person, make_person: MakePerson) -> None:
         people = [await make_person(f"Person {number}") for number in range(7)]
         chats = [await transport.open_private_chat(anna, person) for person in people]
         for number in (1, 5, 3):
@@ -170,7 +174,7 @@ class TestPages:
                 arguments = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
             assert found == whole
 
-    async def test_what_is_no_cursor_or_limit_is_refused(self, transport: Transport, anna: Person) -> None:
+    async def test_a_malformed_cursor_or_limit_is_refused(self, transport: Transport, anna: Person) -> None:
         for argument in (
             {"cursor": "x"},
             {"cursor": ""},
@@ -185,7 +189,7 @@ class TestPages:
             answer = await transport.call(anna, "list_chats", **argument)
             assert (answer.status, answer.code) == (422, "invalid_input"), argument
 
-    async def test_it_names_whoever_the_chats_refer_to(
+    async def test_a_page_has_all_users_that_its_chats_refer_to(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris)
@@ -196,14 +200,16 @@ class TestPages:
         assert listed["removed"] == [] and listed["next_cursor"] is None
 
 
-class TestWhatChangedSince:
-    async def test_nothing_missed_is_an_equal_sync(self, transport: Transport, anna: Person, boris: Person) -> None:
+class TestChangedSince:
+    async def test_an_equal_sync_means_that_nothing_was_missed(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
         await transport.create_group(anna, boris)
         sync = (await transport.do(anna, "list_chats"))["sync"]
         assert (await transport.do(anna, "list_chats"))["sync"] == sync
         assert (await anna.connect()).named("ready")[0]["sync"] == sync
 
-    async def test_every_change_is_another_sync(
+    async def test_every_change_makes_another_sync(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
@@ -228,7 +234,7 @@ class TestWhatChangedSince:
             seen.append((await transport.do(boris, "list_chats"))["sync"])
             assert len(set(seen)) == len(seen), operation
 
-    async def test_only_what_changed_for_all_or_for_me_comes(
+    async def test_only_chats_with_shared_or_own_changes_are_listed(
         self, transport: Transport, database: Database, anna: Person, boris: Person, make_person: MakePerson
     ) -> None:
         chats = [await transport.open_private_chat(anna, await make_person()) for _ in range(3)]
@@ -243,11 +249,11 @@ class TestWhatChangedSince:
         await transport.do(anna, "leave_chat", chat_id=left)
         listed = await transport.do(anna, "list_chats", changed_since=sync)
         assert quiet not in {chat["id"] for chat in listed["items"]}
-        # In the order of the ids, so that none is missed that changes between two pages.
+        # Ordered by id, so that no chat that changes between two pages is missed.
         assert [chat["id"] for chat in listed["items"]] == sorted([shared, personal, fresh])
         assert [(one["chat_id"], one["reason"]) for one in listed["removed"]] == [(left, "left")]
 
-    async def test_what_was_removed_comes_whole_with_the_first_page(
+    async def test_the_first_page_has_all_removed_chats(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         groups = [await transport.create_group(boris, anna) for _ in range(5)]
@@ -261,7 +267,7 @@ class TestWhatChangedSince:
         assert second["removed"] == [] and len(second["items"]) == 1
         assert (await transport.do(anna, "list_chats"))["removed"] == []
 
-    async def test_a_change_that_was_made_before_and_committed_after_is_not_missed(
+    async def test_a_change_made_before_the_list_and_committed_after_it_is_not_missed(
         self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
         early, late = await transport.open_private_chat(anna, boris), await transport.create_group(anna, boris)
@@ -269,7 +275,7 @@ class TestWhatChangedSince:
         before = await transport.send(anna, early["id"])
         await transport.send(anna, late["id"])
         sync = (await transport.do(anna, "list_chats"))["sync"]
-        # As if its commit had come only now: the time of its change lies before the sync.
+        # As after a late commit: the time of the change is before the sync.
         async with database.transaction() as db:
             chat = await db.get_one(Chat, UUID(early["id"]))
             assert chat.version == before["version"]
@@ -280,10 +286,10 @@ class TestWhatChangedSince:
 
 
 class TestSync:
-    """A `sync` finds all that was missed, whatever its numbers are and whatever the database's clock did."""
+    """A `sync` finds all missed changes, for all numbers and after changes of the database's clock."""
 
     @pytest.mark.parametrize("total", [10_000, 20_000, 1_000_000])
-    async def test_of_round_numbers_is_taken_back(
+    async def test_a_sync_of_round_numbers_is_accepted(
         self, transport: Transport, database: Database, anna: Person, boris: Person, total: int
     ) -> None:
         group = await transport.create_group(boris, anna)
@@ -297,7 +303,7 @@ class TestSync:
         listed = await transport.do(anna, "list_chats", changed_since=sync)
         assert [one["chat_id"] for one in listed["removed"]] == [group["id"]]
 
-    async def test_of_former_releases_gets_the_whole_list(
+    async def test_a_sync_of_former_releases_gets_the_whole_list(
         self, transport: Transport, database: Database, anna: Person, boris: Person
     ) -> None:
         kept, left = await transport.open_private_chat(anna, boris), await transport.create_group(boris, anna)
@@ -313,7 +319,7 @@ class TestSync:
         assert [chat["id"] for chat in response.json()["items"]] == [kept["id"]]
 
     @pytest.mark.parametrize("clock", ["still behind", "past its former time"])
-    async def test_finds_what_changed_after_the_clock_went_back(
+    async def test_a_sync_finds_changes_made_after_the_clock_was_set_back(
         self, transport: Transport, database: Database, anna: Person, boris: Person, make_person: MakePerson, clock: str
     ) -> None:
         private = [(await transport.open_private_chat(anna, await make_person()))["id"] for _ in range(4)]
@@ -321,7 +327,7 @@ class TestSync:
         messages, pinned, _quiet, later = private
         kept_group, *removed = groups
         await age(database, private + groups, hours=3)
-        # As if the clock had been two hours ahead until here.
+        # As if the clock had been two hours ahead until now.
         await age(database, [later], hours=-5)
         sync = (await transport.do(anna, "list_chats"))["sync"]
         await transport.send(anna, messages)
@@ -336,14 +342,14 @@ class TestSync:
         while cursor := pages[-1]["next_cursor"]:
             pages.append(await transport.do(anna, "list_chats", changed_since=sync, limit=1, cursor=cursor))
         found = [chat["id"] for page in pages for chat in page["items"]]
-        # The newest one is within the time that a late commit is allowed.
+        # The newest change is within the time allowed for late commits.
         assert found == sorted([messages, pinned, later])
         assert {one["chat_id"] for one in pages[0]["removed"]} == set(removed)
         assert (await transport.do(anna, "list_chats", changed_since=pages[0]["sync"], limit=1))["sync"] == pages[0][
             "sync"
         ]
 
-    async def test_of_another_server_gets_the_whole_list(
+    async def test_a_sync_of_another_server_gets_the_whole_list(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
@@ -352,7 +358,7 @@ class TestSync:
 
 
 async def run(database: Database, statement: str, person: Person, chat: dict[str, Any]) -> list[Any]:
-    """A statement about one membership; the first row, if there is one."""
+    """Run a statement on one membership. Returns the first row, if there is one."""
     async with database.raw_transaction() as batch:
         await batch.connection.execute("BEGIN")
         which = "WHERE chat_id = $1 AND user_id = $2"
@@ -361,7 +367,7 @@ async def run(database: Database, statement: str, person: Person, chat: dict[str
 
 
 async def age(database: Database, chat_ids: list[str], **ago: float) -> None:
-    """Let everything in these chats have happened a while ago, or so many `hours`."""
+    """Move all times of these chats into the past, by default beyond the time allowed for late commits."""
     past = timedelta(**ago) if ago else 2 * LONGEST_TRANSACTION
     wanted = [UUID(chat_id) for chat_id in chat_ids]
     async with database.transaction() as db:
@@ -377,7 +383,9 @@ async def age(database: Database, chat_ids: list[str], **ago: float) -> None:
         )
 
 
-async def test_pins_of_many_chats_at_once_all_stay(transport: Transport, anna: Person, make_person: MakePerson) -> None:
+async def test_simultaneous_pins_of_several_chats_all_stay(
+    transport: Transport, anna: Person, make_person: MakePerson
+) -> None:
     chats = [await transport.open_private_chat(anna, await make_person()) for _ in range(5)]
     await asyncio.gather(*(transport.do(anna, "pin_chat", chat_id=chat["id"]) for chat in chats))
     assert all(chat["mine"]["pinned_at"] for chat in (await transport.do(anna, "list_chats"))["items"])

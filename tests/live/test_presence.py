@@ -1,4 +1,4 @@
-"""Typing, presence and changed profiles: who is told, and who is not."""
+"""Typing, presence and changed profiles: who gets the events and who does not."""
 
 from datetime import datetime
 from uuid import UUID
@@ -29,7 +29,7 @@ async def private_chat(one: Person, other: Person) -> str:
     return chat_id
 
 
-async def test_typing_is_told_to_others_who_have_the_chat_active(make_person: MakePerson) -> None:
+async def test_typing_reaches_others_who_have_the_chat_active(make_person: MakePerson) -> None:
     anna, boris, clara = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Clara")]
     socket = SocketTransport()
     group = await socket.do(anna, "create_group", title="G", member_ids=[boris.id, clara.id])
@@ -44,7 +44,7 @@ async def test_typing_is_told_to_others_who_have_the_chat_active(make_person: Ma
     assert clara.socket.named("typing_changed") == anna.socket.named("typing_changed") == []
 
 
-async def test_typing_needs_a_chat_of_ones_own(make_person: MakePerson) -> None:
+async def test_typing_needs_an_own_chat(make_person: MakePerson) -> None:
     anna, boris, outsider = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Eve")]
     chat_id = await private_chat(anna, boris)
     await SocketTransport().do(boris, "activate_chat", chat_id=chat_id)
@@ -54,29 +54,29 @@ async def test_typing_needs_a_chat_of_ones_own(make_person: MakePerson) -> None:
     assert boris.socket.named("typing_changed") == []
 
 
-async def test_private_peers_are_told_when_somebody_comes_and_goes(make_person: MakePerson) -> None:
+async def test_private_peers_get_presence(make_person: MakePerson) -> None:
     anna, boris, outsider = [await make_person(name) for name in ("Anna", "Boris", "Eve")]
     await anna.connect()
     await outsider.connect()
     await private_chat(anna, boris)
     first, second = await boris.connect(), await boris.connect()
-    came = await anna.socket.wait_for("presence_changed", lambda event: event["online"])
-    assert came == {"user_id": boris.id, "online": True, "last_seen_at": None}
+    online = await anna.socket.wait_for("presence_changed", lambda event: event["online"])
+    assert online == {"user_id": boris.id, "online": True, "last_seen_at": None}
     assert (await first.wait_for("presence_changed"))["user_id"] == anna.id, "a user who is already online is announced"
 
     await first.close()
     await anna.settle()
     assert [event["online"] for event in anna.socket.named("presence_changed")] == [True], "another connection is open"
     await second.close()
-    went = await anna.socket.wait_for("presence_changed", lambda event: not event["online"])
-    assert datetime.fromisoformat(went["last_seen_at"]) and went["user_id"] == boris.id
+    offline = await anna.socket.wait_for("presence_changed", lambda event: not event["online"])
+    assert datetime.fromisoformat(offline["last_seen_at"]) and offline["user_id"] == boris.id
     profile = (await anna.http.get(f"/api/v1/users/{boris.id}")).json()
-    assert profile["last_seen_at"] == went["last_seen_at"]
+    assert profile["last_seen_at"] == offline["last_seen_at"]
     await outsider.settle()
     assert outsider.socket.named("presence_changed") == []
 
 
-async def test_whoever_comes_back_within_the_grace_was_never_away(
+async def test_a_reconnect_within_the_grace_causes_no_event(
     make_person: MakePerson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence, "GRACE_SECONDS", 60)
@@ -88,7 +88,7 @@ async def test_whoever_comes_back_within_the_grace_was_never_away(
     assert [event for event in anna.socket.named("presence_changed") if not event["online"]] == []
 
 
-async def test_members_who_have_the_group_open_are_told_too(make_person: MakePerson) -> None:
+async def test_members_who_have_the_group_open_get_presence(make_person: MakePerson) -> None:
     anna, boris, clara = [await make_person(name) for name in ("Anna", "Boris", "Clara")]
     socket = SocketTransport()
     for person in (anna, clara):
@@ -99,10 +99,10 @@ async def test_members_who_have_the_group_open_are_told_too(make_person: MakePer
     await boris.connect()
     assert await anna.socket.wait_for("presence_changed", lambda event: event["user_id"] == boris.id)
     await clara.settle()
-    assert clara.socket.named("presence_changed") == [], "it has nothing open"
+    assert clara.socket.named("presence_changed") == [], "a connection without an active chat got presence"
 
 
-async def test_a_new_name_is_told_to_private_peers(make_person: MakePerson) -> None:
+async def test_a_new_name_reaches_private_peers(make_person: MakePerson) -> None:
     anna, boris, outsider = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Eve")]
     await private_chat(anna, boris)
     await anna.http.patch("/api/v1/users/me", json={"bio": "new"})
@@ -114,7 +114,7 @@ async def test_a_new_name_is_told_to_private_peers(make_person: MakePerson) -> N
     assert len(boris.socket.named("users_changed")) == 1 and outsider.socket.named("users_changed") == []
 
 
-async def test_a_removed_member_gets_no_presence_and_no_profiles_while_the_chat_is_still_open_here(
+async def test_a_removed_member_with_the_chat_still_open_gets_no_presence_and_no_profiles(
     make_person: MakePerson, service: Service, database: Database
 ) -> None:
     socket = SocketTransport()
@@ -123,7 +123,7 @@ async def test_a_removed_member_gets_no_presence_and_no_profiles_while_the_chat_
     chat_id = (await socket.create_group(anna, boris, clara))["id"]
     for person in (boris, clara):
         await person.open(chat_id)
-    async with database.transaction() as db:  # as by another node whose event is lost
+    async with database.transaction() as db:  # as on another node whose event is lost
         await members.remove_member(db, Actor(UUID(anna.id), anna.session_id), UUID(chat_id), UUID(boris.id))
     await socket.do(anna, "add_members", chat_id=chat_id, user_ids=[dora.id])
     await boris.forget()
@@ -170,9 +170,7 @@ async def test_the_audience_of_a_changed_profile_is_read_in_its_transaction(
     assert events[0].event == events[1].event
 
 
-async def test_the_members_of_a_chat_that_one_is_not_in_are_no_peers(
-    make_person: MakePerson, database: Database
-) -> None:
+async def test_members_of_a_foreign_chat_are_no_peers(make_person: MakePerson, database: Database) -> None:
     socket = SocketTransport()
     anna, boris, clara = [await make_person(name) for name in ("Anna", "Boris", "Clara")]
     await socket.open_private_chat(boris, clara)

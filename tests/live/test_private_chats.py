@@ -32,7 +32,9 @@ MINE = {
 }
 
 
-async def test_opening_one_makes_an_empty_chat_of_two(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_opening_a_private_chat_makes_an_empty_chat_of_two(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
     answer = await transport.call(anna, "open_private_chat", user_id=boris.id)
     assert answer.status == 201
     chat = answer.data
@@ -46,7 +48,7 @@ async def test_opening_one_makes_an_empty_chat_of_two(transport: Transport, anna
     assert [item["id"] for item in (await transport.do(boris, "list_chats"))["items"]] == [chat["id"]]
 
 
-async def test_both_are_told_of_a_new_one_each_with_the_other_as_peer(
+async def test_both_users_get_a_new_private_chat_with_the_other_as_peer(
     transport: Transport, anna: Person, boris: Person
 ) -> None:
     for person in (anna, boris):
@@ -61,20 +63,22 @@ async def test_both_are_told_of_a_new_one_each_with_the_other_as_peer(
 
 
 @pytest.mark.parametrize("again", ["same", "other"])
-async def test_opening_one_that_exists_returns_it_and_changes_nothing(
+async def test_opening_an_existing_private_chat_returns_it_and_changes_nothing(
     transport: Transport, anna: Person, boris: Person, again: str
 ) -> None:
     chat = await transport.open_private_chat(anna, boris)
-    asker, peer = (anna, boris) if again == "same" else (boris, anna)
+    opener, peer = (anna, boris) if again == "same" else (boris, anna)
     await anna.forget()
     await boris.forget()
-    answer = await transport.call(asker, "open_private_chat", user_id=peer.id)
+    answer = await transport.call(opener, "open_private_chat", user_id=peer.id)
     assert (answer.status, answer.data["id"], answer.data["version"]) == (200, chat["id"], chat["version"])
     assert answer.data["mine"]["peer"]["id"] == peer.id
     assert await anna.received("chats_changed") == await boris.received("chats_changed") == []
 
 
-async def test_both_asking_many_times_at_once_get_one_chat(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_simultaneous_openings_from_both_sides_make_one_chat(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
     asked = [
         transport.call_at_once(person, 5, "open_private_chat", user_id=peer.id)
         for person, peer in ((anna, boris), (boris, anna))
@@ -85,25 +89,25 @@ async def test_both_asking_many_times_at_once_get_one_chat(transport: Transport,
     assert len((await transport.do(anna, "list_chats"))["items"]) == 1
 
 
-async def test_one_cannot_be_opened_with_oneself(transport: Transport, anna: Person) -> None:
+async def test_a_private_chat_with_oneself_is_refused(transport: Transport, anna: Person) -> None:
     answer = await transport.call(anna, "open_private_chat", user_id=anna.id)
     assert (answer.status, answer.code) == (422, "invalid_input")
     assert (await transport.do(anna, "list_chats"))["items"] == []
 
 
-async def test_one_cannot_be_opened_with_nobody(transport: Transport, anna: Person) -> None:
+async def test_a_private_chat_with_an_unknown_user_is_refused(transport: Transport, anna: Person) -> None:
     answer = await transport.call(anna, "open_private_chat", user_id=str(uuid4()))
     assert (answer.status, answer.code) == (404, "user_not_found")
     assert (await transport.do(anna, "list_chats"))["items"] == []
 
 
-async def test_what_is_not_a_user_id_is_refused(transport: Transport, anna: Person) -> None:
+async def test_a_malformed_user_id_is_refused(transport: Transport, anna: Person) -> None:
     for argument in ({}, {"user_id": None}, {"user_id": "boris"}, {"user_id": 1}, {"title": "x"}):
         answer = await transport.call(anna, "open_private_chat", **argument)
         assert (answer.status, answer.code) == (422, "invalid_input"), argument
 
 
-async def test_both_write_and_both_read_the_same(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_both_users_send_and_read_the_same_history(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.open_private_chat(anna, boris)
     await transport.send(anna, chat["id"], "hello")
     await transport.send(boris, chat["id"], "hi")
@@ -112,7 +116,9 @@ async def test_both_write_and_both_read_the_same(transport: Transport, anna: Per
         assert [(item["seq"], item["text"]) for item in items] == [(1, "hello"), (2, "hi")]
 
 
-async def test_others_do_not_see_it(transport: Transport, anna: Person, boris: Person, outsider: Person) -> None:
+async def test_an_outsider_does_not_see_a_private_chat(
+    transport: Transport, anna: Person, boris: Person, outsider: Person
+) -> None:
     await outsider.forget()
     chat = await transport.open_private_chat(anna, boris)
     await transport.send(anna, chat["id"])
@@ -121,7 +127,7 @@ async def test_others_do_not_see_it(transport: Transport, anna: Person, boris: P
     assert await outsider.received("chats_changed") == []
 
 
-async def test_it_can_be_neither_left_nor_deleted_nor_can_anybody_be_removed(
+async def test_group_operations_on_a_private_chat_are_refused(
     transport: Transport, anna: Person, boris: Person
 ) -> None:
     chat = await transport.open_private_chat(anna, boris)

@@ -1,4 +1,4 @@
-"""Read positions: up to where each has read."""
+"""Read positions of members."""
 
 import asyncio
 from typing import Any
@@ -7,11 +7,11 @@ from tests.clients import Person, Transport
 
 
 def position(chat: dict[str, Any]) -> tuple[int, int]:
-    """One's own read position and what is unread."""
+    """The own read position and unread count."""
     return chat["mine"]["last_read_seq"], chat["mine"]["unread_count"]
 
 
-async def test_it_moves_forward_and_never_back(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_a_read_position_moves_forward_only(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.open_private_chat(anna, boris)
     for _ in range(5):
         await transport.send(anna, chat["id"])
@@ -22,7 +22,7 @@ async def test_it_moves_forward_and_never_back(transport: Transport, anna: Perso
     assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (4, 1)
 
 
-async def test_past_the_newest_means_the_newest(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_a_seq_past_the_newest_means_the_newest(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.open_private_chat(anna, boris)
     await transport.send(anna, chat["id"])
     assert position(await transport.do(boris, "mark_read", chat_id=chat["id"], seq=2**53 - 1)) == (1, 0)
@@ -30,14 +30,14 @@ async def test_past_the_newest_means_the_newest(transport: Transport, anna: Pers
     assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (1, 1)
 
 
-async def test_what_is_no_seq_is_refused(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_a_malformed_seq_is_refused(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.open_private_chat(anna, boris)
     for argument in ({"seq": -1}, {"seq": 2**63}, {"seq": "x"}, {"seq": None}, {}, {"seq": 1, "more": 1}):
         answer = await transport.call(anna, "mark_read", chat_id=chat["id"], **argument)
         assert (answer.status, answer.code) == (422, "invalid_input"), argument
 
 
-async def test_whoever_writes_has_read_up_to_it(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_sending_moves_the_own_read_position(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.open_private_chat(anna, boris)
     for _ in range(3):
         await transport.send(anna, chat["id"])
@@ -48,7 +48,7 @@ async def test_whoever_writes_has_read_up_to_it(transport: Transport, anna: Pers
     assert position(await transport.do(anna, "get_chat", chat_id=chat["id"])) == (3, 1)
 
 
-async def test_so_has_whoever_changes_the_members(
+async def test_changing_members_moves_the_own_read_position(
     transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
     chat = await transport.create_group(anna, boris)
@@ -59,7 +59,7 @@ async def test_so_has_whoever_changes_the_members(
     assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (2, 1)
 
 
-async def test_the_greatest_position_of_the_others_is_told(
+async def test_others_read_seq_is_the_greatest_position_of_the_others(
     transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
     chat = await transport.create_group(anna, boris, clara)
@@ -79,7 +79,7 @@ async def test_the_greatest_position_of_the_others_is_told(
     assert {member["user_id"]: member["last_read_seq"] for member in members} == {anna.id: 4, boris.id: 3, clara.id: 2}
 
 
-async def test_ones_own_devices_are_told_and_open_windows(
+async def test_own_connections_and_open_windows_get_a_new_position(
     transport: Transport, anna: Person, boris: Person, clara: Person
 ) -> None:
     chat = await transport.create_group(anna, boris, clara)
@@ -100,7 +100,7 @@ async def test_ones_own_devices_are_told_and_open_windows(
     assert await clara.news() == []
 
 
-async def test_it_takes_no_version_of_the_chat(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_a_read_position_takes_no_version_of_the_chat(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.create_group(anna, boris)
     before = await transport.do(boris, "get_chat", chat_id=chat["id"])
     read = await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1)
@@ -108,7 +108,7 @@ async def test_it_takes_no_version_of_the_chat(transport: Transport, anna: Perso
     assert read["mine"]["version"] == before["mine"]["version"] + 1
 
 
-async def test_what_was_read_before_is_told_to_nobody(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_an_unchanged_position_causes_no_event(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.create_group(anna, boris)
     read = await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1)
     await anna.open(chat["id"])
@@ -119,7 +119,7 @@ async def test_what_was_read_before_is_told_to_nobody(transport: Transport, anna
         assert await person.news() == []
 
 
-async def test_of_many_at_once_the_farthest_wins(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_the_greatest_of_simultaneous_positions_wins(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.open_private_chat(anna, boris)
     for _ in range(6):
         await transport.send(anna, chat["id"])

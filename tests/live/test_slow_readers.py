@@ -1,4 +1,4 @@
-"""Who does not read is cut; the others do not notice."""
+"""A client that does not read is cut, and others are not affected."""
 
 import asyncio
 import json
@@ -33,10 +33,10 @@ async def silent(make_person: MakePerson) -> Person:
 
 @asynccontextmanager
 async def reading_nothing(service: Service, silent: Person, chat_id: str) -> AsyncIterator[lean.Line]:
-    """Open the chat on a connection that then reads nothing more; the server's end of it."""
+    """Open the chat on a connection that then stops reading. Yields the server's side of it."""
     raw = await RawSocket.connected(service.base, silent.token)
     assert (await raw.call("activate_chat", json.dumps({"chat_id": chat_id})))["ok"]
-    # What the library reads ahead is little against what is sent.
+    # The library reads little ahead, compared with the data sent.
     raw.socket.transport.pause_reading()
     (line,) = lines_of(service, silent)
     yield line
@@ -48,7 +48,7 @@ def lines_of(service: Service, person: Person) -> list[lean.Line]:
     return [sockets[connection.id].queue for connection in service.live.connections.of_user(UUID(person.id))]
 
 
-async def is_gone(service: Service, person: Person) -> None:
+async def wait_until_disconnected(service: Service, person: Person) -> None:
     async with asyncio.timeout(DEADLINE):
         while service.live.connections.of_user(UUID(person.id)):  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.05)
@@ -60,7 +60,7 @@ def on_the_fast_path(pytestconfig: pytest.Config) -> None:
         pytest.skip("The libraries don't bound what they keep: only the fast path does.")
 
 
-async def test_one_that_lets_too_much_pile_up_is_cut(
+async def test_a_connection_with_too_much_unread_data_is_cut(
     service: Service, anna: Person, boris: Person, silent: Person
 ) -> None:
     transport = SocketTransport()
@@ -68,7 +68,7 @@ async def test_one_that_lets_too_much_pile_up_is_cut(
     await boris.open(chat["id"])
     most = sent = 0
     async with reading_nothing(service, silent, chat["id"]) as line:
-        # The kernel keeps a few MB before anything piles up here.
+        # The kernel buffers a few MB before the process buffers anything.
         while service.live.connections.of_user(UUID(silent.id)):
             await asyncio.gather(*(transport.send(anna, chat["id"], LONG) for _ in range(20)))
             sent += 20
@@ -79,7 +79,7 @@ async def test_one_that_lets_too_much_pile_up_is_cut(
     assert received == list(range(2, sent + 2))
 
 
-async def test_one_that_takes_nothing_for_a_while_is_cut_however_little_it_is(
+async def test_a_connection_that_reads_nothing_for_a_while_is_cut(
     service: Service, anna: Person, silent: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = SocketTransport()
@@ -88,10 +88,10 @@ async def test_one_that_takes_nothing_for_a_while_is_cut_however_little_it_is(
         while not line.protocol.transport.get_write_buffer_size():
             await asyncio.gather(*(transport.send(anna, chat["id"], LONG) for _ in range(20)))
         monkeypatch.setattr(lean, "STALLED_SECONDS", 1)
-        await is_gone(service, silent)
+        await wait_until_disconnected(service, silent)
 
 
-async def test_one_that_reads_slowly_but_does_is_kept(
+async def test_a_connection_that_reads_slowly_is_kept(
     service: Service, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lean, "STALLED_SECONDS", 0.5)

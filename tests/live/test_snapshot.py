@@ -1,6 +1,6 @@
-"""Promise P14: a snapshot and the events after it equal a fresh snapshot, for every kind of change and for everybody.
+"""Promise P14: snapshot + events equals a fresh snapshot, for every kind of change and every member.
 
-So do, for whoever was away, the snapshot and what catching up tells.
+So does snapshot + catching up, for a client that was disconnected.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.clients import Answer, HttpTransport, SocketTransport, Transport
 from tests.observers import Observer, check_equal, read_anew
 from tests.service import MakePerson, Service
 
-# What changes nothing that a snapshot has; any other command needs a case.
+# Commands that change nothing in a snapshot. Every other command needs a case.
 READING = {
     "get_chat",
     "get_message",
@@ -29,18 +29,18 @@ READING = {
     "list_messages",
     "set_typing",
 }
-# Not one of the cases, as it opens a window instead of changing what is in one; it has tests of its own below.
+# It opens a window and changes nothing in one, so it has no case but tests of its own below.
 OPENING = {"activate_chat"}
 
-# shared: the chat takes a version. mine: it doesn't, but the actor's own counter does. new, gone: it comes, it goes.
+# shared: the chat takes a version. mine: only the actor's own counter does. new, gone: a chat is added or removed.
 Change = Literal["shared", "mine", "new", "gone"]
 
 
 class Case(NamedTuple):
-    """One change: in a chat of the cast, unless `chat` is None, an actor calls an operation.
+    """One change: an actor calls an operation, in a chat of the cast unless `chat` is None.
 
-    In arguments a name of the cast stands for that person's id, and a type of content for a file that was uploaded.
-    `before`: calls (actor, operation, arguments) in the same chat, before anybody looks.
+    In arguments a name of the cast stands for that person's id, and a content type for an uploaded file.
+    `before`: calls (actor, operation, arguments) in the same chat before the snapshots.
     """
 
     operation: str
@@ -141,13 +141,13 @@ CASES = {
 }
 
 
-# Over HTTP one case of each operation is enough: the same use cases are behind both transports.
+# Over HTTP one case of each operation is enough: both transports call the same use cases.
 FIRST_OF_EACH = {case.operation: name for name, case in reversed(CASES.items())}
 
 
 @pytest.fixture
 async def cast(make_person: MakePerson, database: Database) -> Cast:
-    """Everybody with one connection each, in their chats."""
+    """All users with one connection each, and their chats."""
     names = ("Anna", "Boris", "Vera", "Gleb", "Dina")
     cast = Cast({name: await make_person(name) for name in names})
     await cast.prepare(database)
@@ -160,7 +160,7 @@ async def cast(make_person: MakePerson, database: Database) -> Cast:
     [*(("socket", name) for name in CASES), *(("http", name) for name in FIRST_OF_EACH.values())],
     indirect=["transport"],
 )
-async def test_what_is_told_equals_what_is_read(
+async def test_snapshot_and_events_equal_a_fresh_snapshot(
     transport: Transport, name: str, cast: Cast, database: Database
 ) -> None:
     case = CASES[name]
@@ -178,16 +178,16 @@ async def test_what_is_told_equals_what_is_read(
     after = await cast.call("Anna", "list_chats")
     check_changed(case.changes, chat_id, before, after)
     await cast.check()
-    if transport.name == "socket":  # to whoever was away the transport makes no difference
+    if transport.name == "socket":  # catching up does not depend on the transport
         await cast.come_back({name: twin for name, twin in twins.items() if name in received}, limit=1)
     again = await transport.call(cast.people[case.actor], case.operation, **arguments)
-    assert again.status in (200, 204, 404), "a repetition is accepted, or too late"
+    assert again.status in (200, 204, 404), "a repetition is accepted, or its target is gone"
     assert not await cast.settle(), "a repetition that changed nothing caused an event"
     assert (await cast.call("Anna", "list_chats"))["sync"] == after["sync"]
 
 
 def check_changed(changes: Change, chat_id: str | None, before: Json, after: Json) -> None:
-    """The change did happen, once, and nowhere else: by two lists of Anna's chats."""
+    """Compare two of Anna's chat lists: the change happened once and in no other chat."""
     old, new = (
         {chat["id"]: (chat["version"], chat["mine"]["version"]) for chat in chats["items"]} for chats in (before, after)
     )
@@ -203,7 +203,9 @@ def check_changed(changes: Change, chat_id: str | None, before: Json, after: Jso
     assert old.items() <= new.items(), "another chat changed"
 
 
-async def test_a_batch_of_several_senders_tells_what_is_read(cast: Cast, service: Service, database: Database) -> None:
+async def test_the_events_of_a_batch_of_several_senders_equal_a_fresh_snapshot(
+    cast: Cast, service: Service, database: Database
+) -> None:
     chat_id = cast.chats["group"]
     await cast.look(database, chat_id)
     twins = cast.twins()
@@ -218,9 +220,7 @@ async def test_a_batch_of_several_senders_tells_what_is_read(cast: Cast, service
     await cast.come_back(twins, limit=1)
 
 
-async def test_whoever_has_the_chat_open_sees_how_far_others_have_read(
-    transport: Transport, cast: Cast, database: Database
-) -> None:
+async def test_an_open_window_gets_others_read_seq(transport: Transport, cast: Cast, database: Database) -> None:
     group_id = cast.chats["group"]
     await cast.look(database, group_id)
 
@@ -248,7 +248,7 @@ async def test_a_chat_activated_over_http_opens_on_connections_that_follow(cast:
 
 
 @pytest.mark.parametrize("attempt", range(3))
-async def test_what_happens_during_an_activation_over_http_is_read_or_told(
+async def test_a_change_during_an_activation_over_http_is_in_the_answer_or_in_an_event(
     attempt: int, cast: Cast, openapi: dict[str, Any]
 ) -> None:
     anna, transport, group_id = cast.people["Anna"], HttpTransport(openapi), cast.chats["group"]
@@ -264,7 +264,7 @@ async def test_what_happens_during_an_activation_over_http_is_read_or_told(
     check_equal("the follower", follower.model, await read_anew(follower.socket, anna.id, group_id))
 
 
-async def test_an_activated_chat_takes_the_place_of_the_one_before(cast: Cast) -> None:
+async def test_an_activated_chat_replaces_the_one_before(cast: Cast) -> None:
     anna = cast.people["Anna"]
     observer = await Observer(anna, anna.socket).start(cast.chats["group"])
 
@@ -277,7 +277,7 @@ async def test_an_activated_chat_takes_the_place_of_the_one_before(cast: Cast) -
 
 
 @pytest.mark.parametrize("limit", [1, 3, 50])
-async def test_whoever_was_away_for_every_kind_of_change_catches_up(limit: int, cast: Cast, database: Database) -> None:
+async def test_a_client_that_missed_every_kind_of_change_catches_up(limit: int, cast: Cast, database: Database) -> None:
     group_id = cast.chats["group"]
     await cast.look(database, group_id)
     twins = cast.twins()
@@ -287,7 +287,7 @@ async def test_whoever_was_away_for_every_kind_of_change_catches_up(limit: int, 
 
     pages = dict(zip(twins, await cast.come_back(twins, limit=limit), strict=True))
 
-    assert [page["reset"] for page in pages["Boris"]] == [True], "Boris had to come back for this test to mean anything"
+    assert [page["reset"] for page in pages["Boris"]] == [True], "Boris has to rejoin for this test to mean anything"
     assert all(page["has_more"] for page in pages["Anna"][:-1])
     assert len(pages["Anna"]) > 15 // limit
     for page in pages["Anna"]:
@@ -296,9 +296,7 @@ async def test_whoever_was_away_for_every_kind_of_change_catches_up(limit: int, 
         assert [row["version"] for row in page["messages"]] == sorted(row["version"] for row in page["messages"])
 
 
-async def test_a_chat_that_moves_up_between_two_pages_of_catching_up_is_not_lost(
-    cast: Cast, database: Database
-) -> None:
+async def test_a_chat_that_changes_between_two_pages_of_catching_up_is_not_lost(cast: Cast, database: Database) -> None:
     await cast.look(database, None)
     sync = cast.observers_of(cast.people["Anna"])[0].model.sync
     (lately,) = (await cast.call("Anna", "list_chats", changed_since=sync))["items"]
@@ -320,5 +318,5 @@ async def call_case(cast: Cast, case: Case) -> Answer:
     return await SocketTransport().call(cast.people[case.actor], case.operation, **arguments, **where)
 
 
-def test_every_command_that_changes_something_has_a_case() -> None:
+def test_every_command_that_changes_a_snapshot_has_a_case() -> None:
     assert set(COMMANDS) - READING - OPENING == {case.operation for case in CASES.values()}

@@ -1,4 +1,4 @@
-"""P14 in a crowd: after random changes at once, over both transports, each model equals what is read anew."""
+"""P14 for a crowd: after random simultaneous changes over both transports, each model equals a fresh snapshot."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ from tests.service import MakePerson
 CHANGES = 150
 TASKS = 5
 
-# How often each is tried, compared with the others.
+# The relative frequency of each operation.
 WEIGHTS = {
     "send_message": 30,
     "edit_message": 14,
@@ -38,22 +38,22 @@ WEIGHTS = {
 
 
 class Crowd:
-    """People who do at random what they may, mostly, and connections of theirs that watch."""
+    """Users who do random operations, mostly allowed ones, and connections of theirs that observe."""
 
     def __init__(self, people: list[Person], transports: list[Transport], seed: int) -> None:
         self.people = people
         self.transports = transports
         self.random = random.Random(seed)
         self.done: Counter[str] = Counter()
-        # Who sent what, by chat: seq, person.
+        # Sent messages by chat: seq and sender.
         self.sent: dict[str, list[tuple[int, Person]]] = {}
-        # By person: a connection without an open chat, from whose list they choose.
+        # By person: a connection without an open chat, whose list names the chats to choose from.
         self.lists: dict[str, Observer] = {}
         self.windows: list[Observer] = []
         self.away: list[tuple[Person, ClientModel]] = []
 
     async def prepare(self) -> None:
-        """Two groups of all, a private chat, and everybody with a list, two windows and a client that goes away."""
+        """Make two groups of all and a private chat. Each user gets a list and two windows with disconnected copies."""
         for person in self.people:
             self.lists[person.id] = await Observer(person, await person.connect(active_chat_id=None)).start()
         for creator in self.people[:2]:
@@ -67,14 +67,14 @@ class Crowd:
         self.away = [(window.person, deepcopy(window.model)) for window in self.windows]
 
     async def look(self, person: Person) -> None:
-        """One more connection, with a chat open."""
+        """Open one more connection, with a chat open."""
         window = await Observer(person, await person.connect(active_chat_id=None)).start()
         self.windows.append(window)
         if entry := self.choose(person):
             await window.open(entry.shared["id"])
 
     async def run(self) -> None:
-        """All changes, by several tasks at once, while those who watch come and go from chat to chat."""
+        """Do all changes in several tasks, while observers switch between chats."""
         todo = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()), k=CHANGES)
         await asyncio.gather(*(self._change(todo) for _ in range(TASKS)), self._look_around(todo))
 
@@ -95,19 +95,19 @@ class Crowd:
                     await window.open(entry.shared["id"])
 
     async def come_back(self, person: Person, model: ClientModel) -> None:
-        """A client that was away since the beginning."""
+        """Reconnect a client that was disconnected since the beginning."""
         window = Observer(person, await person.connect(active_chat_id=model.open_chat_id))
         await window.come_back(model, limit=self.random.randint(1, 5))
         self.windows.append(window)
 
     def choose(self, person: Person, condition: Callable[[Json], bool] = lambda chat: True) -> Entry | None:
-        """One of the chats that this person was told of."""
+        """One of the chats in this person's list."""
         self.lists[person.id].apply()
         entries = [entry for entry in self.lists[person.id].model.entries.values() if condition(entry.shared)]
         return self.random.choice(entries) if entries else None
 
     async def change(self, operation: str, person: Person) -> None:
-        """Try one change, with arguments for which it has a chance."""
+        """Try one change, with arguments with which it can succeed."""
         if operation in ("open_private_chat", "create_group"):
             await self.call(person, operation, **self.details(operation))
             return
@@ -123,7 +123,7 @@ class Crowd:
         await self.call(person, operation, **arguments)
 
     def details(self, operation: str) -> dict[str, Any]:
-        """All arguments but the chat and the seq."""
+        """All arguments but the chat id and the seq."""
         word = self.random.choice(["one", "two", "three"])
         somebody, other = (person.id for person in self.random.sample(self.people, 2))
         arguments: dict[str, dict[str, Any]] = {
@@ -146,7 +146,7 @@ class Crowd:
             self._use(person, operation, answer)
 
     def _use(self, person: Person, operation: str, answer: Answer) -> None:
-        """Acks are merged by some clients and not by others: it makes no difference."""
+        """Merge the answer into some models and not into others, which must make no difference."""
         if operation == "send_message":
             self.sent.setdefault(answer.data["chat_id"], []).append((answer.data["seq"], person))
         for observer in [*self.windows, self.lists[person.id]]:
@@ -155,7 +155,7 @@ class Crowd:
                 merge(answer.data)
 
 
-async def test_everybody_sees_the_same_whatever_happens_at_once(
+async def test_all_users_see_the_same_after_simultaneous_changes(
     make_person: MakePerson, openapi: dict[str, Any]
 ) -> None:
     seed = random.getrandbits(32)
@@ -178,7 +178,7 @@ async def test_everybody_sees_the_same_whatever_happens_at_once(
 
 @contextmanager
 def noting(note: str) -> Iterator[None]:
-    """Add to a failure what it takes to see it again."""
+    """Add a note to a failure, so that it can be repeated."""
     try:
         yield
     except BaseException as error:

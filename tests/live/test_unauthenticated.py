@@ -1,4 +1,4 @@
-"""Transports that never log in, or no longer are: they are given up, and nobody else is."""
+"""Connections without a login are cut after a while, and no others."""
 
 import asyncio
 import json
@@ -14,10 +14,10 @@ from tests.clients import DEADLINE, Person
 from tests.raw import PATH, RawSocket, RawStream, frame
 from tests.service import Service
 
-Come = Callable[[Person], Coroutine[Any, Any, RawSocket]]
+Connect = Callable[[Person], Coroutine[Any, Any, RawSocket]]
 
 
-async def say_nothing(person: Person) -> RawSocket:
+async def send_nothing(person: Person) -> RawSocket:
     return await RawSocket.open(person.base)
 
 
@@ -27,50 +27,54 @@ async def be_refused(person: Person) -> RawSocket:
     return raw
 
 
-async def say_goodbye(person: Person) -> RawSocket:
+async def disconnect(person: Person) -> RawSocket:
     raw = await RawSocket.connected(person.base, person.token)
     await raw.send("41")
     return raw
 
 
-async def talk_of_other_things(person: Person) -> RawSocket:
+async def send_other_packets(person: Person) -> RawSocket:
     raw = await RawSocket.open(person.base)
     await raw.send("3", "40/other,{}", '42["list_chats",{}]')
     return raw
 
 
-def given_up() -> float:
+def silent_cuts() -> float:
     return REGISTRY.get_sample_value("chat_connections_cut_total", {"reason": "silent"}) or 0
 
 
-@pytest.mark.parametrize("come", [say_nothing, be_refused, say_goodbye, talk_of_other_things])
-async def test_who_is_not_logged_in_is_given_up(come: Come, anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = given_up()
+@pytest.mark.parametrize("connect", [send_nothing, be_refused, disconnect, send_other_packets])
+async def test_a_connection_without_a_login_is_cut(
+    connect: Connect, anna: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = silent_cuts()
     socket = await anna.connect()
-    raw = await come(anna)
+    raw = await connect(anna)
     monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
     async with asyncio.timeout(DEADLINE):
-        with pytest.raises(ConnectionClosed):  # noqa: PT012  # any packets may come before
+        with pytest.raises(ConnectionClosed):  # noqa: PT012  # any packets may connect before
             while True:
                 await raw.receive()
-    assert given_up() > before
-    # Who is logged in stays.
+    assert silent_cuts() > before
+    # A logged-in connection stays.
     assert (await socket.call("list_chats")).ok
 
 
 @pytest.mark.one_node
-async def test_also_one_that_polls(anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_polling_connection_without_a_login_is_cut(
+    anna: Person, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = "/socket.io/?EIO=4&transport=polling"
     sid = json.loads((await anna.http.get(path)).text[1:])["sid"]
-    assert sid in service.live.server.eio.sockets, "or this test means nothing"
+    assert sid in service.live.server.eio.sockets, "the connection has to exist for this test to mean anything"
     monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
-    # The end of the transport, as Engine.IO says it.
+    # The packet with which Engine.IO closes a transport.
     async with asyncio.timeout(DEADLINE):
         assert (await anna.http.get(f"{path}&sid={sid}")).text.endswith("1")
     assert (await anna.http.get(f"{path}&sid={sid}")).status_code == 400
 
 
-async def test_not_before_its_time(anna: Person, service: Service) -> None:
+async def test_a_connection_without_a_login_is_not_cut_early(anna: Person, service: Service) -> None:
     raw = await RawSocket.open(anna.base)
     for _ in range(3):
         await service.live.server.sweep()
