@@ -1,4 +1,4 @@
-"""Three nodes on one database and one bus, a real Valkey that can be killed and frozen, and a wire that can be cut."""
+"""Three nodes on one database and one bus: a real Valkey that can be killed and frozen, over wires that can be cut."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ MakePersonAt = Callable[..., Awaitable[Person]]
 
 
 class Valkey:
-    """A real server, which comes back at the same address."""
+    """A real Valkey server, which always starts at the same address."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "bus.sock"
@@ -53,7 +53,7 @@ class Valkey:
 
 
 class Wire:
-    """What one node reaches the bus through."""
+    """The connection of one node to the bus."""
 
     def __init__(self, folder: Path, valkey: Valkey, name: str) -> None:
         self.path = folder / f"wire-{name}.sock"
@@ -110,12 +110,12 @@ class Node(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it hears the bus and both others."""
+        """Whether it receives from the bus and both other nodes."""
         bus = self.cluster.bus
         return bus.is_up and sum(not node.is_silent for node in bus._nodes.values()) >= 2
 
     def has_received_all_of(self, other: "Node") -> bool:
-        """Nor will it notice later that something of the other one was missed."""
+        """Whether it has received everything from the other node, and no resync is about to follow."""
         known = self.cluster.bus._nodes.get(other.cluster.bus.node)
         return known is not None and known.number >= other.cluster.bus._number and not self.cluster._resync
 
@@ -145,7 +145,7 @@ async def running_nodes(service_settings: Settings, data_dir: Path, valkey: Valk
 
 @pytest.fixture
 async def nodes(running_nodes: list[Node], valkey: Valkey) -> AsyncIterator[list[Node]]:
-    """Nodes that hear each other, and are left so."""
+    """Nodes that receive from each other. Faults of the test are repaired after it."""
     pairs = list(permutations(running_nodes, 2))
     await until(lambda: all(one.is_whole and one.has_received_all_of(other) for one, other in pairs))
     yield running_nodes
@@ -158,7 +158,7 @@ async def nodes(running_nodes: list[Node], valkey: Valkey) -> AsyncIterator[list
 
 @pytest.fixture
 async def person_at(nodes: list[Node], make_user: MakeUser) -> AsyncIterator[MakePersonAt]:
-    """`await person_at(1, "Anna")`: a connected user of the second node; `again=anna`: one more session of hers."""
+    """`await person_at(1, "Anna")`: a connected user of the second node. `again=anna` opens another session."""
     async with AsyncExitStack() as stack:
         makers = [await stack.enter_async_context(making_people(node.service, make_user)) for node in nodes]
 
@@ -175,7 +175,7 @@ def events_in(packet: bytes) -> list[Json]:
 
 
 class OtherNode:
-    """A node without a service: it publishes what a test gives it, with numbers of its own, and heartbeats."""
+    """A node without a service: it publishes events of a test, with its own numbers, and heartbeats."""
 
     def __init__(self, client: Redis) -> None:
         self.client = client
@@ -191,11 +191,11 @@ class OtherNode:
         await self.client.publish(CHANNEL, "\n".join(lines))
 
     async def publish_recorded(self, events: list[Recorded]) -> None:
-        """What a transaction recorded."""
+        """Publish events that a transaction recorded."""
         await self.publish(*events_in(encode(uuid4(), 1, 0, seal(events))))
 
     async def publish_garbage(self) -> None:
-        """A packet that no node can read, although it takes a number."""
+        """Publish a packet that no node can read. It takes a number."""
         self.number += 1
         await self.client.publish(CHANNEL, f'{{"node":"{self.id}","number":')
 

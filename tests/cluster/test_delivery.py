@@ -1,4 +1,4 @@
-"""Whatever happens on one node reaches the people on the others, and nobody else."""
+"""Events of one node reach their audience on the others, and nobody else."""
 
 import asyncio
 from collections.abc import Callable
@@ -53,24 +53,24 @@ async def test_a_message_reaches_members_on_every_node_once(person_at: MakePerso
     assert not any(person.socket.named("resync_required") for person in (anna, boris, clara))
 
 
-async def test_messages_sent_at_once_on_several_nodes_arrive_without_a_gap(person_at: MakePersonAt) -> None:
+async def test_simultaneous_messages_on_several_nodes_arrive_without_a_gap(person_at: MakePersonAt) -> None:
     people = [await person_at(place % 3, f"Person {place}") for place in range(6)]
     chat_id = await open_group(*people)
     for person in people:
         person.socket.events.clear()
 
-    async def talk(person: Person) -> None:
+    async def send_several(person: Person) -> None:
         for _ in range(10):
             await SOCKET.send(person, chat_id)
 
-    await asyncio.gather(*map(talk, people))
+    await asyncio.gather(*map(send_several, people))
     for person in people:
         await person.socket.wait_for("messages_changed", lambda event: event["message_count"] == 61)
         changes = person.socket.named("messages_changed")
         assert [change["since"] for change in changes[1:]] == [change["version"] for change in changes[:-1]]
 
 
-async def test_typing_reading_and_titles_reach_other_nodes(person_at: MakePersonAt) -> None:
+async def test_typing_read_positions_and_titles_reach_other_nodes(person_at: MakePersonAt) -> None:
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
     tablet = await person_at(2, "Anna's tablet", again=anna)
     chat_id = await open_group(anna, boris)
@@ -84,7 +84,7 @@ async def test_typing_reading_and_titles_reach_other_nodes(person_at: MakePerson
     assert not [event for event in boris.socket.named("chats_changed") if any(m["title"] for m in event["mine"])]
 
 
-async def test_a_member_removed_on_another_node_is_told_and_gets_nothing_more(person_at: MakePersonAt) -> None:
+async def test_a_member_removed_on_another_node_gets_the_removal_and_nothing_more(person_at: MakePersonAt) -> None:
     anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Clara")
     chat_id = await open_group(anna, boris, clara)
     await SOCKET.do(anna, "remove_member", chat_id=chat_id, user_id=boris.id)
@@ -105,7 +105,7 @@ async def test_a_revoked_session_ends_on_every_node(person_at: MakePersonAt, nod
     assert (await anna.socket.call("list_chats")).ok
 
 
-async def test_the_active_chat_set_by_http_on_one_node_holds_on_another(
+async def test_the_active_chat_set_over_http_on_one_node_applies_on_another(
     person_at: MakePersonAt, nodes: list[Node]
 ) -> None:
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
@@ -122,7 +122,7 @@ async def test_the_active_chat_set_by_http_on_one_node_holds_on_another(
     raise AssertionError("no event of the active chat arrived")
 
 
-async def test_presence_is_told_across_nodes(
+async def test_presence_reaches_other_nodes(
     person_at: MakePersonAt, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chat_app.live.presence.GRACE_SECONDS", 0.2)
@@ -137,12 +137,14 @@ async def test_presence_is_told_across_nodes(
     elsewhere, left = nodes[0].service.live.presence._elsewhere, nodes[1].service.cluster.bus.node
     await until(lambda: UUID(boris.id) not in elsewhere[left])
     await anna.settle()
-    assert not [event for event in anna.socket.named("presence_changed") if not event["online"]], "his tablet is online"
+    assert not [event for event in anna.socket.named("presence_changed") if not event["online"]], (
+        "the tablet is still online"
+    )
     await tablet.socket.close()
-    went = await anna.socket.wait_for("presence_changed", lambda event: not event["online"])
-    assert went["user_id"] == boris.id
+    offline = await anna.socket.wait_for("presence_changed", lambda event: not event["online"])
+    assert offline["user_id"] == boris.id
     profile = (await anna.http.get(f"/api/v1/users/{boris.id}")).json()
-    assert profile["last_seen_at"] == went["last_seen_at"]
+    assert profile["last_seen_at"] == offline["last_seen_at"]
     await boris.connect()
     await anna.socket.wait_for("presence_changed", lambda event: event["online"])
 
@@ -213,4 +215,4 @@ async def test_only_the_websocket_transport_is_offered(nodes: list[Node], person
     answer = await anna.http.get("/socket.io/?EIO=4&transport=polling", headers={"Origin": "http://localhost:5173"})
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
     assert answer.json()["code"] == "websocket_only" and "websocket" in answer.json()["detail"]
-    assert answer.headers["access-control-allow-origin"] == "http://localhost:5173", "pages may read it"
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:5173", "web pages may read the answer"

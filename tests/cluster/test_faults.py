@@ -1,4 +1,4 @@
-"""The bus is killed, frozen and cut: acks and the own node go on, others catch up, nothing leaks."""
+"""The bus is killed, frozen and cut: acks and the own node go on, others catch up, and nothing leaks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,14 +36,14 @@ async def wait_for_message(person: Person, message: dict[str, Any]) -> None:
 
 
 async def catch_up(person: Person, chat_id: str, message: dict[str, Any]) -> None:
-    """What a client does after `resync_required`: it finds the message."""
+    """Do what a client does after `resync_required`. It finds the message."""
     await person.socket.wait_for(RESYNC)
     changes = await SOCKET.do(person, "list_changes", chat_id=chat_id, since=message["version"] - 1)
     assert changes["messages"][0]["text"] == message["text"]
 
 
-async def back_in_touch(nodes: list[Node], sender: Person, receiver: Person, chat_id: str) -> None:
-    """The nodes hear each other again, and what is sent is delivered live."""
+async def wait_until_connected(nodes: list[Node], sender: Person, receiver: Person, chat_id: str) -> None:
+    """Wait until the nodes receive from each other and a new message is delivered live."""
     await until(lambda: all(node.is_whole for node in nodes))
     await wait_for_message(receiver, await SOCKET.send(sender, chat_id, "live again"))
 
@@ -60,23 +60,23 @@ async def test_without_a_bus_the_own_node_goes_on_and_others_catch_up(
         await person.forget()
 
     valkey.kill() if fault == "killed" else valkey.freeze()
-    message = await SOCKET.send(anna, chat_id, "while it is away")
+    message = await SOCKET.send(anna, chat_id, "while the bus is down")
     await wait_for_message(dora, message)
     await catch_up(boris, chat_id, message)
     assert boris.socket.named("messages_changed") == []
     if fault == "killed":
-        # Of one that is frozen a node may first notice that the others have fallen silent, and then asks everybody.
-        assert idle.socket.named(RESYNC) == [], "nothing happened in the chat that it has open"
+        # With a frozen bus a node may first notice that the others are silent, and then everybody has to resync.
+        assert idle.socket.named(RESYNC) == [], "the open chat did not change"
 
     valkey.start() if fault == "killed" else valkey.thaw()
-    # What a bus that was only frozen had been given comes late, to those who waited for so long.
+    # A bus that was only frozen delivers late, and nodes that waited so long need no resync.
     await until(lambda: idle.socket.named(RESYNC) or idle.socket.named("chats_changed"))
     if fault == "killed":
         await catch_up(idle, chat_id, message)
-    await back_in_touch(nodes, anna, boris, chat_id)
+    await wait_until_connected(nodes, anna, boris, chat_id)
 
 
-async def test_a_killed_subscription_loses_nothing_in_silence(
+async def test_a_killed_subscription_delivers_or_resyncs(
     person_at: MakePersonAt, nodes: list[Node], valkey: Valkey
 ) -> None:
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
@@ -86,10 +86,10 @@ async def test_a_killed_subscription_loses_nothing_in_silence(
         await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     sent = [await SOCKET.send(anna, chat_id, str(number)) for number in range(5)]
     await until(lambda: len(boris.socket.named("messages_changed")) == len(sent) or boris.socket.named(RESYNC))
-    await back_in_touch(nodes, anna, boris, chat_id)
+    await wait_until_connected(nodes, anna, boris, chat_id)
 
 
-async def test_a_node_that_is_cut_off_tells_a_removed_member_nothing_and_others_follow_it(
+async def test_a_node_cut_off_from_the_bus_delivers_nothing_to_a_removed_member_and_others_catch_up(
     person_at: MakePersonAt, nodes: list[Node]
 ) -> None:
     anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Clara")
@@ -105,13 +105,13 @@ async def test_a_node_that_is_cut_off_tells_a_removed_member_nothing_and_others_
     await SOCKET.do(clara, "set_typing", chat_id=chat_id, typing=True)
     await catch_up(anna, chat_id, secret)
     nodes[1].wire.heal()
-    await back_in_touch(nodes, anna, clara, chat_id)
+    await wait_until_connected(nodes, anna, clara, chat_id)
     await boris.socket.wait_for(RESYNC)
     assert {name for name, _ in await boris.news()} == {RESYNC}
     assert (await SOCKET.call(boris, "get_chat", chat_id=chat_id)).code == "chat_not_found"
 
 
-async def test_a_session_revoked_elsewhere_ends_also_without_the_bus(
+async def test_a_session_revoked_on_another_node_ends_also_without_the_bus(
     person_at: MakePersonAt, nodes: list[Node]
 ) -> None:
     anna = await person_at(0, "Anna")
@@ -122,7 +122,7 @@ async def test_a_session_revoked_elsewhere_ends_also_without_the_bus(
     await tablet.socket.wait_for("session_revoked")
 
 
-async def test_a_deactivated_user_is_out_on_every_node_also_without_the_bus(
+async def test_a_deactivated_user_is_disconnected_on_every_node_also_without_the_bus(
     person_at: MakePersonAt, nodes: list[Node], database: Database
 ) -> None:
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
@@ -139,7 +139,7 @@ async def test_a_deactivated_user_is_out_on_every_node_also_without_the_bus(
     assert (await boris.socket.call("list_chats")).ok
 
 
-async def test_the_active_chat_set_while_cut_off_is_found_afterwards(
+async def test_an_active_chat_set_without_the_bus_applies_after_its_return(
     person_at: MakePersonAt, nodes: list[Node]
 ) -> None:
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
@@ -152,10 +152,10 @@ async def test_the_active_chat_set_while_cut_off_is_found_afterwards(
     await boris.socket.wait_for(RESYNC)
     (connection,) = nodes[1].service.live.connections
     await until(lambda: str(connection.active_chat_id) == chat["id"])
-    await back_in_touch(nodes, anna, boris, chat["id"])
+    await wait_until_connected(nodes, anna, boris, chat["id"])
 
 
-async def test_a_node_that_dies_takes_its_users_offline_and_may_have_kept_something(
+async def test_a_killed_node_takes_its_users_offline_and_causes_a_resync(
     person_at: MakePersonAt,
     nodes: list[Node],
     at: Callable[[str, Person], Person],
@@ -176,11 +176,11 @@ async def test_a_node_that_dies_takes_its_users_offline_and_may_have_kept_someth
     await anna.forget()
     await process.kill()
     await anna.socket.wait_for(RESYNC)
-    went = await anna.socket.wait_for("presence_changed", lambda change: not change["online"])
-    assert went["user_id"] == boris.id
+    offline = await anna.socket.wait_for("presence_changed", lambda change: not change["online"])
+    assert offline["user_id"] == boris.id
 
 
-async def test_what_does_not_belong_on_the_bus_is_ignored(
+async def test_invalid_messages_on_the_bus_are_ignored(
     person_at: MakePersonAt, nodes: list[Node], valkey: Valkey
 ) -> None:
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
@@ -215,5 +215,7 @@ async def test_what_does_not_belong_on_the_bus_is_ignored(
             await client.publish(CHANNEL, junk)
     await wait_for_message(boris, await SOCKET.send(anna, chat_id))
     assert {name for name, _ in await boris.news()} == {"messages_changed", "chats_changed", RESYNC}
-    assert len(boris.socket.named(RESYNC)) == len(wrong), "of what it knows and can't read, the audience has to ask"
+    assert len(boris.socket.named(RESYNC)) == len(wrong), (
+        "the audience of known events that can't be read has to resync"
+    )
     assert anna.socket.named(RESYNC) == []

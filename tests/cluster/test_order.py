@@ -79,7 +79,7 @@ def entry(version: int, sender: UUID = ANNA) -> Given:
 
 
 def own(mine_version: int, version: int | None, user_id: UUID = BORIS) -> Given:
-    """What is personal, with the shared part of a joining or without one."""
+    """A `ChatsChanged` with an own part, with the shared part of a joining or without one."""
     mine = ChatMine(
         chat_id=CHAT,
         version=mine_version,
@@ -100,51 +100,51 @@ def removal(version: int, user_id: UUID = BORIS) -> Given:
 
 
 async def test_a_change_waits_for_the_one_before_it(delivered: Delivered) -> None:
-    assert delivered.after(change(3)), "of what came before the start nobody knows"
+    assert delivered.after(change(3)), "the first version of a chat has no known predecessor"
     assert delivered.after(change(5), entry(5)) == delivered.after(change(6), entry(6)) == []
     versions = [getattr(event, "version", None) for event in delivered.after(change(4))]
     assert versions == [4, 5, None, 6, None]
 
 
-async def test_it_does_not_wait_for_ever_and_what_comes_too_late_is_dropped(delivered: Delivered) -> None:
+async def test_a_change_does_not_wait_for_ever_and_a_late_one_is_dropped(delivered: Delivered) -> None:
     delivered.after(change(3))
     delivered.after(change(5))
     await until(lambda: delivered.events)
     assert delivered.after(change(4)) == []
-    assert delivered.after(change(6)), "and it goes on from there"
+    assert delivered.after(change(6)), "the order goes on from there"
     delivered.is_bus_up = False
-    assert delivered.after(change(8)), "without a bus nothing is waited for"
+    assert delivered.after(change(8)), "without a bus no change waits"
 
 
-async def test_only_the_chat_that_lacks_something_waits(delivered: Delivered) -> None:
+async def test_only_the_chat_that_misses_a_change_waits(delivered: Delivered) -> None:
     other = MessagesChanged(chat_id=uuid4(), since=1, version=2, message_count=2)
     delivered.after(change(3))
     assert delivered.after(change(5), (other, BOTH)) == [other]
 
 
-async def test_an_entry_that_was_overtaken_is_dropped_and_its_sender_asks(delivered: Delivered) -> None:
+async def test_an_overtaken_entry_is_dropped_and_its_sender_resyncs(delivered: Delivered) -> None:
     assert delivered.after(entry(5))
     (resync,) = delivered.after(entry(4, sender=BORIS))
     assert isinstance(resync, ResyncRequired) and delivered.events[0].audience == {BORIS: 0}
-    assert delivered.after(entry(5)), "of one version there may be several, for several people"
+    assert delivered.after(entry(5)), "one version may have several entries for different users"
     edited = delivered.after(change(7))
-    assert edited and delivered.after(entry(6)), "a version that does not change the list overtakes nothing in it"
+    assert edited and delivered.after(entry(6)), "a version without a list entry overtakes no entry"
 
 
-async def test_what_is_personal_goes_by_its_own_version(delivered: Delivered) -> None:
+async def test_own_parts_are_ordered_by_their_own_version(delivered: Delivered) -> None:
     delivered.after(entry(9))
     assert delivered.after(own(4, None)) and delivered.after(own(3, None)) == []
-    assert delivered.after(own(1, None, ANNA)), "of somebody else"
+    assert delivered.after(own(1, None, ANNA)), "an event of another user is independent"
     (joined,) = delivered.after(own(5, 8))
     assert isinstance(joined, ChatsChanged) and (joined.chats, len(joined.mine)) == ([], 1)
 
 
-async def test_a_removal_and_a_later_joining_do_not_pass_each_other(delivered: Delivered) -> None:
+async def test_a_removal_and_a_later_joining_keep_their_order(delivered: Delivered) -> None:
     delivered.after(own(2, 6))
     assert delivered.after(removal(4)) == []
     assert delivered.after(removal(7))
     assert delivered.after(own(3, 6)) == delivered.after(change(6)) == []
-    assert delivered.after(removal(5, ANNA)), "of somebody else"
+    assert delivered.after(removal(5, ANNA)), "an event of another user is independent"
 
 
 async def test_a_chat_that_became_active_before_a_removal_is_not_opened_after_it(delivered: Delivered) -> None:
@@ -158,7 +158,7 @@ async def test_a_chat_that_became_active_before_a_removal_is_not_opened_after_it
         assert delivered.after(event) == [event[0]]
 
 
-async def test_what_has_no_version_always_passes(delivered: Delivered) -> None:
+async def test_events_without_a_version_are_always_delivered(delivered: Delivered) -> None:
     delivered.after(change(9), entry(9))
     read = ReadChanged(chat_id=CHAT, user_id=ANNA, last_read_seq=1)
     typing = TypingChanged(chat_id=CHAT, user_id=ANNA, typing=True)

@@ -1,4 +1,4 @@
-"""A removal reaches a node late or never: the chat that a connection has open there is open for members only."""
+"""A removal reaches a node late or never: a connection may have a chat open only while its user is a member."""
 
 from datetime import UTC, datetime
 from uuid import UUID
@@ -27,7 +27,7 @@ def connections_of(node: Node, person: Person) -> set[Connection]:
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen", "cut"])
-async def test_a_removal_that_was_missed_closes_the_chat_once_the_bus_is_back(
+async def test_a_missed_removal_closes_the_chat_after_the_return_of_the_bus(
     fault: str, person_at: MakePersonAt, nodes: list[Node], valkey: Valkey
 ) -> None:
     anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Clara")
@@ -76,10 +76,10 @@ async def test_without_the_bus_a_removed_member_gets_resync_required_once(
     assert boris.socket.named(RESYNC) == []
 
 
-async def test_a_node_that_joins_the_bus_again_closes_what_a_removal_should_have_closed(
+async def test_a_node_that_rejoins_the_bus_closes_chats_of_missed_removals(
     person_at: MakePersonAt, nodes: list[Node], database: Database
 ) -> None:
-    """Also where nothing shows that something was missed."""
+    """Also if no change shows that the removal was missed."""
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
     chat_id = await open_group(anna, boris)
     (connection,) = connections_of(nodes[1], boris)
@@ -94,7 +94,7 @@ async def test_a_node_that_joins_the_bus_again_closes_what_a_removal_should_have
 
 
 @pytest.mark.parametrize("way", ["command", "handshake", "http"])
-async def test_a_removal_that_comes_late_leaves_open_what_was_opened_after_it(
+async def test_a_late_removal_leaves_a_chat_open_that_was_opened_after_it(
     way: str, person_at: MakePersonAt, other_node: OtherNode, database: Database
 ) -> None:
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
@@ -128,15 +128,15 @@ async def test_a_removal_that_comes_late_leaves_open_what_was_opened_after_it(
     )
 
     await observer.socket.wait_for("messages_changed", lambda event: event["version"] == sent["version"])
-    if way != "handshake":  # its window is that of the client that was away
+    if way != "handshake":  # its window is the one from before the disconnect
         observer.apply()
         check_equal("Boris", observer.model, await read_anew(boris.socket, boris.id, chat_id))
 
 
-async def test_a_removal_that_comes_late_closes_what_was_opened_before_it_for_client_and_service(
+async def test_a_late_removal_closes_a_chat_that_was_opened_before_it(
     person_at: MakePersonAt, nodes: list[Node], other_node: OtherNode, database: Database
 ) -> None:
-    """The client has even read a newest page since, which is newer than the removal."""
+    """Also if the client has read a newest page since, which is newer than the removal."""
     anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
     chat_id = await open_group(anna, boris)
     (connection,) = connections_of(nodes[1], boris)

@@ -1,4 +1,4 @@
-"""What is limited, all nodes count together; without the bus each counts alone."""
+"""All nodes count limited operations together. Without the bus each node counts alone."""
 
 import asyncio
 import hashlib
@@ -23,9 +23,9 @@ TIMES = 20
 async def two(
     valkey: Valkey, service_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[Limits]]:
-    """What two nodes count with."""
+    """The limits of two nodes."""
     monkeypatch.setitem(limits.PER_PHONE, "login", Rate(TIMES, 3600))
-    # What a busy machine answers late would not count.
+    # On a busy machine the default timeout would drop late answers.
     monkeypatch.setattr(limits, "EXCHANGE_TIMEOUT", 5.0)
     # No span ends meanwhile.
     now = time.time()
@@ -37,7 +37,7 @@ async def two(
 
 
 async def attempts(counting: list[Limits], phone: str) -> int:
-    """How many of many logins, all at once, are let through."""
+    """The number of simultaneous logins that are allowed."""
 
     async def attempt(node: Limits) -> bool:
         try:
@@ -49,14 +49,14 @@ async def attempts(counting: list[Limits], phone: str) -> int:
     return sum(await asyncio.gather(*(attempt(node) for node in counting * TIMES)))
 
 
-async def test_logins_on_two_nodes_are_never_more_than_on_one(two: list[Limits]) -> None:
-    let_through = await attempts(two, str(new_id()))
-    assert 0 < let_through <= TIMES
+async def test_two_nodes_allow_no_more_logins_than_one(two: list[Limits]) -> None:
+    allowed = await attempts(two, str(new_id()))
+    assert 0 < allowed <= TIMES
     assert await attempts(two, phone := str(new_id())) <= TIMES and await attempts(two, phone) == 0
 
 
 async def guess(node: Limits, phone: str, *, is_right: bool = False) -> str:
-    """Try a password for this number on this node: `ok`, or the code of the error."""
+    """Try a password for this number on this node. Returns `ok` or the code of the error."""
     try:
         async with node.attempt("login", "pair", (phone, "203.0.113.5")):
             if not is_right:
@@ -66,7 +66,7 @@ async def guess(node: Limits, phone: str, *, is_right: bool = False) -> str:
     return "ok"
 
 
-async def test_wrong_passwords_on_two_nodes_are_never_more_than_on_one(two: list[Limits]) -> None:
+async def test_two_nodes_allow_no_more_wrong_passwords_than_one(two: list[Limits]) -> None:
     times = limits.PER_PAIR["login"].times
     answers = await asyncio.gather(*(guess(node, "+79165550011") for node in two * times * 2))
     assert 0 < answers.count("bad_credentials") <= times
@@ -79,12 +79,12 @@ async def test_right_passwords_on_two_nodes_do_not_count(two: list[Limits]) -> N
     phone = "+79165550013"
     assert await guess(two[0], phone) == await guess(two[1], phone) == "bad_credentials"
     for _ in range(20):
-        # At most one of each node is under way.
+        # At most one attempt of each node is in flight.
         assert await asyncio.gather(*(guess(node, phone, is_right=True) for node in two * 3)) == ["ok"] * 6
     assert await guess(two[0], phone) == "bad_credentials"
 
 
-async def test_what_was_counted_is_forgotten_with_its_span(two: list[Limits], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_counts_are_dropped_after_their_span(two: list[Limits], monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     for number in range(50):
         await guess(two[0], f"+7916556{number:04d}")
@@ -93,8 +93,8 @@ async def test_what_was_counted_is_forgotten_with_its_span(two: list[Limits], mo
     assert sum(map(len, two[0]._counts.values())) == 1
 
 
-async def test_the_bus_keeps_only_what_the_secret_is_needed_to_find(two: list[Limits], valkey: Valkey) -> None:
-    """There are so few numbers and addresses that a plain hash of one is found by trying all."""
+async def test_the_keys_on_the_bus_are_keyed_hashes(two: list[Limits], valkey: Valkey) -> None:
+    """There are so few numbers and addresses that a plain hash could be found by trying all."""
     number = "+79165550014"
     await guess(two[0], number)
     await two[0].check_exactly("login", phone=number, address="203.0.113.5")
@@ -105,14 +105,14 @@ async def test_the_bus_keeps_only_what_the_secret_is_needed_to_find(two: list[Li
     assert keys and not any(key.split(":")[2] in plain or number[1:] in key for key in keys)
 
 
-async def test_commands_are_limited_by_what_the_others_have_told(two: list[Limits]) -> None:
+async def test_commands_are_limited_by_the_counts_of_other_nodes(two: list[Limits]) -> None:
     user_id = new_id()
     times = limits.PER_USER["add_members"].times
     for _ in range(times // 2):
         for node in two:
             node.check("add_members", user=user_id)
     for node in two:
-        # What it lets through before it has heard of the others.
+        # Allowed before the node has received the others' counts.
         node.check("add_members", user=user_id)
         await node.exchange()
     two[0].check("add_members", user=user_id)

@@ -1,4 +1,4 @@
-"""Nodes of two versions of the service side by side: what one of them does not know costs nobody a resync."""
+"""Nodes of two versions of the service side by side: fields and events that one does not know cause no resync."""
 
 import json
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ SOCKET = SocketTransport()
 
 @asynccontextmanager
 async def published(valkey: Valkey) -> AsyncIterator[list[Json]]:
-    """The events that nodes publish meanwhile, as they are on the bus; complete at the end of the block."""
+    """The events that nodes publish in this block, as they are on the bus. Complete at the end of the block."""
     events: list[Json] = []
     async with Redis(unix_socket_path=str(valkey.path)) as client, client.pubsub() as subscription:
         await subscription.subscribe(CHANNEL)
@@ -43,8 +43,8 @@ def next_change(events: list[Json]) -> tuple[Json, Json]:
     return window, entry
 
 
-async def assert_nobody_resyncs(nodes: list[Node], *people: Person) -> None:
-    """Also not soon: what was missed is gathered for a moment first."""
+async def assert_no_resync(nodes: list[Node], *people: Person) -> None:
+    """Also none that waits: nodes collect resyncs for a moment."""
     assert not any(person.socket.named(RESYNC) for person in people)
     assert not any(node.cluster._resync for node in nodes)
 
@@ -71,7 +71,7 @@ async def test_the_headers_of_a_newer_node_are_understood_without_what_it_adds(
     assert change.keys() == first.keys() and change["messages"][0].keys() == first["messages"][0].keys()
     assert changed["chats"][0]["last_message"].keys() == listed["chats"][0]["last_message"].keys()
     assert {name for name, _ in await boris.news()} == {"messages_changed", "chats_changed"}
-    await assert_nobody_resyncs(nodes, anna, boris, idle)
+    await assert_no_resync(nodes, anna, boris, idle)
 
 
 async def test_what_the_header_of_an_older_node_leaves_out_takes_its_default(
@@ -91,10 +91,10 @@ async def test_what_the_header_of_an_older_node_leaves_out_takes_its_default(
 
     change, changed = [(await boris.socket.wait_for(name)) for name in ("messages_changed", "chats_changed")]
     assert (change, changed) == (window["body"], entry["body"]), "as the other node encoded it"
-    await assert_nobody_resyncs(nodes, anna, boris, idle)
+    await assert_no_resync(nodes, anna, boris, idle)
 
 
-async def test_of_an_event_that_lacks_what_it_needs_only_its_audience_resyncs(
+async def test_an_event_without_a_required_field_resyncs_only_its_audience(
     person_at: MakePersonAt, nodes: list[Node], valkey: Valkey, other_node: OtherNode
 ) -> None:
     anna, boris, idle = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Idle")
@@ -111,12 +111,10 @@ async def test_of_an_event_that_lacks_what_it_needs_only_its_audience_resyncs(
     await boris.socket.wait_for("chats_changed")
     assert [event["reason"] for event in boris.socket.named(RESYNC)] == ["not_understood"]
     assert boris.socket.named("messages_changed") == []
-    await assert_nobody_resyncs(nodes, anna, idle)
+    await assert_no_resync(nodes, anna, idle)
 
 
-async def test_a_packet_that_is_garbage_as_a_whole_counts_as_missed(
-    person_at: MakePersonAt, other_node: OtherNode
-) -> None:
+async def test_an_unreadable_packet_counts_as_missed(person_at: MakePersonAt, other_node: OtherNode) -> None:
     boris, idle = await person_at(1, "Boris"), await person_at(2, "Idle")
     await other_node.publish()
     await other_node.publish_garbage()

@@ -1,4 +1,4 @@
-"""Pictures for tests: made here, with everything in them that must not come out again."""
+"""Makes pictures for tests, with everything in them that has to be removed."""
 
 import struct
 import zlib
@@ -18,7 +18,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 160, 0), (0, 0, 255), (255, 255, 255)
 
 
 def corners(size: tuple[int, int] = (60, 40), mode: str = "RGB") -> Image.Image:
-    """Another colour in each quarter: red, green above blue, white."""
+    """A picture with another colour in each quarter: red, green above blue, white."""
     width, height = size
     image = Image.new("RGB", size, RED)
     image.paste(GREEN, (width // 2, 0, width, height))
@@ -28,7 +28,7 @@ def corners(size: tuple[int, int] = (60, 40), mode: str = "RGB") -> Image.Image:
 
 
 def colours(data: bytes) -> list[tuple[int, int, int]]:
-    """The colours of the four quarters, rounded to what `corners` paints: row by row."""
+    """The colours of the four quarters row by row, rounded to those of `corners`."""
     image = Image.open(BytesIO(data)).convert("RGB")
     width, height = image.size
     points = [(width // 4, height // 4), (3 * width // 4, height // 4)]
@@ -79,7 +79,7 @@ def loaded(kind: str, orientation: int = 1, image: Image.Image | None = None) ->
 
 
 def animation(kind: str) -> bytes:
-    """Three frames that loop for ever, with metadata and a trailer."""
+    """Three frames that loop forever, with metadata and a trailer."""
     frames = [Image.new("RGB", (64, 48), colour) for colour in (RED, GREEN, BLUE)]
     options = {"GIF": {"comment": SECRET}, "WEBP": {"exif": exif(), "xmp": XMP, "icc_profile": profile()}}[kind]
     return (
@@ -89,7 +89,7 @@ def animation(kind: str) -> bytes:
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """One of a PNG."""
+    """A chunk of a PNG."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
@@ -98,7 +98,7 @@ def png_header(width: int, height: int, colour: int = 2) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A transparent PNG of one colour: for one byte of it a decoder writes a thousand."""
+    """A transparent PNG of one colour: a decoder writes a thousand bytes for each of its bytes."""
     packer = zlib.compressobj(9)
     line = bytes(4 * width + 1)
     content = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
@@ -106,14 +106,14 @@ def bomb(width: int, height: int) -> bytes:
 
 
 def many_scans(width: int, height: int, scans: int) -> bytes:
-    """A progressive JPEG that improves the same pixels again and again: each scan costs some bytes and much time."""
+    """A progressive JPEG that refines the same pixels again and again: each scan costs few bytes and much time."""
     data = encoded(Image.new("RGB", (width, height), RED), "JPEG", progressive=True)
     last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     return data[:end] + data[last:end] * scans + data[end:]
 
 
 def photo(size: tuple[int, int]) -> Image.Image:
-    """Grain over a gradient: as JPEG it takes about as many bytes as one that a phone has taken."""
+    """Grain over a gradient: as JPEG it has about the size of a photo of a phone."""
     grain = Image.effect_noise((1024, 1024), 30).convert("RGB")
     image = Image.linear_gradient("L").resize(size).convert("RGB")
     for x in range(0, size[0], 1024):

@@ -1,4 +1,4 @@
-"""Pictures come out upright, in the sizes that are asked for, and with nothing but what is to be seen."""
+"""Pictures become upright, get the right sizes and keep nothing but what is visible."""
 
 import struct
 import zlib
@@ -32,7 +32,7 @@ from tests.media.pictures import (
 )
 
 UPRIGHT = [RED, GREEN, BLUE, WHITE]
-# What a viewer that knows EXIF shows of UPRIGHT pixels.
+# How a viewer that supports EXIF shows UPRIGHT pixels.
 SHOWN = {
     1: [RED, GREEN, BLUE, WHITE],
     2: [GREEN, RED, WHITE, BLUE],
@@ -76,7 +76,7 @@ def test_an_avatar_has_four_exact_sizes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (16_000, 2), (1200, 401), (49, 51)])
-def test_any_proportion_is_cut_to_squares(size: tuple[int, int]) -> None:
+def test_pictures_of_any_proportion_are_cut_to_squares(size: tuple[int, int]) -> None:
     made = pictures(encoded(corners(size), "PNG"))
     assert [opened(data).size for data in made.values()] == [size, (400, 400), (100, 100), (50, 50)]
 
@@ -112,13 +112,13 @@ def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_every_mode_of_png(mode: str) -> None:
+def test_every_mode_of_png_is_accepted(mode: str) -> None:
     for data in pictures(encoded(corners(mode="L" if mode == "I;16" else mode).convert(mode), "PNG")).values():
         opened(data)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "YCbCr"])
-def test_every_mode_of_jpeg(mode: str) -> None:
+def test_every_mode_of_jpeg_is_accepted(mode: str) -> None:
     original = avatars(encoded(corners(mode=mode), "JPEG", quality=95)).original
     assert opened(original).mode == "RGB"
     if mode != "L":
@@ -131,7 +131,7 @@ def test_sixteen_bits_keep_their_shades() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
-def test_transparency_stays(kind: str) -> None:
+def test_transparency_is_kept(kind: str) -> None:
     image = corners(mode="RGBA")
     image.paste((0, 0, 0, 0), (0, 0, 30, 20))
     made = avatars(encoded(image, kind))
@@ -144,13 +144,13 @@ def test_transparency_stays(kind: str) -> None:
     assert colours(picture.preview)[0] == WHITE
 
 
-def test_an_alpha_channel_that_hides_nothing_is_no_transparency() -> None:
+def test_an_opaque_alpha_channel_is_not_transparency() -> None:
     assert avatars(encoded(corners(mode="RGBA"), "PNG")).suffix == "jpg"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_colours_of_a_profile_become_srgb(mode: str) -> None:
-    # No profile with other primaries comes with Pillow; one with its colours exchanged tells as much.
+def test_the_colours_of_a_profile_become_srgb(mode: str) -> None:
+    # Pillow has no profile with other primaries. One with exchanged colours shows the same.
     swapped = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, blue = swapped.index(b"rXYZ"), swapped.index(b"bXYZ")
     swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
@@ -162,19 +162,19 @@ def test_colours_of_a_profile_become_srgb(mode: str) -> None:
 @pytest.mark.parametrize(
     "rubbish", [b"rubbish", b"\0" * 500, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()]
 )
-def test_a_bad_profile_is_only_dropped(rubbish: bytes) -> None:
+def test_a_bad_profile_is_dropped(rubbish: bytes) -> None:
     made = avatars(encoded(corners(), "PNG", icc_profile=rubbish))
     assert colours(made.original) == UPRIGHT
     assert_bare(made.original)
 
 
-def test_broken_exif_is_only_dropped() -> None:
+def test_broken_exif_is_dropped() -> None:
     data = encoded(corners(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + SECRET, quality=95)
     assert_bare(avatars(data).original)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
-def test_an_animation_goes_on(kind: str) -> None:
+def test_an_animation_keeps_its_frames_and_timing(kind: str) -> None:
     before = animation(kind)
     picture = clean(before)
     assert picture is not None
@@ -190,7 +190,7 @@ def test_an_animation_goes_on(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
-def test_what_is_hidden_between_the_frames_goes(kind: str) -> None:
+def test_data_between_the_frames_is_removed(kind: str) -> None:
     data = animation(kind)
     if kind == "GIF":
         hidden = b"!\xff\x0bSOMEPROGRAM" + bytes([len(SECRET)]) + SECRET + b"\0!\x01\x0c" + b"\0" * 12 + b"\x04text\0"
@@ -207,14 +207,14 @@ def test_what_is_hidden_between_the_frames_goes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
-def test_of_an_animation_the_avatar_is_the_first_frame(kind: str) -> None:
+def test_the_avatar_of_an_animation_is_its_first_frame(kind: str) -> None:
     made = avatars(animation(kind))
     assert made.suffix == "jpg"
     for data in made[2:]:
         assert opened(data).size[0] and colours(data) == [RED] * 4
 
 
-def test_a_jpeg_of_several_pictures_keeps_one() -> None:
+def test_a_jpeg_of_several_pictures_keeps_the_first() -> None:
     data = encoded(corners(), "MPO", save_all=True, append_images=[corners((30, 20))], exif=exif(6))
     assert opened(data).format == "MPO"
     picture = clean(data)
@@ -241,7 +241,7 @@ def test_too_many_pixels_are_refused_before_any_is_decoded(
             use(png_header(*size) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b""))
 
 
-def test_a_bomb_within_the_limits_is_just_a_picture() -> None:
+def test_a_bomb_within_the_limits_is_accepted() -> None:
     assert opened(avatars(bomb(2000, 2000)).small).size == (50, 50)
 
 
@@ -254,7 +254,7 @@ def test_a_compressed_comment_that_explodes_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
-def test_a_picture_that_is_cut_off_is_refused(kind: str, part: float) -> None:
+def test_a_truncated_picture_is_refused(kind: str, part: float) -> None:
     data = encoded(Image.effect_noise((200, 200), 90).convert("RGB"), kind)
     for use in (avatars, clean):
         with pytest.raises(BadImage):
@@ -264,13 +264,13 @@ def test_a_picture_that_is_cut_off_is_refused(kind: str, part: float) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"GIF89a", b"\xff\xd8\xff", b"RIFF\x04\0\0\0WEBP", b"\x89PNG\r\n\x1a\n", b"hello"]
 )
-def test_garbage_is_no_avatar(data: bytes) -> None:
+def test_garbage_is_refused_as_avatar(data: bytes) -> None:
     with pytest.raises(BadImage):
         avatars(data)
 
 
 @pytest.mark.parametrize("kind", ["BMP", "TIFF", "ICO", "PPM", "AVIF", "JPEG2000", "TGA", "PCX"])
-def test_other_formats_are_no_avatars(kind: str) -> None:
+def test_other_formats_are_refused_as_avatars(kind: str) -> None:
     with pytest.raises(BadImage):
         avatars(encoded(corners(), kind))
 
@@ -293,7 +293,7 @@ def test_pictures_that_cannot_be_cleaned_are_refused(kind: str) -> None:
         b"8BPS\0\1",
     ],
 )
-def test_foreign_pictures_are_known_by_their_first_bytes(head: bytes) -> None:
+def test_unsupported_pictures_are_recognized_by_their_first_bytes(head: bytes) -> None:
     with pytest.raises(UnsupportedMediaType):
         clean(head + b"\0" * 100)
 
@@ -315,13 +315,13 @@ def test_foreign_pictures_are_known_by_their_first_bytes(head: bytes) -> None:
         b"\0\0\0\x20ftyp",
     ],
 )
-def test_other_files_are_no_pictures(head: bytes) -> None:
+def test_other_files_are_not_taken_for_pictures(head: bytes) -> None:
     assert clean(head) is None
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_no_broken_picture_raises_anything_but_our_errors(data: st.DataObject) -> None:
+def test_broken_pictures_raise_only_our_errors(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from([*FORMATS, "animated GIF", "animated WEBP"]))
     whole = bytearray(animation(kind.split()[1]) if " " in kind else loaded(kind))
     for _ in range(data.draw(st.integers(1, 6))):

@@ -1,4 +1,4 @@
-"""Good pictures of any size pass within the processor's time of one job; those that only cost time are refused."""
+"""Good pictures of any size pass within the processor time of one job; pictures that only cost time are refused."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,7 +39,7 @@ avatars, clean = partial(images.avatars, is_large=True), partial(images.clean, i
 
 
 def swapped_profile() -> bytes:
-    """Red is blue in it: nobody can overlook whether it is applied."""
+    """A profile in which red is blue, so that its use is visible."""
     made = bytearray(profile())
     red, blue = made.index(b"rXYZ"), made.index(b"bXYZ")
     made[red : red + 4], made[blue : blue + 4] = b"bXYZ", b"rXYZ"
@@ -59,7 +59,7 @@ def swapped_profile() -> bytes:
     ],
     ids=["one colour", "one transparent colour", "4K", "5K", "12 MP WebP", "50 MP", "50 MP progressive"],
 )
-async def test_good_pictures_pass(make: Callable[[], bytes], size: tuple[int, int]) -> None:
+async def test_good_pictures_are_accepted(make: Callable[[], bytes], size: tuple[int, int]) -> None:
     data = make()
     picture = await in_worker(images.clean, data)
     assert picture is not None
@@ -78,7 +78,7 @@ async def test_a_picture_that_only_costs_processor_time_is_refused() -> None:
 
 
 @pytest.mark.parametrize("use", [avatars, clean])
-def test_above_twelve_megapixels_pixels_are_paid_for_in_bytes(use: Callable[[bytes], Any]) -> None:
+def test_a_picture_above_twelve_megapixels_needs_bytes_for_its_pixels(use: Callable[[bytes], Any]) -> None:
     data = bomb(6320, 6320)
     assert len(data) < 160_000
     with pytest.raises(BadImage) as refused:
@@ -88,7 +88,7 @@ def test_above_twelve_megapixels_pixels_are_paid_for_in_bytes(use: Callable[[byt
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_large_jpeg_is_shown_upright_and_keeps_its_pixels(orientation: int) -> None:
+def test_a_large_jpeg_becomes_upright_and_keeps_its_pixels(orientation: int) -> None:
     data = loaded("JPEG", orientation, corners(LARGE))
     picture, avatar = clean(data), avatars(data)
     assert picture is not None
@@ -103,7 +103,7 @@ def test_a_large_jpeg_is_shown_upright_and_keeps_its_pixels(orientation: int) ->
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_large_jpeg_loses_all_else(orientation: int) -> None:
+def test_a_large_jpeg_loses_everything_but_its_pixels(orientation: int) -> None:
     data = loaded("JPEG", orientation, corners(LARGE))
     picture = clean(data)
     assert picture is not None
@@ -136,14 +136,14 @@ def test_a_large_jpeg_keeps_its_colours() -> None:
 @pytest.mark.parametrize(
     "rubbish", [b"rubbish", b"\0" * 500, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()]
 )
-def test_a_large_jpeg_with_another_profile_is_encoded_anew(rubbish: bytes) -> None:
+def test_a_large_jpeg_with_another_profile_is_encoded_again(rubbish: bytes) -> None:
     picture = clean(encoded(corners(LARGE), "JPEG", icc_profile=rubbish, exif=exif(6), quality=95))
     assert picture is not None
     assert "icc_profile" not in opened(picture.data).info
     assert colours(picture.data) == SHOWN[6]
 
 
-def test_a_large_jpeg_of_several_pictures_keeps_one() -> None:
+def test_a_large_jpeg_of_several_pictures_keeps_the_first() -> None:
     data = encoded(corners(LARGE), "MPO", save_all=True, append_images=[corners((30, 20))], exif=exif(6))
     picture = clean(data)
     assert picture is not None
@@ -152,7 +152,7 @@ def test_a_large_jpeg_of_several_pictures_keeps_one() -> None:
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_large_jpeg_that_is_cut_off_is_refused(progressive: bool) -> None:
+def test_a_truncated_large_jpeg_is_refused(progressive: bool) -> None:
     data = encoded(photo(LARGE), "JPEG", quality=60, progressive=progressive)
     for use in (avatars, clean):
         with pytest.raises(BadImage):
@@ -161,7 +161,7 @@ def test_a_large_jpeg_that_is_cut_off_is_refused(progressive: bool) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_no_broken_jpeg_raises_anything_but_our_error(data: st.DataObject) -> None:
+def test_broken_jpegs_raise_only_our_error(data: st.DataObject) -> None:
     whole = bytearray(loaded("JPEG", 6))
     for _ in range(data.draw(st.integers(0, 6))):
         whole[data.draw(st.integers(2, len(whole) - 1))] = data.draw(st.integers(0, 255))

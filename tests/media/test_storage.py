@@ -1,4 +1,4 @@
-"""The store of files, in a folder, a bucket and memory: whole files or none, and nothing outside of the folder."""
+"""The store of files in a folder, a bucket and memory: whole files or none, and nothing outside of the folder."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-async def test_what_was_put_is_read_whole_and_in_parts(storage: Storage) -> None:
+async def test_a_file_is_read_whole_and_in_parts(storage: Storage) -> None:
     await storage.put("avatars/ab12.jpg/large", CONTENT)
     assert (await storage.get("avatars/ab12.jpg/large")).size == len(CONTENT)
     assert await read(storage, "avatars/ab12.jpg/large") == CONTENT
@@ -59,7 +59,7 @@ async def test_what_was_put_is_read_whole_and_in_parts(storage: Storage) -> None
 @pytest.mark.parametrize(
     "make", [BytesIO, lambda content: spooled(content, 100), lambda content: spooled(content, 10**9)]
 )
-async def test_open_files_are_put_from_their_beginning(storage: Storage, make: Callable[[bytes], BytesIO]) -> None:
+async def test_an_open_file_is_stored_from_its_beginning(storage: Storage, make: Callable[[bytes], BytesIO]) -> None:
     with make(CONTENT) as file:
         await storage.put("a/b", file)
     assert await read(storage, "a/b") == CONTENT
@@ -72,7 +72,7 @@ def spooled(content: bytes, size: int) -> SpooledTemporaryFile[bytes]:
     return file
 
 
-async def test_an_empty_file_is_a_file(storage: Storage) -> None:
+async def test_an_empty_file_is_stored(storage: Storage) -> None:
     await storage.put("a/b", b"")
     assert await read(storage, "a/b") == b""
 
@@ -93,7 +93,7 @@ async def test_deleting_is_final_and_can_be_repeated(storage: Storage) -> None:
             await storage.get(key)
 
 
-async def test_check(storage: Storage) -> None:
+async def test_check_accepts_a_working_store(storage: Storage) -> None:
     await storage.check()
 
 
@@ -111,7 +111,7 @@ async def test_a_key_cannot_leave_the_folder(key: str, folder: Path) -> None:
     assert files(folder.parent) == ["a"]
 
 
-async def test_emptied_folders_go_but_never_the_root(folder: Path) -> None:
+async def test_empty_folders_are_deleted_but_never_the_root(folder: Path) -> None:
     storage = Storage(folder.as_uri())
     await storage.put("avatars/one/large", b"x")
     await storage.delete(["avatars/one/large"])
@@ -138,7 +138,7 @@ async def test_no_partial_file_is_ever_seen(folder: Path) -> None:
     assert files(folder) == ["a/b"]
 
 
-async def test_emptying_a_folder_and_filling_it_do_not_meet(folder: Path) -> None:
+async def test_a_folder_can_be_emptied_and_filled_at_the_same_time(folder: Path) -> None:
     storage = Storage(folder.as_uri())
     for number in range(50):
         await storage.put("a/old", b"x")
@@ -155,7 +155,7 @@ async def test_a_store_that_fails_is_unavailable(folder: Path) -> None:
             await attempt
 
 
-async def test_a_bucket_that_nobody_serves_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bucket_without_a_server_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -176,7 +176,7 @@ def full(folder: Path) -> Iterator[Path]:
 
 
 @pytest.mark.root
-async def test_a_full_disk_is_unavailable_and_keeps_no_part(full: Path) -> None:
+async def test_a_full_disk_is_unavailable_and_keeps_no_partial_file(full: Path) -> None:
     storage = Storage(full.as_uri())
     await storage.put("a/small", b"x" * 400_000)
     with pytest.raises(Unavailable):
@@ -187,7 +187,7 @@ async def test_a_full_disk_is_unavailable_and_keeps_no_part(full: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [TooLarge(), ValueError("any mistake")])
-async def test_files_go_when_what_they_are_for_fails(folder: Path, error: Exception) -> None:
+async def test_files_are_deleted_when_their_block_fails(folder: Path, error: Exception) -> None:
     storage = Storage(folder.as_uri())
     with pytest.raises(type(error)):  # noqa: PT012  # what raises is what is inside
         async with storage.stored({"a/b": b"x", "a/c": b"y"}):
@@ -196,7 +196,7 @@ async def test_files_go_when_what_they_are_for_fails(folder: Path, error: Except
     assert files(folder) == []
 
 
-async def test_files_stay_when_nobody_knows_whether_the_commit_came_through(folder: Path) -> None:
+async def test_files_stay_when_the_outcome_of_the_commit_is_unknown(folder: Path) -> None:
     storage = Storage(folder.as_uri())
     with pytest.raises(Unavailable):
         async with storage.stored({"a/b": b"x"}):
@@ -204,7 +204,7 @@ async def test_files_stay_when_nobody_knows_whether_the_commit_came_through(fold
     assert files(folder) == ["a/b"]
 
 
-async def test_files_stay_when_all_is_well(storage: Storage) -> None:
+async def test_files_stay_when_their_block_succeeds(storage: Storage) -> None:
     async with storage.stored({"a/b": b"x"}):
         pass
     assert await read(storage, "a/b") == b"x"

@@ -1,4 +1,4 @@
-"""The worker processes: whatever a job does to them, the service gets an answer and goes on."""
+"""The worker processes: whatever a job does to one, the service gets an answer and goes on."""
 
 import asyncio
 import os
@@ -60,7 +60,7 @@ def hang() -> None:
 
 
 def wait_at(gate: str, picture: bytes, **options: bool) -> None:
-    """A picture whose reading takes as long as the test wants it to."""
+    """Clean a picture and wait until the test releases the gate."""
     images.clean(picture, **options)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(gate)
@@ -90,7 +90,7 @@ def chatter() -> str:
     return "answer"
 
 
-async def test_a_job_runs_elsewhere_at_low_priority() -> None:
+async def test_a_job_runs_in_another_process_at_low_priority() -> None:
     assert await in_worker(double, 21) == 42
     process, *others = children()
     assert process.pid == await in_worker(own_pid) != os.getpid()
@@ -98,28 +98,28 @@ async def test_a_job_runs_elsewhere_at_low_priority() -> None:
     assert others == []
 
 
-async def test_pictures_come_through() -> None:
+async def test_a_picture_is_processed() -> None:
     assert (await in_worker(images.avatars, encoded(corners(), "PNG"))).suffix == "jpg"
 
 
-async def test_an_error_comes_whole() -> None:
+async def test_an_error_keeps_its_fields() -> None:
     with pytest.raises(InvalidInput) as refused:
         await in_worker(refuse)
     assert refused.value.problem(None) == InvalidInput.at("/file", "wrong", "So it is.").problem(None)
     with pytest.raises(BadImage):
         await in_worker(images.avatars, b"rubbish")
-    assert len(children()) == 1, "an error is no reason to start anew"
+    assert len(children()) == 1, "an error does not restart the worker"
 
 
 @pytest.mark.parametrize("error", all_errors())
-def test_every_error_can_cross(error: type[ChatError]) -> None:
+def test_every_error_can_be_pickled(error: type[ChatError]) -> None:
     thrown = error("Why.")
     thrown.retry_after = 7
     assert pickle.loads(pickle.dumps(thrown)).problem("id") == thrown.problem("id")
 
 
 @pytest.mark.parametrize("broken", [crash, fail])
-async def test_after_a_crash_the_next_job_runs(broken: object) -> None:
+async def test_the_next_job_runs_after_a_crash(broken: object) -> None:
     before = await in_worker(own_pid)
     with pytest.raises(BadImage):
         await in_worker(broken)  # type: ignore[arg-type]  # either of the two
@@ -127,7 +127,7 @@ async def test_after_a_crash_the_next_job_runs(broken: object) -> None:
     assert len(children()) == 1
 
 
-async def test_a_job_gets_two_seconds_of_the_processor() -> None:
+async def test_a_job_gets_two_seconds_of_processor_time() -> None:
     before = await in_worker(own_pid)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     with pytest.raises(BadImage) as refused:
@@ -138,7 +138,7 @@ async def test_a_job_gets_two_seconds_of_the_processor() -> None:
     assert await in_worker(own_pid) != before
 
 
-async def test_a_job_that_gets_no_processor_is_killed_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_without_processor_time_is_killed_and_may_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     await in_worker(own_pid)
     monkeypatch.setattr(worker, "JOB_SECONDS", 0.3)
     with pytest.raises(Unavailable) as refused:
@@ -163,7 +163,7 @@ async def test_small_pictures_do_not_wait_for_large_ones(tmp_path: Path) -> None
     server.close()
 
 
-async def test_pictures_do_not_wait_for_those_of_one_other_user(
+async def test_pictures_do_not_wait_for_many_pictures_of_one_other_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "MAX_OF_ONE", 5)
@@ -185,14 +185,14 @@ async def test_pictures_do_not_wait_for_those_of_one_other_user(
     server.close()
 
 
-async def test_memory_has_an_end() -> None:
+async def test_the_memory_of_a_job_is_limited() -> None:
     assert await in_worker(eat, 200_000_000) == 200_000_000
     with pytest.raises(BadImage):
         await in_worker(eat, 2_000_000_000)
     assert await in_worker(double, 1) == 2
 
 
-async def test_the_service_itself_stays_small_when_a_picture_is_a_bomb() -> None:
+async def test_a_bomb_takes_no_memory_of_the_service() -> None:
     bomb = encoded(corners((6300, 6300), "P"), "PNG") + bytes(200_000)
     before = psutil.Process().memory_info().rss
     made = await in_worker(images.avatars, bomb)
@@ -200,11 +200,11 @@ async def test_the_service_itself_stays_small_when_a_picture_is_a_bomb() -> None
     assert psutil.Process(await in_worker(own_pid)).memory_info().rss < 1 << 30
 
 
-async def test_what_is_printed_does_not_disturb() -> None:
+async def test_output_of_a_job_does_not_disturb_its_answer() -> None:
     assert [await in_worker(chatter) for _ in range(3)] == ["answer"] * 3
 
 
-async def test_answers_are_not_mixed_up_when_somebody_gives_up() -> None:
+async def test_answers_are_not_mixed_up_after_a_cancelled_job() -> None:
     await in_worker(double, 1)
     slow = asyncio.create_task(in_worker(doze, 0.5))
     await asyncio.sleep(0.2)
@@ -213,7 +213,7 @@ async def test_answers_are_not_mixed_up_when_somebody_gives_up() -> None:
     assert await asyncio.gather(*jobs) == [2 * number for number in range(20)]
 
 
-async def test_no_more_wait_than_can_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_waiting_jobs_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "MAX_WAITING", 3)
     jobs = [asyncio.create_task(in_worker(doze, 0.2)) for _ in range(worker.PROCESSES + 3)]
     await asyncio.sleep(0)
