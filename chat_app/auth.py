@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
 from chat_app.crud import codes, sessions
-from chat_app.crud.sessions import OpenedSession, SessionState
+from chat_app.crud.sessions import OpenedSession
 from chat_app.crud.users import record_user
 from chat_app.database import Db, Transaction
 from chat_app.errors import (
@@ -277,16 +277,16 @@ async def change_password(manager: UserManager, actor: Actor, data: PasswordChan
     await sessions.revoke_sessions(db, actor.id, keep=actor.session_id)
 
 
-async def authenticate(db: Db, token: str | None) -> tuple[Actor, SessionState]:
+async def authenticate(db: Db, token: str | None) -> tuple[Actor, UUID | None]:
     """Who a token speaks for, over HTTP and over Socket.IO. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
     if token is None:
         raise NotAuthenticated
     actor = SessionStrategy().decode(token)
     bind(user=actor.id, session=actor.session_id)
     try:
-        standing = await sessions.check_session(db, actor)
+        active_chat_id = await sessions.check_session(db, actor)
     except ChatError as refused:
         log.info("refused", code=refused.code)
         raise
     log_info("authorized")
-    return actor, standing
+    return actor, active_chat_id

@@ -31,7 +31,7 @@ from chat_app.live.cluster import Cluster, ClusterFanout
 from chat_app.live.connections import Connections
 from chat_app.live.fanout import Fanout
 from chat_app.live.presence import Presence
-from chat_app.live.server import Live
+from chat_app.live.server import CHECK_SECONDS, SWEEP_SECONDS, Live
 from chat_app.media.storage import Storage
 from chat_app.settings import LOCAL_ORIGINS, Settings
 from chat_app.sms import CodeSender
@@ -52,8 +52,8 @@ class Node(Components):
     async def run(self, _api: FastAPI) -> AsyncIterator[None]:
         """Run what works in the background for as long as the application does."""
         background = Background()
-        for work in (self.live.sweep(), self.live.watch()):
-            background.spawn(work)
+        background.repeat(self.live.sweep, seconds=SWEEP_SECONDS)
+        background.repeat(self.live.server.sweep, seconds=CHECK_SECONDS)
         if self.cluster:
             background.repeat(self.limits.exchange, seconds=EXCHANGE_SECONDS)
             await self.cluster.start()

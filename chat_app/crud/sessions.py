@@ -6,14 +6,14 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func
 from sqlmodel import col, select, update
 
-from chat_app.database import LONGEST_TRANSACTION, Db, Transaction, read_clock
+from chat_app.database import Db, Transaction, read_clock
 from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
 from chat_app.events import SessionsRevoked, record
 from chat_app.models import Session, User
@@ -102,19 +102,11 @@ async def has_sessions(db: Transaction, user_id: UUID) -> bool:
     return (await db.exec(select(Session.id).where(Session.user_id == user_id).limit(1))).first() is not None
 
 
-class SessionState(NamedTuple):
-    """A session that stands."""
-
-    expires_at: datetime
-    active_chat_id: UUID | None
-
-
-async def check_session(db: Db, actor: Actor) -> SessionState:
-    """The actor's session if it and the user still stand. Raises SessionRevoked or TokenExpired."""
+async def check_session(db: Db, actor: Actor) -> UUID | None:
+    """Returns the active chat of the actor's session. Raises SessionRevoked or TokenExpired if it has ended."""
     rows = await db.fetch(
         """
-        SELECT expires_at, active_chat_id, revoked_at IS NOT NULL OR NOT is_active AS is_over,
-            expires_at <= now() AS is_late
+        SELECT active_chat_id, revoked_at IS NOT NULL OR NOT is_active AS is_over, expires_at <= now() AS is_late
         FROM session JOIN "user" ON "user".id = user_id WHERE session.id = $1 AND user_id = $2
         """,
         actor.session_id,
@@ -124,7 +116,8 @@ async def check_session(db: Db, actor: Actor) -> SessionState:
         raise SessionRevoked
     if rows[0]["is_late"]:
         raise TokenExpired
-    return SessionState(rows[0]["expires_at"], rows[0]["active_chat_id"])
+    active_chat_id: UUID | None = rows[0]["active_chat_id"]
+    return active_chat_id
 
 
 async def list_sessions(db: Transaction, actor: Actor) -> list[SessionRead]:
@@ -161,29 +154,18 @@ async def revoke_sessions(db: Transaction, user_id: UUID, *, keep: UUID | None =
     return len(ended)
 
 
-async def list_revoked(db: Transaction, since: datetime) -> tuple[set[UUID], datetime]:
-    """The sessions that were revoked since a time, and the time to ask with next: late commits are found again."""
-    now = await read_clock(db)
-    rows = await db.exec(select(Session.id).where(col(Session.revoked_at) > since))
-    return set(rows), now - LONGEST_TRANSACTION
-
-
-async def list_deactivated(db: Transaction, user_ids: Iterable[UUID]) -> set[UUID]:
-    """Those of the users who are deactivated, also by a plain SQL update: their sessions are over."""
-    statement = 'SELECT id FROM "user" WHERE id = ANY($1::uuid[]) AND NOT is_active'
-    return {row["id"] for row in await db.fetch(statement, list(user_ids))}
-
-
-async def read_expiry(db: Transaction, session_ids: Iterable[UUID]) -> dict[UUID, datetime]:
-    """When those of the sessions that still stand expire."""
+async def list_ended(db: Db, session_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of the sessions that are revoked, expired or of a deactivated user, also by a plain SQL update."""
     rows = await db.fetch(
         """
-        SELECT session.id, expires_at FROM session JOIN "user" ON "user".id = user_id
-        WHERE session.id = ANY($1::uuid[]) AND revoked_at IS NULL AND expires_at > clock_timestamp() AND is_active
+        SELECT given.id FROM unnest($1::uuid[]) AS given (id) WHERE NOT EXISTS (
+            SELECT FROM session JOIN "user" ON "user".id = user_id
+            WHERE session.id = given.id AND revoked_at IS NULL AND expires_at > clock_timestamp() AND is_active
+        )
         """,
         list(session_ids),
     )
-    return dict(rows)
+    return {row["id"] for row in rows}
 
 
 async def read_active(db: Db, session_ids: Iterable[UUID]) -> dict[UUID, tuple[UUID | None, int]]:

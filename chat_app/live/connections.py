@@ -5,7 +5,6 @@ Having a chat open is a wish, not a right: who is told of a chat, its audience d
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -58,8 +57,8 @@ class Connection:
     """One Socket.IO connection of a session."""
 
     __slots__ = (
-        *("_connections", "_end", "_opening", "about", "active", "actor", "chose_chat", "expires_at", "id", "key"),
-        *("send", "waiting", "wire"),
+        *("_connections", "_end", "_opening", "about", "active", "actor", "chose_chat", "id", "key", "send"),
+        *("waiting", "wire"),
     )
 
     def __init__(
@@ -67,7 +66,6 @@ class Connection:
         id: str,
         actor: Actor,
         wire: Wire,
-        expires_at: datetime,
         connections: "Connections",
         end: Callable[["Connection"], None],
     ) -> None:
@@ -80,7 +78,6 @@ class Connection:
         self.wire = wire
         # Send an encoded packet, after `ready`; the wire puts a shorter way here once it knows one.
         self.send: Callable[[Packet], None] = self._send
-        self.expires_at = expires_at
         # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
         self.chose_chat = False
         # What comes before the client was told `ready` waits here.

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -132,18 +132,16 @@ class Live:
         handshake = _handshake(auth)
         try:
             async with self.database.reading() as db:
-                actor, standing = await authenticate(db, handshake.token)
+                actor, active_chat_id = await authenticate(db, handshake.token)
                 # Nothing is waited for from here to the next one that is added: two at once count each other.
                 self.limits.check_connections(
                     session=len(self.connections.of_session(actor.session_id)),
                     user=len(self.connections.of_user(actor.id)),
                 )
-                connection = Connection(
-                    connection_id, actor, self.server, standing.expires_at, self.connections, self._end
-                )
+                connection = Connection(connection_id, actor, self.server, self.connections, self._end)
                 # Known from here on, so that nothing that happens while it reads is missed.
                 self.connections.add(connection)
-                await _choose_active(db, connection, handshake, standing.active_chat_id)
+                await _choose_active(db, connection, handshake, active_chat_id)
                 self._ready[connection_id] = await _ready(db, connection)
         except BaseException:
             self._forget(connection_id)
@@ -247,42 +245,14 @@ class Live:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def watch(self) -> None:
-        """See to it that clients which are gone, or do not read, don't stay."""
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            try:
-                await self.server.sweep()
-            except Exception as error:
-                logs.log_crash(error)
-
     async def sweep(self) -> None:
-        """Close what no event closed: sessions that ran out, were ended elsewhere, or are of deactivated users."""
-        since = datetime.now(UTC) - timedelta(hours=1)
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                since = await self._sweep(since)
-            except ChatError:
-                pass  # the database is away, as was logged; the next round looks back as far as needed
-            except Exception as error:
-                # Without the next rounds no session that ended elsewhere would be closed any more.
-                logs.log_crash(error)
-
-    async def _sweep(self, since: datetime) -> datetime:
-        now = datetime.now(UTC)
-        async with self.database.transaction() as db:
-            revoked, until = await sessions.list_revoked(db, since)
-            expiring = {c.actor.session_id for c in self.connections if c.expires_at <= now}
-            standing = await sessions.read_expiry(db, expiring)
-            deactivated = await sessions.list_deactivated(db, {c.key for c in self.connections})
+        """Close what no event closed: sessions that expired, were ended elsewhere, or are of deactivated users."""
+        session_ids = {connection.actor.session_id for connection in self.connections}
+        async with self.database.reading() as db:
+            ended = await sessions.list_ended(db, session_ids)
         for connection in self.connections:
-            session_id = connection.actor.session_id
-            connection.expires_at = standing.get(session_id, connection.expires_at)
-            is_late = session_id in expiring and session_id not in standing
-            if is_late or session_id in revoked or connection.key in deactivated:
+            if connection.actor.session_id in ended:
                 self._end(connection)
-        return until
 
 
 def _handshake(auth: Any) -> Handshake:

@@ -417,15 +417,15 @@ class TestLogout:
         self, database: Database, make_person: MakePerson, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         anna = await make_person("Anna", connected=True)
-        crashed, list_revoked = asyncio.Event(), sessions.list_revoked
+        crashed, list_ended = asyncio.Event(), sessions.list_ended
 
         async def crash_once(*arguments: Any) -> Any:
             if not crashed.is_set():
                 crashed.set()
                 raise LookupError
-            return await list_revoked(*arguments)
+            return await list_ended(*arguments)
 
-        monkeypatch.setattr(sessions, "list_revoked", crash_once)
+        monkeypatch.setattr(sessions, "list_ended", crash_once)
         async with asyncio.timeout(DEADLINE):
             await crashed.wait()
         async with database.transaction() as db:

@@ -13,7 +13,7 @@ import pytest
 from chat_app import driver
 from chat_app.crud import chats, history, members
 from chat_app.crud.messages import Draft, send_messages
-from chat_app.crud.sessions import check_session, open_session
+from chat_app.crud.sessions import check_session, list_ended, open_session
 from chat_app.database import Database, Db
 from chat_app.driver import BY_KEY, RawConnection
 from chat_app.models.chats import GroupCreate, PrivateChatOpen
@@ -36,6 +36,7 @@ USES: dict[str, Use] = {
     "chat list": lambda unit, actor, _: chats.list_chats(unit, actor, cursor=None, limit=50, changed_since=None),
     "changed chats": lambda unit, actor, _: chats.list_chats(unit, actor, cursor=None, limit=50, changed_since="1.0"),
     "session": lambda unit, actor, _: check_session(unit, actor),
+    "ended sessions": lambda unit, actor, _: list_ended(unit, [actor.session_id]),
 }
 
 
