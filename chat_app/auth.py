@@ -1,4 +1,8 @@
-"""The fastapi-users corner: registration, passwords, JWT. Only here the library's word "email" means a phone."""
+"""The fastapi-users corner: registration, passwords, JWT. Only here the library's word "email" means a phone.
+
+The library's are the bearer scheme, the making of tokens and the password helper; ours are accounts, sessions and the
+reading of tokens.
+"""
 
 import asyncio
 import os
@@ -26,7 +30,7 @@ from sqlmodel import col, select
 
 from chat_app.crud import codes, sessions
 from chat_app.crud.sessions import OpenedSession
-from chat_app.crud.users import record_user
+from chat_app.crud.users import change_user, lock_user
 from chat_app.database import Db, Transaction
 from chat_app.errors import (
     BadCode,
@@ -56,7 +60,7 @@ MOST_WAITING = 100
 
 
 def _stand_back() -> None:
-    """Hashing takes what others leave of the processor: on Linux a thread has a priority of its own."""
+    """Let hashing have only the processor time that others leave: on Linux each thread has its own priority."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
@@ -68,7 +72,7 @@ _phone: TypeAdapter[str] = TypeAdapter(Phone)
 
 
 async def hash_password(password: str) -> str:
-    """Hash a password off the event loop. Raises Unavailable when too many wait."""
+    """Hash a password off the event loop. Raises Unavailable when too many are waiting."""
     return await _off_loop(_passwords.hash, password)
 
 
@@ -79,21 +83,10 @@ async def _off_loop(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a User has a phone for an email
-    """Users for fastapi-users: it flushes, the edge commits."""
+    """The users for fastapi-users. It flushes; the commit is made at the edge."""
 
     def __init__(self, db: Transaction) -> None:
         self.db = db
-
-    async def get(self, id: UUID) -> User | None:
-        return await self.db.get(User, id)
-
-    async def lock(self, is_meant: ColumnElement[bool]) -> User | None:
-        """The user, locked until the commit, as other transactions have left it.
-
-        Code that opens a session or sets a password calls this first, so that each sees what the other has written.
-        """
-        statement = select(User).where(is_meant).with_for_update(key_share=True)
-        return (await self.db.exec(statement, execution_options={"populate_existing": True})).first()
 
     async def create(self, create_dict: dict[str, Any]) -> User:
         """Raises PhoneTaken; the transaction can go on after it."""
@@ -105,10 +98,7 @@ class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a
         return await self.db.get_one(User, user_id)
 
     async def update(self, user: User, update_dict: dict[str, Any]) -> User:
-        user.sqlmodel_update(update_dict)
-        self.db.add(user)
-        await self.db.flush()
-        return user
+        return await change_user(self.db, user, update_dict)
 
 
 class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[type-var]  # as above
@@ -118,6 +108,7 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
 
     def __init__(self, user_db: UserDatabase) -> None:
         super().__init__(user_db, _passwords)
+        self.db = user_db.db
 
     async def create(self, user_create: UserCreate, safe: bool = True, request: Request | None = None) -> User:  # type: ignore[override]  # our own schema
         """Register. Raises PhoneTaken."""
@@ -134,46 +125,38 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         """Where numbers must be verified, an account that was never used blocks no number. Raises PhoneTaken."""
         if get_settings().phone_verification != "required":
             raise PhoneTaken
-        db, user = self.user_db.db, await self.user_db.lock(col(User.phone) == fields["phone"])
-        if user is None or user.is_verified or not user.is_active or await sessions.has_sessions(db, user.id):
+        user = await lock_user(self.db, col(User.phone) == fields["phone"])
+        if user is None or user.is_verified or not user.is_active or await sessions.has_sessions(self.db, user.id):
             raise PhoneTaken
-        former_name = user.name
-        await self.user_db.update(user, fields)
-        if user.name != former_name:
-            await record_user(db, user)
-        return user
+        return await self.user_db.update(user, fields)
 
     async def check_password(self, is_meant: ColumnElement[bool], password: str) -> User | None:
         """The user, locked, if this is the password; otherwise None, after the same time, also without such a user."""
         while True:
-            user = (await self.user_db.db.exec(select(User).where(is_meant))).first()
+            user = (await self.db.exec(select(User).where(is_meant))).first()
             stored = user and user.hashed_password
             # While the password is checked the connection serves others.
-            await self.user_db.db.close()
+            await self.db.close()
             if stored is None:
                 await hash_password(password)
                 return None
             is_right, rehashed = await _off_loop(_passwords.verify_and_update, password, stored)
             if not is_right:
                 return None
-            user = await self.user_db.lock(is_meant)
+            user = await lock_user(self.db, is_meant)
             # A password that was changed meanwhile is checked anew.
             if user is not None and user.hashed_password == stored:
                 return await self.user_db.update(user, {"hashed_password": rehashed}) if rehashed else user
 
 
 class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as above
-    """Access tokens that carry the session, and are good for as long as it stands."""
+    """Access tokens that carry the session, and are valid until it ends. `authenticate` reads them, not the library."""
 
     def __init__(self) -> None:
         super().__init__(get_settings().signing_secret.decode(), ACCESS_SECONDS, [AUDIENCE])
 
-    async def read_token(self, token: str | None, user_manager: UserManager) -> User | None:  # type: ignore[override]  # ours
-        """The user behind a token. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
-        return await user_manager.user_db.get((await authenticate(user_manager.user_db.db, token))[0].id)
-
     def decode(self, token: str) -> Actor:
-        """Who a token speaks for. Raises NotAuthenticated, TokenExpired."""
+        """The actor of a token. Raises NotAuthenticated, TokenExpired."""
         try:
             claims = jwt.decode(
                 token,
@@ -189,7 +172,7 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
             raise NotAuthenticated from error
 
     def tokens(self, opened: OpenedSession) -> Tokens:
-        """What a client gets for a session that was opened or refreshed."""
+        """The tokens of a session that was opened or refreshed."""
         user_id, session_id = map(str, opened.actor)
         claims = {"sub": user_id, "sid": session_id, "aud": AUDIENCE, "iat": datetime.now(UTC)}
         token = generate_jwt(claims, self.encode_key, self.lifetime_seconds, algorithm=self.algorithm)
@@ -197,7 +180,7 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
 
 
 def plain_phone(phone: str) -> str | None:
-    """The number in E.164, however it was written; None if it is none."""
+    """The number in E.164, in whatever form it was written; None for other texts."""
     try:
         return _phone.validate_python(phone)
     except ValidationError:
@@ -218,21 +201,21 @@ async def log_in_with_code(manager: UserManager, data: CodeLogin, device: Device
     """Open a session with a code; a number that is new becomes a user. Raises BadCode."""
     hashed = await hash_password(data.password) if data.password else None
     user = await _use_code(manager, data, Purpose.LOGIN)
-    # Until the first proof the account may belong to somebody who registered a number of another person.
+    # Before the first proof the account may belong to somebody who registered another person's number.
     if hashed or not user.is_verified:
         await _set_password(manager, user, hashed)
     return await _open_session(manager, user, device)
 
 
 async def _open_session(manager: UserManager, user: User, device: Device) -> Tokens:
-    opened = await sessions.open_session(manager.user_db.db, user.id, *device)
+    opened = await sessions.open_session(manager.db, user.id, *device)
     bind(user=user.id, session=opened.actor.session_id)
     return SessionStrategy().tokens(opened)
 
 
 async def verify_phone(manager: UserManager, actor: Actor, data: CodeUse) -> None:
     """Mark the actor's number as verified. Raises BadCode, or NotAuthenticated if it is not the actor's number."""
-    user = await manager.user_db.get(actor.id)
+    user = await manager.db.get(User, actor.id)
     if user is None or user.phone != data.phone:
         raise NotAuthenticated
     await manager.user_db.update(await _use_code(manager, data, Purpose.VERIFY), {"is_verified": True})
@@ -246,11 +229,11 @@ async def reset_password(manager: UserManager, data: PasswordReset) -> None:
 
 async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> User:
     """The user, locked, of a number that was proven. Raises BadCode."""
-    await codes.use_code(manager.user_db.db, data.phone, purpose, data.code)
+    await codes.use_code(manager.db, data.phone, purpose, data.code)
     if purpose is Purpose.LOGIN:
         with suppress(PhoneTaken):
             await manager.user_db.create({"phone": data.phone, "name": DEFAULT_NAME})
-    user = await manager.user_db.lock(col(User.phone) == data.phone)
+    user = await lock_user(manager.db, col(User.phone) == data.phone)
     if user is None or not user.is_active:
         raise BadCode
     return user
@@ -259,14 +242,14 @@ async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> Us
 async def _set_password(manager: UserManager, user: User, hashed: str | None) -> None:
     """Replace or clear the password of a user who has proven the number, and end all sessions."""
     await manager.user_db.update(user, {"hashed_password": hashed, "is_verified": True})
-    await sessions.revoke_sessions(manager.user_db.db, user.id)
+    await sessions.revoke_sessions(manager.db, user.id)
 
 
 async def change_password(manager: UserManager, actor: Actor, data: PasswordChange) -> None:
     """Set a new password; the user's other sessions end. Raises BadCredentials, SessionRevoked."""
     hashed = await hash_password(data.new_password)
-    db, is_meant = manager.user_db.db, col(User.id) == actor.id
-    user = await manager.user_db.lock(is_meant)
+    db, is_meant = manager.db, col(User.id) == actor.id
+    user = await lock_user(manager.db, is_meant)
     if user is None or user.hashed_password is not None:
         user = await manager.check_password(is_meant, data.current_password or "")
     if user is None:
@@ -278,7 +261,10 @@ async def change_password(manager: UserManager, actor: Actor, data: PasswordChan
 
 
 async def authenticate(db: Db, token: str | None) -> tuple[Actor, UUID | None]:
-    """Who a token speaks for, over HTTP and over Socket.IO. Raises NotAuthenticated, TokenExpired, SessionRevoked."""
+    """The actor of a token and the active chat of the session, for both transports.
+
+    Raises NotAuthenticated, TokenExpired, SessionRevoked.
+    """
     if token is None:
         raise NotAuthenticated
     actor = SessionStrategy().decode(token)

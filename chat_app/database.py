@@ -20,18 +20,18 @@ from chat_app.errors import ChatError, Unavailable
 from chat_app.events import ChatsChanged, MessagesChanged, Recorded, recorded
 from chat_app.logs import log, log_info
 
-# How long a transaction may wait in all, for a connection, for locks and for answers: from asking for the connection to
-# the answer to its commit. Those of an operator may wait longer.
+# How long a transaction may wait in all, for a connection, for locks and for answers: from the request for the
+# connection to the answer to its commit. An operator's transactions may wait longer.
 PATIENCE_SECONDS = 3.0
 OPERATOR_SECONDS = 60.0
-# None is older than this when it commits.
+# No transaction is older than this when it commits.
 LONGEST_TRANSACTION = timedelta(seconds=60)
-# How often the process of a commit with unknown outcome is looked for, and how many times at most.
+# Seconds between two looks for the process of a commit with unknown outcome, and how many there are at most.
 LOOK_SECONDS, MOST_LOOKS = 0.2, 300
 
 
 class Delivery(Protocol):
-    """What the events of each commit are handed to. As it stands it delivers nothing."""
+    """Receives the events of each commit. These defaults deliver nothing."""
 
     def deliver(self, events: list[Recorded]) -> int:
         """Deliver what a commit released. Returns how many connections it reached."""
@@ -61,12 +61,12 @@ class Transaction(AsyncSession):
         return await (await self.raw()).fetch(statement, *values)
 
 
-# What reads are made with; within a Transaction they include its own changes.
+# For reading; a Transaction also reads its own changes.
 Db = Transaction | RawConnection
 
 
 class Database:
-    """One engine, its raw connections, and what its commits release.
+    """An engine with its raw connections. Its commits release their events.
 
     `remove_files` gets the keys of files that a commit made superfluous. `patience`: seconds that a transaction may
     wait in all.
@@ -94,7 +94,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """A transaction that is committed at the end, once, and then releases its events; or nothing of it.
+        """A transaction that is committed at the end, once, and then releases its events. An error rolls it back.
 
         Raises Unavailable when the database can't be reached or does not answer in time.
         """
@@ -111,9 +111,9 @@ class Database:
 
     @asynccontextmanager
     async def raw_transaction(self, until: float | None = None) -> AsyncIterator[RawConnection]:
-        """As transaction, on a raw connection: a third of the time. Raises Unavailable.
+        """As transaction, on a raw connection: it takes a third of the time. Raises Unavailable.
 
-        `until`: when it has waited for long enough, as a time of the event loop.
+        `until`: the end of its patience, as a time of the event loop.
         """
         until = until or self._until()
         with unavailable_without_database():

@@ -25,7 +25,7 @@ from chat_app.logs import log
 SLOW_QUERY_SECONDS = 0.2
 # A command reports sooner that the server does not answer.
 CONNECT_SECONDS = 10.0
-# A plan is kept for what the tables were when it was made; a young one grows a thousandfold while it is in use.
+# The server keeps plans for the tables as they were. A young table grows a thousandfold while a plan is in use.
 PLAN_SECONDS = 10.0
 
 SERVER_SETTINGS = {"timezone": "UTC", "jit": "off", "application_name": "chat_app"}
@@ -39,7 +39,7 @@ class Busy(Unavailable):
 
 
 class RawConnection:
-    """A connection of the driver, for what is done thousands of times a second; `info` as a database session has it."""
+    """A connection of the driver, for work done thousands of times a second. `info`: as of a database session."""
 
     __slots__ = ("_locks", "connection", "info", "planned_at")
 
@@ -65,7 +65,7 @@ class RawConnection:
     async def lock(self, statement: str, ids: Iterable[UUID], *, patience: float | None) -> None:
         """Run a statement of one argument, an array, for its locks alone; the transaction begins with it.
 
-        `patience`: seconds to wait for a lock; None: as long as for any. All of it is one round trip, planned once.
+        `patience`: seconds to wait for a lock; None: as long as for any. All of this is one round trip, planned once.
         """
         if statement not in self._locks:
             self._locks[statement] = await self.connection.prepare(statement)
@@ -77,7 +77,7 @@ class RawConnection:
         _log_if_slow(started, statement)
 
     async def plan_anew(self) -> None:
-        """Have the statements planned again, now and then."""
+        """Let the server make new plans from time to time."""
         if time.monotonic() - self.planned_at > PLAN_SECONDS:
             await self.connection.execute("DISCARD PLANS")
             self.planned_at = time.monotonic()
@@ -87,12 +87,12 @@ class RawConnection:
             await self.connection.execute("COMMIT")
 
 
-# Until when the transaction that asks the pool for a connection may wait.
+# The time until which the transaction that requests a connection from the pool may wait.
 _deadline: ContextVar[float] = ContextVar("deadline")
 
 
 class Pool(AsyncAdaptedQueuePool):
-    """Its timeout is for the whole transaction, which begins to wait here."""
+    """Its timeout holds for the whole transaction, which begins to wait here."""
 
     def connect(self) -> Any:
         token = _deadline.set(asyncio.get_running_loop().time() + self._timeout)
@@ -103,9 +103,9 @@ class Pool(AsyncAdaptedQueuePool):
 
 
 class Driver:
-    """The connections to one server. It closes one whose transaction waits for too long: the task gets an error then.
+    """The connections to one server. It closes one whose transaction waits for too long; its task then gets an error.
 
-    Cancelling the statement would wait too: the driver asks the server for it over another connection.
+    To cancel the statement would have to wait too: the driver needs another connection for it.
     """
 
     def __init__(self, url: str, patience: float) -> None:
@@ -135,7 +135,7 @@ class Driver:
     @asynccontextmanager
     async def borrow(self, until: float) -> AsyncIterator[RawConnection]:
         """A raw connection, closed at this time of the event loop unless it is given back before."""
-        # Those that a restart of the server has ended are no loss.
+        # A restart of the server ended the others.
         self._idle = [raw for raw in self._idle if not raw.connection.is_closed()]
         raw = self._idle.pop() if self._idle else RawConnection(await self._connect(until, BY_KEY), {})
         self._start_deadline(raw.connection, until)
@@ -162,7 +162,7 @@ class Driver:
         limits = {
             # A server that waits no longer than its client leaves the connection whole.
             "lock_timeout": str(patience * 9 // 10),
-            # These end what no client waits for any more, before it makes others wait for its locks.
+            # These end statements whose client has given up, before others wait for their locks.
             "statement_timeout": str(patience),
             "idle_in_transaction_session_timeout": str(patience),
         }

@@ -1,4 +1,4 @@
-"""How often who may do what: one table for both transports.
+"""Rate limits: one table for both transports.
 
 Counted here and not by the `limits` library: its store in memory walks through all of its keys at every count.
 """
@@ -42,43 +42,31 @@ PER_USER = {
     "change_password": Rate(10, 60),
 }
 
-# Of one address, for what needs no token; many people may share an address.
+WITH_CODE = ("login_with_code", "verify_phone", "reset_password")
+
+# Of one address, for operations without a token; many people may share an address.
 PER_ADDRESS = {
     "register": Rate(20, 60),
     "login": Rate(60, 60),
     "refresh": Rate(120, 60),
     "connect": Rate(600, 60),
     "request_code": Rate(20, 60),
-    "login_with_code": Rate(30, 60),
-    "verify_phone": Rate(30, 60),
-    "reset_password": Rate(30, 60),
+    **dict.fromkeys(WITH_CODE, Rate(30, 60)),
 }
 
 # Of one phone number from one address. Except for `request_code` only wrong passwords and codes count.
-PER_PAIR = {
-    "login": Rate(5, 900),
-    "request_code": Rate(5, 3600),
-    "login_with_code": Rate(5, 3600),
-    "verify_phone": Rate(5, 3600),
-    "reset_password": Rate(5, 3600),
-}
+PER_PAIR = {"login": Rate(5, 900), **dict.fromkeys(("request_code", *WITH_CODE), Rate(5, 3600))}
 
 # Of one phone number from all addresses. Except for `request_code` only wrong tries count. An address from which a
 # living session of the number was opened is not bound by this, so that others can't lock the owner out there.
-PER_PHONE = {
-    "login": Rate(100, 3600),
-    "request_code": Rate(10, 3600),
-    "login_with_code": Rate(100, 3600),
-    "verify_phone": Rate(100, 3600),
-    "reset_password": Rate(100, 3600),
-}
+PER_PHONE = {"request_code": Rate(10, 3600), **dict.fromkeys(("login", *WITH_CODE), Rate(100, 3600))}
 
 # How many connections to one node at a time.
 MOST_CONNECTIONS = {"session": 20, "user": 50, "address": 1000}
-# Beyond that connects are refused with an error; beyond this transports are, which cost memory without a login.
+# Above these, connects are refused with an error. Above this, transports are: they cost memory without a login.
 MOST_TRANSPORTS = 1100
 
-# Of all together, counted where it is named: what costs money.
+# Of all clients together, for what costs money; the route names it.
 IN_ALL = {"request_code": Rate(600, 60)}
 
 RATES = {"user": PER_USER, "address": PER_ADDRESS, "pair": PER_PAIR, "phone": PER_PHONE, "all": IN_ALL}
@@ -128,10 +116,10 @@ class _Count:
 
 
 class Limits:
-    """Counts what happens, with a client of the bus together with all nodes; switched off it counts nothing.
+    """Counts operations; with a client of the bus, together with all nodes. Switched off it counts nothing.
 
-    The totals are read every now and then: in between, each node lets through what it knows of. Without the bus each
-    node is left with its own count.
+    The totals are read four times a second; in between, each node decides by the last ones. Without the bus each node
+    has only its own count.
     """
 
     def __init__(self, *, enabled: bool, client: Redis | None = None, is_up: Callable[[], bool] = lambda: True) -> None:
@@ -188,7 +176,7 @@ class Limits:
                 raise TooManyConnections
 
     async def exchange(self) -> dict[_Span, int]:
-        """Publish what was counted here and not published yet, and read the totals of the same."""
+        """Publish the counts that were not published yet, and read their totals."""
         published, self._unpublished = self._unpublished, Counter()
         if self._client is None or not published or not self._is_up():
             return {}

@@ -9,6 +9,7 @@ from sqlmodel import col, text
 from chat_app.addresses import bus_fault, database_fault
 from chat_app.auth import UserDatabase, UserManager, plain_phone
 from chat_app.crud import sessions
+from chat_app.crud.users import lock_user
 from chat_app.database import Database
 from chat_app.errors import ChatError, UserNotFound
 from chat_app.live.bus import connect
@@ -75,7 +76,7 @@ async def revoke_sessions(database: Database, who: str) -> int:
         is_meant = col(User.phone) == plain_phone(who)
     async with database.transaction() as db:
         # Locked: the session of a login that is being committed ends too.
-        user = await UserDatabase(db).lock(is_meant)
+        user = await lock_user(db, is_meant)
         if user is None:
             raise UserNotFound
         return await sessions.revoke_sessions(db, user.id)

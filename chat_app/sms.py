@@ -1,4 +1,4 @@
-"""What carries a code to a phone: an HTTP gateway, or in development the log."""
+"""Sends codes to phones: by an HTTP gateway, or in development to the log."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ TIMEOUT_SECONDS = 5.0
 
 
 class CodeSender:
-    """Sends in the background, so that the answer takes as long for a number that nobody has."""
+    """Sends in the background: the answer takes as long for a number without an account."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.sms_url.get_secret_value() if settings.sms_url else None
@@ -23,12 +23,12 @@ class CodeSender:
         self._sending = Background()
 
     def check(self) -> None:
-        """Raises Unavailable where codes can't be sent: without a gateway they must not stand in a production log."""
+        """Raises Unavailable where codes can't be sent: without a gateway they must not get into a production log."""
         if self._url is None and not self._to_log:
-            raise Unavailable("No way to send codes is set up.", retry_after=3600)
+            raise Unavailable("Sending codes is not configured.", retry_after=3600)
 
     def send(self, phone: str, digits: str) -> None:
-        """Send a code; what goes wrong is logged, without the number and the code."""
+        """Send a code. Failures are logged, without the number and the code."""
         if self._to_log:
             log.warning("one-time code", phone=phone, code=digits)
             return
@@ -51,6 +51,6 @@ class CodeSender:
         log.error("code given up")
 
     async def close(self) -> None:
-        """Finish what is under way."""
+        """Wait for the codes that are under way."""
         await self._sending.finish()
         await self._client.aclose()

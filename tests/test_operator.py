@@ -18,9 +18,9 @@ from sqlalchemy import make_url, text
 from sqlmodel import col
 
 from chat_app import inspection, migrations, operations
-from chat_app.auth import UserDatabase
 from chat_app.crud import attachments, avatars, sessions
 from chat_app.crud.attachments import Upload
+from chat_app.crud.users import lock_user
 from chat_app.database import Database
 from chat_app.errors import UserNotFound
 from chat_app.media.storage import Storage
@@ -310,7 +310,7 @@ async def test_revoking_ends_a_session_whose_login_is_being_committed(
 ) -> None:
     anna = await make_person("Anna")
     async with database.transaction() as db:
-        await UserDatabase(db).lock(col(User.id) == UUID(anna.id))
+        await lock_user(db, col(User.id) == UUID(anna.id))
         await sessions.open_session(db, UUID(anna.id), None)
         revoking = asyncio.create_task(operations.revoke_sessions(database, anna.id))
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")

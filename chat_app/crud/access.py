@@ -1,4 +1,4 @@
-"""Who may touch what. Every permission in the program is decided here."""
+"""Permissions: every one in the program is decided here."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from chat_app.errors import (
     NotCreator,
 )
 from chat_app.events import Audience
-from chat_app.models import Chat, Membership, Message
+from chat_app.models import Chat, Message
 from chat_app.models.chats import ChatType
 from chat_app.models.messages import MessageType
 from chat_app.models.sessions import Actor
@@ -26,7 +26,7 @@ from chat_app.models.wire_json import as_json
 
 
 class View(NamedTuple):
-    """What one member sees of a chat: read in one statement, and before anything else of the answer."""
+    """The extent of a chat that one member sees. It is read before all other parts of an answer."""
 
     visible_from_seq: int
     joined_version: int
@@ -34,27 +34,18 @@ class View(NamedTuple):
     message_count: int
 
 
+_VIEW = """
+SELECT visible_from_seq, joined_version, chat.version, message_count
+FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND user_id = $2 AND removed_at IS NULL
+"""
+
+
 async def view_chat(db: Db, actor: Actor, chat_id: UUID) -> View:
-    """The actor's view; a chat they are not in does not exist for them."""
-    rows = await db.fetch(
-        """
-        SELECT visible_from_seq, joined_version, chat.version, message_count
-        FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND user_id = $2 AND removed_at IS NULL
-        """,
-        chat_id,
-        actor.id,
-    )
+    """The actor's view; a chat they are not in does not exist for them. Raises ChatNotFound."""
+    rows = await db.fetch(_VIEW, chat_id, actor.id)
     if not rows:
         raise ChatNotFound
     return View(*rows[0])
-
-
-async def access_chat(db: Transaction, actor: Actor, chat_id: UUID) -> Membership:
-    """The actor's own membership; a chat they are not in does not exist for them."""
-    membership = await db.get(Membership, (chat_id, actor.id), populate_existing=True)
-    if membership is None or membership.removed_at:
-        raise ChatNotFound
-    return membership
 
 
 async def lock_chats(db: Transaction, chat_ids: Iterable[UUID]) -> dict[UUID, Chat]:
@@ -75,26 +66,26 @@ async def lock_chats(db: Transaction, chat_ids: Iterable[UUID]) -> dict[UUID, Ch
     return locked
 
 
-async def lock_chat(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
-    """For every shared change: the chat, locked until the commit, and then the actor's membership."""
+async def lock_chat(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, View]:
+    """For every shared change: the chat, locked until the commit, and the actor's view. Raises ChatNotFound."""
     chat = (await lock_chats(db, [chat_id])).get(chat_id)
-    membership = await access_chat(db, actor, chat_id)
+    view = await view_chat(db, actor, chat_id)
     if chat is None:
         raise ChatNotFound
-    return chat, membership
+    return chat, view
 
 
-async def lock_group(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, Membership]:
-    """As lock_chat, for what makes sense in groups only."""
-    chat, membership = await lock_chat(db, actor, chat_id)
+async def lock_group(db: Transaction, actor: Actor, chat_id: UUID) -> Chat:
+    """As lock_chat, for changes of groups. Raises NotAGroup."""
+    chat, _ = await lock_chat(db, actor, chat_id)
     if chat.type is not ChatType.GROUP:
         raise NotAGroup
-    return chat, membership
+    return chat
 
 
 async def lock_group_as_creator(db: Transaction, actor: Actor, chat_id: UUID) -> Chat:
-    """As lock_group, for what only the creator may do."""
-    chat, _ = await lock_group(db, actor, chat_id)
+    """As lock_group, for changes that only the creator may make. Raises NotCreator."""
+    chat = await lock_group(db, actor, chat_id)
     if chat.creator_id != actor.id:
         raise NotCreator
     return chat
@@ -103,7 +94,7 @@ async def lock_group_as_creator(db: Transaction, actor: Actor, chat_id: UUID) ->
 # A statement of its own: one that waited for a lock still sees the past in everything else.
 _LOCK_CHATS = "SELECT FROM chat WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE"
 
-# Only present members are in `members`: whoever isn't may not send, and is not told.
+# `members` has the present members: only they may send, and only they get the events.
 _READ_LOCKED = """
 WITH draft AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1) AS draft (chat_id uuid, sender_id uuid, client_id uuid)
@@ -129,10 +120,10 @@ async def lock_to_send(db: Db, drafts: Sequence[dict[str, UUID]], *, patience: f
     """For sends, by chat_id, sender_id and client_id: a row for each chat, locked, with its present members, the
     first seq that each may see, and the messages that were sent under these client ids before.
     """
-    batch = await db.raw()
-    await batch.lock(_LOCK_CHATS, {draft["chat_id"] for draft in drafts}, patience=patience)
+    raw = await db.raw()
+    await raw.lock(_LOCK_CHATS, {draft["chat_id"] for draft in drafts}, patience=patience)
     # As JSON, since the driver takes ten times as long for arrays.
-    rows = await batch.fetch(_READ_LOCKED, as_json(drafts).decode())
+    rows = await raw.fetch(_READ_LOCKED, as_json(drafts).decode())
     for row in rows:
         order_delivery(db, row["id"])
     return rows
@@ -144,43 +135,40 @@ def check_may_leave(chat: Chat, user_id: UUID) -> None:
         raise CreatorCannotLeave
 
 
+_AUDIENCE = """
+SELECT chat_id, user_id, visible_from_seq FROM membership WHERE chat_id = ANY($1::uuid[]) AND removed_at IS NULL
+"""
+
+
 async def list_audience(db: Db, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUID, int]]:
-    """The members of locked chats with the first seq that each may see: who may send, and who is told."""
-    rows = await db.fetch(
-        """
-        SELECT chat_id, user_id, visible_from_seq FROM membership
-        WHERE chat_id = ANY($1::uuid[]) AND removed_at IS NULL
-        """,
-        list(chat_ids),
-    )
+    """The members of locked chats with the first seq that each may see: they may send, and they get the events."""
     audiences: dict[UUID, dict[UUID, int]] = {chat_id: {} for chat_id in chat_ids}
-    for chat_id, user_id, visible_from_seq in rows:
+    for chat_id, user_id, visible_from_seq in await db.fetch(_AUDIENCE, list(chat_ids)):
         audiences[chat_id][user_id] = visible_from_seq
     return audiences
 
 
-async def list_present(db: Db, memberships: Iterable[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
-    """Of these pairs of a chat and a user those who are members."""
-    chat_ids, user_ids = [list(ids) for ids in zip(*memberships, strict=True)] or ([], [])
-    rows = await db.fetch(
-        """
-        SELECT chat_id, user_id FROM membership JOIN unnest($1::uuid[], $2::uuid[]) AS pair (chat_id, user_id)
-        USING (chat_id, user_id) WHERE removed_at IS NULL
-        """,
-        *(chat_ids, user_ids),
-    )
-    return {(chat_id, user_id) for chat_id, user_id in rows}
-
-
-async def audience_of(db: Transaction, chat_id: UUID) -> Audience:
+async def audience_of(db: Db, chat_id: UUID) -> Audience:
     """The members of one chat, as list_audience."""
     return (await list_audience(db, [chat_id]))[chat_id]
 
 
-async def access_message(db: Transaction, membership: Membership, seq: int) -> Message:
-    """A message that the member may see, deleted or not, from a locked chat."""
-    message = await db.get(Message, (membership.chat_id, seq), populate_existing=True)
-    if message is None or seq < membership.visible_from_seq:
+_PRESENT = """
+SELECT chat_id, user_id FROM membership JOIN unnest($1::uuid[], $2::uuid[]) AS pair (chat_id, user_id)
+USING (chat_id, user_id) WHERE removed_at IS NULL
+"""
+
+
+async def list_present(db: Db, memberships: Iterable[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
+    """Those of the pairs of a chat and a user that are present memberships."""
+    chat_ids, user_ids = [list(ids) for ids in zip(*memberships, strict=True)] or ([], [])
+    return {(chat_id, user_id) for chat_id, user_id in await db.fetch(_PRESENT, chat_ids, user_ids)}
+
+
+async def access_message(db: Transaction, chat: Chat, view: View, seq: int) -> Message:
+    """A message of a locked chat that the actor may see, deleted or not. Raises MessageNotFound."""
+    message = await db.get(Message, (chat.id, seq), populate_existing=True)
+    if message is None or seq < view.visible_from_seq:
         raise MessageNotFound
     return message
 

@@ -1,4 +1,4 @@
-"""Files that messages carry: uploaded first, then sent. The file is written before its row, and goes after it."""
+"""Files that messages carry: uploaded first, then sent. A file is written before its row, and removed after it."""
 
 import asyncio
 import os
@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, text
-from sqlmodel import col, select
+from sqlalchemy import text
+from sqlmodel import select
 
 from chat_app.database import Db, Transaction, remove_files
 from chat_app.errors import AttachmentNotFound, TooLarge, UnsupportedMediaType
@@ -21,18 +21,17 @@ from chat_app.media.storage import Storage
 from chat_app.media.worker import in_worker
 from chat_app.models import Attachment
 from chat_app.models.attachments import AttachmentBase, AttachmentRead
-from chat_app.models.base import new_id
+from chat_app.models.base import LIMITS, new_id
 from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import construct
 
-MAX_BYTES = 25 * 2**20
 HEAD_BYTES = 4096
 CONTENT_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+_-]{0,100}")
 ANY_TYPE = "application/octet-stream"
 
 
 class Upload(NamedTuple):
-    """What a client sends; nothing of it is trusted."""
+    """A file as a client sends it: unchecked."""
 
     file: BinaryIO
     name: str | None
@@ -42,9 +41,9 @@ class Upload(NamedTuple):
 
 @asynccontextmanager
 async def stored_attachment(actor: Actor, storage: Storage, upload: Upload) -> AsyncIterator[Attachment]:
-    """The row of a file that is stored, for create_attachment to be called inside; the file goes again if that fails.
+    """The row of a stored file. Call create_attachment inside: if that fails, the file is removed.
 
-    To be called outside of a transaction: it takes a while. Raises BadImage, TooLarge, UnsupportedMediaType.
+    Call this outside of a transaction: it takes a while. Raises BadImage, TooLarge, UnsupportedMediaType.
     """
     attachment = await _row(actor, upload)
     files: dict[str, bytes | BinaryIO] = {attachment.key: upload.file}
@@ -68,40 +67,32 @@ async def create_attachment(db: Transaction, attachment: Attachment) -> Attachme
 
 
 async def get_attachment(db: Transaction, actor: Actor, attachment_id: UUID) -> AttachmentRead:
-    """An attachment with fresh addresses. Raises AttachmentNotFound."""
-    return attachment_read((await access_attachment(db, actor, attachment_id)).model_dump())
+    """An attachment with fresh addresses: the actor's own until it is sent, then for everybody who sees its message.
 
-
-async def access_attachment(db: Transaction, actor: Actor, attachment_id: UUID) -> Attachment:
-    """One's own as long as it isn't sent, then whoever sees its message."""
-    return await _find(db, attachment_id, _IS_OWN_OR_VISIBLE, actor=actor.id)
+    Raises AttachmentNotFound.
+    """
+    return attachment_read((await _find(db, attachment_id, _IS_OWN_OR_VISIBLE, actor=actor.id)).model_dump())
 
 
 async def find_attachment(db: Transaction, attachment_id: UUID) -> Attachment:
-    """For whoever has its signed address. Raises AttachmentNotFound once it is deleted, or the chat is."""
+    """For clients with its signed address. Raises AttachmentNotFound once it is deleted, or the chat is."""
     return await _find(db, attachment_id, f"(attachment.chat_id IS NULL OR {_IS_LIVE})")
 
 
 async def lock_attachments(db: Db, attachment_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
-    """Those that exist, by id, until the commit."""
-    rows = await db.fetch(
-        "SELECT * FROM attachment WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE", list(attachment_ids)
-    )
-    return {row["id"]: dict(row) for row in rows}
+    """Those that exist, by id, locked until the commit."""
+    lock = "SELECT * FROM attachment WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
+    return {row["id"]: dict(row) for row in await db.fetch(lock, list(attachment_ids))}
 
 
 async def drop_attachment(db: Transaction, chat_id: UUID, seq: int) -> None:
     """Take the attachment from a message that is being deleted; the files go with the commit."""
-    dropped = await db.exec(
-        delete(Attachment)
-        .where(col(Attachment.chat_id) == chat_id, col(Attachment.seq) == seq)
-        .returning(col(Attachment.key), col(Attachment.preview_key))
-    )
-    remove_files(db, [key for keys in dropped for key in keys if key is not None])
+    drop = "DELETE FROM attachment WHERE chat_id = $1 AND seq = $2 RETURNING key, preview_key"
+    remove_files(db, [key for keys in await db.fetch(drop, chat_id, seq) for key in keys if key is not None])
 
 
 def attachment_read(row: Mapping[str, Any]) -> AttachmentRead:
-    """As it goes to clients, with addresses that are good for a while."""
+    """The form for clients, with addresses that are valid for a while."""
     fields = {name: row[name] for name in (*AttachmentBase.model_fields, "id")}
     fields["url"] = attachment_url(row["id"], "file")
     fields["preview_url"] = attachment_url(row["id"], "preview") if row["preview_key"] else None
@@ -131,8 +122,8 @@ async def _find(db: Transaction, attachment_id: UUID, condition: str, **values: 
 
 async def _row(actor: Actor, upload: Upload) -> Attachment:
     size = await asyncio.to_thread(upload.file.seek, 0, os.SEEK_END)
-    if size > MAX_BYTES:
-        raise TooLarge("A file has at most 25 MB.")
+    if size > LIMITS["attachment_bytes"]:
+        raise TooLarge(f"A file has at most {LIMITS['attachment_bytes'] // 2**20} MB.")
     attachment_id = new_id()
     return Attachment(
         id=attachment_id,
@@ -156,7 +147,7 @@ async def _clean_picture(actor: Actor, file: BinaryIO) -> images.Picture | None:
 
 
 def _plain_name(name: str | None) -> str:
-    """The last part of a path, in one line; what is too long loses its middle, not its ending."""
+    """The last part of a path, in one line; a long name loses its middle and keeps its ending."""
     last = re.split(r"[/\\]", name or "")[-1]
     shown = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in last).strip()
     if shown.strip(".") == "":

@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import ColumnElement, func
 from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import col, select, update
+from sqlmodel import col, select
 
 from chat_app.crud import access, recording
 from chat_app.crud.entries import get_chat as get_chat
@@ -99,7 +99,7 @@ async def _insert_chat(db: Transaction, values: dict[str, Any], unique: Iterable
 
 
 async def delete_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
-    """End one's own group for everybody. Raises NotAGroup, NotCreator."""
+    """End the actor's group for all members. Raises NotAGroup, NotCreator."""
     chat = await access.lock_group_as_creator(db, actor, chat_id)
     members = list(await access.audience_of(db, chat_id))
     chat.deleted_at = await recording.take_version(db, chat)
@@ -166,10 +166,11 @@ async def active_chat(db: Transaction, actor: Actor) -> UUID:
 
 
 async def activate_chat(db: Transaction, actor: Actor, chat_id: UUID) -> int:
-    """Make a chat the active one of the actor's session. Returns the chat's version: the removals up to it were before,
-    and until the commit there is none. Raises ChatNotFound.
+    """Make a chat the active one of the actor's session. Raises ChatNotFound.
+
+    Returns the chat's version: removals up to it came before, and until the commit there is none.
     """
-    # The lock keeps a removal, which clears active chats, from passing unseen between the look and the writing.
+    # The lock keeps out a removal, which clears active chats, between the reading and the writing.
     await db.get(Membership, (chat_id, actor.id), with_for_update={"read": True})
     order_delivery(db, (chat_id, actor.id))
     version = (await access.view_chat(db, actor, chat_id)).version
@@ -178,7 +179,7 @@ async def activate_chat(db: Transaction, actor: Actor, chat_id: UUID) -> int:
 
 
 async def check_is_open(db: Db, actor: Actor, chat_id: UUID, version: int) -> None:
-    """Raises ChatNotFound if the membership as of which the chat was activated has ended, even if another has begun."""
+    """Raises ChatNotFound if the membership with which the chat was activated has ended, even if another has begun."""
     if (await access.view_chat(db, actor, chat_id)).joined_version > version:
         raise ChatNotFound
 
@@ -189,12 +190,7 @@ async def clear_active(db: Transaction, actor: Actor) -> None:
 
 
 async def _set_active(db: Transaction, actor: Actor, chat_id: UUID | None, version: int = 0) -> None:
-    await db.exec(
-        update(Session)
-        .where(col(Session.id) == actor.session_id)
-        .values(active_chat_id=chat_id)
-        .execution_options(synchronize_session=False)
-    )
+    await db.fetch("UPDATE session SET active_chat_id = $2 WHERE id = $1", actor.session_id, chat_id)
     event = ActiveChatSet(session_id=actor.session_id, chat_id=chat_id, version=version, user_id=actor.id)
     record(db, event, {})
 

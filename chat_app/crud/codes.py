@@ -1,4 +1,4 @@
-"""One-time codes: asking for one, and using it. A number that nobody has is treated as any other."""
+"""One-time codes: making and using them. A number without an account is treated like any other."""
 
 import hmac
 import secrets
@@ -22,23 +22,19 @@ FOR_NEW_NUMBERS = {Purpose.LOGIN, Purpose.CHANGE}
 
 
 class NewCode(NamedTuple):
-    """A code that was just made; `is_wanted` is false when nobody has the number and a code is of no use to it."""
+    """A new code. `is_wanted` is false when the number has no account and the code would be of no use."""
 
     digits: str
     is_wanted: bool
 
 
 async def request_code(db: Transaction, data: CodeRequest) -> NewCode:
-    """Make a code, in the place of any before. Raises RateLimited when the last one was asked for just now."""
+    """Make a code, which replaces the former one. Raises RateLimited soon after that one was requested."""
     now = await read_clock(db)
     digits = f"{secrets.randbelow(10**6):06}"
-    values = {
-        "hash": _hash(data.phone, data.purpose, digits),
-        "attempts": 0,
-        "expires_at": now + LIFETIME,
-        "sent_at": now,
-    }
-    # Later than now is what was written before the clock went back, or at the same moment.
+    hashed = _hash(data.phone, data.purpose, digits)
+    values = {"hash": hashed, "attempts": 0, "expires_at": now + LIFETIME, "sent_at": now}
+    # A time later than now was written before the clock went back, or at the same moment.
     is_recent = and_(col(Code.sent_at) > now - RESEND_AFTER, col(Code.sent_at) < now + RESEND_AFTER)
     written = await db.exec(
         insert(Code)
@@ -47,16 +43,15 @@ async def request_code(db: Transaction, data: CodeRequest) -> NewCode:
         .returning(col(Code.sent_at))
     )
     if written.first() is None:
-        sent_at = (
-            await db.exec(select(Code.sent_at).where(Code.phone == data.phone, Code.purpose == data.purpose))
-        ).one()
+        former = select(Code.sent_at).where(Code.phone == data.phone, Code.purpose == data.purpose)
+        sent_at = (await db.exec(former)).one()
         raise RateLimited(retry_after=max(1, (sent_at + RESEND_AFTER - now).seconds))
     is_known = (await db.exec(select(User.id).where(User.phone == data.phone))).first() is not None
     return NewCode(digits, is_known or data.purpose in FOR_NEW_NUMBERS)
 
 
 async def use_code(db: Transaction, phone: str, purpose: Purpose, digits: str) -> None:
-    """Use a code up. Raises BadCode for a wrong one, and each is a try: after five the code is void."""
+    """Use a code up. Raises BadCode for a wrong one; after five wrong ones the code is void."""
     code = await db.get(Code, (phone, purpose), with_for_update=True, populate_existing=True)
     now = await read_clock(db)
     given = _hash(phone, purpose, digits)
@@ -66,11 +61,11 @@ async def use_code(db: Transaction, phone: str, purpose: Purpose, digits: str) -
         code.attempts += 1
         await db.flush()
         raise BadCode
-    # Void, but not gone: it still says when another may be asked for.
+    # Void, but not deleted: it still says when another may be requested.
     code.attempts = MOST_ATTEMPTS
     await db.flush()
 
 
 def _hash(phone: str, purpose: Purpose, digits: str) -> bytes:
-    """With the secret: a million codes are tried in no time by whoever has only the table."""
+    """With the secret: without it the table alone would be enough to try a million codes."""
     return sign("code|", f"{phone}|{purpose.value}|{digits}")

@@ -105,24 +105,24 @@ async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, ch
     )
 
 
+# A removal doubles the membership's share, so that the sum grows with every change, this one too.
+_SYNC = f"""
+SELECT max(greatest(membership.changed_at, CASE WHEN removed_at IS NULL THEN chat.changed_at END)) AS latest,
+    sum(CASE WHEN removed_at IS NULL THEN chat.version ELSE membership.version END
+        + membership.version + mine_version)::bigint AS versions,
+    max(greatest({_WRITTEN.format(table="membership")},
+        CASE WHEN removed_at IS NULL THEN {_WRITTEN.format(table="chat")} END)) AS written
+FROM membership JOIN chat ON chat.id = chat_id WHERE user_id = $1
+"""
+
+
 async def read_sync(db: Db, user_id: UUID) -> str:
     """A mark of the whole chat list of a user: equal marks mean that nothing was missed.
 
     The time is not enough: an earlier change may be committed later. The sum of the versions shows it. The newest
     transaction finds what was written under a clock that went back.
     """
-    # A removal doubles the membership's share, so that the sum grows with every change, this one too.
-    (row,) = await db.fetch(
-        f"""
-        SELECT max(greatest(membership.changed_at, CASE WHEN removed_at IS NULL THEN chat.changed_at END)) AS latest,
-            sum(CASE WHEN removed_at IS NULL THEN chat.version ELSE membership.version END
-                + membership.version + mine_version)::bigint AS versions,
-            max(greatest({_WRITTEN.format(table="membership")},
-                CASE WHEN removed_at IS NULL THEN {_WRITTEN.format(table="chat")} END)) AS written
-        FROM membership JOIN chat ON chat.id = chat_id WHERE user_id = $1
-        """,
-        user_id,
-    )
+    (row,) = await db.fetch(_SYNC, user_id)
     return f"{_microseconds(row['latest'] or NEVER)}.{row['versions'] or 0}.{row['written'] or 0}"
 
 
@@ -237,16 +237,14 @@ def _chat_read(row: Any) -> ChatRead:
     return construct(ChatRead, {**shared_fields(row, last), "mine": mine})
 
 
+_REMOVED = f"""
+SELECT chat_id, version, removed_reason AS reason FROM membership
+WHERE user_id = $1 AND removed_at IS NOT NULL AND {_changed("membership", 2)}
+"""
+
+
 async def _list_removed(db: Db, user_id: UUID, since: Since) -> list[RemovedChat]:
-    rows = await db.fetch(
-        f"""
-        SELECT chat_id, version, removed_reason AS reason FROM membership
-        WHERE user_id = $1 AND removed_at IS NOT NULL AND {_changed("membership", 2)}
-        """,
-        user_id,
-        *since,
-    )
-    return [construct(RemovedChat, dict(row)) for row in rows]
+    return [construct(RemovedChat, dict(row)) for row in await db.fetch(_REMOVED, user_id, *since)]
 
 
 def _microseconds(time: datetime) -> int:

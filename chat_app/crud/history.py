@@ -104,15 +104,15 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
     )
 
 
+_CUT = """
+SELECT version FROM message WHERE chat_id = $1 AND version > $2 AND version <= $3 AND seq >= $4
+ORDER BY version OFFSET $5 LIMIT 1
+"""
+
+
 async def _cut(db: Db, chat_id: UUID, view: View, since: int, limit: int) -> tuple[int, bool]:
     """The last version of a page of changes, never in the middle of one, and whether more follow."""
-    rows = await db.fetch(
-        """
-        SELECT version FROM message WHERE chat_id = $1 AND version > $2 AND version <= $3 AND seq >= $4
-        ORDER BY version OFFSET $5 LIMIT 1
-        """,
-        *(chat_id, since, view.version, view.visible_from_seq, limit - 1),
-    )
+    rows = await db.fetch(_CUT, chat_id, since, view.version, view.visible_from_seq, limit - 1)
     last = rows[0]["version"] if rows else view.version
     return (last, last < view.version)
 

@@ -31,8 +31,8 @@ async def unlike_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int)
 async def _change(
     db: Transaction, actor: Actor, chat_id: UUID, seq: int, statement: Insert | Delete, by: int
 ) -> MessageRead:
-    chat, membership = await access.lock_chat(db, actor, chat_id)
-    message = await access.access_message(db, membership, seq)
+    chat, view = await access.lock_chat(db, actor, chat_id)
+    message = await access.access_message(db, chat, view, seq)
     if message.deleted_at and by > 0:
         raise MessageDeleted
     if (await db.exec(statement.returning(col(Like.seq)))).first():

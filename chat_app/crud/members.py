@@ -1,4 +1,4 @@
-"""Who is in a chat: listing, adding, removing, leaving."""
+"""The members of a chat: listing, adding, removing, leaving."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -23,7 +23,7 @@ from chat_app.models.sessions import Actor
 
 
 async def list_members(db: Db, actor: Actor, chat_id: UUID) -> MemberList:
-    """Everybody who is in the chat, in the order of joining."""
+    """The members of the chat, in the order of joining."""
     # Read before the rest, so that it is not newer.
     version = (await access.view_chat(db, actor, chat_id)).version
     members = await read_members(db, chat_id)
@@ -32,21 +32,21 @@ async def list_members(db: Db, actor: Actor, chat_id: UUID) -> MemberList:
 
 
 async def add_members(db: Transaction, actor: Actor, chat_id: UUID, data: MembersAdd) -> ChatRead:
-    """Add people, all or nothing; a private chat becomes a group of the one who adds. Present members: no-op.
+    """Add users, all or none. A private chat becomes a group of the actor. Present members stay as they are.
 
     Raises UserNotFound, GroupFull.
     """
-    chat, membership = await access.lock_chat(db, actor, chat_id)
+    chat, view = await access.lock_chat(db, actor, chat_id)
     await check_users_exist(db, data.user_ids)
     present = await access.audience_of(db, chat_id)
     joining = [user_id for user_id in dict.fromkeys(data.user_ids) if user_id not in present]
     if joining:
-        await _join(db, actor, chat, membership, joining, data)
+        await _join(db, actor, chat, view, joining, data)
     return await get_chat(db, actor, chat_id)
 
 
 async def _join(
-    db: Transaction, actor: Actor, chat: Chat, membership: Membership, joining: list[UUID], data: MembersAdd
+    db: Transaction, actor: Actor, chat: Chat, view: access.View, joining: list[UUID], data: MembersAdd
 ) -> None:
     if chat.member_count + len(joining) > LIMITS["members"]:
         raise GroupFull
@@ -56,8 +56,8 @@ async def _join(
     if converted:
         await _become_group(db, actor, chat, data.title or await _names(db, chat, joining))
     event = SystemEvent.BECAME_GROUP if converted else SystemEvent.MEMBERS_ADDED
-    # The read position of the adder moves with the message; what they see from stays.
-    visible_from_seq = membership.visible_from_seq if data.share_history else chat.message_count + 1
+    # The message moves the actor's read position; the visible start stays.
+    visible_from_seq = view.visible_from_seq if data.share_history else chat.message_count + 1
     message = await recording.add_system_message(db, chat, actor, event, joining)
     await write_memberships(db, chat, joining, visible_from_seq=visible_from_seq)
     await recording.record_members(db, chat, message, joined=joining, to_all=converted)
@@ -66,7 +66,7 @@ async def _join(
 async def write_memberships(
     db: Transaction, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
 ) -> None:
-    """Put users into a locked chat; whoever comes back starts anew, but the counter of what is personal goes on."""
+    """Put users into a locked chat. A former member starts anew, but the counter of personal changes goes on."""
     fields = {
         **dict.fromkeys(("removed_at", "removed_reason", "title", "pinned_at")),
         "version": chat.version,
@@ -84,11 +84,11 @@ async def write_memberships(
 
 
 async def _become_group(db: Transaction, actor: Actor, chat: Chat, title: str) -> None:
-    """The pair is free for a new private chat; own titles meant the peer and go."""
+    """Free the pair for a new private chat, and clear the own titles, which meant the peer."""
     chat.type, chat.title, chat.creator_id = ChatType.GROUP, title, actor.id
     chat.low_id = chat.high_id = None
     await db.exec(recording.change_mine(chat.id, title=None, changed_at=chat.changed_at))
-    # The actor is the creator from now on, which a member's row tells.
+    # The actor's row changes too: it shows that the actor is the creator.
     is_actor = col(Membership.user_id) == actor.id
     await db.exec(recording.change_memberships(chat.id, is_actor, version=chat.version))
 
@@ -101,7 +101,7 @@ async def _names(db: Transaction, chat: Chat, joining: list[UUID]) -> str:
 
 
 async def remove_member(db: Transaction, actor: Actor, chat_id: UUID, user_id: UUID) -> None:
-    """Take somebody out of one's own group. Raises NotAGroup, NotCreator, CreatorCannotLeave, MemberNotFound."""
+    """Remove a member from the actor's group. Raises NotAGroup, NotCreator, CreatorCannotLeave, MemberNotFound."""
     chat = await access.lock_group_as_creator(db, actor, chat_id)
     access.check_may_leave(chat, user_id)
     if user_id not in await access.audience_of(db, chat_id):
@@ -111,7 +111,7 @@ async def remove_member(db: Transaction, actor: Actor, chat_id: UUID, user_id: U
 
 async def leave_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     """Leave a group. Raises NotAGroup, CreatorCannotLeave."""
-    chat, _ = await access.lock_group(db, actor, chat_id)
+    chat = await access.lock_group(db, actor, chat_id)
     access.check_may_leave(chat, actor.id)
     await _part(db, actor, chat, actor.id, RemovedReason.LEFT)
 
@@ -127,7 +127,7 @@ async def _part(db: Transaction, actor: Actor, chat: Chat, user_id: UUID, reason
 
 
 async def end_memberships(db: Transaction, chat: Chat, user_ids: Sequence[UUID], reason: RemovedReason) -> None:
-    """Take users out of a locked chat, at once and everywhere: their lists, their active chats."""
+    """End memberships of a locked chat; the chat leaves the lists and the active chats of these users."""
     now, who = chat.changed_at, col(Membership.user_id).in_(user_ids)
     ended = {"removed_at": now, "removed_reason": reason, "version": chat.version, "changed_at": now}
     await db.exec(recording.change_memberships(chat.id, who, **ended))

@@ -1,4 +1,4 @@
-"""Sending, editing and deleting messages. `send_messages` is the one way in which a client's message is made."""
+"""Sending, editing and deleting messages. Every message of a client is made by `send_messages`."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -40,9 +40,9 @@ async def send_messages(db: Db, drafts: Sequence[Draft], *, patience: float | No
 
 
 async def edit_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, data: MessageUpdate) -> MessageRead:
-    """Change the text or caption of one's own message; null takes a caption away."""
-    chat, membership = await access.lock_chat(db, actor, chat_id)
-    message = await access.access_message(db, membership, seq)
+    """Change the text or caption of the actor's message; None removes a caption."""
+    chat, view = await access.lock_chat(db, actor, chat_id)
+    message = await access.access_message(db, chat, view, seq)
     access.check_may_edit(message, actor)
     field = CREATE_OF[message.type].model_fields.get("text")
     if field is None or (field.is_required() and data.text is None):
@@ -56,8 +56,8 @@ async def edit_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, d
 
 async def delete_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> None:
     """Leave a tombstone: seq, type, sender and times stay, the content goes. A second time nothing happens."""
-    chat, membership = await access.lock_chat(db, actor, chat_id)
-    message = await access.access_message(db, membership, seq)
+    chat, view = await access.lock_chat(db, actor, chat_id)
+    message = await access.access_message(db, chat, view, seq)
     access.check_may_delete(chat, message, actor)
     if message.deleted_at:
         return

@@ -1,10 +1,10 @@
-"""Sends of this process wait here while the commit before theirs is under way, and then go together in the next one.
+"""Sends of this process: they wait while the commit before theirs is under way, and then share the next one.
 
-No timer: whoever comes alone goes at once, and the more come, the more share a commit.
+There is no timer: a send that comes alone goes at once, and the more come, the more share a commit.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from chat_app.driver import Busy
 from chat_app.errors import ChatError, Internal, Unavailable
 
 MOST_AT_ONCE = 256
-# Chats that somebody else holds for longer are waited for apart from the others.
+# A chat that another transaction holds for longer is contended: its sends wait apart from the others.
 PATIENCE_SECONDS = 0.05
 CONTENDED_AT_ONCE = 4
 # A send with less time left is not tried: it would slow down the others, and its outcome might be unknown.
@@ -33,7 +33,7 @@ class _Waiting(NamedTuple):
 
 
 class _Queue:
-    """Sends that go one batch after another, in the order in which they came."""
+    """Sends that go one batch after another, in the order of their arrival."""
 
     def __init__(self) -> None:
         self.waiting: list[_Waiting] = []
@@ -41,7 +41,7 @@ class _Queue:
 
 
 class Outbox:
-    """All sends of a process, from both doors."""
+    """All sends of a process, from both transports."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -50,47 +50,47 @@ class Outbox:
         self._slots = asyncio.Semaphore(CONTENDED_AT_ONCE)
 
     def put(self, draft: Draft, done: Done, request_id: str | None = None) -> None:
-        """Send a message: `done` is called with what became of it, after the commit and its events."""
-        lane = self._contended.get(draft.chat_id) if self._contended else None
+        """Send a message. `done` is called with the result, after the commit and its events."""
+        queue = self._contended.get(draft.chat_id) if self._contended else None
         until = asyncio.get_running_loop().time() + self.database.patience
-        self._append(lane or self._queue, _Waiting(draft, done, request_id, until))
+        self._append(queue or self._queue, _Waiting(draft, done, request_id, until))
 
     async def send(self, draft: Draft) -> Sent:
-        """Send a message and wait. Raises what is wrong with it."""
+        """Send a message and wait. Raises its error."""
         result: asyncio.Future[Sent | ChatError] = asyncio.get_running_loop().create_future()
         self.put(draft, lambda sent: None if result.done() else result.set_result(sent), logs.request_id())
         return one([await result])
 
     async def close(self) -> None:
-        """Wait for what is under way."""
-        while tasks := [lane.task for lane in (self._queue, *self._contended.values()) if lane.task]:
+        """Wait for the sends that are under way."""
+        while tasks := [queue.task for queue in (self._queue, *self._contended.values()) if queue.task]:
             await asyncio.gather(*tasks)
 
-    def _append(self, lane: _Queue, waiting: _Waiting) -> None:
-        lane.waiting.append(waiting)
-        if lane.task is None:
-            lane.task = asyncio.get_running_loop().create_task(self._run(lane))
+    def _append(self, queue: _Queue, waiting: _Waiting) -> None:
+        queue.waiting.append(waiting)
+        if queue.task is None:
+            queue.task = asyncio.get_running_loop().create_task(self._run(queue))
 
-    async def _run(self, lane: _Queue) -> None:
-        while lane.waiting:
-            batch, lane.waiting = lane.waiting[:MOST_AT_ONCE], lane.waiting[MOST_AT_ONCE:]
-            if lane is self._queue:
+    async def _run(self, queue: _Queue) -> None:
+        while queue.waiting:
+            batch, queue.waiting = queue.waiting[:MOST_AT_ONCE], queue.waiting[MOST_AT_ONCE:]
+            if queue is self._queue:
                 await self._send(batch)
             else:
                 await self._send_contended(batch)
-            # In one round of the loop what was told is written, in the next what was answered to it is read, and
-            # shares the next commit: else those who were just answered and the others take turns for ever.
+            # In the next iteration of the loop the answers are written, in the one after it the sends that follow them
+            # are read and share the next commit. Otherwise these senders and the others would alternate for ever.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        lane.task = None
-        self._contended = {chat_id: other for chat_id, other in self._contended.items() if other is not lane}
+        queue.task = None
+        self._contended = {chat_id: other for chat_id, other in self._contended.items() if other is not queue}
 
     async def _send_contended(self, batch: list[_Waiting]) -> None:
         try:
             async with asyncio.timeout_at(min(waiting.until for waiting in batch)):
                 await self._slots.acquire()
         except TimeoutError:
-            self._tell(batch, [Unavailable()] * len(batch))
+            self._answer(batch, [Unavailable()] * len(batch))
             return
         try:
             await self._send(batch, is_contended=True)
@@ -98,7 +98,7 @@ class Outbox:
             self._slots.release()
 
     async def _send(self, batch: list[_Waiting], *, is_contended: bool = False) -> None:
-        batch = self._give_up_late(batch)
+        batch = self._refuse_late(batch)
         if not batch:
             return
         logs.bind_request(requests=[waiting.request_id for waiting in batch])
@@ -107,42 +107,41 @@ class Outbox:
         patience = 0.9 * (until - asyncio.get_running_loop().time()) if is_contended else PATIENCE_SECONDS
         try:
             async with self.database.raw_transaction(until) as db:
-                results = await send_messages(db, [waiting.draft for waiting in batch], patience=patience)
-        except Busy as error:
-            if is_contended:
-                self._tell(batch, [error] * len(batch))
-            else:
-                self._queue_contended(batch)
+                results: list[Sent | ChatError] = await send_messages(
+                    db, [waiting.draft for waiting in batch], patience=patience
+                )
+            metrics.commit_batch.observe(len(batch))
         except ChatError as error:
-            self._tell(batch, [error] * len(batch))
+            if isinstance(error, Busy) and not is_contended:
+                self._queue_contended(batch)
+                return
+            results = [error] * len(batch)
         except Exception as error:
-            # One draft that breaks the statement must not take the others with it.
             if len(batch) > 1:
+                # One draft that breaks the statement must not take the others with it.
                 for waiting in batch:
                     await self._send([waiting], is_contended=is_contended)
-            else:
-                logs.log_crash(error)
-                self._tell(batch, [Internal()])
-        else:
-            metrics.commit_batch.observe(len(batch))
-            self._tell(batch, results)
+                return
+            logs.log_crash(error)
+            results = [Internal()]
+        self._answer(batch, results)
 
-    def _give_up_late(self, batch: list[_Waiting]) -> list[_Waiting]:
-        """Refuse those that have waited for too long, without having been tried. Returns the others."""
+    def _refuse_late(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Refuse those that have waited for too long, without a try. Returns the others."""
         latest = asyncio.get_running_loop().time() + LEAST_SECONDS
         late = [waiting for waiting in batch if waiting.until < latest]
-        self._tell(late, [Unavailable()] * len(late))
+        self._answer(late, [Unavailable()] * len(late))
         return [waiting for waiting in batch if waiting.until >= latest] if late else batch
 
     def _queue_contended(self, batch: list[_Waiting]) -> None:
-        # Later sends to these chats are queued apart at once. Those that wait here already must stay before them.
+        # Later sends to these chats go to their queues at once. Those that wait here already must stay before them.
         chat_ids = {waiting.draft.chat_id for waiting in batch}
         behind = [waiting for waiting in self._queue.waiting if waiting.draft.chat_id in chat_ids]
         self._queue.waiting = [waiting for waiting in self._queue.waiting if waiting.draft.chat_id not in chat_ids]
         for waiting in batch + behind:
             self._append(self._contended.setdefault(waiting.draft.chat_id, _Queue()), waiting)
 
-    def _tell(self, batch: list[_Waiting], results: list[Sent | ChatError]) -> None:
+    def _answer(self, batch: list[_Waiting], results: Sequence[Sent | ChatError]) -> None:
         logs.bind_request()
         for waiting, result in zip(batch, results, strict=True):
             try:

@@ -1,4 +1,4 @@
-"""Who gets the presence and the profile of a user, and when somebody was seen last."""
+"""The users who get the presence and the profile of a user, and when a user was seen last."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlmodel import col, select, update
 
-from chat_app.crud.access import list_audience
+from chat_app.crud.access import audience_of
 from chat_app.database import Db, Transaction, read_clock
 from chat_app.models import User
 
@@ -17,17 +17,17 @@ async def list_watchers(db: Db, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
     return await _ids(db, _PRIVATE_PEERS, user_id), chats
 
 
+_CONTACTS = """
+SELECT chat_id, type = 'private' AS is_private, array_agg(other.user_id) AS user_ids
+FROM membership AS own JOIN chat ON chat.id = chat_id JOIN membership AS other USING (chat_id)
+WHERE own.user_id = $1 AND own.removed_at IS NULL AND other.user_id <> $1 AND other.removed_at IS NULL
+GROUP BY chat_id, type
+"""
+
+
 async def list_contacts(db: Db, user_id: UUID) -> tuple[set[UUID], dict[UUID, set[UUID]]]:
     """The peers of this user's private chats, and by group the members who are none of these peers."""
-    rows = await db.fetch(
-        """
-        SELECT chat_id, type = 'private' AS is_private, array_agg(other.user_id) AS user_ids
-        FROM membership AS own JOIN chat ON chat.id = chat_id JOIN membership AS other USING (chat_id)
-        WHERE own.user_id = $1 AND own.removed_at IS NULL AND other.user_id <> $1 AND other.removed_at IS NULL
-        GROUP BY chat_id, type
-        """,
-        user_id,
-    )
+    rows = await db.fetch(_CONTACTS, user_id)
     peers = {peer for row in rows if row["is_private"] for peer in row["user_ids"]}
     members = {row["chat_id"]: {*row["user_ids"]} - peers for row in rows if not row["is_private"]}
     return peers, {chat_id: user_ids for chat_id, user_ids in members.items() if user_ids}
@@ -37,13 +37,13 @@ async def list_peers(db: Db, user_id: UUID, open_chat_id: UUID | None) -> set[UU
     """Users whose presence this one gets: private peers, and the other members of the open chat, if it is theirs."""
     peers = await _ids(db, _PRIVATE_PEERS, user_id)
     if open_chat_id:
-        members = (await list_audience(db, [open_chat_id]))[open_chat_id]
+        members = await audience_of(db, open_chat_id)
         peers |= members.keys() if user_id in members else set()
     return peers
 
 
 async def write_last_seen(db: Transaction, user_ids: Collection[UUID]) -> datetime:
-    """These users were here until now."""
+    """Write that these users were online until now. Returns that time."""
     now = await read_clock(db)
     # In the order of their ids, as other nodes may write the same.
     locked = select(User.id).where(col(User.id).in_(user_ids)).order_by(col(User.id)).with_for_update()

@@ -1,4 +1,4 @@
-"""What every shared change of a locked chat has in common: its version, its system message and its events."""
+"""The common parts of every shared change of a locked chat: its version, its system message and its events."""
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
@@ -30,7 +30,7 @@ async def take_version(db: Transaction, chat: Chat) -> datetime:
 async def add_system_message(
     db: Transaction, chat: Chat, actor: Actor, event: SystemEvent, user_ids: Iterable[UUID]
 ) -> Message:
-    """Write into the chat what happened, in the version of the change; an actor who stays has read it."""
+    """Write what happened into the chat, in the version of the change; an actor who stays has read it."""
     chat.message_count += 1
     chat.updated_at = chat.changed_at
     title = chat.title if event in (SystemEvent.GROUP_CREATED, SystemEvent.BECAME_GROUP) else None
@@ -63,7 +63,7 @@ def change_memberships(chat_id: UUID, *which: ColumnElement[bool], **values: Any
 
 
 def change_mine(chat_id: UUID, *which: ColumnElement[bool], changed_at: Any, **values: Any) -> Update:
-    """As change_memberships, for what is personal: it takes the next `mine.version`."""
+    """As change_memberships, for the personal part: it takes the next `mine.version`."""
     mine_version = Membership.mine_version + 1
     return change_memberships(chat_id, *which, mine_version=mine_version, changed_at=changed_at, **values)
 
@@ -93,7 +93,7 @@ async def record_members(
 ) -> None:
     """Record the change of members that a system message is about.
 
-    `joined` get the whole entry of a chat that is new to them; with `to_all` everybody does, as what is personal
+    `joined` get the whole entry of a chat that is new to them; with `to_all` every member does, as the personal part
     changed too.
     """
     await db.flush()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func
-from sqlmodel import col, select, update
+from sqlmodel import col, select
 
 from chat_app.database import Db, Transaction, read_clock
 from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
@@ -26,7 +26,7 @@ REPEAT_WINDOW = timedelta(seconds=30)
 
 
 class OpenedSession(NamedTuple):
-    """A session and the refresh token that the client must keep: it stands nowhere else."""
+    """A session and its refresh token, which only the client keeps."""
 
     actor: Actor
     refresh_token: str
@@ -84,34 +84,31 @@ def hash_address(phone: str | None, address: str | None) -> bytes:
     return sign("address|", f"{phone}|{address}")
 
 
+_IS_FAMILIAR = """
+SELECT FROM session JOIN "user" ON "user".id = user_id
+WHERE phone = $1 AND address_hash = $2 AND revoked_at IS NULL AND expires_at > now() LIMIT 1
+"""
+
+
 async def is_familiar(db: Db, phone: str | None, address_hash: bytes | None) -> bool:
     """Whether a living session of this number was opened from this address."""
-    rows = await db.fetch(
-        """
-        SELECT 1 FROM session JOIN "user" ON "user".id = user_id
-        WHERE phone = $1 AND address_hash = $2 AND revoked_at IS NULL AND expires_at > now() LIMIT 1
-        """,
-        phone,
-        address_hash,
-    )
-    return bool(rows)
+    return bool(await db.fetch(_IS_FAMILIAR, phone, address_hash))
 
 
 async def has_sessions(db: Transaction, user_id: UUID) -> bool:
-    """Whether the user ever logged in."""
+    """Whether the user has ever logged in."""
     return (await db.exec(select(Session.id).where(Session.user_id == user_id).limit(1))).first() is not None
+
+
+_STATE = """
+SELECT active_chat_id, revoked_at IS NOT NULL OR NOT is_active AS is_over, expires_at <= now() AS is_late
+FROM session JOIN "user" ON "user".id = user_id WHERE session.id = $1 AND user_id = $2
+"""
 
 
 async def check_session(db: Db, actor: Actor) -> UUID | None:
     """Returns the active chat of the actor's session. Raises SessionRevoked or TokenExpired if it has ended."""
-    rows = await db.fetch(
-        """
-        SELECT active_chat_id, revoked_at IS NOT NULL OR NOT is_active AS is_over, expires_at <= now() AS is_late
-        FROM session JOIN "user" ON "user".id = user_id WHERE session.id = $1 AND user_id = $2
-        """,
-        actor.session_id,
-        actor.id,
-    )
+    rows = await db.fetch(_STATE, actor.session_id, actor.id)
     if not rows or rows[0]["is_over"]:
         raise SessionRevoked
     if rows[0]["is_late"]:
@@ -121,12 +118,10 @@ async def check_session(db: Db, actor: Actor) -> UUID | None:
 
 
 async def list_sessions(db: Transaction, actor: Actor) -> list[SessionRead]:
-    """One's own sessions that still stand, the latest used first."""
-    rows = await db.exec(
-        select(Session)
-        .where(Session.user_id == actor.id, col(Session.revoked_at).is_(None), col(Session.expires_at) > func.now())
-        .order_by(col(Session.last_used_at).desc(), col(Session.id))
-    )
+    """The actor's sessions that have not ended, the latest used first."""
+    is_own, is_living = Session.user_id == actor.id, col(Session.revoked_at).is_(None)
+    living = select(Session).where(is_own, is_living, col(Session.expires_at) > func.now())
+    rows = await db.exec(living.order_by(col(Session.last_used_at).desc(), col(Session.id)))
     return [
         SessionRead.model_validate(row, update={"is_current": row.id == actor.session_id}, from_attributes=True)
         for row in rows
@@ -134,7 +129,7 @@ async def list_sessions(db: Transaction, actor: Actor) -> list[SessionRead]:
 
 
 async def revoke_session(db: Transaction, actor: Actor, session_id: UUID) -> None:
-    """End one of one's own sessions; its connections close. Raises SessionNotFound."""
+    """End one of the actor's sessions; its connections close. Raises SessionNotFound."""
     row = await db.get(Session, session_id, with_for_update=True, populate_existing=True)
     if row is None or row.user_id != actor.id or row.revoked_at:
         raise SessionNotFound
@@ -142,51 +137,42 @@ async def revoke_session(db: Transaction, actor: Actor, session_id: UUID) -> Non
 
 
 async def revoke_sessions(db: Transaction, user_id: UUID, *, keep: UUID | None = None) -> int:
-    """End all sessions of a user, but for one that is to stay. Returns how many ended."""
-    rows = await db.exec(
-        select(Session)
-        .where(Session.user_id == user_id, col(Session.revoked_at).is_(None))
-        .order_by(col(Session.id))
-        .with_for_update()
-    )
+    """End all sessions of a user, except one that is to stay. Returns how many ended."""
+    living = select(Session).where(Session.user_id == user_id, col(Session.revoked_at).is_(None))
+    rows = await db.exec(living.order_by(col(Session.id)).with_for_update())
     ended = [row for row in rows if row.id != keep]
     await _revoke(db, ended)
     return len(ended)
 
 
+_ENDED = """
+SELECT given.id FROM unnest($1::uuid[]) AS given (id) WHERE NOT EXISTS (
+    SELECT FROM session JOIN "user" ON "user".id = user_id
+    WHERE session.id = given.id AND revoked_at IS NULL AND expires_at > clock_timestamp() AND is_active
+)
+"""
+
+
 async def list_ended(db: Db, session_ids: Iterable[UUID]) -> set[UUID]:
     """Those of the sessions that are revoked, expired or of a deactivated user, also by a plain SQL update."""
-    rows = await db.fetch(
-        """
-        SELECT given.id FROM unnest($1::uuid[]) AS given (id) WHERE NOT EXISTS (
-            SELECT FROM session JOIN "user" ON "user".id = user_id
-            WHERE session.id = given.id AND revoked_at IS NULL AND expires_at > clock_timestamp() AND is_active
-        )
-        """,
-        list(session_ids),
-    )
-    return {row["id"] for row in rows}
+    return {row["id"] for row in await db.fetch(_ENDED, list(session_ids))}
+
+
+_ACTIVE = """
+SELECT session.id, active_chat_id AS chat_id, coalesce(version, 0) AS version
+FROM session LEFT JOIN chat ON chat.id = active_chat_id WHERE session.id = ANY($1::uuid[])
+"""
 
 
 async def read_active(db: Db, session_ids: Iterable[UUID]) -> dict[UUID, tuple[UUID | None, int]]:
     """The active chats of sessions, with the versions of these chats."""
-    rows = await db.fetch(
-        """
-        SELECT session.id, active_chat_id, coalesce(version, 0) FROM session LEFT JOIN chat ON chat.id = active_chat_id
-        WHERE session.id = ANY($1::uuid[])
-        """,
-        list(session_ids),
-    )
-    return {session_id: (chat_id, version) for session_id, chat_id, version in rows}
+    return {row["id"]: (row["chat_id"], row["version"]) for row in await db.fetch(_ACTIVE, list(session_ids))}
 
 
 async def clear_active_chat(db: Transaction, chat_id: UUID, user_ids: list[UUID]) -> None:
-    """A chat that was lost is active nowhere."""
-    await db.exec(
-        update(Session)
-        .where(col(Session.user_id).in_(user_ids), col(Session.active_chat_id) == chat_id)
-        .values(active_chat_id=None)
-    )
+    """Clear the active chat of the sessions of users who are no longer its members."""
+    clear = "UPDATE session SET active_chat_id = NULL WHERE user_id = ANY($1::uuid[]) AND active_chat_id = $2"
+    await db.fetch(clear, user_ids, chat_id)
 
 
 async def _revoke(db: Transaction, rows: list[Session]) -> None:
@@ -213,7 +199,7 @@ def _seal(content: bytes) -> bytes:
 
 
 def _parse(refresh_token: str) -> tuple[UUID, bytes]:
-    """The session and the secret. Sealed: a made-up token must not be able to end somebody's session."""
+    """The session and the secret. The seal keeps made-up tokens from ending a session. Raises NotAuthenticated."""
     try:
         token = base64.urlsafe_b64decode(refresh_token)
     except (binascii.Error, ValueError) as error:

@@ -1,9 +1,10 @@
-"""Profiles: reading them, finding people, editing one's own."""
+"""Accounts and profiles: reading, finding and changing them."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import false, func, or_
+from sqlalchemy import ColumnElement, false, func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
@@ -17,41 +18,54 @@ from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserU
 
 
 async def get_me(db: Transaction, actor: Actor) -> UserMe:
-    """One's own account: the only place where a phone is told."""
+    """The actor's own account: the only answer with a phone."""
     return profile(await _access_user(db, actor.id), UserMe)
 
 
 async def update_me(db: Transaction, actor: Actor, data: UserUpdate) -> UserMe:
-    """Change what was sent. Raises UsernameTaken."""
+    """Change the fields that were sent. Raises UsernameTaken."""
     user = await _access_user(db, actor.id)
-    former_name = user.name
-    user.sqlmodel_update(data.model_dump(exclude_unset=True))
     try:
-        await db.flush()
+        await change_user(db, user, data.model_dump(exclude_unset=True))
     except IntegrityError as error:
         raise UsernameTaken from error
-    if user.name != former_name:
-        await record_user(db, user)
     return profile(user, UserMe)
 
 
-async def record_user(db: Transaction, user: User) -> None:
-    """The name or picture has changed: for private peers, and for members who have a chat with the user active."""
-    event = UsersChanged(users=[brief(user.id, user.name, user.avatar_key)])
-    peers, members = await list_contacts(db, user.id)
-    if peers:
-        record(db, event, dict.fromkeys(peers, 0))
-    for chat_id, user_ids in members.items():
-        record(db, event, dict.fromkeys(user_ids, 0), chat_id)
+async def change_user(db: Transaction, user: User, fields: dict[str, Any]) -> User:
+    """Change an account. A new name or picture is recorded for the private peers, and for members who have a chat with
+    the user active.
+    """
+    former = user.name, user.avatar_key
+    user.sqlmodel_update(fields)
+    await db.flush()
+    if (user.name, user.avatar_key) != former:
+        event = UsersChanged(users=[brief(user.id, user.name, user.avatar_key)])
+        peers, members = await list_contacts(db, user.id)
+        if peers:
+            record(db, event, dict.fromkeys(peers, 0))
+        for chat_id, user_ids in members.items():
+            record(db, event, dict.fromkeys(user_ids, 0), chat_id)
+    return user
+
+
+async def lock_user(db: Transaction, is_meant: ColumnElement[bool]) -> User | None:
+    """The user, locked until the commit, as other transactions have left it.
+
+    Code that opens a session, sets a password or replaces a picture calls this first, so that each sees what the other
+    has written.
+    """
+    statement = select(User).where(is_meant).with_for_update(key_share=True)
+    return (await db.exec(statement, execution_options={"populate_existing": True})).first()
 
 
 async def get_user(db: Transaction, user_id: UUID) -> UserRead:
-    """Anybody's public profile. Raises UserNotFound."""
+    """The public profile of a user. Raises UserNotFound."""
     return profile(await _access_user(db, user_id), UserRead)
 
 
 async def lookup_user(db: Transaction, data: UserLookup) -> UserRead:
-    """The profile behind a phone number that the asker knows already. Raises UserNotFound."""
+    """The profile behind a phone number that the client knows already. Raises UserNotFound."""
     user = (await db.exec(select(User).where(User.phone == data.phone))).first()
     if user is None:
         raise UserNotFound
@@ -59,7 +73,7 @@ async def lookup_user(db: Transaction, data: UserLookup) -> UserRead:
 
 
 async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID] | None, limit: int) -> list[UserRead]:
-    """Users whose name or username begins so or is alike, or by ids; never by phone."""
+    """Users whose name or username begins like the query or resembles it, or by ids; never by phone."""
     statement = select(User)
     if ids is not None:
         statement = statement.where(col(User.id).in_(ids))
@@ -70,28 +84,25 @@ async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID
         alike = or_(name.op("%")(wanted), username.op("%")(wanted))
         statement = statement.where(or_(begins, name.contains(f" {wanted}", autoescape=True), alike))
         closeness = func.greatest(func.similarity(name, wanted), func.similarity(username, wanted))
-        # Of somebody without a username nobody knows how it begins, and what is not known would come first.
+        # The comparison with a missing username is null, which would come first.
         statement = statement.order_by(func.coalesce(begins, false()).desc(), closeness.desc())
     users = await db.exec(statement.order_by(func.lower(User.name), col(User.id)).limit(limit))
     return [profile(user, UserRead) for user in users]
 
 
+_BRIEFS = 'SELECT id, name, avatar_key FROM "user" WHERE id = ANY($1::uuid[]) ORDER BY id'
+
+
 async def list_briefs(db: Db, user_ids: Iterable[UUID]) -> list[UserBrief]:
-    """Who is meant by these ids, in the order of the ids."""
+    """The users with these ids, in the order of the ids."""
     wanted = set(user_ids)
-    if not wanted:
-        return []
-    rows = await db.fetch(
-        'SELECT id, name, avatar_key FROM "user" WHERE id = ANY($1::uuid[]) ORDER BY id', list(wanted)
-    )
-    return [brief(*row) for row in rows]
+    return [brief(*row) for row in await db.fetch(_BRIEFS, list(wanted))] if wanted else []
 
 
 async def check_users_exist(db: Transaction, user_ids: Iterable[UUID]) -> None:
-    """All of them or UserNotFound."""
+    """Raises UserNotFound unless all of them exist."""
     wanted = set(user_ids)
-    found = await db.exec(select(User.id).where(col(User.id).in_(wanted)))
-    if wanted - set(found):
+    if len(await list_briefs(db, wanted)) < len(wanted):
         raise UserNotFound
 
 

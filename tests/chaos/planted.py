@@ -50,7 +50,7 @@ def replace(owner: Any, **functions: Any) -> None:
 
 def ack_before_commit() -> None:
     """Senders are answered when the rows are written, a moment before they are committed."""
-    send_messages, send, tell = outbox.send_messages, outbox.Outbox._send, outbox.Outbox._tell
+    send_messages, send, tell = outbox.send_messages, outbox.Outbox._send, outbox.Outbox._answer
     current: dict[Any, tuple[Any, Any]] = {}
     answered: set[int] = set()
 
@@ -72,7 +72,7 @@ def ack_before_commit() -> None:
         tell(self, [one for one, _ in both], [result for _, result in both])
 
     replace(outbox, send_messages=early)
-    replace(outbox.Outbox, _send=remember, _tell=tell_others)
+    replace(outbox.Outbox, _send=remember, _answer=tell_others)
 
 
 def events_before_commit() -> None:
@@ -192,11 +192,12 @@ def session_outlives_password() -> None:
     """A login checks the password once, and writes the session later, whatever became of the password meanwhile."""
 
     async def check_password(self: Any, is_meant: Any, password: str) -> User | None:
-        user = (await self.user_db.db.exec(select(User).where(is_meant))).first()
-        await self.user_db.db.close()
+        user = (await self.db.exec(select(User).where(is_meant))).first()
+        await self.db.close()
         if user is None or user.hashed_password is None:
             return None
-        is_right, _ = await auth._off_loop(auth._passwords.verify_and_update, password, user.hashed_password)
+        check = auth._passwords.verify_and_update
+        is_right, _ = await auth._off_loop(check, password, user.hashed_password)
         await asyncio.sleep(0.3)
         return user if is_right else None
 

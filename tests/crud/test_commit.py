@@ -516,7 +516,7 @@ class TestTables:
 
     def test_no_command_has_a_table(self) -> None:
         assert len(COMMANDS) > 20
-        types = [one._type for command in COMMANDS.values() for one in (command.input, command.output) if one]
+        types = [one for command in COMMANDS.values() for one in (command.argument, command.output) if one]
         hints = [hint for command in COMMANDS.values() for hint in get_type_hints(command.handler).values()]
         assert [found for found in map(tables_in, types + hints) if found] == []
 
