@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
+from phonenumbers import SUPPORTED_REGIONS
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -45,6 +46,14 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return [part.strip() for part in value.split(",") if part.strip()]
+
+    @field_validator("phone_region")
+    @classmethod
+    def check_region(cls, value: str) -> str:
+        """Numbers without a country code are read as of a region that the library knows."""
+        if value not in SUPPORTED_REGIONS:
+            raise ValueError("must be a region such as RU")
+        return value
 
     @field_validator("database_url")
     @classmethod

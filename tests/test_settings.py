@@ -4,7 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
-from chat_app.settings import _development_secret
+import pytest
+from pydantic import ValidationError
+
+from chat_app.settings import Settings, _development_secret
 
 
 def test_servers_that_start_at_once_on_one_folder_sign_with_the_same_secret(tmp_path: Path) -> None:
@@ -21,3 +24,9 @@ def test_servers_that_start_at_once_on_one_folder_sign_with_the_same_secret(tmp_
             (secret,) = set(servers.map(begin, range(8)))
         assert len(secret) >= 32
         assert [path.name for path in (tmp_path / str(attempt)).iterdir()] == ["secret"]
+
+
+def test_an_unknown_phone_region_is_refused_at_the_start() -> None:
+    assert Settings(phone_region="DE").phone_region == "DE"
+    with pytest.raises(ValidationError, match="phone_region"):
+        Settings(phone_region="XX")

@@ -1,10 +1,11 @@
 """What all models share: the input base, column types, constrained strings and numbers."""
 
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 from pydantic_extra_types.phone_numbers import PhoneNumberValidator
 from sqlalchemy import BigInteger, func
 from sqlalchemy import Enum as SAEnum
@@ -46,10 +47,19 @@ Sync = Annotated[
 # Strict: neither true nor "1" is a number.
 Seq = Annotated[int, Field(ge=1, le=BIGGEST, strict=True)]
 Position = Annotated[int, Field(ge=0, le=BIGGEST, strict=True)]
+
+
+@cache
+def _phones(region: str) -> TypeAdapter[str]:
+    return TypeAdapter(Annotated[str, PhoneNumberValidator(number_format="E164", default_region=region)])
+
+
+def _in_e164(value: Any) -> str:
+    return _phones(get_settings().phone_region).validate_python(value)
+
+
 Phone = Annotated[
-    str,
-    Field(examples=["+79161234567"]),
-    PhoneNumberValidator(number_format="E164", default_region=get_settings().phone_region),
+    str, BeforeValidator(_in_e164), Field(examples=["+79161234567"], json_schema_extra={"format": "phone"})
 ]
 
 Counter = BigInteger
