@@ -1,4 +1,4 @@
-"""A mistake in the address of the database or the bus: one line that names the variable, and never the password."""
+"""A wrong URL of the database or the bus is refused with one line, which names the variable and never the password."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from chat_app.settings import Settings
 from tests.conftest import FAST, free_port
 from tests.process import ROOT, Process
 
-# It begins with digits, so that a reader may take it for a port.
+# It begins with digits, so that a parser may take it for a port.
 PASSWORD = re.compile("4711|zyxwv")
 RUN_SECONDS = 100
 PRODUCTION = {"CHAT_ENV": "production", "CHAT_SECRET": "7f9c2ba4e88f827d616045507605853ed73b8093f6efbc88eb1a6eacfa66"}
@@ -39,7 +39,7 @@ COMMANDS = {
     "alembic": ["alembic", "current"],
 }
 OF_DATABASE = [name for name in COMMANDS if name != "worker"]
-# What is wrong, and a word of the line that says so. The rest of an address is that of the server below.
+# A wrong URL, and a word of the line that refuses it. The rest of each URL is that of the server below.
 UNREADABLE = {
     "chat:4711zyxwv@127.0.0.1/chat": "begin with",
     "mysql://chat:4711zyxwv@127.0.0.1/chat": "begin with",
@@ -91,7 +91,7 @@ BAD_BUS = {
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Of a PostgreSQL that asks for passwords: the role chat has one, and a database."""
+    """The port of a PostgreSQL that requires passwords. The role chat has a password and a database."""
     with tempfile.TemporaryDirectory(prefix="chat-addresses-", ignore_cleanup_errors=True) as folder:
         rules = Path(folder) / "hba.conf"
         rules.write_text("local all postgres trust\nhost all chat,weak,nobody 127.0.0.1/32 scram-sha-256\n")
@@ -112,7 +112,7 @@ async def make_role(url: str) -> None:
 
 
 async def refusal(command: str, **environment: str) -> str:
-    """What a command writes, after a look at what must be so whatever is wrong."""
+    """Run a command that has to refuse its settings. Returns its output, after the checks common to all refusals."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CHAT_", "PG"))}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "chat_app", *COMMANDS[command]),
@@ -123,33 +123,33 @@ async def refusal(command: str, **environment: str) -> str:
         stderr=PIPE,
     )
     written = await asyncio.wait_for(process.communicate(b"some-password\n"), RUN_SECONDS)
-    printed, complained = (text.decode() for text in written)
-    assert process.returncode == 1, printed + complained
-    assert not PASSWORD.search(printed + complained)
-    assert "Traceback" not in complained
+    printed, errors = (text.decode() for text in written)
+    assert process.returncode == 1, printed + errors
+    assert not PASSWORD.search(printed + errors)
+    assert "Traceback" not in errors
     if command == "check" and printed:
         return printed
     assert printed == ""
-    assert complained.count("\n") == 1, complained
-    return complained
+    assert errors.count("\n") == 1, errors
+    return errors
 
 
 @pytest.mark.parametrize("address", UNREADABLE)
-async def test_an_address_that_cannot_be_read_is_refused(address: str) -> None:
-    complained = await refusal("migrate", CHAT_DATABASE_URL=address)
-    assert complained.startswith("CHAT_DATABASE_URL: ")
-    assert UNREADABLE[address] in complained
+async def test_an_unreadable_database_url_is_refused(address: str) -> None:
+    errors = await refusal("migrate", CHAT_DATABASE_URL=address)
+    assert errors.startswith("CHAT_DATABASE_URL: ")
+    assert UNREADABLE[address] in errors
 
 
 @pytest.mark.parametrize("address", UNUSABLE)
-async def test_a_database_that_cannot_be_used_is_refused(address: str, port: int) -> None:
-    complained = await refusal("migrate", CHAT_DATABASE_URL=address.format(port=port, free=free_port()))
-    assert complained.startswith("CHAT_DATABASE_URL: ")
-    assert UNUSABLE[address] in complained
+async def test_an_unusable_database_is_refused(address: str, port: int) -> None:
+    errors = await refusal("migrate", CHAT_DATABASE_URL=address.format(port=port, free=free_port()))
+    assert errors.startswith("CHAT_DATABASE_URL: ")
+    assert UNUSABLE[address] in errors
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-async def test_every_command_refuses_an_address_that_cannot_be_read(command: str) -> None:
+async def test_every_command_refuses_an_unreadable_database_url(command: str) -> None:
     address = "postgresql://chat:4711zyxwv@127.0.0.1:54E2/chat"
     assert "CHAT_DATABASE_URL: " in await refusal(command, CHAT_DATABASE_URL=address)
 
@@ -164,19 +164,19 @@ async def test_every_command_refuses_an_address_that_cannot_be_read(command: str
 )
 async def test_every_command_refuses_a_wrong_password(command: str, environment: dict[str, str], port: int) -> None:
     address = f"postgresql://chat:4711zyxwv@127.0.0.1:{port}/chat"
-    complained = await refusal(command, CHAT_DATABASE_URL=address, CHAT_BUS_URL="redis://127.0.0.1", **environment)
-    assert "CHAT_DATABASE_URL: the role or its password is wrong" in complained
+    errors = await refusal(command, CHAT_DATABASE_URL=address, CHAT_BUS_URL="redis://127.0.0.1", **environment)
+    assert "CHAT_DATABASE_URL: the role or its password is wrong" in errors
 
 
 @pytest.mark.parametrize("address", BAD_BUS)
-async def test_the_address_of_a_bus_that_cannot_be_read_is_refused(address: str, port: int) -> None:
+async def test_an_unreadable_bus_url_is_refused(address: str, port: int) -> None:
     database = f"postgresql://chat:right-zyxwv@127.0.0.1:{port}/chat"
-    complained = await refusal("run", CHAT_DATABASE_URL=database, CHAT_BUS_URL=address)
-    assert complained.startswith("CHAT_BUS_URL: ")
-    assert BAD_BUS[address] in complained
+    errors = await refusal("run", CHAT_DATABASE_URL=database, CHAT_BUS_URL=address)
+    assert errors.startswith("CHAT_BUS_URL: ")
+    assert BAD_BUS[address] in errors
 
 
-async def test_two_wrong_addresses_are_two_lines() -> None:
+async def test_two_wrong_urls_make_two_errors() -> None:
     both = {"database_url": "mysql://:zyxwv@host", "bus_url": "http://:zyxwv@host"}
     with pytest.raises(ValidationError) as refused:
         Settings.model_validate(both)
@@ -202,7 +202,7 @@ async def test_a_wrong_password_of_the_bus_is_logged_and_the_service_starts(serv
             await bus.wait()
     assert (line["error"], line["address"]) == ("AuthenticationError", "CHAT_BUS_URL")
     assert "CHAT_BUS_URL: the user or password is wrong" in printed
-    # Its digits alone also stand in ids and times.
+    # Its digits alone also occur in ids and times.
     assert "zyxwv" not in printed + "".join(node.written)
 
 
@@ -210,7 +210,7 @@ async def refusal_of_check(environment: dict[str, str]) -> str:
     return await refusal("check", **{name: environment[name] for name in ("CHAT_DATABASE_URL", "CHAT_BUS_URL")})
 
 
-async def test_options_mean_the_same_wherever_the_address_is_used(port: int) -> None:
+async def test_options_of_the_url_apply_to_all_connections(port: int) -> None:
     address = f"postgresql://chat:right-zyxwv@127.0.0.1:{port}/chat?sslmode=prefer&application_name=named"
     database = Database(address.replace("postgresql:", "postgresql+asyncpg:"))
     async with database.engine.connect() as connection, database.reading() as batch:
@@ -219,7 +219,7 @@ async def test_options_mean_the_same_wherever_the_address_is_used(port: int) -> 
     await database.close()
 
 
-async def test_a_server_that_does_not_answer_is_named() -> None:
+async def test_a_server_that_does_not_answer_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"postgresql://chat:4711zyxwv@127.0.0.1:{silent.getsockname()[1]}/chat"
         assert await refusal("migrate", CHAT_DATABASE_URL=address) == "CHAT_DATABASE_URL: no answer in time\n"

@@ -35,7 +35,7 @@ from tests.raw import RawSocket
 from tests.service import MakePerson, Service
 
 INVALID = (422, "invalid_input")
-# A picture is not looked at by its schema.
+# The schema of a picture does not check its content.
 REFUSALS = {"/image": {INVALID, (422, "bad_image")}}
 LONGEST_ANSWER = 1500
 
@@ -51,14 +51,14 @@ class Written(str):
 
 
 NESTED = Written("[" * 10_000 + "]" * 10_000)
-# Good for nothing, wherever they stand.
+# Invalid in every field.
 HOSTILE = ("nul \x00", "lone surrogate \ud800", *map(Written, ("NaN", "-Infinity", "1e400", "9" * 5000)), NESTED)
-# Good for something, but not where the schema says otherwise.
+# Valid in some fields, invalid where the schema excludes them.
 ORDINARY = (
     *(None, True, -1, 1.5, 2**53, 2**64, "", "1", "words", "x" * 20_000),
     *([], [None], {}),
 )
-# What a schema lets pass.
+# Invalid values that a schema accepts.
 UNFIT = {
     "phone": ("", "anna", "+7", "+7916", "1" * 50),
     "cursor": ("x", "eHx4", "fHw=", "MXwxfDE=", "OTk5OTk5OTk5OTk5OTk5OTk5OTl8MXwx", "-", "=", "...."),
@@ -96,7 +96,7 @@ ELSEWHERE = {("remove_member", "user_id"): "member_not_found", ("mark_read", "se
 
 
 def written(value: Any) -> str:
-    """As JSON, hostile values included."""
+    """The value as JSON, including hostile values."""
     if isinstance(value, Written):
         return value
     if isinstance(value, dict):
@@ -106,7 +106,7 @@ def written(value: Any) -> str:
 
 
 def faults(schema: Json, valid: Json, *, every: int = 1) -> Iterator[tuple[str, Json]]:
-    """Arguments with one thing wrong, and the JSON pointer to it; of each field's unfit values every second or so."""
+    """Arguments with one fault each and the JSON pointer to it, with every nth of the invalid values of a field."""
     check = Draft202012Validator(schema, format_checker=FormatChecker())
     check.validate(valid)
     for name in valid:
@@ -115,7 +115,7 @@ def faults(schema: Json, valid: Json, *, every: int = 1) -> Iterator[tuple[str, 
             yield f"/{name}", rest
     for name in sorted(fields_of(schema)):
         wrong = [value for value in ORDINARY if not check.is_valid(valid | {name: value})]
-        # The phone of a contact is sent as it was written.
+        # The phone of a contact is any text.
         unfit = () if "type" in valid else UNFIT.get(name, ())
         for value in (*wrong, *unfit, *HOSTILE)[::every]:
             yield f"/{name}", valid | {name: value}
@@ -126,14 +126,14 @@ def faults(schema: Json, valid: Json, *, every: int = 1) -> Iterator[tuple[str, 
 
 
 def complaint(what: Any, answer: Json, pointer: str) -> str | None:
-    """What is wrong with the refusal of an input that is wrong at this place; None if nothing is."""
+    """The fault of the answer to an input that is invalid at this pointer, None without a fault."""
     shown = written(what)[:200]
     if kind(answer) not in REFUSALS.get(pointer, {INVALID}):
         return f"{shown}: {kind(answer)}"
     if len(json.dumps(answer)) > LONGEST_ANSWER * max(1, len(answer.get("errors", []))):
         return f"{shown}: a long answer"
     pointers = [error["pointer"] for error in answer.get("errors", [])]
-    # What is nested too deeply or has too many digits is not JSON to the parser, so there is no field to name.
+    # Input nested too deeply or with too many digits is not JSON to the parser, so the error names no field.
     if kind(answer) == INVALID and not any(f"{found}/".startswith(f"{pointer}/") for found in pointers):
         return None if pointers == [""] else f"{shown}: {pointers}"
     return None
@@ -141,7 +141,7 @@ def complaint(what: Any, answer: Json, pointer: str) -> str | None:
 
 @pytest.fixture(scope="module")
 async def scene(make_lasting_person: MakePerson) -> Scene:
-    """One for all tests, as none changes anything."""
+    """One scene for all tests, since none changes anything."""
     people = [await make_lasting_person(name) for name in ("Creator", "Member", "Guest")]
     made = await make_scene(SocketTransport(), *people)
     await SocketTransport().do(made.creator, "activate_chat", chat_id=made.chat_id)
@@ -150,14 +150,14 @@ async def scene(make_lasting_person: MakePerson) -> Scene:
 
 @pytest.fixture(autouse=True)
 async def nothing_changes(scene: Scene, database: Database, service: Service) -> AsyncIterator[None]:
-    """Around each test: no row is written, nobody is told anything, and no transaction stays open."""
+    """After each test: no row was written, no event was delivered, and no transaction is open."""
     await scene.creator.forget()
     before = await fingerprint(database)
     yield
     assert await fingerprint(database) == before
     await scene.creator.settle()
     assert event_names(scene.creator) == []
-    # A connection that its request forgot would never come back to the pool.
+    # A connection that its request did not release would never return to the pool.
     async with asyncio.timeout(DEADLINE):
         while service.database.engine.pool.checkedout():  # type: ignore[attr-defined]  # of the kind of pool in use
             await scene.creator.settle()
@@ -165,7 +165,7 @@ async def nothing_changes(scene: Scene, database: Database, service: Service) ->
 
 class TestRoutes:
     async def send(self, scene: Scene, name: str, content: bytes, **headers: str) -> Json:
-        """A request with this body, whatever it is."""
+        """Send a request with this body."""
         route = ROUTES[name]
         sent = {"Content-Type": "application/json"} | headers
         url = route.url(valid_arguments(scene)[name])
@@ -174,17 +174,17 @@ class TestRoutes:
         return answer
 
     @pytest.mark.parametrize("name", WITH_JSON)
-    async def test_refuse_a_body_with_anything_wrong_in_it(self, name: str, scene: Scene) -> None:
+    async def test_routes_refuse_a_body_with_any_fault(self, name: str, scene: Scene) -> None:
         route = ROUTES[name]
         complaints = [
             complaint(broken, await self.send(scene, name, written(broken).encode()), pointer)
-            # The commands, which are quicker, are tried with all values of the same fields.
+            # Commands are faster, so they are tested with all values of the same fields.
             for pointer, broken in faults(route.body_schema(), route.body(valid_arguments(scene)[name]), every=2)
         ]
         assert [found for found in complaints if found] == []
         assert len(complaints) > 10
 
-    async def test_refuse_a_body_that_is_no_object_or_no_json(self, scene: Scene) -> None:
+    async def test_routes_refuse_a_body_that_is_no_object_or_no_json(self, scene: Scene) -> None:
         answers = {
             (name, content[:20]): await self.send(scene, name, content)
             for name in WITH_JSON
@@ -193,7 +193,7 @@ class TestRoutes:
         assert {case: kind(answer) for case, answer in answers.items()} == dict.fromkeys(answers, INVALID)
         assert max(len(json.dumps(answer)) for answer in answers.values()) < LONGEST_ANSWER
 
-    async def test_refuse_a_body_of_another_type(self, scene: Scene) -> None:
+    async def test_routes_refuse_a_body_of_another_content_type(self, scene: Scene) -> None:
         answers = {}
         for name in WITH_JSON:
             valid = written(ROUTES[name].body(valid_arguments(scene)[name])).encode()
@@ -204,7 +204,7 @@ class TestRoutes:
         assert answers == dict.fromkeys(answers, INVALID)
 
     @pytest.mark.parametrize("name", WITH_QUERY)
-    async def test_refuse_a_query_with_anything_wrong_in_it(self, name: str, scene: Scene) -> None:
+    async def test_routes_refuse_a_query_with_any_fault(self, name: str, scene: Scene) -> None:
         valid = valid_arguments(scene)[name]
         complaints = []
         for parameter, schema in ROUTES[name].parameters("query").items():
@@ -224,7 +224,7 @@ class TestRoutes:
             case "string":
                 yield from (*NOT_A_TEXT, *UNFIT.get(name, ()))
 
-    async def test_refuse_a_path_with_anything_wrong_in_it(self, scene: Scene) -> None:
+    async def test_routes_refuse_a_path_with_any_fault(self, scene: Scene) -> None:
         answers = {}
         for name in WITH_PATH:
             route, valid = ROUTES[name], valid_arguments(scene)[name]
@@ -236,29 +236,29 @@ class TestRoutes:
         refused = {INVALID, (404, "not_found"), (405, "method_not_allowed")}
         assert {case: answer for case, answer in answers.items() if answer not in refused} == {}
 
-    async def test_answer_404_to_a_strange_address(self, scene: Scene) -> None:
+    async def test_unknown_paths_get_404(self, scene: Scene) -> None:
         answers = {path[:50]: kind((await scene.creator.http.get(path)).json()) for path in STRANGE}
         assert answers == dict.fromkeys(answers, (404, "not_found"))
 
-    async def test_answer_405_to_a_strange_method(self, scene: Scene) -> None:
+    async def test_unknown_methods_get_405(self, scene: Scene) -> None:
         methods = ("TRACE", "CONNECT", "PROPFIND")
         answers = {method: (await scene.creator.http.request(method, "/api/v1/users/me")).json() for method in methods}
         assert {kind(answer) for answer in answers.values()} == {(405, "method_not_allowed")}
 
 
 class TestForms:
-    async def test_of_a_login_need_both_fields(self, scene: Scene) -> None:
+    async def test_a_login_form_needs_both_fields(self, scene: Scene) -> None:
         for fields in ({}, {"username": "+79990000000"}, {"password": "long enough"}, {"username": "", "password": ""}):
             answer = await scene.creator.http.post("/api/v1/auth/login", data=fields)
             assert kind(answer.json()) == INVALID
 
-    async def test_of_a_login_with_a_strange_phone_are_wrong_credentials(self, scene: Scene) -> None:
+    async def test_a_login_form_with_a_malformed_phone_is_bad_credentials(self, scene: Scene) -> None:
         for phone in ("\x00", "anna", "+7", "x" * 20_000, "١٢٣", b"\xed\xa0\x80", "' OR 1=1"):
             fields = {"username": phone, "password": "\x00long"}
             answer = await scene.creator.http.post("/api/v1/auth/login", data=fields)
             assert kind(answer.json()) == (401, "bad_credentials")
 
-    async def test_of_an_upload_need_a_fitting_duration(self, scene: Scene) -> None:
+    async def test_an_upload_form_needs_a_valid_duration(self, scene: Scene) -> None:
         for duration in ("x", "-1", "NaN", "Infinity", "1e400", "\x00", "9" * 5000, "86401"):
             answer = (await request(scene.creator, "create_attachment", {"duration": duration})).json()
             assert complaint(duration, answer, "/duration") is None
@@ -278,7 +278,7 @@ class TestForms:
         ],
         ids=["json", "form", "no boundary", "empty", "garbage", "no name", "no file", "many fields", "many headers"],
     )
-    async def test_of_an_upload_need_a_file(self, content_type: str, content: bytes, scene: Scene) -> None:
+    async def test_an_upload_form_needs_a_file(self, content_type: str, content: bytes, scene: Scene) -> None:
         sent = {"content": content, "headers": {"Content-Type": content_type}}
         answer = await scene.creator.http.post("/api/v1/attachments", **sent)
         assert kind(answer.json()) == INVALID
@@ -287,7 +287,7 @@ class TestForms:
 class TestCommands:
     @pytest.fixture
     async def raw(self, service: Service, scene: Scene) -> AsyncIterator[RawSocket]:
-        """A connection of the creator's; it must last through all that it is made to say."""
+        """A connection of the creator. It has to survive everything that it sends."""
         opened = await RawSocket.connected(service.base, scene.creator.token)
         yield opened
         assert (await opened.call("list_chats"))["ok"]
@@ -295,7 +295,7 @@ class TestCommands:
         await opened.close()
 
     @pytest.mark.parametrize("name", COMMANDS)
-    async def test_refuse_an_argument_with_anything_wrong_in_it(self, name: str, raw: RawSocket, scene: Scene) -> None:
+    async def test_commands_refuse_an_argument_with_any_fault(self, name: str, raw: RawSocket, scene: Scene) -> None:
         schema = COMMANDS[name].input.json_schema()
         for valid in (valid_arguments(scene)[name], *other_contents(name)):
             complaints = [
@@ -305,7 +305,7 @@ class TestCommands:
             assert [found for found in complaints if found] == []
             assert len(complaints) > 10
 
-    async def test_refuse_an_argument_that_is_no_object_or_no_json(self, raw: RawSocket) -> None:
+    async def test_commands_refuse_an_argument_that_is_no_object_or_no_json(self, raw: RawSocket) -> None:
         texts = [content.decode() for content in (*NO_OBJECT, *NOT_JSON) if content.isascii()]
         answers = {
             (name, argument[:20]): (await raw.call(name, argument)).get("error", {})
@@ -315,7 +315,7 @@ class TestCommands:
         assert {case: kind(answer) for case, answer in answers.items()} == dict.fromkeys(answers, INVALID)
         assert max(len(json.dumps(answer)) for answer in answers.values()) < LONGEST_ANSWER
 
-    async def test_that_do_not_exist_are_answered(self, raw: RawSocket) -> None:
+    async def test_unknown_commands_are_answered(self, raw: RawSocket) -> None:
         contents = (
             '["list"]',
             '["__class__",{}]',
@@ -332,7 +332,7 @@ class TestCommands:
 
 class TestUnknownIds:
     @pytest.mark.parametrize("field", NOT_FOUND)
-    async def test_are_told_apart_by_what_is_missing(self, transport: Transport, field: str, scene: Scene) -> None:
+    async def test_unknown_ids_get_the_code_of_their_kind(self, transport: Transport, field: str, scene: Scene) -> None:
         unknown = {"seq": 10**6, "reply_to": 10**6, "user_ids": [str(uuid4())], "member_ids": [str(uuid4())]}
         found, expected = {}, {}
         for name in named_by(transport, field):

@@ -82,14 +82,14 @@ POSTED = (
 
 
 @pytest.fixture(scope="module")
-async def everybody(make_lasting_person: MakePerson) -> list[Person]:
+async def people(make_lasting_person: MakePerson) -> list[Person]:
     return [await make_lasting_person("Bystander", connected=True), await make_lasting_person("Attacker")]
 
 
 @pytest.fixture
-async def bystander(service: Service, everybody: list[Person]) -> AsyncIterator[Person]:
-    """Somebody connected, to whom nothing must happen; in the end they are the only one who is still known."""
-    person = everybody[0]
+async def bystander(service: Service, people: list[Person]) -> AsyncIterator[Person]:
+    """A connected user who must not be affected. In the end they have the only connection."""
+    person = people[0]
     await person.forget()
     yield person
     assert (await person.http.get("/healthz")).is_success
@@ -100,21 +100,21 @@ async def bystander(service: Service, everybody: list[Person]) -> AsyncIterator[
 
 
 @pytest.fixture
-async def attacker(everybody: list[Person], bystander: Person) -> Person:
-    """A user like any other, while the bystander watches."""
-    return everybody[1]
+async def attacker(people: list[Person], bystander: Person) -> Person:
+    """An ordinary user, with a bystander."""
+    return people[1]
 
 
 @pytest.fixture
 async def raw(service: Service, attacker: Person) -> AsyncIterator[RawSocket]:
-    """A connection with a user that may say anything."""
+    """A logged-in connection that sends any packets."""
     opened = await RawSocket.connected(service.base, attacker.token)
     yield opened
     await opened.close()
 
 
-class TestAConnection:
-    async def test_is_told_that_a_command_is_unreadable_and_goes_on(self, raw: RawSocket) -> None:
+class TestConnection:
+    async def test_a_connection_gets_an_error_for_an_unreadable_command_and_goes_on(self, raw: RawSocket) -> None:
         answers = {}
         for case, packets in UNREADABLE.items():
             await raw.send(*packets)
@@ -122,7 +122,7 @@ class TestAConnection:
             assert (await raw.call("list_chats"))["ok"]
         assert answers == dict.fromkeys(UNREADABLE, (422, "invalid_input"))
 
-    async def test_gets_no_answer_to_what_asks_for_none_and_goes_on(self, raw: RawSocket) -> None:
+    async def test_a_connection_gets_no_answer_to_other_packets_and_goes_on(self, raw: RawSocket) -> None:
         packets_of = {}
         for case, packets in IGNORED.items():
             await raw.send(*packets)
@@ -130,30 +130,30 @@ class TestAConnection:
             packets_of[case], raw.received = raw.received, []
         assert packets_of == {case: [] for case in IGNORED}
 
-    async def test_ends_with_what_is_no_packet(self, service: Service, attacker: Person) -> None:
+    async def test_a_connection_ends_after_an_invalid_packet(self, service: Service, attacker: Person) -> None:
         for packets in ENDING.values():
             raw = await RawSocket.connected(service.base, attacker.token)
             await raw.send(*packets)
             with pytest.raises(ConnectionClosed):
                 await raw.receive()
 
-    async def test_may_have_numbers_of_a_hundred_digits(self, raw: RawSocket) -> None:
+    async def test_a_command_may_have_a_number_of_a_hundred_digits(self, raw: RawSocket) -> None:
         number = 10**100 - 1
         await raw.send(f'42{number}["list_chats",{{}}]', f'42{number}9["list_chats",{{}}]')
         assert (await raw.answer_to(number))["ok"]
         assert (await raw.call("list_chats"))["ok"]
 
-    async def test_is_refused_other_namespaces_and_keeps_its_own(self, raw: RawSocket) -> None:
+    async def test_a_connection_is_refused_other_namespaces_and_keeps_its_own(self, raw: RawSocket) -> None:
         await raw.send('40/admin,{"token":"x"}', "40/" + "x" * 10_000 + ",")
         assert (await raw.call("list_chats"))["ok"]
         assert all(packet.startswith("44/") for packet in raw.received)
 
-    async def test_ends_with_text_that_is_not_utf8(self, raw: RawSocket) -> None:
+    async def test_a_connection_ends_after_text_that_is_not_utf8(self, raw: RawSocket) -> None:
         await raw.socket.send(b"42\xff\xfe", text=True)
         with pytest.raises(ConnectionClosed):
             await raw.receive()
 
-    async def test_that_disconnected_is_not_answered_but_may_connect_again(
+    async def test_a_disconnected_client_is_not_answered_and_may_connect_again(
         self, raw: RawSocket, attacker: Person
     ) -> None:
         await raw.send("41", '427["list_chats",{}]')
@@ -161,52 +161,52 @@ class TestAConnection:
         assert (await raw.receive()).startswith('42["ready"')
         assert (await raw.call("list_chats"))["ok"]
 
-    async def test_that_was_closed_is_not_answered_and_forgotten(self, service: Service, raw: RawSocket) -> None:
+    async def test_a_closed_connection_is_not_answered_and_removed(self, service: Service, raw: RawSocket) -> None:
         await raw.send("1", '427["list_chats",{}]')
-        # The bystander sees in the end that it is forgotten.
+        # The fixture of the bystander checks that it was removed.
         await raw.socket.close()
         assert raw.received == []
 
-    async def test_that_floods_is_answered_in_order(self, raw: RawSocket) -> None:
+    async def test_a_flood_of_invalid_commands_is_answered_in_order(self, raw: RawSocket) -> None:
         numbers = range(1000, 1200)
         await raw.send(*(f'42{number}["list_chats",{{"limit":0}}]' for number in numbers))
         assert [kind((await raw.answer_to(number))["error"]) for number in numbers] == [(422, "invalid_input")] * 200
         assert raw.received == []
 
 
-class TestATransport:
-    """The way that packets take, before anybody has said who they are."""
+class TestUnauthenticatedTransport:
+    """A transport before the login."""
 
-    async def test_may_be_left_half_open(self, service: Service, bystander: Person) -> None:
+    async def test_a_transport_may_stay_without_a_login(self, service: Service, bystander: Person) -> None:
         opened = [await RawSocket.open(service.base) for _ in range(30)]
         await opened[0].send("41", "42", '427["list_chats",{}]', b"x", "451-[1]", '451-7["x"]', "430[]", "2probe")
         await bystander.settle()
         for transport in opened:
             await transport.close()
 
-    async def test_is_not_opened_by_a_wrong_address(self, bystander: Person) -> None:
+    async def test_a_wrong_url_opens_no_transport(self, bystander: Person) -> None:
         for query, method in product(WRONG_QUERIES, ("GET", "POST", "PUT")):
             answer = await bystander.http.request(method, f"/socket.io/?{query}")
             assert 400 <= answer.status_code < 500, query
 
-    async def test_by_polling_survives_whatever_is_posted(self, bystander: Person) -> None:
+    async def test_polling_survives_every_posted_body(self, bystander: Person) -> None:
         for content in POSTED:
             async with polling(bystander) as url:
                 answer = await bystander.http.post(url, content=content, headers={"Content-Type": "text/plain"})
                 assert answer.status_code < 500, content[:20]
 
-    async def test_by_polling_may_break_off_while_it_is_upgraded(self, service: Service, bystander: Person) -> None:
-        for said in (["2probe"], ["2probe", "garbage"], ["garbage"], [""], [b"x"], []):
+    async def test_an_upgrade_may_break_off(self, service: Service, bystander: Person) -> None:
+        for packets in (["2probe"], ["2probe", "garbage"], ["garbage"], [""], [b"x"], []):
             async with polling(bystander) as url:
                 address = (service.base + url).replace("http", "ws", 1).replace("polling", "websocket")
                 socket = await connect(address, compression=None, proxy=None)
                 with suppress(ConnectionClosed):
-                    for packet in said:
+                    for packet in packets:
                         await socket.send(packet)
                 await socket.close()
 
     @pytest.mark.one_node
-    async def test_may_cut_a_frame_wherever_it_goes_over_from_polling(
+    async def test_a_frame_may_be_split_during_the_upgrade(
         self, service: Service, bystander: Person, attacker: Person
     ) -> None:
         for cut in (1, 3, 6, 15):
@@ -219,7 +219,7 @@ class TestATransport:
                 await socket.send("2probe")
                 assert await socket.recv() == "3probe"
                 frame = masked(b'427["list_chats",{}]')
-                # The beginning comes with what ends the polling, the rest when it has ended.
+                # The first part comes with the packet that ends the polling, the rest after its end.
                 socket.transport.write(masked(b"5") + b"\x82\x81\x00\x00\x00\x00b" + frame[:cut])
                 await asyncio.sleep(0.2)
                 socket.transport.write(frame[cut:])
@@ -228,7 +228,7 @@ class TestATransport:
                         pass
                 await socket.close()
 
-    async def test_by_polling_works_and_may_be_forgotten(self, bystander: Person, attacker: Person) -> None:
+    async def test_a_polling_transport_works_and_may_be_abandoned(self, bystander: Person, attacker: Person) -> None:
         async with polling(bystander) as url:
             posted = await bystander.http.post(url, content=f'40{{"token":"{attacker.token}"}}')
             assert posted.is_success
@@ -236,13 +236,13 @@ class TestATransport:
 
 
 def masked(text: bytes) -> bytes:
-    """A frame as clients send it, with a mask that changes nothing."""
+    """A frame as clients send it, masked with zeros."""
     return bytes((0x81, 0x80 | len(text))) + bytes(4) + text
 
 
 @asynccontextmanager
 async def polling(person: Person) -> AsyncIterator[str]:
-    """The address of a transport by polling, which is ended in the end."""
+    """The URL of a polling transport, which is closed after the block."""
     handshake = json.loads((await person.http.get(POLLING)).text[1:])
     url = f"{POLLING}&sid={handshake['sid']}"
     yield url

@@ -92,14 +92,14 @@ async def test_node_needs_npm_only_to_install(tmp_path: Path, monkeypatch: pytes
 
 
 def client(person: Person, chat_id: str, *, sends: bool = False, others: int = 1) -> Client:
-    """Somebody who has the chat active."""
+    """A client with the chat active."""
     command = {"chat_id": chat_id, "client_id": SLOT.decode(), "type": "text", "text": "hello"}
     auth = {"token": person.token, "active_chat_id": chat_id}
     return Client(b"40" + orjson.dumps(auth), orjson.dumps(["send_message", command]), sends=sends, others=others)
 
 
-async def put_on(port: int, load: Load) -> Counts:
-    """Half a second of this load."""
+async def run_load(port: int, load: Load) -> Counts:
+    """Run this load for half a second."""
 
     def run() -> Counts:
         generator = Generator(port, load, patience=1)
@@ -124,49 +124,51 @@ async def pair(make_person: MakePerson) -> tuple[Person, Person, str]:
     return anna, boris, opened.json()["id"]
 
 
-async def test_it_counts_each_message_and_delivery_once(port: int, pair: tuple[Person, Person, str]) -> None:
+async def test_each_message_and_delivery_is_counted_once(port: int, pair: tuple[Person, Person, str]) -> None:
     anna, boris, chat_id = pair
-    counts = await put_on(port, Load([client(anna, chat_id, sends=True), client(boris, chat_id)], READY))
+    counts = await run_load(port, Load([client(anna, chat_id, sends=True), client(boris, chat_id)], READY))
     assert counts.texts == []
     newest = (await anna.http.get(f"/api/v1/chats/{chat_id}")).json()["message_count"]
     assert 0 < counts.acked <= newest and abs(counts.acked - counts.delivered) <= 1
     assert len(counts.ack_ms) == counts.acked and len(counts.delivery_ms) == counts.delivered
 
 
-async def test_it_counts_by_the_list_where_no_chat_is_active(port: int, pair: tuple[Person, Person, str]) -> None:
+async def test_deliveries_without_an_active_chat_are_counted_by_the_list(
+    port: int, pair: tuple[Person, Person, str]
+) -> None:
     anna, boris, chat_id = pair
     silent = [client(person, chat_id, sends=person is anna) for person in (anna, boris)]
     for one in silent:
         one.connect = one.connect.replace(chat_id.encode(), str(uuid4()).encode())
-    counts = await put_on(port, Load(silent, READY, counts_by_list=True))
+    counts = await run_load(port, Load(silent, READY, counts_by_list=True))
     assert counts.texts == []
     assert counts.acked > 0 and abs(counts.acked - counts.delivered) <= 1
 
 
 async def test_a_refused_message_is_an_error(port: int, pair: tuple[Person, Person, str]) -> None:
     anna, _, _ = pair
-    counts = await put_on(port, Load([client(anna, str(uuid4()), sends=True)], READY))
+    counts = await run_load(port, Load([client(anna, str(uuid4()), sends=True)], READY))
     assert counts.errors > 0 and counts.acked == 0
     assert "chat_not_found" in counts.texts[0]
 
 
 async def test_a_missing_delivery_is_an_error(port: int, pair: tuple[Person, Person, str]) -> None:
-    """Boris is not there, though somebody should be."""
+    """Boris is not connected, though one receiver is expected."""
     anna, _, chat_id = pair
-    counts = await put_on(port, Load([client(anna, chat_id, sends=True, others=1)], READY))
+    counts = await run_load(port, Load([client(anna, chat_id, sends=True, others=1)], READY))
     assert counts.acked > 0 and counts.errors >= counts.acked
     assert "deliveries instead of" in counts.texts[0]
 
 
 async def test_a_missing_answer_is_an_error() -> None:
-    async def say_nothing(socket: ServerConnection) -> None:
+    async def answer_nothing(socket: ServerConnection) -> None:
         await socket.send("0{}")
         await socket.recv()
         await socket.send("40{}")
         await socket.wait_closed()
 
-    async with serve(say_nothing, "127.0.0.1", 0, compression=None) as server:
+    async with serve(answer_nothing, "127.0.0.1", 0, compression=None) as server:
         port = server.sockets[0].getsockname()[1]
-        counts = await put_on(port, Load([Client(b"40{}", b'["send_message"]', sends=True)], b"40{"))
+        counts = await run_load(port, Load([Client(b"40{}", b'["send_message"]', sends=True)], b"40{"))
     assert counts.acked == 0 and counts.errors == 1
     assert counts.texts == ["1 messages were not answered"]

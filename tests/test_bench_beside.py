@@ -38,7 +38,7 @@ def git(root: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This tree as it is now, as the last commit of two; the one before, tagged `broken`, does not run."""
+    """A repository of two commits. The last one is this tree. The one before, tagged `broken`, does not run."""
     root = tmp_path_factory.mktemp("repository")
     for folder in ("chat_app", "alembic", "tests/bench"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
@@ -57,13 +57,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """Where the bench puts its temporary files: not below pytest's folder, which PostgreSQL's user may not enter."""
+    """A folder for the temporary files of the bench. PostgreSQL's user may not enter pytest's own."""
     with TemporaryDirectory(prefix="chat-") as folder:
         yield Path(folder)
 
 
 async def bench(root: Path, temporary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end, where nothing of it is left."""
+    """Run the bench to its end and check that it leaves nothing behind."""
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "tests.bench", *arguments],
@@ -81,11 +81,11 @@ def files_in(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir()]
 
 
-async def test_it_measures_two_revisions(repository: Path, tmp_path: Path, temporary: Path) -> None:
+async def test_the_bench_measures_two_revisions(repository: Path, tmp_path: Path, temporary: Path) -> None:
     figures, requirements = tmp_path / "figures.json", repository / "requirements.txt"
-    asked = ("W0", "--beside", "HEAD", "--runs", "1", "--seconds", "1", "--json", str(figures))
+    arguments = ("W0", "--beside", "HEAD", "--runs", "1", "--seconds", "1", "--json", str(figures))
     requirements.write_text(f"{requirements.read_text()}\n# changed since")
-    done = await bench(repository, temporary, *asked)
+    done = await bench(repository, temporary, *arguments)
     git(repository, "restore", "requirements.txt")
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"^W0 here:beside \d+\.\d+ \(\d+\.\d+–\d+\.\d+\) {RATE}$", done.stdout, re.MULTILINE)
@@ -163,7 +163,7 @@ def test_runs_alternate_and_are_compared_in_pairs() -> None:
 
 
 def command_of(process: psutil.Process) -> list[str]:
-    """Empty once it has ended, also while nobody has waited for it."""
+    """The command line of a process, empty once it has ended, also for a zombie."""
     try:
         return process.cmdline() if process.is_running() and process.status() != psutil.STATUS_ZOMBIE else []
     except psutil.NoSuchProcess:
@@ -180,7 +180,7 @@ async def wait_until(is_so: Callable[[], object], what: str) -> None:
 @pytest.mark.parametrize(
     ("number", "arguments"), [(SIGINT, ["--beside", "HEAD"]), (SIGTERM, ["--no-node"]), (SIGKILL, ["--no-node"])]
 )
-async def test_it_leaves_nothing_behind(
+async def test_the_bench_leaves_nothing_behind(
     repository: Path, tmp_path: Path, temporary: Path, number: Signals, arguments: list[str]
 ) -> None:
     command = [sys.executable, "-m", "tests.bench", "W0", "--seconds", "60", *arguments]

@@ -1,4 +1,4 @@
-"""A node whose files are in a bucket, as the settings name it; and what becomes of it when the bucket is gone."""
+"""A node with its files in a bucket, also while the bucket is down."""
 
 import base64
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ ROWS = text("SELECT count(*) FROM attachment WHERE owner_id = :owner_id")
 
 @pytest.fixture
 async def bucket() -> AsyncIterator[Bucket]:
-    """One that the test may take away."""
+    """A bucket that the test may stop."""
     made = Bucket()
     await made.start()
     yield made
@@ -44,7 +44,7 @@ async def set_avatar(person: Person) -> Answer:
 
 
 @pytest.mark.timeout(120)
-async def test_files_are_in_the_bucket_and_without_it_nothing_is_half_done(
+async def test_files_are_in_the_bucket_and_without_it_nothing_is_left_incomplete(
     node: Process, bucket: Bucket, make_person: MakePerson, at: Callable[[str, Person], Person], database: Database
 ) -> None:
     anna, boris = at(node.base, await make_person("Anna")), at(node.base, await make_person("Boris"))
@@ -67,7 +67,7 @@ async def test_files_are_in_the_bucket_and_without_it_nothing_is_half_done(
     async with database.engine.connect() as connection:
         assert await connection.scalar(ROWS, {"owner_id": boris.id}) == 0
     assert (await boris.http.get("/api/v1/users/me")).json()["avatar"] is None
-    # What needs no file goes on, and a file that can't be removed now does not keep its message.
+    # Operations without files still work, and a message is deleted although its file can't be.
     await SocketTransport().send(boris, chat_id)
     assert (await anna.http.delete(f"/api/v1/chats/{chat_id}/messages/{message['seq']}")).status_code == 204
     await node.wait_for(event="files not removed")

@@ -1,4 +1,4 @@
-"""The reference client keeps the rules of catching up: each test fails without one of them."""
+"""The reference client follows the rules of catching up: each test fails without one of them."""
 
 from typing import Any
 
@@ -35,13 +35,13 @@ def opened(version: int) -> ClientModel:
     return client
 
 
-def test_a_change_that_is_skipped_while_others_are_read_is_still_a_gap() -> None:
+def test_a_change_skipped_during_the_reading_of_others_is_still_a_gap() -> None:
     client = opened(5)
     client.receive("messages_changed", change(6, 7))
     assert client.window and client.window.has_gap
     client.receive("messages_changed", change(7, 8))
     client.read_changes(change(5, 7, reset=False, has_more=False))
-    assert client.window.has_gap, "8 was skipped, and is not in what was read up to 7"
+    assert client.window.has_gap, "version 8 was skipped, and the changes read end at 7"
     client.read_changes(change(7, 8, reset=False, has_more=False))
     assert not client.window.has_gap and client.window.version == 8
 
@@ -52,7 +52,7 @@ def test_a_removal_closes_the_window_only_if_it_is_newer_than_its_opening() -> N
         "chats_changed", {"chats": [], "mine": [], "users": [], "removed": [{"chat_id": CHAT, "version": 4}]}
     )
     assert client.open_chat_id == CHAT
-    # What moved the window since makes no difference to the service, which closes the chat.
+    # Later changes of the window make no difference: the service closes the chat by the version of its opening.
     client.receive("messages_changed", change(5, 9))
     client.receive(
         "chats_changed", {"chats": [], "mine": [], "users": [], "removed": [{"chat_id": CHAT, "version": 6}]}
@@ -60,7 +60,7 @@ def test_a_removal_closes_the_window_only_if_it_is_newer_than_its_opening() -> N
     assert client.open_chat_id is None
 
 
-def test_a_list_of_members_leaves_newer_rows_and_takes_away_what_is_not_newer() -> None:
+def test_a_list_of_members_keeps_newer_rows_and_removes_missing_older_ones() -> None:
     client = opened(5)
     client.receive("messages_changed", change(5, 6, members=[member("dina", 6)]))
     client.receive("messages_changed", change(6, 7, members=[member(ANNA, 7, removed_at=NOW)]))
@@ -69,7 +69,7 @@ def test_a_list_of_members_leaves_newer_rows_and_takes_away_what_is_not_newer() 
     assert window and window["members"].keys() == {"gleb", "dina"}
 
 
-def test_a_list_of_members_never_takes_a_read_position_back() -> None:
+def test_a_list_of_members_never_moves_a_read_position_back() -> None:
     client = opened(5)
     client.receive("read_changed", {"chat_id": CHAT, "user_id": ANNA, "last_read_seq": 4})
     client.read_members({"version": 5, "items": [member(ANNA, 1, last_read_seq=3), member(BORIS, 1)], "users": []})
@@ -81,11 +81,11 @@ def pages(sync: str) -> list[Json]:
     return [{"sync": sync, "items": [], "removed": [], "users": []}]
 
 
-def test_of_several_lists_the_sync_of_the_first_is_kept_until_all_that_changed_since_is_read() -> None:
+def test_the_sync_of_the_first_list_is_kept_until_all_later_changes_are_read() -> None:
     client = ClientModel(BORIS)
     client.read_list(pages("1"))
     client.read_list(pages("2"))
-    assert client.sync == "1", "the second may be of the first page alone"
+    assert client.sync == "1", "the second list may be its first page only"
     client.read_list(pages("3"), changed_since="1")
     client.read_list(pages("2"), changed_since="1")
     assert client.sync == "3"

@@ -42,7 +42,7 @@ def folder(data_dir: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    """A server of its own, as the other tests need theirs."""
+    """A database server of its own, since other tests need theirs."""
     with embedded_postgres(folder, settings=FAST) as address:
         migrations.upgrade(address.replace("postgresql://", "postgresql+asyncpg://"))
         yield address
@@ -50,7 +50,7 @@ def url(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 async def service(service: Service, url: str, service_settings: Settings) -> AsyncIterator[Service]:
-    """A node of its own too. The first in a process is the one whose requests are counted: that is for other tests."""
+    """A node of its own. Only the first node of a process counts requests, and other tests need that one."""
     changes = {"port": free_port(), "database_url": SecretStr(url)}
     async with Service(service_settings.model_copy(update=changes), patience=None) as running:
         yield running
@@ -73,7 +73,7 @@ async def make_person(service: Service, make_user: MakeUser) -> AsyncIterator[Ma
 
 @pytest.fixture
 async def observer(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that no limit of the service is meant for."""
+    """A connection without the service's timeouts."""
     connection = await asyncpg.connect(url, server_settings={"application_name": "tests"})
     yield connection
     await connection.close(timeout=DEADLINE)
@@ -81,7 +81,7 @@ async def observer(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def frozen(folder: Path) -> Freeze:
-    """`with frozen():` no process of the server runs."""
+    """`with frozen():` all processes of the server are stopped."""
 
     @contextmanager
     def freeze() -> Iterator[None]:
@@ -103,7 +103,7 @@ async def transports(service: Service) -> list[Transport]:
 
 
 class Scene:
-    """People in a group, one for each kind of call, as the commands of one connection wait for each other."""
+    """A group with one member for each kind of call, since the commands of one connection wait for each other."""
 
     def __init__(self, transports: list[Transport], people: list[Person], chat_id: str) -> None:
         self.transports = transports
@@ -112,7 +112,7 @@ class Scene:
         self.answers: list[tuple[float, str, Answer]] = []
 
     def calls(self, people: list[Person]) -> list[Awaitable[Answer]]:
-        """One of each kind over each transport: reads, changes and a message."""
+        """A call of each kind over each transport: reads, changes and a message."""
         where = {"chat_id": self.chat_id}
         argument = {"type": "text", "text": "x"}
         return [
@@ -134,7 +134,7 @@ class Scene:
         return answer
 
     def statuses(self) -> Counter[tuple[str, int]]:
-        """How often each kind of call was answered how, but for successes."""
+        """The number of failures by kind of call and status."""
         return Counter((name, answer.status) for _, name, answer in self.answers if not answer.ok)
 
     def slowest(self) -> float:
@@ -154,7 +154,7 @@ async def works(scene: Scene) -> bool:
 
 
 async def works_again(scene: Scene) -> float:
-    """How long it takes until each kind of call succeeds."""
+    """Wait until each kind of call succeeds. Returns the seconds."""
     started = time.monotonic()
     async with asyncio.timeout(DEADLINE):
         while not await works(scene):
@@ -162,9 +162,7 @@ async def works_again(scene: Scene) -> float:
     return time.monotonic() - started
 
 
-async def test_terminated_backends_are_answered_503_and_nothing_else(
-    scene: Scene, observer: asyncpg.Connection
-) -> None:
+async def test_terminated_backends_cause_only_503(scene: Scene, observer: asyncpg.Connection) -> None:
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     ended = 0
@@ -186,12 +184,12 @@ async def test_terminated_backends_are_answered_503_and_nothing_else(
 
 
 def in_time(scene: Scene, usual: float) -> bool:
-    """Whether the slowest answer came when the service gives up; all of them share this machine and this loop."""
+    """Whether the slowest answer came within the service's timeout, with a margin for a busy machine."""
     return scene.slowest() < 1.5 * PATIENCE_SECONDS + 10 * usual
 
 
 async def usual_seconds(scene: Scene) -> float:
-    """What the slowest of all kinds of calls takes while nothing is wrong, in this run."""
+    """The seconds of the slowest kind of call without a fault, in this run."""
     for _ in range(3):
         assert await works(scene)
     usual = scene.slowest()
@@ -200,12 +198,14 @@ async def usual_seconds(scene: Scene) -> float:
 
 
 class TestFrozen:
-    """No answer comes from the database, and no error either."""
+    """The database sends neither answers nor errors."""
 
-    async def test_everything_is_answered_503_in_time_and_works_again_soon(self, scene: Scene, frozen: Freeze) -> None:
+    async def test_a_frozen_database_causes_503_in_time_and_calls_succeed_soon_after(
+        self, scene: Scene, frozen: Freeze
+    ) -> None:
         usual = await usual_seconds(scene)
         with frozen():
-            # What is under way when it freezes, what comes then, and what comes when all connections are given up.
+            # Calls from before the freeze, later ones, and those after all connections were given up.
             for _ in range(3):
                 early = [asyncio.ensure_future(call) for call in scene.calls(scene.people[:5])]
                 await asyncio.sleep(PATIENCE_SECONDS / 3)
@@ -215,7 +215,7 @@ class TestFrozen:
         assert await works_again(scene) < 5 + 10 * usual
         assert all(person.socket.client.connected for person in scene.people)
 
-    async def test_sends_that_wait_behind_others_are_given_up_with_them(
+    async def test_sends_that_wait_for_a_batch_are_given_up_with_it(
         self, scene: Scene, frozen: Freeze, service: Service
     ) -> None:
         usual = await usual_seconds(scene)
@@ -232,20 +232,20 @@ class TestFrozen:
         assert {type(result) for result in results} == {Unavailable}
         assert seconds < 1.5 * PATIENCE_SECONDS + 10 * usual
         await works_again(scene)
-        # Whether the first was sent nobody knew; the others were not tried.
+        # The outcome of the first batch is unknown; the others were not tried.
         page = await scene.transports[1].history(scene.people[0], scene.chat_id, limit=100)
         assert len(page) <= before + 1 + len([one for one in scene.answers if one[1].endswith("send_message")])
 
 
 class TestHeld:
-    async def test_who_waits_for_a_lock_or_for_who_does_is_answered_in_time(
+    async def test_calls_that_wait_for_a_lock_or_a_connection_are_answered_in_time(
         self, scene: Scene, observer: asyncpg.Connection, service: Service
     ) -> None:
         usual = await usual_seconds(scene)
         async with observer.transaction():
             await observer.execute("SELECT FROM chat WHERE id = $1 FOR UPDATE", UUID(scene.chat_id))
             where = {"chat_id": scene.chat_id, "seq": 1}
-            # Twice as many as there are connections.
+            # Twice as many calls as connections.
             socket, http = scene.transports
             likes = [scene.timed(socket, person, "like_message", **where) for person in scene.people[:8]]
             likes += [scene.timed(http, person, "like_message", **where) for person in scene.people]
@@ -261,7 +261,7 @@ class TestHeld:
             ]
             answers = await asyncio.gather(*waiting)
         statuses = Counter(answer.status for answer in answers)
-        # A title takes no lock that is held: it only waits for a connection, and may get one.
+        # A rename takes no held lock: it only waits for a connection, and may get one.
         assert statuses[503] >= len(answers) - 2 and statuses.keys() <= {200, 503}, scene.statuses()
         assert in_time(scene, usual), (scene.slowest(), usual)
         await works_again(scene)
@@ -284,10 +284,10 @@ STUCK = (
 )
 
 
-async def test_a_commit_that_ends_after_nobody_waited_for_it_is_followed_by_a_resync(
+async def test_a_commit_that_ends_after_its_timeout_is_followed_by_a_resync(
     transports: list[Transport], make_person: MakePerson, observer: asyncpg.Connection
 ) -> None:
-    """As of a disk that hangs: the server can't give up the commit, and ends it when everybody has looked already."""
+    """As with a hanging disk: the server can't cancel the commit, and ends it after the clients have resynced."""
     for statement in STUCK:
         await observer.execute(statement)
     people = [await make_person(name, connected=True) for name in ("Anna", "Boris")]

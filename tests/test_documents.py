@@ -1,4 +1,4 @@
-"""The published documents: complete, valid, and true to the code that they are made from."""
+"""The published documents are complete, valid and equal to the code from which they are made."""
 
 import inspect
 import re
@@ -43,7 +43,7 @@ def live() -> Node:
 
 @pytest.fixture(params=["http", "live"])
 def either(request: pytest.FixtureRequest) -> Node:
-    """Both documents, one after the other."""
+    """Each of the two documents."""
     found: Node = request.getfixturevalue(request.param)
     return found
 
@@ -57,7 +57,7 @@ def nodes(node: Any) -> Iterator[Node]:
 
 
 def operations(http: Node) -> dict[str, Node]:
-    """By name: routes, and events as webhooks."""
+    """All operations by name: routes, and events as webhooks."""
     return {
         f"{method} {path}": operation
         for paths in (http["paths"], http["webhooks"])
@@ -67,7 +67,7 @@ def operations(http: Node) -> dict[str, Node]:
 
 
 def bodies(operation: Node) -> Iterator[tuple[str, Node]]:
-    """Every request and response body with what it is."""
+    """Every request and response body, with `request` or its status."""
     parts = {"request": operation.get("requestBody", {}), **operation["responses"]}
     for status, part in parts.items():
         for content in part.get("content", {}).values():
@@ -93,7 +93,7 @@ def longest(schemas: dict[str, Node], field: str) -> set[int]:
 
 
 def resolve(node: Node, root: Node) -> Any:
-    """What a reference points to. Raises KeyError if it points to nothing."""
+    """Resolve a reference. Raises KeyError if it points to nothing."""
     target: Any = root
     for step in node["$ref"].removeprefix("#/").split("/") if "$ref" in node else ():
         target = target[step.replace("~1", "/").replace("~0", "~")]
@@ -101,13 +101,13 @@ def resolve(node: Node, root: Node) -> Any:
 
 
 def check(value: Any, schema: Node, root: Node) -> None:
-    """Raise if the value isn't valid, formats included."""
+    """Raise if the value is invalid, formats included."""
     whole = {**schema, "components": root["components"]}
     Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(value)
 
 
 class TestOpenAPI:
-    def test_it_is_valid(self, http: Node) -> None:
+    def test_the_document_is_valid(self, http: Node) -> None:
         assert http["openapi"].startswith("3.1.")
         OpenAPIV31SpecValidator(http).validate()
 
@@ -126,13 +126,13 @@ class TestOpenAPI:
             for status, answer in operation["responses"].items():
                 assert (status == "204") != ("content" in answer), f"{name} {status}"
 
-    def test_authorize_leads_to_the_login(self, http: Node) -> None:
+    def test_authorize_uses_the_login_route(self, http: Node) -> None:
         (scheme,) = http["components"]["securitySchemes"].values()
         address = scheme["flows"]["password"]["tokenUrl"]
-        # Relative to the page, and not to the service, is how Swagger reads a relative one.
+        # Swagger resolves a relative URL against the page and not against the service.
         assert urljoin("/docs/", address) in http["paths"]
 
-    def test_every_path_can_be_tried_as_it_stands(self, http: Node) -> None:
+    def test_every_path_parameter_has_a_valid_example(self, http: Node) -> None:
         for name, operation in operations(http).items():
             for parameter in operation.get("parameters", []):
                 if parameter["in"] == "path":
@@ -145,13 +145,13 @@ class TestOpenAPI:
         assert len(ids) == len(set(ids))
         assert all(re.fullmatch("[a-z_]+", operation_id) for operation_id in ids)
 
-    def test_tags_come_in_the_order_of_reading(self, http: Node) -> None:
+    def test_tags_are_in_reading_order(self, http: Node) -> None:
         tags = [tag["name"] for tag in ABOUT["openapi_tags"]]
         assert [tag["name"] for tag in http["tags"]] == tags
         routes = operations(http | {"webhooks": {}}).values()
         assert {tag for operation in routes for tag in operation["tags"]} == set(tags)
 
-    def test_protected_routes_can_answer_401_and_all_408_431_500_and_503(self, http: Node) -> None:
+    def test_routes_document_the_errors_that_follow_from_their_structure(self, http: Node) -> None:
         protected = 0
         for operation in operations(http | {"webhooks": {}}).values():
             protected += "security" in operation
@@ -184,7 +184,7 @@ class TestOpenAPI:
     def test_every_event_is_a_webhook(self, http: Node) -> None:
         assert set(http["webhooks"]) == {event.event for event in CLIENT_EVENTS}
 
-    def test_nothing_is_left_of_the_frameworks_own_errors(self, http: Node) -> None:
+    def test_no_error_schema_of_the_framework_is_left(self, http: Node) -> None:
         assert "HTTPValidationError" not in str(http)
 
     def test_every_refusal_is_a_problem(self, http: Node) -> None:
@@ -193,12 +193,12 @@ class TestOpenAPI:
                 if status >= "400":
                     assert list(answer["content"]) == ["application/problem+json"]
 
-    def test_inputs_and_answers_share_no_schema(self, http: Node) -> None:
+    def test_no_schema_is_split_into_input_and_output(self, http: Node) -> None:
         assert [name for name in http["components"]["schemas"] if name.endswith(("-Input", "-Output"))] == []
 
 
 class TestAsyncAPI:
-    def test_it_has_every_command_and_every_event(self, live: Node) -> None:
+    def test_the_document_has_every_command_and_every_event(self, live: Node) -> None:
         by_action: dict[str, set[str]] = {"send": set(), "receive": set()}
         for name, operation in live["operations"].items():
             by_action[operation["action"]].add(name)
@@ -248,7 +248,7 @@ class TestBoth:
             )
             assert codes == expected | shared, name
 
-    def test_every_reference_leads_somewhere(self, either: Node) -> None:
+    def test_every_reference_can_be_resolved(self, either: Node) -> None:
         references = [node for node in nodes(either) if isinstance(node.get("$ref"), str)]
         assert references
         for node in references:
@@ -259,7 +259,7 @@ class TestBoth:
         assert tables >= {"User", "Message"}
         assert tables & set(either["components"]["schemas"]) == set()
 
-    def test_whatever_is_sent_is_always_there(self, either: Node) -> None:
+    def test_every_field_of_an_answer_is_required(self, either: Node) -> None:
         for name, schema in either["components"]["schemas"].items():
             is_input = schema.get("additionalProperties") is False or name.startswith(FORM)
             if "properties" in schema and not is_input and name != Problem.__name__:
@@ -275,11 +275,11 @@ class TestBoth:
 
 @pytest.mark.parametrize("error", errors.all_errors(), ids=lambda error: error.code)
 class TestErrors:
-    def test_it_is_told_in_both_documents(self, error: type[errors.ChatError], http: Node, live: Node) -> None:
+    def test_every_error_is_in_both_documents(self, error: type[errors.ChatError], http: Node, live: Node) -> None:
         assert f"`{error.code}`" in live["info"]["description"]
         assert f"`{error.code}`" in http["info"]["description"] or error is errors.UnknownCommand
 
-    def test_its_problem_is_what_the_documents_say(self, error: type[errors.ChatError], http: Node) -> None:
+    def test_the_example_of_every_error_is_valid(self, error: type[errors.ChatError], http: Node) -> None:
         check(http["components"]["examples"][error.code]["value"], http["components"]["schemas"]["Problem"], http)
 
 
@@ -300,7 +300,7 @@ class TestPages:
         return httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://chat")
 
     @pytest.mark.parametrize("page", ["/docs/", "/docs/events/"])
-    async def test_they_load_nothing_from_elsewhere(self, client: httpx.AsyncClient, page: str) -> None:
+    async def test_pages_load_nothing_from_other_hosts(self, client: httpx.AsyncClient, page: str) -> None:
         answer = await client.get(page)
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         loaded = re.findall(r"""(?:src|href|url)\s*[=:(]\s*["']([^"']+)["']""", answer.text)
@@ -309,17 +309,17 @@ class TestPages:
             assert "//" not in address
             assert (await client.get(str(httpx.URL(f"http://chat{page}").join(address)))).status_code == 200, address
 
-    async def test_they_lead_to_each_other(self, client: httpx.AsyncClient, http: Node) -> None:
+    async def test_pages_link_to_each_other(self, client: httpx.AsyncClient, http: Node) -> None:
         assert 'href="../"' in (await client.get("/docs/events/")).text
         assert "(/docs/events/)" in http["info"]["description"]
 
     @pytest.mark.parametrize(
         ("address", "page"), [("/", "/docs/"), ("/docs", "/docs/"), ("/docs/events", "/docs/events/")]
     )
-    async def test_short_addresses_lead_to_them(self, client: httpx.AsyncClient, address: str, page: str) -> None:
+    async def test_short_urls_redirect_to_the_pages(self, client: httpx.AsyncClient, address: str, page: str) -> None:
         answer = await client.get(address, follow_redirects=True)
         assert (answer.status_code, answer.url.path) == (200, page)
 
-    async def test_the_documents_are_what_is_served(self, client: httpx.AsyncClient, http: Node, live: Node) -> None:
+    async def test_the_documents_are_served(self, client: httpx.AsyncClient, http: Node, live: Node) -> None:
         assert (await client.get("/openapi.json")).json() == http
         assert (await client.get("/asyncapi.json")).json() == live

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL on a machine that never had one."""
+"""The embedded PostgreSQL on a machine without its user."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ done
 
 
 @pytest.mark.root
-def test_two_first_starts_at_once_run_as_the_same_user(tmp_path: Path) -> None:
+def test_simultaneous_first_starts_use_the_same_user(tmp_path: Path) -> None:
     etc = copytree("/etc", tmp_path / "etc", symlinks=True)
     command = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", etc, sys.executable, START]
     rounds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()

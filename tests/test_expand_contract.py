@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from chat_app import migrations
 
-# By revision, for each table that it made or changed: what code of that revision says, with every column.
+# By revision, for each table that it made or changed: the statements of its code, with every column.
 STATEMENTS = {
     "0001": {
         "user": [
@@ -120,7 +120,7 @@ COLUMNS = """
 
 
 def statements(revision: str) -> dict[str, list[str]]:
-    """What code of a revision says to each table: the latest that was recorded up to it."""
+    """The statements of a revision's code for each table: the latest recorded up to it."""
     known: dict[str, list[str]] = {}
     for earlier in REVISIONS[: REVISIONS.index(revision) + 1]:
         known |= STATEMENTS.get(earlier, {})
@@ -128,10 +128,10 @@ def statements(revision: str) -> dict[str, list[str]]:
 
 
 async def use(connection: AsyncConnection, revision: str) -> None:
-    """Be a node of that revision, with rows of its own."""
+    """Run the statements of a node of that revision, with rows of its own."""
     values = {"one": uuid4(), "two": uuid4(), "name": f"a{uuid4().hex[:20]}"}
-    for said in statements(revision).values():
-        for statement in said:
+    for recorded in statements(revision).values():
+        for statement in recorded:
             used = {name: value for name, value in values.items() if f":{name}" in statement}
             done = await connection.execute(text(statement), used)
             assert done.returns_rows or done.rowcount == 1, statement
@@ -139,13 +139,13 @@ async def use(connection: AsyncConnection, revision: str) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), list(pairwise(REVISIONS)))
-async def test_the_version_before_goes_on_working(empty_url: str, old: str, new: str) -> None:
+async def test_the_version_before_still_works_on_the_new_tables(empty_url: str, old: str, new: str) -> None:
     engine = create_async_engine(empty_url, poolclass=NullPool)
     await asyncio.to_thread(command.upgrade, migrations.config(empty_url), old)
     async with engine.connect() as connection:
         await use(connection, old)
         await asyncio.to_thread(command.upgrade, migrations.config(empty_url), new)
-        # The same connection, with all that was prepared on it, and a new one.
+        # The same connection, with its prepared statements, and a new one.
         await use(connection, old)
     async with engine.connect() as connection:
         await use(connection, old)
@@ -153,12 +153,12 @@ async def test_the_version_before_goes_on_working(empty_url: str, old: str, new:
     await engine.dispose()
 
 
-async def test_what_the_newest_code_says_is_recorded(empty_url: str) -> None:
+async def test_the_statements_of_the_newest_revision_are_recorded(empty_url: str) -> None:
     engine = create_async_engine(empty_url, poolclass=NullPool)
     await asyncio.to_thread(migrations.upgrade, empty_url)
     async with engine.connect() as connection:
         columns = {(table, column) for table, column in await connection.execute(text(COLUMNS))}
         await use(connection, REVISIONS[-1])
     await engine.dispose()
-    said = {table: set(re.findall(r"\w+", " ".join(lines))) for table, lines in statements(REVISIONS[-1]).items()}
-    assert {(table, column) for table, column in columns if column not in said.get(table, set())} == set()
+    recorded = {table: set(re.findall(r"\w+", " ".join(lines))) for table, lines in statements(REVISIONS[-1]).items()}
+    assert {(table, column) for table, column in columns if column not in recorded.get(table, set())} == set()

@@ -1,4 +1,4 @@
-"""Thousands of generated requests to a fresh server with the demo data: none gets what the documents don't say.
+"""Thousands of generated requests to a fresh server with the demo data get only documented answers.
 
 Run by `make test-fuzz`. `--hypothesis-seed` repeats a run.
 """
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(600)]
 
 @pytest.fixture
 async def base(data_dir: Path) -> AsyncIterator[str]:
-    """The address of a server as `make run` starts it."""
+    """The URL of a server as `make run` starts it."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")} | {
         "CHAT_DATA_DIR": str(data_dir / "fuzz"),
@@ -49,7 +49,7 @@ async def base(data_dir: Path) -> AsyncIterator[str]:
     await asyncio.wait_for(process.wait(), START_SECONDS)
 
 
-async def test_every_request_is_answered_as_the_document_says(base: str, pytestconfig: pytest.Config) -> None:
+async def test_every_request_is_answered_as_documented(base: str, pytestconfig: pytest.Config) -> None:
     async with httpx.AsyncClient(base_url=base) as client:
         form = {"username": DEMO_USERS[0].phone, "password": DEMO_PASSWORD}
         login = await client.post("/api/v1/auth/login", data=form)
@@ -69,8 +69,8 @@ async def test_every_request_is_answered_as_the_document_says(base: str, pytestc
     assert running.returncode == 0, output.decode()
 
 
-async def test_every_command_is_answered_as_the_document_says(base: str, pytestconfig: pytest.Config) -> None:
-    # Not who sends the requests: they may have changed that password.
+async def test_every_command_is_answered_as_documented(base: str, pytestconfig: pytest.Config) -> None:
+    # Not the user of the generated requests, which may have changed that password.
     seed = pytestconfig.getoption("randomly_seed")
     async with httpx.AsyncClient(base_url=base) as client:
         form = {"username": DEMO_USERS[1].phone, "password": DEMO_PASSWORD}
@@ -92,11 +92,11 @@ async def test_every_command_is_answered_as_the_document_says(base: str, pytestc
         name = generator.rng.choice(list(COMMANDS))
         argument = generator.argument(components["messages"][name]["payload"])
         ack = await socket.client.call(name, argument, timeout=DEADLINE)
-        said = f"seed {seed}, command {number}: {name} {str(argument)[:500]} -> {str(ack)[:500]}"
+        context = f"seed {seed}, command {number}: {name} {str(argument)[:500]} -> {str(ack)[:500]}"
         checks[name].validate(ack)
         statuses[ack["status"] if ack["ok"] else ack["error"]["status"]] += 1
-        assert ack["ok"] or ack["error"]["status"] < 500, said
+        assert ack["ok"] or ack["error"]["status"] < 500, context
     await socket.close()
-    # Otherwise it would prove little.
+    # Otherwise the test would show little.
     assert {200, 201, 204, 403, 404, 409, 422} <= statuses.keys()
     assert sum(times for status, times in statuses.items() if status < 300) > COMMANDS_SENT / 10

@@ -1,4 +1,4 @@
-"""How often who may do what, through both transports, and what a production start refuses."""
+"""Rate limits over both transports, and the settings that a production start refuses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +24,7 @@ from tests.service import MakePerson, Service
 
 @pytest.fixture
 def limited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service counts, and few times are many. Its time stands still: no span ends meanwhile."""
+    """The service counts operations and allows few. Its clock is stopped, so no span ends during a test."""
     monkeypatch.setattr(limits, "time", lambda: 1e9)
     monkeypatch.setitem(limits.PER_USER, "send_message", Rate(3, 60))
     monkeypatch.setitem(limits.PER_ADDRESS, "login", Rate(4, 60))
@@ -35,7 +35,7 @@ def limited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("limited")
-async def test_one_user_has_one_count_for_both_doors(make_person: MakePerson, transport: Transport) -> None:
+async def test_one_user_has_one_count_for_both_transports(make_person: MakePerson, transport: Transport) -> None:
     anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
     chat = await transport.do(anna, "open_private_chat", user_id=boris.id)
     for _ in range(3):
@@ -46,12 +46,14 @@ async def test_one_user_has_one_count_for_both_doors(make_person: MakePerson, tr
     response = await anna.http.post(f"/api/v1/chats/{chat['id']}/messages", json={})
     assert http_answer(response).code == "rate_limited"
     assert int(response.headers["retry-after"]) == response.json()["retry_after"]
-    await transport.send(boris, chat["id"], "others are not concerned")
-    assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 4, "nor other commands"
+    await transport.send(boris, chat["id"], "others are not limited")
+    assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["message_count"] == 4, (
+        "other commands are not limited"
+    )
 
 
 @pytest.mark.usefixtures("limited")
-async def test_logins_are_counted_by_number_however_it_is_written_and_by_address(service: Service) -> None:
+async def test_logins_are_counted_by_number_in_any_notation_and_by_address(service: Service) -> None:
     async with httpx.AsyncClient(base_url=service.base) as http:
 
         async def log_in(phone: str) -> str | None:
@@ -64,14 +66,14 @@ async def test_logins_are_counted_by_number_however_it_is_written_and_by_address
             "rate_limited",
         ]
         assert await log_in("+79165550002") == "bad_credentials"
-        assert await log_in("+79165550003") == "rate_limited", "the address has used up its own"
+        assert await log_in("+79165550003") == "rate_limited", "the limit of the address is reached"
 
 
 @pytest.fixture
 def counting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service counts, from nothing; all addresses of these tests are loopback, so an address may do much.
+    """The service counts operations, starting at zero. All tests use loopback addresses, so an address may do much.
 
-    Its time stands still: no span ends meanwhile.
+    Its clock is stopped, so no span ends during a test.
     """
     monkeypatch.setattr(limits, "time", lambda: 1e9)
     for action in ("login", "login_with_code", "verify_phone", "reset_password", "refresh"):
@@ -86,7 +88,7 @@ OWNER, ATTACKER = "127.0.0.1", "127.0.0.2"
 
 @pytest.fixture
 async def at(service: Service, database: Database) -> AsyncIterator[At]:
-    """`await at(address)`: one registered number, used from there."""
+    """`await at(address)`: one registered number, used from this address."""
     phone = f"+7926{uuid4().int % 10**7:07d}"
     async with AsyncExitStack() as stack:
 
@@ -99,23 +101,25 @@ async def at(service: Service, database: Database) -> AsyncIterator[At]:
 
 @pytest.mark.usefixtures("counting")
 class TestGuessing:
-    """Wrong tries are counted by number and address, and of all addresses together: the owner is not locked out."""
+    """Wrong guesses are counted by number and address, and for all addresses together. The owner is not locked out."""
 
-    async def test_a_password_can_be_tried_five_times_from_one_address(self, at: At) -> None:
+    async def test_an_address_can_guess_a_password_five_times(self, at: At) -> None:
         owner, attacker = await at(OWNER), await at(ATTACKER)
         codes = [(await attacker.log_in("a guess")).code for _ in range(25)]
         assert codes == ["bad_credentials"] * 5 + ["rate_limited"] * 20
-        assert (await attacker.log_in()).code == "rate_limited", "whether it is right can't be found out any more"
+        assert (await attacker.log_in()).code == "rate_limited", (
+            "the right password gets the same answer as a wrong one"
+        )
         assert (await owner.log_in()).ok
         async with Account.at(str(attacker.http.base_url)[: -len("/api/v1/")], attacker.database) as other:
-            assert (await other.log_in("a guess")).code == "bad_credentials", "other numbers are not concerned"
+            assert (await other.log_in("a guess")).code == "bad_credentials", "other numbers are not limited"
 
-    async def test_many_at_once_are_no_more(self, at: At) -> None:
+    async def test_simultaneous_guesses_do_not_exceed_the_limit(self, at: At) -> None:
         attacker = await at(ATTACKER)
         answers = await asyncio.gather(*(attacker.log_in("a guess") for _ in range(30)))
         assert sorted(str(answer.code) for answer in answers) == ["bad_credentials"] * 5 + ["rate_limited"] * 25
 
-    async def test_a_right_password_does_not_count_however_often(self, at: At) -> None:
+    async def test_right_passwords_do_not_count(self, at: At) -> None:
         owner = await at(OWNER)
         for _ in range(4):
             assert (await owner.log_in("a typing error")).code == "bad_credentials"
@@ -124,7 +128,7 @@ class TestGuessing:
         assert (await owner.log_in("a typing error")).code == "bad_credentials"
         assert (await owner.log_in("a typing error")).code == "rate_limited"
 
-    async def test_what_could_not_be_tried_does_not_count(
+    async def test_attempts_that_could_not_be_checked_do_not_count(
         self, at: At, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         owner = await at(OWNER)
@@ -134,7 +138,7 @@ class TestGuessing:
         monkeypatch.setattr(service.live.limits, "enabled", True)
         assert (await owner.log_in()).ok
 
-    async def test_many_addresses_together_have_a_limit_that_an_address_of_the_owners_is_not_bound_by(
+    async def test_an_address_where_the_owner_is_logged_in_is_exempt_from_the_common_limit(
         self, at: At, monkeypatch: pytest.MonkeyPatch, service: Service
     ) -> None:
         monkeypatch.setitem(limits.PER_PHONE, "login", Rate(7, 3600))
@@ -146,19 +150,19 @@ class TestGuessing:
         assert answers == ["bad_credentials"] * 7 + ["rate_limited"] * 5
         assert (await elsewhere.log_in()).code == "rate_limited"
         again = await owner.log_in()
-        assert again.ok, "somebody is logged in from there"
+        assert again.ok, "the owner is logged in at this address"
         guesses = [(await owner.log_in("a guess")).code for _ in range(6)]
-        assert guesses == ["bad_credentials"] * 5 + ["rate_limited"], "but the first limit holds there too"
+        assert guesses == ["bad_credentials"] * 5 + ["rate_limited"], "the limit of the address applies to it too"
         for session in (tokens, again.data):
             assert (await owner.post("logout", {}, session["access_token"])).ok
         monkeypatch.setattr(service.live.limits, "_counts", {})
         for each in attackers:
             for _ in range(3):
                 await each.log_in("a guess")
-        assert (await owner.log_in()).code == "rate_limited", "nobody is logged in from there any more"
+        assert (await owner.log_in()).code == "rate_limited", "the owner is no longer logged in at this address"
 
     @pytest.mark.parametrize("what", ["login", "reset", "verify"])
-    async def test_codes_too(self, what: str, at: At) -> None:
+    async def test_an_address_can_guess_a_code_five_times(self, what: str, at: At) -> None:
         owner, attacker = await at(OWNER), await at(ATTACKER)
         token = (await owner.log_in()).data["access_token"] if what == "verify" else None
         more = {"new_password": PASSWORD} if what == "reset" else {}
@@ -170,9 +174,9 @@ class TestGuessing:
         assert (await owner.use(what, code, token, **more)).ok
         for _ in range(8):
             code = await owner.code(what)
-            assert (await owner.use(what, code, token, **more)).ok, "right ones do not count"
+            assert (await owner.use(what, code, token, **more)).ok, "right codes do not count"
 
-    async def test_others_can_not_use_up_the_codes_that_an_owner_may_have_sent(
+    async def test_others_cannot_use_up_the_codes_of_an_owner(
         self, at: At, monkeypatch: pytest.MonkeyPatch, service: Service
     ) -> None:
         monkeypatch.setitem(limits.PER_PHONE, "request_code", Rate(7, 3600))
@@ -190,12 +194,12 @@ class TestGuessing:
         assert await request(elsewhere) == "rate_limited"
         assert [await request(owner) for _ in range(6)] == [None] * 5 + ["rate_limited"]
 
-    async def test_a_number_that_nobody_has_is_answered_alike(self, service: Service, database: Database) -> None:
+    async def test_an_unknown_number_gets_the_same_answers(self, service: Service, database: Database) -> None:
         async with Account.at(service.base, database, address=ATTACKER) as nobody:
             codes = [(await nobody.log_in("a guess")).code for _ in range(7)]
         assert codes == ["bad_credentials"] * 5 + ["rate_limited"] * 2
 
-    async def test_no_address_is_kept_in_clear_or_the_same_for_two_people(self, at: At, service: Service) -> None:
+    async def test_addresses_are_stored_as_hashes_that_differ_by_user(self, at: At, service: Service) -> None:
         owner = await at(OWNER)
         await owner.log_in()
         async with Account.at(service.base, owner.database, address=OWNER) as other:
@@ -205,14 +209,14 @@ class TestGuessing:
         assert len(first) == len(second) == 32 and first != second
 
 
-def test_an_address_of_ipv6_is_that_of_its_network() -> None:
+def test_an_ipv6_address_is_counted_by_its_network() -> None:
     assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::9") != network_of("2001:db8:1:3::9")
     assert network_of("::ffff:203.0.113.5") == network_of("203.0.113.5") == "203.0.113.5"
     assert network_of("fe80::1%eth0") == network_of("fe80::2%eth0")
     assert network_of(None) is None and network_of("a socket") == "a socket"
 
 
-async def test_parallel_hits_are_counted_exactly() -> None:
+async def test_simultaneous_hits_are_counted_exactly() -> None:
     counting = Limits(enabled=True)
 
     async def hit() -> bool:
@@ -256,20 +260,18 @@ def production(**changes: object) -> Settings:
         ({"database_url": None}, "CHAT_DATABASE_URL"),
     ],
 )
-def test_a_production_start_refuses_what_is_unsafe(changes: dict[str, object], complaint: str) -> None:
+def test_a_production_start_refuses_unsafe_settings(changes: dict[str, object], complaint: str) -> None:
     assert production().unsafe() == []
     assert any(complaint in text for text in production(**changes).unsafe())
 
 
-def test_the_address_behind_a_proxy_counts_only_when_the_proxy_is_trusted(
-    service_settings: Settings, data_dir: Path
-) -> None:
+def test_forwarded_addresses_are_used_only_behind_a_trusted_proxy(service_settings: Settings, data_dir: Path) -> None:
     assert not isinstance(create_app(service_settings), ProxyHeadersMiddleware)
     trusting = service_settings.model_copy(update={"trusted_proxies": ["10.0.0.0/8"]})
     assert isinstance(create_app(trusting), ProxyHeadersMiddleware)
 
 
-async def test_answers_carry_safe_headers_and_only_named_origins_may_read_them(service: Service) -> None:
+async def test_answers_have_safe_headers_and_are_readable_for_configured_origins_only(service: Service) -> None:
     async with httpx.AsyncClient(base_url=service.base) as http:
         answer = await http.get("/healthz", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in answer.headers

@@ -1,4 +1,4 @@
-"""What can't be read is logged in single lines of JSON, without its content, and not for each packet."""
+"""Malformed packets are logged as single lines of JSON without their content, and not each of them."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ SECRET = "5ecre7"
 TIMES = 60
 NESTED = "[" * 20_000
 
-# By whether a login is needed.
+# By whether they are sent after a login.
 PACKETS = {
     False: [
         *("4", "4x", "47[]", "49", '4{"a":1}', "4[1]", "4null", "4 ", "40{", "41/", "42", "42[", "43", "44", "44{}"),
@@ -39,7 +39,7 @@ POSTED += [f"4{NESTED}".encode(), b"1\x1e5", b"4" * 300_000]
 
 @pytest.fixture
 async def logged(process: Process) -> Any:
-    """`await logged()`: what the process has written since the beginning of the test."""
+    """`await logged()`: the lines that the process has written since the beginning of the test."""
     first = len(process.written)
 
     async def lines() -> list[str]:
@@ -53,7 +53,7 @@ async def logged(process: Process) -> Any:
 
 
 def check(lines: list[str]) -> Counter[str]:
-    """Every line is JSON and none holds a traceback or what was sent; how many packets were logged, by connection."""
+    """Check that every line is JSON without a traceback or content. Returns the logged packets by connection."""
     for line in lines:
         assert line.startswith("{"), line
         assert "Traceback" not in line and SECRET not in line, line
@@ -63,7 +63,7 @@ def check(lines: list[str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("is_logged_in", [False, True], ids=["before the login", "after the login"])
-async def test_packets_over_a_websocket(
+async def test_malformed_packets_over_a_websocket_are_logged(
     is_logged_in: bool, process: Process, logged: Any, make_person: MakePerson
 ) -> None:
     anna = await make_person("Anna")
@@ -72,24 +72,26 @@ async def test_packets_over_a_websocket(
             RawStream.connected(process.base, anna.token) if is_logged_in else RawStream.open(process.base)
         ) as stream:
             sent = frame(packet.encode() + (f'["{SECRET}"]'.encode() if packet[-1:] == "9" else b""))
-            # The last is answered, or the connection closed, after all before it.
+            # The last packet is answered, or the connection closed, after all packets before it.
             stream.writer.write(sent * min(TIMES, 1_000_000 // len(sent)) + frame(b"40/last,") + frame(b"9"))
             async with asyncio.timeout(4 * DEADLINE):
                 await stream.close_code()
     by_connection = check(await logged())
-    assert len(by_connection) > len(PACKETS[is_logged_in]) // 4, "or this test means nothing"
-    # A minute may begin meanwhile.
+    assert len(by_connection) > len(PACKETS[is_logged_in]) // 4, (
+        "packets have to be logged for this test to mean anything"
+    )
+    # A new minute may begin during the test.
     assert max(by_connection.values()) <= 2 * MALFORMED_LINES_A_MINUTE
 
 
-async def test_frames_that_end_a_connection(process: Process, logged: Any, make_person: MakePerson) -> None:
+async def test_frames_that_end_a_connection_are_logged(process: Process, logged: Any, make_person: MakePerson) -> None:
     anna = await make_person("Anna")
     for sent in ENDING:
         for stream in (await RawStream.open(process.base), await RawStream.connected(process.base, anna.token)):
             async with stream, asyncio.timeout(4 * DEADLINE):
                 stream.writer.write(sent)
                 await stream.close_code()
-    # What comes before the upgrade is complete, the libraries read.
+    # The libraries read everything before the end of the upgrade.
     async with httpx.AsyncClient(base_url=process.base) as http:
         sid = json.loads((await http.get(POLLING)).text[1:])["sid"]
     async with await RawStream.open(process.base, path=f"{PATH}&sid={sid}") as stream:
@@ -98,7 +100,7 @@ async def test_frames_that_end_a_connection(process: Process, logged: Any, make_
     check(await logged())
 
 
-async def test_requests_of_polling(process: Process, logged: Any) -> None:
+async def test_malformed_bodies_of_polling_are_logged(process: Process, logged: Any) -> None:
     async with httpx.AsyncClient(base_url=process.base) as http:
         for content in POSTED:
             sid = json.loads((await http.get(POLLING)).text[1:])["sid"]
@@ -109,7 +111,7 @@ async def test_requests_of_polling(process: Process, logged: Any) -> None:
     assert by_connection and max(by_connection.values()) <= 2 * MALFORMED_LINES_A_MINUTE
 
 
-async def test_two_upgrades_at_once(process: Process, logged: Any) -> None:
+async def test_one_of_simultaneous_upgrades_succeeds(process: Process, logged: Any) -> None:
     async with httpx.AsyncClient(base_url=process.base) as http:
         sid = json.loads((await http.get(POLLING)).text[1:])["sid"]
     streams = [await RawStream.open(process.base, path=f"{PATH}&sid={sid}") for _ in range(2)]
@@ -121,7 +123,7 @@ async def test_two_upgrades_at_once(process: Process, logged: Any) -> None:
         stream.writer.write(frame(b"5"))
     ending = [asyncio.create_task(stream.close_code()) for stream in streams]
     done, pending = await asyncio.wait(ending, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
-    assert len(done) == 1, "one goes on, and the other is closed"
+    assert len(done) == 1, "one connection stays, and the other is closed"
     for stream in streams:
         await stream.reset()
     await asyncio.wait(pending)

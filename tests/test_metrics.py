@@ -1,4 +1,4 @@
-"""The figures, the alerts that are made of them, and what the runbook says about each: none names what isn't there."""
+"""Metrics, alerts and runbook name only metrics, alerts and log lines that exist."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ MANIFESTS = ROOT / "manifests"
 RUNBOOK = (MANIFESTS / "RUNBOOK.md").read_text()
 GROUPS = yaml.safe_load((MANIFESTS / "components/monitoring/rules.yaml").read_text())["spec"]["groups"]
 ALERTS: list[dict[str, Any]] = [alert for group in GROUPS for alert in group["rules"]]
-# What Prometheus itself knows, or the process exporter on Linux.
+# Metrics of Prometheus itself.
 FOREIGN = {"up"}
 METRIC = re.compile(r"\b(?:chat|http|process)_[a-z_]+\b|\bup\b")
 
@@ -39,7 +39,7 @@ async def served(service: Service) -> str:
 
 
 def names(served: str) -> set[str]:
-    """All that a rule may ask for, also while it has no value yet."""
+    """All names that a rule may use, also those without a value yet."""
     found = FOREIGN.copy()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", served, re.MULTILINE):
         found |= {f"{name}_{part}" for part in ("bucket", "count", "sum")} if kind == "histogram" else {name}
@@ -51,10 +51,10 @@ def value(name: str, **labels: str) -> float:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_alerts_ask_for_what_there_is_and_lead_to_the_runbook(alert: dict[str, Any], served: str) -> None:
-    asked = set(METRIC.findall(alert["expr"]))
-    assert asked, "an alert about nothing"
-    assert asked <= names(served)
+def test_alerts_use_existing_metrics_and_have_an_entry_in_the_runbook(alert: dict[str, Any], served: str) -> None:
+    used = set(METRIC.findall(alert["expr"]))
+    assert used, "an alert without a metric"
+    assert used <= names(served)
     document, _, anchor = alert["annotations"]["runbook"].partition("#")
     assert document == "manifests/RUNBOOK.md"
     assert anchor == alert["alert"].lower()
@@ -62,23 +62,23 @@ def test_alerts_ask_for_what_there_is_and_lead_to_the_runbook(alert: dict[str, A
     assert entry and "**Look**" in entry[1] and "**Do**" in entry[1]
 
 
-def test_the_runbook_names_only_what_there_is(served: str) -> None:
+def test_the_runbook_names_only_existing_metrics_and_log_lines(served: str) -> None:
     assert set(re.findall("^## (.*)$", RUNBOOK, re.MULTILINE)) == {alert["alert"] for alert in ALERTS}
     assert {name for name in METRIC.findall(RUNBOOK) if name not in ("chat_app", "up")} <= names(served)
     code = "".join(path.read_text() for path in Path(ROOT / "chat_app").rglob("*.py"))
-    told = set(re.findall(r'"event":\s"([^"]+)"', RUNBOOK))
-    assert told
-    assert told <= set(re.findall(r'log\.\w+\(\s*"([^"]+)"', code))
+    logged = set(re.findall(r'"event":\s"([^"]+)"', RUNBOOK))
+    assert logged
+    assert logged <= set(re.findall(r'log\.\w+\(\s*"([^"]+)"', code))
 
 
-def test_a_command_is_counted_by_its_name_and_how_it_ended() -> None:
+def test_a_command_is_counted_by_its_name_and_code() -> None:
     for command, label, code in (("send_message", "send_message", "ok"), (None, "unknown", "unknown_command")):
         before = value("chat_command_seconds_count", command=label, code=code)
         metrics.observe_command(command, code, 0.002)
         assert value("chat_command_seconds_count", command=label, code=code) == before + 1
 
 
-def test_what_came_too_often_is_counted_without_whose_it_was() -> None:
+def test_a_limited_operation_is_counted_without_its_user() -> None:
     before = value("chat_rate_limited_total", action="lookup_user", by="user")
     limits = Limits(enabled=True)
     with pytest.raises(RateLimited):  # noqa: PT012  # one of them
@@ -88,7 +88,7 @@ def test_what_came_too_often_is_counted_without_whose_it_was() -> None:
     assert "somebody" not in str(list(REGISTRY.collect()))
 
 
-async def test_connections_are_those_that_are_open(
+async def test_open_connections_are_counted(
     process: Process, at: Callable[[str, Person], Person], make_person: MakePerson
 ) -> None:
     person = at(process.base, await make_person())
@@ -102,11 +102,11 @@ async def test_connections_are_those_that_are_open(
     assert await opened() == before + 1
     await socket.close()
     async with asyncio.timeout(DEADLINE):
-        while await opened() != before:  # noqa: ASYNC110  # nobody tells
+        while await opened() != before:  # noqa: ASYNC110  # no event to wait for
             await asyncio.sleep(0.01)
 
 
-async def test_the_pool_tells_how_many_wait(service: Service, service_settings: Settings) -> None:
+async def test_waiting_for_the_pool_is_counted(service: Service, service_settings: Settings) -> None:
     database = Database(service_settings.asyncpg_url, pool_size=2)
     metrics.watch_pool(database.engine.pool)
     try:
@@ -115,7 +115,7 @@ async def test_the_pool_tells_how_many_wait(service: Service, service_settings: 
             assert (value("chat_database_pool_in_use"), value("chat_database_pool_waiting")) == (2, 0)
             waiting = asyncio.create_task(database.engine.connect().start())  # type: ignore[arg-type]  # a coroutine
             async with asyncio.timeout(DEADLINE):
-                while not value("chat_database_pool_waiting"):  # noqa: ASYNC110  # nobody tells
+                while not value("chat_database_pool_waiting"):  # noqa: ASYNC110  # no event to wait for
                     await asyncio.sleep(0.01)
         await (await waiting).close()
         assert (value("chat_database_pool_in_use"), value("chat_database_pool_waiting")) == (0, 0)
@@ -155,7 +155,9 @@ COUNTED = {
 }
 
 
-async def test_what_people_do_is_counted(service: Service, database: Database, make_person: MakePerson) -> None:
+async def test_operations_and_deliveries_are_counted(
+    service: Service, database: Database, make_person: MakePerson
+) -> None:
     anna, boris = await make_person("Anna"), await make_person("Boris")
     transport = SocketTransport()
     chat = await transport.open_private_chat(anna, boris)
@@ -164,7 +166,7 @@ async def test_what_people_do_is_counted(service: Service, database: Database, m
     await transport.send(anna, chat["id"])
     assert not (await transport.call(anna, "get_chat", chat_id=str(uuid4()))).ok
     counted = {what: value(name, **labels) - before[what] for what, (name, labels) in COUNTED.items()}
-    assert counted["delivered"] >= 2, "both are told of the chat, and one of the message"
+    assert counted["delivered"] >= 2, "both users get the list entry and one the message"
     for what in ("send_message", "refused", "commits", "delays"):
         assert counted[what] >= 1, what
     with no_commits(service.database, database):

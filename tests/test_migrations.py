@@ -16,7 +16,7 @@ from sqlmodel import SQLModel
 from chat_app import migrations
 from chat_app.database import Database
 
-# Alembic does not compare the conditions of indexes, nor what the database makes of defaults and keys.
+# Alembic does not compare the conditions of indexes, nor the database's form of defaults and keys.
 CATALOG = """
     SELECT table_name, column_name, udt_name::text, character_maximum_length::text, is_nullable, column_default
     FROM information_schema.columns WHERE table_schema = 'public' AND table_name != 'alembic_version'
@@ -28,7 +28,7 @@ CATALOG = """
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text != 'alembic_version'
 """
 
-WAITING_FOR_THEIR_TURN = """
+WAITING_MIGRATIONS = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database
     WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
 """
@@ -41,7 +41,7 @@ async def engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
     await made.dispose()
 
 
-async def test_upgrading_an_empty_database_gives_what_the_models_declare(empty_url: str, engine: AsyncEngine) -> None:
+async def test_upgrading_an_empty_database_makes_the_tables_of_the_models(empty_url: str, engine: AsyncEngine) -> None:
     await asyncio.to_thread(migrations.upgrade, empty_url)
 
     async with engine.connect() as connection:
@@ -63,13 +63,13 @@ async def test_downgrading_leaves_nothing_and_upgrading_again_works(empty_url: s
         assert await connection.run_sync(_differences) == []
 
 
-async def test_processes_that_migrate_at_once_take_turns(empty_url: str, engine: AsyncEngine) -> None:
+async def test_simultaneous_migrations_run_one_after_the_other(empty_url: str, engine: AsyncEngine) -> None:
     upgrade = "from chat_app.migrations import upgrade; import sys; upgrade(sys.argv[1])"
     async with engine.connect() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": migrations.LOCK})
         both = [await asyncio.create_subprocess_exec(sys.executable, "-c", upgrade, empty_url) for _ in range(2)]
         async with asyncio.timeout(50):
-            while await connection.scalar(text(WAITING_FOR_THEIR_TURN)) != 2:  # noqa: ASYNC110  # nobody else tells
+            while await connection.scalar(text(WAITING_MIGRATIONS)) != 2:  # noqa: ASYNC110  # no event to wait for
                 await asyncio.sleep(0.02)
 
     assert [await process.wait() for process in both] == [0, 0]
@@ -83,7 +83,7 @@ async def test_a_database_is_current_only_with_all_migrations(empty_url: str) ->
     await asyncio.to_thread(migrations.upgrade, empty_url)
     assert await migrations.is_current(database)
 
-    # A newer version of this service has migrated already: both run side by side during a deploy.
+    # A newer version has migrated: both versions run side by side during a deploy.
     async with database.engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = 'from the future'"))
     assert await migrations.is_current(database)

@@ -1,4 +1,4 @@
-"""Texts that break programs: each is kept exactly as it was sent, or refused with 422, and by both transports alike."""
+"""Texts that break programs are stored exactly as sent or refused with 422, in the same way over both transports."""
 
 import json
 import unicodedata
@@ -16,14 +16,14 @@ from tests.raw import RawSocket
 from tests.service import MakePerson, Service
 
 COMPOSED, DECOMPOSED = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
-# Refused by every field: PostgreSQL can't keep the one, UTF-8 can't say the other.
+# Refused by every field: PostgreSQL can't store NUL, and UTF-8 can't encode a lone surrogate.
 NOWHERE = {"NUL": "a\x00b", "only NUL": "\x00"}
-UNSAYABLE = {
+UNDECODABLE = {
     "high surrogate": r"a\ud800b",
     "low surrogate": r"\udc00",
     "surrogates the wrong way round": r"\udc00\ud800",
 }
-# Refused by fields of one line, kept by bodies.
+# Refused by fields of one line, stored by others.
 LINES = {
     "control characters": "".join(map(chr, range(1, 32))) + "\x7f",
     "ANSI escapes": "\x1b[31mred\x1b[0m\x1b]0;title\x07\x1b[2J",
@@ -31,7 +31,7 @@ LINES = {
     "only spaces": "   ",
     "tab": "a\tb",
 }
-# Kept by every field.
+# Stored by every field.
 ANYWHERE = {
     "bidi overrides": "\u202eevil\u202c \u2066isolate\u2069 \u200f",
     "zero width": "a\u200bb\u200cc\u200dd\u2060e\ufeff",
@@ -61,7 +61,7 @@ ANYWHERE = {
     "a hundred": "ё" * 100,
     "a hundred beyond the BMP": "😀" * 100,
 }
-# Refused or kept by their length alone.
+# Refused or stored by their length alone.
 LONG = {
     "empty": "",
     "combining marks": "e" + "\u0301" * 10_000,
@@ -73,12 +73,12 @@ LONG = {
 }
 STRINGS = NOWHERE | LINES | ANYWHERE | LONG
 
-# Lower case is not one to one.
+# Conversion to lower case is not one to one.
 MATCHED_OTHERWISE = {"dotless"}
 
 
 class Field(NamedTuple):
-    """A text field: the operation and arguments that send it, and where what is answered has it."""
+    """A text field: the operation and arguments that send it, and its place in the answer."""
 
     operation: str
     arguments: Callable[[str], Json]
@@ -88,7 +88,7 @@ class Field(NamedTuple):
     shortest: int = 1
 
     def keeps(self, name: str, text: str) -> bool:
-        """Whether it has to keep this text; otherwise it has to refuse it."""
+        """Whether the field has to store this text. Otherwise it has to refuse it."""
         fits = self.shortest <= len(text) <= self.longest
         return fits and name not in NOWHERE and not (self.is_line and name in LINES)
 
@@ -101,7 +101,7 @@ class Scene(NamedTuple):
 
 
 def fields(scene: Scene) -> dict[str, Field]:
-    """What both transports have."""
+    """The fields of operations that both transports have."""
     chat = {"chat_id": scene.chat_id}
 
     def message(**content: Any) -> Json:
@@ -152,7 +152,9 @@ async def scene(make_person: MakePerson) -> Scene:
 
 
 @pytest.mark.parametrize("name", FIELDS)
-async def test_are_kept_or_refused_by_a_field_of_both_doors(name: str, transport: Transport, scene: Scene) -> None:
+async def test_every_field_stores_or_refuses_them_over_both_transports(
+    name: str, transport: Transport, scene: Scene
+) -> None:
     field = fields(scene)[name]
     found, expected = {}, {}
     for kind, text in STRINGS.items():
@@ -165,7 +167,9 @@ async def test_are_kept_or_refused_by_a_field_of_both_doors(name: str, transport
     assert found == expected
 
 
-async def test_become_the_title_of_a_private_chat_that_grows(transport: Transport, make_person: MakePerson) -> None:
+async def test_the_title_of_a_converted_chat_stores_or_refuses_them(
+    transport: Transport, make_person: MakePerson
+) -> None:
     anna, clara = await make_person("Anna"), await make_person("Clara")
     for kind, text in STRINGS.items():
         chat = await transport.open_private_chat(anna, await make_person("Boris"))
@@ -175,7 +179,7 @@ async def test_become_the_title_of_a_private_chat_that_grows(transport: Transpor
 
 
 @pytest.mark.parametrize(("field", "longest", "shortest"), [("name", 100, 1), ("bio", 500, 0)])
-async def test_are_kept_or_refused_by_a_profile(field: str, longest: int, shortest: int, scene: Scene) -> None:
+async def test_a_profile_stores_or_refuses_them(field: str, longest: int, shortest: int, scene: Scene) -> None:
     found, expected = {}, {}
     for kind, text in STRINGS.items():
         answer = http_answer(await scene.anna.http.patch("/api/v1/users/me", json={field: text}))
@@ -186,21 +190,21 @@ async def test_are_kept_or_refused_by_a_profile(field: str, longest: int, shorte
     assert found == expected
 
 
-async def test_are_no_username(scene: Scene) -> None:
+async def test_a_username_refuses_them(scene: Scene) -> None:
     for kind, text in (STRINGS | {"end of line": "anna\n", "other letters": "аnna"}).items():
-        if kind == "null":  # it is one
+        if kind == "null":  # a valid username
             continue
         answer = http_answer(await scene.anna.http.patch("/api/v1/users/me", json={"username": text}))
         assert (answer.status, answer.code) == (422, "invalid_input"), kind
 
 
-async def test_find_whoever_has_such_a_name_and_nobody_else(scene: Scene) -> None:
+async def test_search_finds_users_with_such_names(scene: Scene) -> None:
     for kind, text in STRINGS.items():
         fits = len(text) <= 100 and kind not in NOWHERE | LINES
         is_name = fits and (await scene.anna.http.patch("/api/v1/users/me", json={"name": text})).is_success
         answer = http_answer(await scene.boris.http.get("/api/v1/users", params={"query": text, "limit": 100}))
         if not 1 <= len(text) <= 100 or kind in NOWHERE:
-            # Escaped in an address the longest are longer than a head may be.
+            # Escaped in a URL the longest ones exceed the limit of a head.
             assert answer.status == (431 if len(quote(text)) > HEAD_BYTES else 422), kind
             continue
         assert answer.status == 200, kind
@@ -208,15 +212,17 @@ async def test_find_whoever_has_such_a_name_and_nobody_else(scene: Scene) -> Non
             assert scene.anna.id in [user["id"] for user in answer.data["items"]], kind
 
 
-@pytest.mark.parametrize("kind", UNSAYABLE)
-async def test_that_are_no_text_are_refused_by_both_doors(kind: str, scene: Scene, service: Service) -> None:
+@pytest.mark.parametrize("kind", UNDECODABLE)
+async def test_texts_that_cannot_be_decoded_are_refused_over_both_transports(
+    kind: str, scene: Scene, service: Service
+) -> None:
     raw = await RawSocket.connected(service.base, scene.anna.token)
     answers = {}
     for name, field in fields(scene).items():
         arguments = field.arguments("HERE")
-        ack = await raw.call(field.operation, json.dumps(arguments).replace("HERE", UNSAYABLE[kind]))
+        ack = await raw.call(field.operation, json.dumps(arguments).replace("HERE", UNDECODABLE[kind]))
         route = ROUTES[field.operation]
-        body = json.dumps(route.body(arguments)).replace("HERE", UNSAYABLE[kind])
+        body = json.dumps(route.body(arguments)).replace("HERE", UNDECODABLE[kind])
         headers = {"Content-Type": "application/json"}
         sent = await scene.anna.http.request(route.method, route.url(arguments), content=body, headers=headers)
         answers[name] = answer_of(ack)[::2], http_answer(sent)[::2]
@@ -224,7 +230,7 @@ async def test_that_are_no_text_are_refused_by_both_doors(kind: str, scene: Scen
     assert answers == dict.fromkeys(answers, ((422, "invalid_input"),) * 2)
 
 
-async def test_as_the_name_of_a_file_do_no_harm(scene: Scene) -> None:
+async def test_the_name_of_a_file_makes_them_harmless(scene: Scene) -> None:
     for kind, text in STRINGS.items():
         file = {"file": (text, b"Notes", "text/plain")}
         answer = http_answer(await scene.anna.http.post("/api/v1/attachments", files=file))

@@ -1,4 +1,4 @@
-"""The operator's commands, against a database of their own: they find what was broken on purpose, and nothing else."""
+"""The operator's commands find faults made on purpose in a database of their own, and nothing else."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ RUN_SECONDS = 40
 
 
 class Stored(NamedTuple):
-    """A database with a bit of everything, and its files."""
+    """A database with some rows of each kind, and its files."""
 
     url: str
     database: Database
@@ -46,10 +46,10 @@ class Stored(NamedTuple):
     storage: Storage
 
     async def change(self, statement: str, **values: object) -> None:
-        """Break something, behind the back of the service."""
+        """Break something by SQL, past the service."""
         async with self.database.engine.begin() as connection:
             done = await connection.execute(text(statement), values)
-            assert done.rowcount, "nothing was changed, so this test means nothing"
+            assert done.rowcount, "something has to be changed for this test to mean anything"
 
     async def violations(self) -> list[str]:
         return [violation async for violation in inspection.verify(self.database, self.storage)]
@@ -58,7 +58,7 @@ class Stored(NamedTuple):
         return [line async for line in inspection.sweep(self.database, self.storage, is_deleting=is_deleting)]
 
     async def age(self, key: str) -> None:
-        """Let a file look two days old."""
+        """Make a file two days old."""
         time = (datetime.now(UTC) - timedelta(days=2)).timestamp()
         os.utime(self.folder / key, (time, time))
 
@@ -86,7 +86,7 @@ async def stored(template: tuple[str, Path], database: Database, tmp_path: Path)
 
 
 async def fill(database: Database, storage: Storage) -> None:
-    """The demo data, a picture that was sent, one that was not, and an avatar."""
+    """Write the demo data, a sent picture, an unsent picture and an avatar."""
     await seed(database)
     anna = Actor(demo_id("anna"), uuid4())
     sent, _ = [await put_file(database, storage, anna) for _ in range(2)]
@@ -106,7 +106,7 @@ async def put_file(database: Database, storage: Storage, actor: Actor) -> UUID:
         return (await attachments.create_attachment(db, row)).id
 
 
-async def test_what_the_service_wrote_is_in_order(stored: Stored) -> None:
+async def test_verify_finds_no_violation_in_data_of_the_service(stored: Stored) -> None:
     assert await stored.violations() == []
 
 
@@ -159,16 +159,16 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("rule", "statement"), [(rule, statement) for rule, statements in BROKEN.items() for statement in statements]
 )
-async def test_what_was_broken_is_found(stored: Stored, rule: str, statement: str) -> None:
+async def test_verify_finds_every_violation(stored: Stored, rule: str, statement: str) -> None:
     await stored.change(statement)
     assert any(violation.startswith(f"{rule}: ") for violation in await stored.violations())
 
 
-def test_every_rule_was_broken() -> None:
+def test_every_rule_has_a_violation() -> None:
     assert BROKEN.keys() >= inspection.RULES.keys()
 
 
-async def test_what_goes_while_it_is_looked_at_is_no_violation(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_deleted_during_verify_are_no_violations(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     size = stored.storage.size
 
     async def late(key: str) -> int | None:
@@ -182,7 +182,7 @@ async def test_what_goes_while_it_is_looked_at_is_no_violation(stored: Stored, m
     assert await stored.violations() == []
 
 
-async def test_a_sweep_takes_what_is_old_and_of_no_use(stored: Stored) -> None:
+async def test_a_sweep_deletes_old_unused_files(stored: Stored) -> None:
     used = keys_in(stored.storage)
     strays = [
         f"attachments/{uuid4().hex}/{'a' * 32}",
@@ -204,7 +204,7 @@ async def test_a_sweep_takes_what_is_old_and_of_no_use(stored: Stored) -> None:
     assert await stored.violations() == []
 
 
-async def test_a_sweep_takes_attachments_that_were_never_sent(stored: Stored) -> None:
+async def test_a_sweep_deletes_unsent_attachments(stored: Stored) -> None:
     before = keys_in(stored.storage)
     assert await stored.swept(is_deleting=True) == []
     await stored.change("UPDATE attachment SET created_at = created_at - interval '2 days'")
@@ -220,7 +220,7 @@ async def test_a_sweep_takes_attachments_that_were_never_sent(stored: Stored) ->
 
 
 async def run(stored: Stored, *arguments: str, typed: str = "", **environment: str) -> tuple[int | None, str, str]:
-    """The status and what is printed."""
+    """Run a command. Returns its status, stdout and stderr."""
     settings = {"CHAT_DATABASE_URL": stored.url, "CHAT_MEDIA_URL": stored.folder.as_uri(), "CHAT_LOG_LEVEL": "ERROR"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "chat_app", *arguments),
@@ -230,20 +230,20 @@ async def run(stored: Stored, *arguments: str, typed: str = "", **environment: s
         stdout=PIPE,
         stderr=PIPE,
     )
-    printed, complained = await asyncio.wait_for(process.communicate(typed.encode()), RUN_SECONDS)
-    return process.returncode, printed.decode(), complained.decode()
+    printed, errors = await asyncio.wait_for(process.communicate(typed.encode()), RUN_SECONDS)
+    return process.returncode, printed.decode(), errors.decode()
 
 
-class TestTheCommand:
-    async def test_check_tells_each_thing(self, stored: Stored) -> None:
+class TestCommandLine:
+    async def test_check_prints_each_part(self, stored: Stored) -> None:
         status, printed, _ = await run(stored, "check")
         assert (status, printed.split()) == (0, ["settings", "ok", "database", "ok", "migrations", "ok", "media", "ok"])
 
-    async def test_check_tells_what_is_wrong(self, stored: Stored) -> None:
+    async def test_check_prints_what_is_wrong(self, stored: Stored) -> None:
         await stored.change("UPDATE alembic_version SET version_num = '0001'")
         wrong = {"CHAT_ENV": "production", "CHAT_SECRET": "short", "CHAT_MEDIA_URL": "file:///proc/nowhere"}
-        status, printed, complained = await run(stored, "check", **wrong)
-        assert status == 1, complained
+        status, printed, errors = await run(stored, "check", **wrong)
+        assert status == 1, errors
         lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
         assert lines["settings"].startswith("CHAT_SECRET must be set to 32 bytes")
         assert lines["database"] == "ok"
@@ -270,12 +270,12 @@ class TestTheCommand:
 
         again = await run(stored, *arguments, typed="secret-password\n")
         assert again == (1, "", "This phone number is registered already.\n")
-        status, _, complained = await run(stored, "create-user", "nobody", typed="short\n")
+        status, _, errors = await run(stored, "create-user", "nobody", typed="short\n")
         assert status == 1
-        assert {line.partition(":")[0] for line in complained.splitlines()} == {"phone", "password"}
-        assert "short" not in complained.replace("shorter", "")
+        assert {line.partition(":")[0] for line in errors.splitlines()} == {"phone", "password"}
+        assert "short" not in errors.replace("shorter", "")
 
-    async def test_verify_and_sweep_print_what_they_find(self, stored: Stored) -> None:
+    async def test_verify_and_sweep_print_their_findings(self, stored: Stored) -> None:
         assert await run(stored, "verify") == (0, "Violations: 0\n", "")
         await stored.change("UPDATE chat SET member_count = 99 WHERE id = :id", id=demo_id("Project Aurora"))
         status, printed, _ = await run(stored, "verify")
@@ -289,7 +289,7 @@ class TestTheCommand:
 
 
 @pytest.mark.parametrize("named_by", ["id", "phone"])
-async def test_revoked_sessions_end_at_once_and_connections_soon(
+async def test_revoke_sessions_ends_http_at_once_and_connections_soon(
     named_by: str, make_person: MakePerson, database: Database
 ) -> None:
     anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
@@ -298,23 +298,21 @@ async def test_revoked_sessions_end_at_once_and_connections_soon(
     ended = await operations.revoke_sessions(database, anna.id if named_by == "id" else str(phone))
     assert ended == 1
     assert http_answer(await anna.http.get("/api/v1/users/me")).code == "session_revoked"
-    # The database above is not that of the node: it finds out by itself.
+    # The Database object above is not the node's, so the node's own sweep has to notice.
     await anna.socket.wait_for("session_revoked")
     assert (await boris.socket.call("list_chats")).ok
     with pytest.raises(UserNotFound):
         await operations.revoke_sessions(database, "nobody")
 
 
-async def test_revoking_ends_a_session_whose_login_is_being_committed(
-    database: Database, make_person: MakePerson
-) -> None:
+async def test_revoke_sessions_ends_a_session_that_is_being_opened(database: Database, make_person: MakePerson) -> None:
     anna = await make_person("Anna")
     async with database.transaction() as db:
         await lock_user(db, col(User.id) == UUID(anna.id))
         await sessions.open_session(db, UUID(anna.id), None)
         revoking = asyncio.create_task(operations.revoke_sessions(database, anna.id))
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        waiters = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         async with database.engine.connect() as connection:
-            while not revoking.done() and not await connection.scalar(waiting):
+            while not revoking.done() and not await connection.scalar(waiters):
                 pass
     assert await revoking == 2

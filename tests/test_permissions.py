@@ -1,4 +1,4 @@
-"""Who is let in and who sees what, for every operation that the documents name: a new one needs a rule here.
+"""Authentication and permissions of every documented operation. A new operation needs a rule here.
 
 P15: a chat one is not in answers like one that doesn't exist, on every route and command, and nothing happens.
 """
@@ -39,7 +39,7 @@ from tests.service import MakePerson, Service
 PUBLIC = {"register", "login", "refresh", "healthz", "readyz", "metrics"} | {
     *("request_code", "login_with_code", "reset_password")
 }
-# Documents, and files whose addresses are secret or signed.
+# Documents, and files with secret or signed URLs.
 UNDOCUMENTED = {
     "/",
     "/asyncapi.json",
@@ -54,7 +54,7 @@ UNDOCUMENTED = {
     "/openapi.json",
     "/static-offline-docs",
 }
-# Only members can do it: the creator can't leave, and a position is no message.
+# Only a member can do this: the creator can't leave.
 BY_MEMBER = {"leave_chat"}
 NAMES_NO_MESSAGE = {"mark_read"}
 
@@ -70,20 +70,18 @@ async def scene(transport: Transport, make_person: MakePerson) -> Scene:
     return await make_scene(transport, *people)
 
 
-class TestTheRules:
-    def test_every_operation_of_both_doors_has_one(self) -> None:
+class TestRules:
+    def test_every_operation_of_both_transports_has_a_rule(self) -> None:
         nobody = Person("http://nowhere", uuid4(), uuid4(), "", "Nobody")
         table = valid_arguments(Scene(nobody, nobody, nobody, str(uuid4()), 1))
         assert set(table) == ROUTES.keys() | COMMANDS.keys()
 
-    def test_only_these_routes_ask_for_no_token(self) -> None:
+    def test_only_these_routes_need_no_token(self) -> None:
         assert {name for name, route in ROUTES.items() if route.is_public} == PUBLIC
         hidden = [route for route in iter_route_contexts(API.routes) if not getattr(route, "include_in_schema", False)]
         assert {route.path for route in hidden if route.path} == UNDOCUMENTED
 
-    async def test_whoever_is_in_the_chat_may_do_what_others_may_not(
-        self, transport: Transport, make_person: MakePerson
-    ) -> None:
+    async def test_members_may_do_what_outsiders_may_not(self, transport: Transport, make_person: MakePerson) -> None:
         """Without this the tests of refusals could pass because of bad arguments."""
         answers = {}
         for name in sorted(named_by(transport, "chat_id")):
@@ -95,9 +93,9 @@ class TestTheRules:
         assert len(answers) > 15
 
 
-class TestTheAnonymous:
+class TestUnauthenticated:
     @pytest.mark.parametrize("header", [None, "Bearer garbage", "Basic Og==", "garbage"])
-    async def test_are_refused_by_every_route_that_is_not_public(
+    async def test_every_protected_route_refuses_unauthenticated_requests(
         self, header: str | None, make_person: MakePerson, database: Database
     ) -> None:
         people = [await make_person() for _ in range(3)]
@@ -116,7 +114,9 @@ class TestTheAnonymous:
         assert await fingerprint(database) == before
 
     @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff"])
-    async def test_are_refused_before_their_body_is_read(self, body: bytes, make_person: MakePerson) -> None:
+    async def test_unauthenticated_requests_are_refused_before_their_body_is_read(
+        self, body: bytes, make_person: MakePerson
+    ) -> None:
         people = [await make_person() for _ in range(3)]
         table = valid_arguments(Scene(*people, str(uuid4()), 1))
         anonymous = people[0]
@@ -129,7 +129,7 @@ class TestTheAnonymous:
             answer = await anonymous.http.request(route.method, url, content=body, headers=headers)
             assert kind(answer.json()) == NOT_AUTHENTICATED, name
 
-    async def test_get_no_answer_to_any_command(
+    async def test_no_command_is_answered_without_a_login(
         self, service: Service, make_person: MakePerson, database: Database
     ) -> None:
         people = [await make_person() for _ in range(3)]
@@ -141,7 +141,7 @@ class TestTheAnonymous:
         refused = await raw.join({"token": "garbage"})
         assert refused.startswith("44{")
         await raw.send(*commands)
-        # All is answered in order, so there was no answer to any command.
+        # Packets are answered in order, so the commands got no answer.
         assert (await raw.join({"token": people[0].token})).startswith("40{")
         assert (await raw.receive()).startswith('42["ready"')
         assert await fingerprint(database) == before
@@ -152,7 +152,7 @@ Forge = Callable[[Person], Awaitable[str]]
 
 
 def signed(person: Person, *, key: str | None = None, algorithm: str = "HS256", **changes: Any) -> str:
-    """A token as the service makes them, with changes; None leaves a claim out."""
+    """A token as the service makes them, with changes. None leaves a claim out."""
     now = datetime.now(UTC)
     claims = {
         "sub": person.id,
@@ -180,25 +180,27 @@ FORGED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-class TestATokenThatIsNotGood:
-    async def test_is_good_without_changes(self, make_person: MakePerson) -> None:
+class TestInvalidToken:
+    async def test_a_token_without_changes_is_accepted(self, make_person: MakePerson) -> None:
         person = await make_person()
         assert await _refusals(person, signed(person)) == {None}
 
     @pytest.mark.parametrize("fault", FORGED)
-    async def test_opens_neither_door(self, fault: str, make_person: MakePerson) -> None:
+    async def test_a_forged_token_is_refused_by_both_transports(self, fault: str, make_person: MakePerson) -> None:
         person = await make_person()
         changes, code = FORGED[fault]
         assert await _refusals(person, signed(person, **changes)) == {code}
 
-    async def test_of_a_revoked_session_opens_neither_door(self, make_person: MakePerson, database: Database) -> None:
+    async def test_a_token_of_a_revoked_session_is_refused_by_both_transports(
+        self, make_person: MakePerson, database: Database
+    ) -> None:
         person = await make_person()
         async with database.transaction() as db:
             await revoke_sessions(db, UUID(person.id))
         assert await _refusals(person, person.token) == {"session_revoked"}
 
     @pytest.mark.parametrize("auth", [None, {}, {"token": ""}, {"token": None}, {"Token": "x"}, "garbage", [], 5])
-    async def test_may_not_be_missing(self, auth: Any, service: Service) -> None:
+    async def test_a_connect_without_a_token_is_refused(self, auth: Any, service: Service) -> None:
         raw = await RawSocket.open(service.base)
         refused = await raw.join(auth)
         assert json.loads(refused.removeprefix("44"))["data"]["code"] == "not_authenticated"
@@ -206,7 +208,7 @@ class TestATokenThatIsNotGood:
 
 
 async def _refusals(person: Person, token: str) -> set[str | None]:
-    """With which codes the two transports refuse a token; None for letting it in."""
+    """The codes with which the two transports refuse a token, None for accepting it."""
     async with httpx.AsyncClient(base_url=person.base, verify=False) as http:
         answer = await http.get("/api/v1/users/me", headers={"Authorization": f"Bearer {token}"})
     raw = await RawSocket.open(person.base)
@@ -219,12 +221,12 @@ async def _refusals(person: Person, token: str) -> set[str | None]:
     }
 
 
-class TestAChatOneIsNotIn:
+class TestForeignChat:
     @pytest.fixture(params=["never was in it", "was removed from it", "left it", "knows one of the pair"])
     async def outsider(
         self, request: pytest.FixtureRequest, transport: Transport, scene: Scene
     ) -> tuple[Scene, Person]:
-        """Somebody outside, and the chat, with everything that is there to be seen."""
+        """A chat with content, and a user who is not in it."""
         if request.param == "knows one of the pair":
             await transport.open_private_chat(scene.creator, scene.guest)
             pair = await transport.open_private_chat(scene.creator, scene.member)
@@ -240,7 +242,7 @@ class TestAChatOneIsNotIn:
             await transport.do(scene.guest, "leave_chat", chat_id=scene.chat_id)
         return scene, scene.guest
 
-    async def test_answers_like_one_that_does_not_exist_and_nothing_happens(
+    async def test_it_answers_like_one_that_does_not_exist_and_nothing_happens(
         self, transport: Transport, outsider: tuple[Scene, Person], database: Database
     ) -> None:
         scene, person = outsider
@@ -265,7 +267,7 @@ class TestAChatOneIsNotIn:
         assert event_names(person) == []
         assert event_names(scene.member) == ["messages_changed", "chats_changed"]
 
-    async def test_is_not_active_on_a_connection_that_asks_for_it(
+    async def test_a_foreign_chat_cannot_be_active_on_a_connection(
         self, transport: Transport, outsider: tuple[Scene, Person]
     ) -> None:
         scene, person = outsider
@@ -276,7 +278,7 @@ class TestAChatOneIsNotIn:
         await person.settle()
         assert {name for name, _ in socket.events} <= {"ready", "presence_changed"}
 
-    async def test_that_was_deleted_is_gone_for_everybody(
+    async def test_a_deleted_chat_does_not_exist_for_its_former_members(
         self, transport: Transport, scene: Scene, database: Database
     ) -> None:
         await transport.do(scene.creator, "delete_chat", chat_id=scene.chat_id)
@@ -291,13 +293,13 @@ class TestAChatOneIsNotIn:
         assert await fingerprint(database) == before
 
 
-class TestAMessageFromBeforeOnesTime:
-    async def test_answers_like_one_that_does_not_exist_and_nothing_happens(
+class TestMessageBeforeTheVisibleStart:
+    async def test_it_answers_like_one_that_does_not_exist_and_nothing_happens(
         self, transport: Transport, scene: Scene, database: Database
     ) -> None:
         add = {"chat_id": scene.chat_id, "user_ids": [scene.guest.id]}
         await transport.do(scene.creator, "add_members", **add)
-        # One's own is no exception for somebody who comes back.
+        # Own messages are no exception for a member who rejoins.
         own = await transport.send(scene.guest, scene.chat_id, "Mine")
         await transport.do(scene.creator, "remove_member", chat_id=scene.chat_id, user_id=scene.guest.id)
         await transport.do(scene.creator, "add_members", **add)
@@ -314,13 +316,13 @@ class TestAMessageFromBeforeOnesTime:
         assert await fingerprint(database) == before
 
 
-class TestAnAttachment:
+class TestAttachment:
     async def upload(self, person: Person) -> str:
         uploaded = await request(person, "create_attachment", {})
         attachment_id: str = uploaded.json()["id"]
         return attachment_id
 
-    async def test_is_its_owners_until_it_is_sent_and_then_for_whoever_sees_the_message(
+    async def test_an_attachment_is_visible_to_its_owner_and_then_to_those_who_see_its_message(
         self, transport: Transport, scene: Scene
     ) -> None:
         attachment_id = await self.upload(scene.creator)
@@ -346,7 +348,7 @@ class TestAnAttachment:
                 assert answer.json() | {"request_id": None} == nothing.json() | {"request_id": None}
         return seen_by
 
-    async def test_of_somebody_else_can_not_be_sent(
+    async def test_a_foreign_attachment_cannot_be_sent(
         self, transport: Transport, scene: Scene, database: Database
     ) -> None:
         theirs = await self.upload(scene.creator)
@@ -360,7 +362,7 @@ class TestAnAttachment:
         assert await fingerprint(database) == before
 
 
-async def test_a_session_of_somebody_else_is_not_found_and_stands(make_person: MakePerson) -> None:
+async def test_a_session_of_another_user_is_not_found_and_stays(make_person: MakePerson) -> None:
     anna, boris = await make_person(), await make_person()
     refused = await request(anna, "revoke_session", {"session_id": str(boris.session_id)})
     nothing = await request(anna, "revoke_session", {"session_id": str(uuid4())})

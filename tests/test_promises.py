@@ -1,4 +1,4 @@
-"""What PROMISES.md says of identity, order and commits (P2 to P10): each test would find one counter-example."""
+"""The promises of identity, order and commits (P2 to P10): each test would find a counter-example."""
 
 import asyncio
 import itertools
@@ -29,13 +29,13 @@ Way = tuple[Transport, Person]
 Everywhere = Callable[[Person], Awaitable[list[Way]]]
 
 HTTP_ERRORS = (httpx.TransportError,)
-# What a test holds it holds for as long as it takes.
+# A test may hold a transaction for any time.
 LONG = 600.0
 
 
 @pytest.fixture
 def transports(openapi: Json) -> list[Transport]:
-    """Both at once."""
+    """Both transports, for tests that use them together."""
     return [SocketTransport(), HttpTransport(openapi)]
 
 
@@ -48,21 +48,21 @@ async def second(service_settings: Settings) -> AsyncIterator[Service]:
 
 @pytest.fixture(scope="module")
 async def patient(service_settings: Settings) -> AsyncIterator[Service]:
-    """A node whose transactions may be held."""
+    """A node whose transactions may be held for any time."""
     async with Service(service_settings.model_copy(update={"port": free_port()}), patience=LONG) as running:
         yield running
 
 
 @pytest.fixture
 async def make_patient(patient: Service, make_user: MakeUser) -> AsyncIterator[MakePerson]:
-    """As make_person, at that node."""
+    """As make_person, on the patient node."""
     async with making_people(patient, make_user) as make:
         yield make
 
 
 @pytest.fixture
 async def everywhere(second: Service, at: At, transports: list[Transport]) -> Everywhere:
-    """The four ways in which a person reaches the service: by either transport of either node."""
+    """The four ways in which a person reaches the service: either transport of either node."""
 
     async def ways(person: Person) -> list[Way]:
         people = (person, at(second.base, person))
@@ -74,7 +74,7 @@ async def everywhere(second: Service, at: At, transports: list[Transport]) -> Ev
 
 
 class Gate:
-    """Lets no message with this text be committed until it is opened, and never one with that."""
+    """Holds the commit of messages with the text HELD until it is opened, and refuses those with REFUSED."""
 
     HELD, REFUSED = "held at its commit", "refused at its commit"
     KEY = 20_261_121
@@ -98,7 +98,7 @@ class Gate:
             await self.connection.execute(text(statement))
 
     async def reached(self) -> None:
-        """Return when a commit is held here: somebody else may wait for other locks meanwhile."""
+        """Return when a commit is held here. Other transactions may wait for other locks."""
         held = text(f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {self.KEY} AND NOT granted")
         async with asyncio.timeout(DEADLINE):
             while not (await self.connection.execute(held)).scalar_one():
@@ -110,7 +110,7 @@ class Gate:
 
 @pytest.fixture
 async def gate(database: Database) -> AsyncIterator[Gate]:
-    """A trigger that runs within COMMIT, so that what comes before the commit can be told from what comes after."""
+    """A trigger that runs within COMMIT, which separates what happens before the commit from what happens after it."""
     async with database.engine.connect() as connection:
         made = Gate(await connection.execution_options(isolation_level="AUTOCOMMIT"))
         await made.run(*Gate.SET_UP)
@@ -123,14 +123,14 @@ def content(words: str = "hello", client_id: str | None = None) -> Json:
 
 
 async def rows(database: Database, condition: str, **values: Any) -> list[Any]:
-    """Messages straight from the table."""
+    """Messages read from the table."""
     async with database.engine.connect() as connection:
         statement = text(f"SELECT seq, sender_id::text, text FROM message WHERE {condition} ORDER BY seq")
         return list(await connection.execute(statement, values))
 
 
 async def whole_history(transport: Transport, person: Person, chat_id: str) -> list[Json]:
-    """All pages that a member can read, from the newest back."""
+    """All messages that a member can read, from the newest page back."""
     items: list[Json] = []
     page = await transport.do(person, "list_messages", chat_id=chat_id, limit=100)
     items = page["items"]
@@ -143,7 +143,7 @@ async def whole_history(transport: Transport, person: Person, chat_id: str) -> l
 class TestP2:
     """The ack is sent after COMMIT returned, and nobody sees an event of a change before its commit."""
 
-    async def test_nobody_hears_of_a_message_before_its_commit(
+    async def test_nobody_receives_a_message_before_its_commit(
         self, transport: Transport, make_patient: MakePerson, gate: Gate
     ) -> None:
         anna, boris = await make_patient("Anna", connected=True), await make_patient("Boris", connected=True)
@@ -167,7 +167,7 @@ class TestP2:
             received = await socket.wait_for("messages_changed")
             assert [event["seq"] for event in received["messages"]] == [message["seq"]]
 
-    async def test_a_commit_that_fails_is_not_acked_and_never_happened(
+    async def test_a_failed_commit_is_not_acked_and_has_no_effect(
         self, transport: Transport, make_person: MakePerson, gate: Gate
     ) -> None:
         anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
@@ -179,12 +179,12 @@ class TestP2:
         assert not answer.ok
         for person in (anna, boris):
             await person.settle()
-            # They may be asked to look again, and find nothing.
+            # They may have to resync, and find nothing.
             assert set(event_names(person)) <= {"resync_required"}
             assert await transport.history(person, chat["id"]) == []
         assert (await transport.send(anna, chat["id"]))["seq"] == 1
 
-    async def test_a_crash_between_commit_and_ack_loses_nothing_and_doubles_nothing(
+    async def test_a_crash_between_commit_and_ack_loses_and_doubles_nothing(
         self,
         service_settings: Settings,
         transports: list[Transport],
@@ -193,8 +193,8 @@ class TestP2:
         at: At,
         patient: Service,
     ) -> None:
-        """P1, P3 and P4 too: another process, which knows only the database, finds all that was acked, and the retry
-        of what was not acked finds its message.
+        """Also P1, P3 and P4: another process on the same database finds all acked messages, and the retry of the
+        message that was not acked finds it.
         """
         people = await make_person("Anna"), await make_person("Boris")
         node = Process(service_settings, patience=LONG)
@@ -215,7 +215,7 @@ class TestP2:
 
         await gate.open()
         anna, boris = (at(patient.base, person) for person in people)
-        # The retry waits for the lock of the chat, which the commit that goes on without its client still holds.
+        # The retry waits for the lock of the chat, which the commit holds that continues without its client.
         for transport in transports:
             again = [await transport.call(anna, "send_message", chat_id=chat_id, **sent) for sent in (held, acked)]
             assert [(answer.status, answer.data["seq"]) for answer in again] == [(200, 2), (200, 1)]
@@ -232,7 +232,7 @@ class TestP3:
     """Sends with the same chat, sender and client_id make one message; other content is 409 and not written."""
 
     @pytest.mark.parametrize("texts", [["the same"], ["one", "another", "a third"]], ids=["same", "different"])
-    async def test_at_once_over_both_doors_and_two_nodes_make_one_message(
+    async def test_simultaneous_sends_over_both_transports_and_two_nodes_make_one_message(
         self, texts: list[str], make_person: MakePerson, everywhere: Everywhere, database: Database
     ) -> None:
         anna, boris = await make_person("Anna"), await make_person("Boris", connected=True)
@@ -259,7 +259,9 @@ class TestP3:
         assert {answer.data["seq"] for answer in every if answer.ok} == {1}
         assert len(every) == 36
 
-    async def test_later_find_the_message_as_it_is_by_then(self, transport: Transport, make_person: MakePerson) -> None:
+    async def test_later_sends_return_the_message_as_it_is_then(
+        self, transport: Transport, make_person: MakePerson
+    ) -> None:
         anna, boris = await make_person("Anna"), await make_person("Boris")
         chat_id = (await transport.open_private_chat(anna, boris))["id"]
         first, other = content("first"), content("other")
@@ -275,7 +277,7 @@ class TestP3:
         await transport.do(anna, "delete_message", **where)
         assert await again() == (200, (1, None))
         assert await again(text="other") == (409, None)
-        # Of somebody else, and in another chat, the same client_id is another message.
+        # From another sender, and in another chat, the same client_id is another message.
         assert (await transport.do(boris, "send_message", chat_id=chat_id, **first))["seq"] == 2
         group = await transport.create_group(anna, boris)
         assert (await transport.do(anna, "send_message", chat_id=group["id"], **first))["seq"] == 2
@@ -285,11 +287,11 @@ class TestP3:
 class TestP4:
     """A send that was answered with a definite error never appears."""
 
-    async def test_nothing_refused_is_ever_seen(
+    async def test_a_refused_message_is_never_seen(
         self, transport: Transport, make_person: MakePerson, database: Database
     ) -> None:
         anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
-        outsider = await make_person("Stranger", connected=True)
+        outsider = await make_person("Outsider", connected=True)
         chat_id = (await transport.open_private_chat(anna, boris))["id"]
         for person in (anna, boris):
             await transport.do(person, "activate_chat", chat_id=chat_id)
@@ -321,7 +323,7 @@ class TestP5:
     """A like is a set, and like_count equals the rows."""
 
     @pytest.mark.parametrize("people", [1, 5])
-    async def test_concurrent_likes_and_unlikes_leave_what_the_count_says(
+    async def test_concurrent_likes_and_unlikes_leave_the_number_of_the_count(
         self,
         people: int,
         make_person: MakePerson,
@@ -337,8 +339,8 @@ class TestP5:
         toggles = itertools.islice(itertools.product(range(40), ways), 40)
         answers = await asyncio.gather(
             *(
-                transport.call(person, "like_message" if (number + turn) % 2 else "unlike_message", **where)
-                for number, (turn, (transport, person)) in enumerate(toggles)
+                transport.call(person, "like_message" if (number + round_) % 2 else "unlike_message", **where)
+                for number, (round_, (transport, person)) in enumerate(toggles)
             )
         )
         assert Counter(answer.status for answer in answers) == {200: 40}
@@ -361,11 +363,11 @@ class TestP6:
     ) -> None:
         anna, boris = await make_person("Anna"), await make_person("Boris")
         pairs = [(way, peer) for person, peer in ((anna, boris), (boris, anna)) for way in await everywhere(person)]
-        asked = [
+        openings = [
             transport.call_at_once(who, 20 if transport.name == "http" else 5, "open_private_chat", user_id=peer.id)
             for (transport, who), peer in pairs
         ]
-        answers = [answer for some in await asyncio.gather(*asked) for answer in some]
+        answers = [answer for some in await asyncio.gather(*openings) for answer in some]
         assert Counter(answer.status for answer in answers) == {201: 1, 200: 99}
         assert len({answer.data["id"] for answer in answers}) == 1
         for person in (anna, boris):
@@ -375,7 +377,7 @@ class TestP6:
 class TestP7:
     """In a chat seq is 1..n without gap or repeat, and every member's history is the same from their visible start."""
 
-    async def test_ten_senders_at_once_make_one_history_for_everybody(
+    async def test_ten_simultaneous_senders_make_one_history_for_all_members(
         self, make_person: MakePerson, everywhere: Everywhere, transports: list[Transport]
     ) -> None:
         people = [await make_person(f"Person {number}") for number in range(10)]
@@ -383,7 +385,7 @@ class TestP7:
         http = transports[1]
         chat_id = (await http.create_group(*people))["id"]
 
-        async def talk(person: Person, way: Way) -> list[int]:
+        async def send_and_change(person: Person, way: Way) -> list[int]:
             transport, who = way
             seqs = []
             for number in range(30):
@@ -395,9 +397,11 @@ class TestP7:
                     await transport.do(who, "delete_message", chat_id=chat_id, seq=seqs[-5])
             return seqs
 
-        talking = [talk(person, (await everywhere(person))[number % 4]) for number, person in enumerate(people)]
-        *spoken, _ = await asyncio.gather(
-            *talking, http.do(people[0], "add_members", chat_id=chat_id, user_ids=[newcomer.id])
+        sending = [
+            send_and_change(person, (await everywhere(person))[number % 4]) for number, person in enumerate(people)
+        ]
+        *sent_seqs, _ = await asyncio.gather(
+            *sending, http.do(people[0], "add_members", chat_id=chat_id, user_ids=[newcomer.id])
         )
         histories = [await whole_history(http, person, chat_id) for person in (*people, newcomer)]
         assert [message["seq"] for message in histories[0]] == list(range(1, 303))
@@ -405,7 +409,7 @@ class TestP7:
         start = (await http.do(newcomer, "get_chat", chat_id=chat_id))["mine"]["visible_from_seq"]
         assert start > 1
         assert histories[10] == histories[0][start - 1 :]
-        for person, seqs in zip(people, spoken, strict=True):
+        for person, seqs in zip(people, sent_seqs, strict=True):
             assert seqs == sorted(set(seqs))
             mine = [message["seq"] for message in histories[0] if message["sender_id"] == person.id]
             assert [seq for seq in mine if seq in seqs] == seqs
@@ -414,20 +418,20 @@ class TestP7:
 class TestP8:
     """What one connection sends one after another without waiting for acks gets increasing seqs."""
 
-    async def test_commands_that_are_not_waited_for_keep_their_order(self, make_person: MakePerson) -> None:
+    async def test_sends_without_waiting_for_acks_keep_their_order(self, make_person: MakePerson) -> None:
         anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
         chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
 
-        async def pour(person: Person) -> list[Json]:
+        async def send_without_waiting(person: Person) -> list[Json]:
             acks: list[asyncio.Future[Json]] = []
             for number in range(60):
                 acks.append(asyncio.get_running_loop().create_future())
-                # Those that are refused are no reason to get out of step.
+                # Refused commands in between do not change the order.
                 sent = {"chat_id": chat_id, **content(str(number))} if number % 7 else {}
                 await person.socket.client.emit("send_message", sent, callback=acks[-1].set_result)
             return await asyncio.wait_for(asyncio.gather(*acks), DEADLINE)
 
-        for acks in await asyncio.gather(pour(anna), pour(boris)):
+        for acks in await asyncio.gather(send_without_waiting(anna), send_without_waiting(boris)):
             messages = [ack["data"] for ack in acks if ack["ok"]]
             assert [int(message["text"]) for message in messages] == [number for number in range(60) if number % 7]
             seqs = [message["seq"] for message in messages]
@@ -437,7 +441,7 @@ class TestP8:
 class TestP9:
     """If an ack, or a receipt, came before another send began, its seq is lower."""
 
-    async def test_what_is_sent_later_anywhere_has_a_higher_seq(
+    async def test_a_later_send_anywhere_has_a_higher_seq(
         self, make_person: MakePerson, everywhere: Everywhere, transports: list[Transport]
     ) -> None:
         people = [await make_person("Anna"), await make_person("Boris")]
@@ -446,7 +450,7 @@ class TestP9:
         order = random.Random(9).choices(ways, k=40)
         assert [(await transport.send(who, chat_id))["seq"] for transport, who in order] == list(range(1, 41))
 
-    async def test_an_answer_to_what_was_received_has_a_higher_seq(
+    async def test_a_reply_to_a_received_message_has_a_higher_seq(
         self, transport: Transport, make_person: MakePerson
     ) -> None:
         people = [await make_person(name, connected=True) for name in ("Anna", "Boris", "Clara")]
@@ -472,14 +476,14 @@ class TestP9:
 class TestP10:
     """A connection gets the changes of a chat in increasing version; a skipped one is visible and fetchable."""
 
-    async def test_everybody_gets_every_change_in_the_order_of_the_versions(
+    async def test_every_member_gets_every_change_in_the_order_of_the_versions(
         self, make_person: MakePerson, transports: list[Transport]
     ) -> None:
         people = [await make_person(f"Person {number}", connected=True) for number in range(8)]
         chat_id = (await transports[0].create_group(*people))["id"]
         opened = [await transports[0].do(person, "activate_chat", chat_id=chat_id) for person in people]
         for person in people:
-            await person.connect(active_chat_id=None)  # so that both transports are used at once
+            await person.connect(active_chat_id=None)  # so that both transports run at the same time
 
         async def act(person: Person, seed: int) -> None:
             chance = random.Random(seed)
@@ -504,7 +508,7 @@ class TestP10:
             for socket in person.sockets:
                 assert_only_up(socket, chat_id)
 
-    async def test_what_another_node_did_shows_as_a_gap_and_can_be_fetched(
+    async def test_changes_of_another_node_show_as_a_gap_and_can_be_fetched(
         self, make_person: MakePerson, second: Service, at: At, transports: list[Transport]
     ) -> None:
         socket, http = transports
@@ -522,14 +526,14 @@ class TestP10:
 
 
 def assert_without_gap(changes: list[Json], first: int, last: int) -> None:
-    """A window goes through all versions: each change begins where the one before ended, and holds what is between."""
+    """Check that a window gets all versions: each change begins where the one before ended."""
     ends = [first, *(change["version"] for change in changes)]
     assert [change["since"] for change in changes] == ends[:-1]
     assert ends == sorted(set(ends)) and ends[-1] == last
 
 
 def assert_only_up(socket: Socket, chat_id: str) -> None:
-    """A chat's versions only go up on a connection, and so do those of what is personal."""
+    """Check that the versions of a chat, and those of its own part, only go up on a connection."""
     received = socket.named("chats_changed")
     shared = [chat["version"] for event in received for chat in event["chats"] if chat["id"] == chat_id]
     mine = [part["version"] for event in received for part in event["mine"] if part["chat_id"] == chat_id]
@@ -538,7 +542,7 @@ def assert_only_up(socket: Socket, chat_id: str) -> None:
 
 
 def test_the_timers_keep_the_promised_times() -> None:
-    """Tests wait for as long as a busy machine takes; these are what the service itself waits for."""
+    """Tests wait as long as a busy machine needs. These are the timers of the service itself."""
     assert chat_database.PATIENCE_SECONDS <= 3, "P23: a lost database"
     assert server.SWEEP_SECONDS < 5, "P19: a session that another process ended"
     assert cluster.COMPARE_SECONDS < 4, "P23: active chats without the bus"

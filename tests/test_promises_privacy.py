@@ -1,4 +1,4 @@
-"""What PROMISES.md says of who sees what (P16, P17, P18, P20), also while others write as fast as they can."""
+"""The promises of who sees what (P16, P17, P18, P20), also while others send as fast as they can."""
 
 import asyncio
 import json
@@ -23,12 +23,12 @@ At = Callable[[str, Person], Person]
 
 @pytest.fixture
 def transports(openapi: Json) -> list[Transport]:
-    """Both at once."""
+    """Both transports, for tests that use them together."""
     return [SocketTransport(), HttpTransport(openapi)]
 
 
 class Hammer:
-    """People who repeat one operation, each over one transport, until stopped or refused."""
+    """Repeats operations in parallel until it is stopped."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -41,7 +41,7 @@ class Hammer:
             self._more.set()
 
     async def has_done(self, times: int) -> None:
-        """Wait until so many more answers have come."""
+        """Wait for so many more answers."""
         wanted = len(self.answers) + times
         while len(self.answers) < wanted:
             self._more.clear()
@@ -60,7 +60,7 @@ async def hammering(*actions: Callable[[], Awaitable[Answer]]) -> AsyncIterator[
 
 
 def sending(transport: Transport, person: Person, chat_id: str) -> Callable[[], Awaitable[Answer]]:
-    """An action that sends one more message."""
+    """An action that sends a message."""
     return lambda: transport.call(
         person, "send_message", chat_id=chat_id, type="text", text="secret of later", client_id=str(uuid4())
     )
@@ -75,7 +75,7 @@ def versions_received(events: list[tuple[str, Json]], chat_id: str) -> list[int]
 
 
 class Past:
-    """A group with a history of every kind, some people who know it, and two who don't."""
+    """A group with a history of every kind, three users who know it and two who don't."""
 
     SECRET = "secret"
     changes = 7
@@ -83,37 +83,37 @@ class Past:
     def __init__(self, transport: Transport, people: dict[str, Person]) -> None:
         self.transport = transport
         self.creator, self.member, self.former = (people[name] for name in ("Creator", "Member", "Former"))
-        self.outsider, self.newcomer = people["Stranger"], people["Newcomer"]
+        self.outsider, self.newcomer = people["Outsider"], people["Newcomer"]
         self.seqs: list[int] = []
 
     @classmethod
-    async def happen(cls, transport: Transport, make_person: MakePerson) -> Self:
-        names = ("Creator", "Member", "Former", "Stranger", "Newcomer")
+    async def make(cls, transport: Transport, make_person: MakePerson) -> Self:
+        names = ("Creator", "Member", "Former", "Outsider", "Newcomer")
         past = cls(transport, {name: await make_person(name, connected=True) for name in names})
-        await past._happen()
+        await past._fill()
         return past
 
-    async def _happen(self) -> None:
+    async def _fill(self) -> None:
         self.chat_id = (await self.transport.create_group(self.creator, self.member, self.former))["id"]
-        first = await self._say(self.creator, type="text", text="secret text")
-        await self._say(self.former, type="text", text="secret answer", reply_to=first)
+        first = await self._send(self.creator, type="text", text="secret text")
+        await self._send(self.former, type="text", text="secret answer", reply_to=first)
         uploaded = await request(self.creator, "create_attachment", {})
         self.attachment_id = uploaded.json()["id"]
-        await self._say(self.creator, type="file", attachment_id=self.attachment_id, text="secret caption")
-        await self._say(self.member, type="contact", name="secret friend", phone="secret phone")
+        await self._send(self.creator, type="file", attachment_id=self.attachment_id, text="secret caption")
+        await self._send(self.member, type="contact", name="secret friend", phone="secret phone")
         await self.transport.do(self.former, "like_message", chat_id=self.chat_id, seq=first)
         await self.transport.do(self.former, "leave_chat", chat_id=self.chat_id)
         self.newest = (await self.transport.do(self.creator, "get_chat", chat_id=self.chat_id))["message_count"]
         self.secrets = [self.SECRET, self.attachment_id, self.former.id]
 
-    async def _say(self, person: Person, **content: Any) -> int:
+    async def _send(self, person: Person, **content: Any) -> int:
         sent = await self.transport.do(person, "send_message", chat_id=self.chat_id, client_id=str(uuid4()), **content)
         self.seqs.append(sent["seq"])
         seq: int = sent["seq"]
         return seq
 
     async def change_everything(self) -> None:
-        """What is before the newcomer's time is edited, liked, unliked, quoted and deleted."""
+        """Edit, like, unlike, quote and delete messages from before the newcomer's joining."""
         first, _, file, contact, *_ = self.seqs
         chat = {"chat_id": self.chat_id}
         await self.transport.do(self.creator, "edit_message", **chat, seq=first, text="secret, edited")
@@ -127,22 +127,22 @@ class Past:
         await self.transport.send(self.creator, self.chat_id, "public", reply_to=first)
 
     async def everything_seen_by(self, person: Person) -> str:
-        """All answers to whatever a member can ask, and all events, as text."""
+        """All answers to all operations of a member, and all events, as text."""
         chat = {"chat_id": self.chat_id}
-        asked: list[tuple[str, Json]] = [
+        calls: list[tuple[str, Json]] = [
             ("list_chats", {}),
             ("activate_chat", chat),
             ("list_chats", {"changed_since": "0.0"}),
         ]
-        asked += [(name, chat) for name in ("get_chat", "list_members", "list_messages")]
-        asked += [
+        calls += [(name, chat) for name in ("get_chat", "list_members", "list_messages")]
+        calls += [
             ("list_messages", chat | {bound: seq}) for bound in ("before", "after", "around") for seq in (0, 4, 9, 13)
         ]
-        asked += [("list_changes", chat | {"since": since}) for since in range(0, 36, 3)]
+        calls += [("list_changes", chat | {"since": since}) for since in range(0, 36, 3)]
         for seq in (0, 1, *self.seqs):
             where = chat | {"seq": max(1, seq)}
-            asked += [(name, where) for name in ("get_message", "list_likes", "like_message", "unlike_message")]
-        answers = [(await self.transport.call(person, name, **arguments)).data for name, arguments in asked]
+            calls += [(name, where) for name in ("get_message", "list_likes", "like_message", "unlike_message")]
+        answers = [(await self.transport.call(person, name, **arguments)).data for name, arguments in calls]
         attachment = await request(person, "get_attachment", {"attachment_id": self.attachment_id})
         await person.settle()
         return json.dumps([answers, attachment.json() if attachment.is_success else None, person.socket.events])
@@ -152,7 +152,7 @@ class TestP16:
     """After a removal, leave or deletion was acked nothing newer reaches the removed user by any path."""
 
     @pytest.mark.parametrize(("way", "by"), [("remove_member", 0), ("leave_chat", 1), ("delete_chat", 0)])
-    async def test_who_is_out_gets_nothing_more_while_the_others_go_on(
+    async def test_a_former_member_gets_nothing_more_while_others_go_on(
         self, way: str, by: int, make_person: MakePerson, transports: list[Transport]
     ) -> None:
         creator, leaver, *others = [
@@ -161,7 +161,7 @@ class TestP16:
         chat_id = (await transports[1].create_group(creator, leaver, *others))["id"]
         for person in (creator, leaver, *others):
             await transports[0].do(person, "activate_chat", chat_id=chat_id)
-        # One connection has it active, one follows the session, one has another chat open.
+        # One connection has the chat active, one follows the session, one has no chat active.
         await leaver.connect()
         await leaver.connect(active_chat_id=None)
         is_acked = False
@@ -191,7 +191,7 @@ class TestP16:
             [place] = [number for number, (_, event) in enumerate(socket.events) if event.get("removed")]
             [removed] = socket.events[place][1]["removed"]
             assert removed["chat_id"] == chat_id
-            # Neither anything newer, nor anything at all of this chat after it was told.
+            # Nothing newer, and nothing at all of this chat after the removal.
             before = versions_received(socket.events[:place], chat_id)
             assert before
             assert max(before) < removed["version"]
@@ -206,7 +206,7 @@ class TestP16:
             assert (await other.call(leaver, "get_chat", chat_id=chat_id)).code == "chat_not_found"
         assert (await request(leaver, "get_active_chat", {})).json()["code"] == "no_active_chat"
 
-    async def test_who_is_removed_while_opening_the_chat_does_not_stay_subscribed(
+    async def test_a_member_removed_during_an_activation_does_not_stay_subscribed(
         self, make_person: MakePerson, transports: list[Transport]
     ) -> None:
         socket, http = transports
@@ -228,7 +228,7 @@ class TestP16:
 class TestP17:
     """A message is accepted only if its sender is a member at its commit."""
 
-    async def test_what_the_removed_one_sends_meanwhile_comes_before_the_removal_or_not_at_all(
+    async def test_messages_of_a_member_during_the_removal_come_before_it_or_are_refused(
         self,
         transport: Transport,
         make_person: MakePerson,
@@ -249,7 +249,7 @@ class TestP17:
             at_ack = len(sent.answers)
             await sent.has_done(12)
         assert {answer.code for answer in sent.answers} == {None, "chat_not_found"}
-        # At most one of each way was still under way.
+        # At most one send of each way was still in flight.
         assert not any(answer.ok for answer in sent.answers[at_ack + len(ways) :])
         history = await transports[1].history(creator, chat_id, limit=100)
         removal = history[-1]
@@ -264,19 +264,19 @@ class TestP17:
 
 
 class TestP18:
-    """A newcomer sees nothing of before the own joining, by no path, also not when it changes later."""
+    """A newcomer sees nothing from before the own joining, by any path, also not after later changes."""
 
     @pytest.fixture
     async def past(self, transport: Transport, make_person: MakePerson) -> Past:
-        """A group in which something was said that the newcomer must not see."""
-        return await Past.happen(transport, make_person)
+        """A group with messages that the newcomer must not see."""
+        return await Past.make(transport, make_person)
 
-    async def test_sees_nothing_of_before(self, past: Past) -> None:
+    async def test_a_newcomer_sees_nothing_from_before(self, past: Past) -> None:
         transport = past.transport
         await transport.do(past.creator, "add_members", chat_id=past.chat_id, user_ids=[past.newcomer.id])
         await self.check(past, past.newcomer, start=past.newest + 1)
 
-    async def test_with_shared_history_sees_what_the_adder_sees_and_no_more(self, past: Past) -> None:
+    async def test_a_newcomer_with_shared_history_sees_only_what_the_adder_sees(self, past: Past) -> None:
         transport, chat_id = past.transport, past.chat_id
         between = past.outsider
         await transport.do(past.creator, "add_members", chat_id=chat_id, user_ids=[between.id])
@@ -285,7 +285,7 @@ class TestP18:
         await transport.do(between, "add_members", chat_id=chat_id, **shared)
         await self.check(past, past.newcomer, start=past.newest + 1)
 
-    async def test_who_comes_back_sees_nothing_of_before_again(self, past: Past) -> None:
+    async def test_a_member_who_rejoins_sees_nothing_from_before(self, past: Past) -> None:
         transport, chat_id = past.transport, past.chat_id
         await transport.do(
             past.creator, "add_members", chat_id=chat_id, user_ids=[past.newcomer.id], share_history=True
@@ -298,8 +298,8 @@ class TestP18:
         await transport.do(past.creator, "add_members", chat_id=chat_id, user_ids=[past.newcomer.id])
         await self.check(past, past.newcomer, start=own["seq"] + 2)
 
-    async def test_with_shared_history_of_a_founder_sees_all(self, past: Past) -> None:
-        """Without this the others could pass because nothing is ever shown."""
+    async def test_a_newcomer_with_the_shared_history_of_a_founder_sees_everything(self, past: Past) -> None:
+        """Without this the other tests could pass because nothing is ever shown."""
         shared = {"user_ids": [past.newcomer.id], "share_history": True}
         await past.transport.do(past.creator, "add_members", chat_id=past.chat_id, **shared)
         everything = await past.everything_seen_by(past.newcomer)
@@ -307,7 +307,7 @@ class TestP18:
             assert secret in everything
 
     async def check(self, past: Past, newcomer: Person, start: int) -> None:
-        """Change all that was before, and look for it wherever the newcomer can look."""
+        """Change everything from before, and search for it in everything that the newcomer can read."""
         transport, chat_id = past.transport, past.chat_id
         opened = await transport.do(newcomer, "activate_chat", chat_id=chat_id)
         assert opened["chat"]["mine"]["visible_from_seq"] == start
@@ -315,7 +315,7 @@ class TestP18:
         everything = await past.everything_seen_by(newcomer)
         for secret in past.secrets:
             assert secret not in everything
-        # Every version is told all the same, so that nothing looks like a gap.
+        # Every version still has an event, so that no version is a gap.
         changes = newcomer.socket.named("messages_changed")
         since = [event["since"] for event in changes]
         assert since == [opened["page"]["version"], *(event["version"] for event in changes)][:-1]
@@ -326,7 +326,7 @@ class TestP18:
 
 
 class Account:
-    """Somebody who registered and logged in, with all that they were answered."""
+    """A registered user with sessions, and all answers that they got."""
 
     def __init__(self, phone: str) -> None:
         self.phone = phone
@@ -364,7 +364,7 @@ class Account:
 
 
 def find(secrets: list[str], where: str) -> list[str]:
-    """Those of the secrets that stand there; of long ones the end is enough."""
+    """The secrets that occur in a text. The end of a long one is enough."""
     return [secret for secret in secrets if (secret[-20:] if len(secret) > 60 else secret) in where]
 
 
@@ -375,7 +375,7 @@ class TestP20:
     PHONES = "+79991234501", "+79991234502"
     OWN_TITLE, TEXT, FRIEND = "Annas own title", "Annas words", "+7 999 765-43-21"
 
-    async def test_a_conversation_leaves_none_where_they_do_not_belong(
+    async def test_a_conversation_shows_them_to_their_owners_only(
         self, process: Process, openapi: Json, database: Database
     ) -> None:
         began = len(process.written)
@@ -399,12 +399,12 @@ class TestP20:
             *(self.OWN_TITLE, self.TEXT, self.FRIEND, "one-time"),
         ]
         log = "\n".join(process.written[began:])
-        assert anna.person.id in log, "this log is that of another"
+        assert anna.person.id in log, "the log has to have this user for this test to mean anything"
         assert find(in_no_log, log) == []
         assert find(in_no_log, metrics) == []
         annas = [*phones[:3], self.PASSWORDS[0], *anna.tokens, self.OWN_TITLE, *hashes, "hashed_password"]
         assert find(annas, "\n".join(boris_received)) == []
-        # Whoever they are of is told, or this test would not mean anything.
+        # Their owners get them; without this the test would mean nothing.
         owners = json.dumps([anna.received, anna.person.socket.events])
         assert find([self.PHONES[0], self.OWN_TITLE, *anna.tokens], owners) == [
             *(self.PHONES[0], self.OWN_TITLE),
@@ -413,7 +413,7 @@ class TestP20:
         assert find([self.TEXT, self.FRIEND], "\n".join(boris_received)) == [self.TEXT, self.FRIEND]
 
     async def converse(self, anna: Account, boris: Account, transports: list[Transport]) -> None:
-        """What people do: everything that is answered is kept."""
+        """Do what users do, and keep all answers."""
         for transport in transports:
             chat = await anna.do(transport, "open_private_chat", user_id=boris.person.id)
             group = await anna.do(transport, "create_group", title="Ours", member_ids=[boris.person.id])
@@ -449,7 +449,7 @@ class TestP20:
         await boris.person.settle()
 
     async def make_mistakes(self, anna: Account, database: Database) -> None:
-        """Secrets where they don't belong, and what goes wrong with them at hand."""
+        """Send secrets to wrong places, and cause errors in requests with secrets."""
         http, phone, token = anna.person.http, anna.phone, anna.person.token
         user = {"phone": phone, "password": self.PASSWORDS[0]}
         api = "/api/v1"
@@ -469,7 +469,7 @@ class TestP20:
         async with broken_table(database, "like"):
             chat = (await http.get(f"{api}/chats")).json()["items"][0]
             await http.put(f"{api}/chats/{chat['id']}/messages/2/like")
-        # A client may put its token into the address, or anywhere else.
+        # A client may put its token into the URL or anywhere else.
         raw = await RawSocket.open(anna.person.base, f"/socket.io/?EIO=4&transport=websocket&token={token}")
         await raw.join({"token": token, "phone": phone})
         await raw.join({"token": token[:-4]})
@@ -482,7 +482,7 @@ class TestP20:
         await raw.close()
 
     async def hashes(self, database: Database) -> list[str]:
-        """What the tables keep in the place of secrets, as it might be written."""
+        """The hashes in the tables, in the forms in which they might be shown."""
         statement = """
             SELECT hashed_password, encode(refresh_hash, 'hex'), encode(refresh_hash, 'base64'),
                 encode(address_hash, 'hex'), encode(address_hash, 'base64')

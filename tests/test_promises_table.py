@@ -1,4 +1,4 @@
-"""The table of the promises is true: the tests and the planted faults that it names are there, and none is left out."""
+"""The table of the promises is complete and correct: all tests and planted faults that it names exist."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What the README and the manifests' README name exists: targets, commands, settings, files."""
+"""The targets, commands, settings and files that the README and the manifests' pages name exist."""
 
 import re
 import subprocess
@@ -14,20 +14,20 @@ PAGES = [ROOT / name for name in ("README.md", "manifests/README.md", "manifests
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-class TestAPage:
-    def test_names_targets_of_make_that_exist(self, page: Path) -> None:
+class TestPage:
+    def test_named_targets_of_make_exist(self, page: Path) -> None:
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert set(re.findall(r"`?make ([a-z-]+)", _code(page))) <= targets
 
-    def test_links_to_files_that_exist(self, page: Path) -> None:
+    def test_linked_files_exist(self, page: Path) -> None:
         links = re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text())
         assert [link for link in links if not (page.parent / link).exists()] == []
 
-    def test_applies_manifests_that_exist(self, page: Path) -> None:
+    def test_applied_manifests_exist(self, page: Path) -> None:
         named = re.findall(r"kubectl \S*\s?apply -[kf] (\S+)", page.read_text())
         assert [path for path in named if not (ROOT / path).exists()] == []
 
-    def test_names_settings_that_exist(self, page: Path) -> None:
+    def test_named_settings_exist(self, page: Path) -> None:
         known = {f"CHAT_{name.upper()}" for name in Settings.model_fields}
         assert set(re.findall(r"CHAT_[A-Z_]+[A-Z]", page.read_text())) <= known
 
@@ -52,6 +52,6 @@ def test_the_commands_of_operators_exist() -> None:
 
 
 def _code(page: Path) -> str:
-    """Blocks and what stands between backticks."""
+    """The code blocks and inline code of a page."""
     text = page.read_text()
     return "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text))

@@ -1,4 +1,4 @@
-"""`python -m chat_app run` as people start and end it, in a process of its own with a PostgreSQL of its own."""
+"""`python -m chat_app run` in a process of its own, with its own PostgreSQL."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from chat_app.seed import DEMO_PASSWORD, DEMO_USERS
 
 Start = Callable[..., Awaitable[Process]]
 
-# Each start takes 4 s of a core, and more of one that is busy.
+# Each start takes 4 s of a core, and longer on a busy one.
 pytestmark = pytest.mark.timeout(180)
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def start(folder: Path) -> AsyncIterator[Start]:
-    """`await start(port)`: a new process that keeps its data in the folder of this test."""
+    """`await start(port)`: a new process with its data in the folder of this test."""
     processes: list[Process] = []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
     environment |= {"CHAT_DATA_DIR": str(folder / "data"), "CHAT_LOG_LEVEL": "ERROR"}
@@ -63,14 +63,14 @@ async def test_run_serves_until_sigterm_and_leaves_no_process(start: Start, fold
     assert all(user.phone in printed and user.name in printed for user in DEMO_USERS)
     assert DEMO_PASSWORD in printed
     assert await log_in(port) == 200
-    assert servers_in(folder), "it has a server of its own, or this test means nothing"
+    assert servers_in(folder), "it has to have a server of its own for this test to mean anything"
 
     process.terminate()
     assert await asyncio.wait_for(process.wait(), END_SECONDS) == 0
     assert servers_in(folder) == []
 
 
-async def test_one_process_at_a_time_uses_the_data_and_the_next_goes_on_after_a_kill(
+async def test_one_process_at_a_time_uses_the_data_and_the_next_one_starts_after_a_kill(
     start: Start, folder: Path
 ) -> None:
     first = await start(free_port())
@@ -95,7 +95,7 @@ async def test_one_process_at_a_time_uses_the_data_and_the_next_goes_on_after_a_
     assert servers_in(folder) == []
 
 
-async def test_a_taken_port_is_told_in_a_line_and_nothing_is_started(start: Start, folder: Path) -> None:
+async def test_a_taken_port_is_refused_in_one_line_and_nothing_is_started(start: Start, folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = await start(port)
@@ -108,7 +108,7 @@ async def test_a_taken_port_is_told_in_a_line_and_nothing_is_started(start: Star
 
 
 async def read_until_ready(process: Process) -> str:
-    """What it prints until it is ready."""
+    """Read stdout until the process is ready."""
     assert process.stdout and process.stderr
     lines: list[str] = []
     async with asyncio.timeout(START_SECONDS):
@@ -125,7 +125,7 @@ async def log_in(port: int) -> int:
 
 
 def servers_in(folder: Path) -> list[psutil.Process]:
-    """The PostgreSQL processes that work in a folder, the first of them first."""
+    """The PostgreSQL processes that work in a folder, the oldest first."""
     processes = psutil.process_iter(["name", "cwd"])
     return [
         process

@@ -1,4 +1,4 @@
-"""What the settings make by themselves."""
+"""Settings with generated values."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from chat_app.settings import Settings, _development_secret
 
 
-def test_servers_that_start_at_once_on_one_folder_sign_with_the_same_secret(tmp_path: Path) -> None:
-    # As a process that has not asked before.
+def test_simultaneous_starts_on_one_folder_use_the_same_secret(tmp_path: Path) -> None:
+    # Without the cache of earlier calls.
     read = _development_secret.__wrapped__
     for attempt in range(20):
         start = Barrier(8)

@@ -1,4 +1,4 @@
-"""SIGTERM (P24): what is committed is answered, clients are asked to reconnect, and nothing delays the end."""
+"""SIGTERM (P24): committed sends are answered, clients get a hint to reconnect, and nothing delays the end."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ SENDERS = 12
 
 @pytest.fixture
 async def slow_commits(database: Database) -> AsyncIterator[AsyncConnection]:
-    """Within COMMIT a message with this text takes its time."""
+    """Commits of messages with the text SLOW take a second."""
     async with database.engine.connect() as connection:
         connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
         for statement in SET_UP:
@@ -52,7 +52,7 @@ async def slow_commits(database: Database) -> AsyncIterator[AsyncConnection]:
             await connection.execute(text(statement))
 
 
-async def is_committing(connection: AsyncConnection) -> None:
+async def wait_for_commit(connection: AsyncConnection) -> None:
     sleeping = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
     async with asyncio.timeout(DEADLINE):
         while not (await connection.execute(sleeping)).scalar_one():
@@ -60,7 +60,7 @@ async def is_committing(connection: AsyncConnection) -> None:
 
 
 async def start_sending(raw: RawSocket, chat_id: str, words: str) -> int:
-    """Send a message without waiting; the number of its ack."""
+    """Send a message without waiting. Returns the number of its ack."""
     number = next(raw.numbers)
     content = {"chat_id": chat_id, "type": "text", "text": words, "client_id": str(uuid4())}
     await raw.send(f"42{number}{json.dumps(['send_message', content])}")
@@ -81,7 +81,7 @@ async def test_sends_in_flight_are_answered_and_their_events_delivered(
     idle = await RawSocket.connected(node.base, reader.token)
 
     numbers = [await start_sending(raws[0], chat_id, SLOW)]
-    await is_committing(slow_commits)
+    await wait_for_commit(slow_commits)
     numbers += [await start_sending(raw, chat_id, "waits for the commit before it") for raw in raws[1:]]
     await until(lambda: len(node.lines(command="send_message", event="authorized")) == SENDERS)
     node.process.terminate()
@@ -89,7 +89,7 @@ async def test_sends_in_flight_are_answered_and_their_events_delivered(
     answers = [await raw.answer_to(number) for raw, number in zip(raws, numbers, strict=True)]
     assert sorted(answer["data"]["seq"] for answer in answers) == list(range(2, SENDERS + 2))
     counts = [0]
-    with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012  # after its events
+    with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012  # events come before
         while True:
             packet = await idle.receive()
             if packet.startswith('42["chats_changed",'):
@@ -100,7 +100,7 @@ async def test_sends_in_flight_are_answered_and_their_events_delivered(
     await node.kill()
 
 
-async def test_nothing_begins_any_more(
+async def test_no_command_is_started_after_sigterm(
     service_settings: Settings,
     make_person: MakePerson,
     at: Callable[[str, Person], Person],
@@ -112,12 +112,12 @@ async def test_nothing_begins_any_more(
     chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
     raw = await RawSocket.connected(node.base, anna.token)
     first = await start_sending(raw, chat_id, SLOW)
-    await is_committing(slow_commits)
+    await wait_for_commit(slow_commits)
     for _ in range(20):
         await start_sending(raw, chat_id, "waits for the answer before it")
     node.process.terminate()
     answered = await raw.answer_to(first)
-    with pytest.raises(ConnectionClosed):  # noqa: PT012  # nothing but events comes before
+    with pytest.raises(ConnectionClosed):  # noqa: PT012  # only events come before
         while True:
             assert not (await raw.receive()).startswith("43")
     assert await asyncio.wait_for(node.process.wait(), START_SECONDS) == 0
@@ -126,7 +126,7 @@ async def test_nothing_begins_any_more(
     assert (await slow_commits.execute(written, {"chat_id": chat_id})).scalar_one() == answered["data"]["seq"]
 
 
-async def test_stalled_readers_do_not_delay_it(
+async def test_stalled_readers_do_not_delay_the_end(
     service_settings: Settings, make_person: MakePerson, at: Callable[[str, Person], Person]
 ) -> None:
     node = Process(service_settings)
@@ -134,7 +134,7 @@ async def test_stalled_readers_do_not_delay_it(
     await node.start()
     start_seconds = time.monotonic() - started
     anna = at(node.base, await make_person("Anna"))
-    # More than the kernel keeps for a connection.
+    # More than the kernel buffers for a connection.
     file = {"file": ("a file", bytes(24 * 2**20), "application/octet-stream")}
     url = urlsplit((await anna.http.post("/api/v1/attachments", files=file)).json()["url"])
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(node.base).port, limit=1024)
@@ -143,7 +143,7 @@ async def test_stalled_readers_do_not_delay_it(
     signalled = time.monotonic()
     node.process.terminate()
     assert await asyncio.wait_for(node.process.wait(), START_SECONDS) == 0
-    # A busy machine takes longer, for this as for the start.
+    # A busy machine takes longer for this, as it did for the start.
     assert time.monotonic() - signalled < 10 + start_seconds
     cut_short = node.lines(level="error", logger="uvicorn.error")
     assert any(line["event"].startswith("Cancel 1 running task") for line in cut_short), "the reader did not stall"
@@ -169,7 +169,7 @@ async def test_a_request_that_takes_too_long_is_answered_503(service_settings: S
 
 
 @pytest.mark.parametrize("variable", ["CHAT_BUS_URL", "CHAT_DATABASE_URL"])
-async def test_a_silent_name_server_does_not_delay_it(variable: str, service_settings: Settings) -> None:
+async def test_a_silent_name_server_does_not_delay_the_end(variable: str, service_settings: Settings) -> None:
     assert service_settings.database_url
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")} | {
         "CHAT_DATABASE_URL": service_settings.database_url.get_secret_value(),

@@ -1,6 +1,6 @@
-"""What four people do at random, through either transport, has the outcome that a plain model of DESIGN §6 foretells.
+"""Random operations of four users over either transport have the outcomes of a plain model of DESIGN §6.
 
-`--hypothesis-profile=long` does twenty times as much. A failure shows the shortest way to it that was found.
+`--hypothesis-profile=long` does twenty times as much. A failure shows the shortest sequence that was found.
 """
 
 import asyncio
@@ -31,23 +31,23 @@ from tests.state_model import Chat, Message, Model, Outcome, Refused
 NAMES = ("Anna", "Boris", "Clara", "David")
 EXAMPLES, STEPS = 8, 50
 CHECK_EVERY = 5
-# Few, so that much happens in each.
+# Few, so that each gets many operations.
 MOST_CHATS = 4
 
 CHATS: Bundle[Chat] = Bundle("chats")
 USERS = st.integers(0, len(NAMES) - 1)
 SEVERAL = st.sets(USERS, min_size=1, max_size=3).map(sorted)
 TRANSPORTS = st.sampled_from(("http", "socket"))
-# Few, so that they come again.
+# Few, so that values repeat.
 TEXTS = st.sampled_from(("yes", "no", "perhaps"))
 TITLES = st.sampled_from(("Trip", "Work"))
 USED_IDS = st.integers(1, 3).map(lambda number: str(UUID(int=number)))
-# How far back from the newest message, which is 0; -1 doesn't exist yet.
+# Distance from the newest message: 0 is the newest, -1 doesn't exist yet.
 BACK = st.integers(-1, 6)
 
 
 def facts(data: Json) -> Json:
-    """Of an answer what the model foretells: whether something was edited, deleted or pinned, not when."""
+    """The part of an answer that the model predicts: whether something was edited, deleted or pinned, not when."""
     times = {
         name.removesuffix("_at"): bool(data[name]) for name in ("edited_at", "deleted_at", "pinned_at") if name in data
     }
@@ -69,7 +69,7 @@ def members_facts(members: list[Json]) -> Json:
 
 
 class Chats(RuleBasedStateMachine):
-    """Each rule asks the model first, then the service."""
+    """Each rule calls the model first, then the service."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, make_person: MakePerson, transports: dict[str, Transport]
@@ -84,7 +84,7 @@ class Chats(RuleBasedStateMachine):
         self.compared: dict[tuple[Any, ...], Any] = {}
 
     def run(self, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
-        """All at once, in the loop of the service: this here is another thread."""
+        """Run coroutines together in the loop of the service. The state machine runs in another thread."""
 
         async def together() -> list[Any]:
             return await asyncio.gather(*coroutines)
@@ -94,7 +94,7 @@ class Chats(RuleBasedStateMachine):
     def do(
         self, transport: str, user: int, operation: str, chat: Chat | None = None, **arguments: Any
     ) -> Outcome | None:
-        """The same with the model and with the service; the outcome if it is a success."""
+        """Do the same with the model and the service. Returns the outcome of a success."""
         self.steps += 1
         subject = [chat] if chat else []
         expected: Outcome | Refused
@@ -123,13 +123,13 @@ class Chats(RuleBasedStateMachine):
                 assert chat is not None
                 assert facts(answer.data) == self.model.message(user, chat, shown)
 
-    def founded(self, outcome: Outcome | None) -> MultipleResults[Chat] | Chat:
+    def created(self, outcome: Outcome | None) -> MultipleResults[Chat] | Chat:
         return outcome.shown if outcome and outcome.status == 201 else multiple()
 
     @initialize(target=CHATS, transport=TRANSPORTS, members=SEVERAL.filter(lambda members: members != [0]))
-    def begin_with_a_group(self, transport: str, members: list[int]) -> Any:
+    def start_with_a_group(self, transport: str, members: list[int]) -> Any:
         member_ids = [self.ids[member] for member in members]
-        return self.founded(self.do(transport, 0, "create_group", title="Trip", member_ids=member_ids, client_id=None))
+        return self.created(self.do(transport, 0, "create_group", title="Trip", member_ids=member_ids, client_id=None))
 
     def wants_chats(self) -> bool:
         return len(self.model.chats) < MOST_CHATS
@@ -137,13 +137,13 @@ class Chats(RuleBasedStateMachine):
     @precondition(wants_chats)
     @rule(target=CHATS, transport=TRANSPORTS, user=USERS, peer=USERS)
     def open_private_chat(self, transport: str, user: int, peer: int) -> Any:
-        return self.founded(self.do(transport, user, "open_private_chat", user_id=self.ids[peer]))
+        return self.created(self.do(transport, user, "open_private_chat", user_id=self.ids[peer]))
 
     @precondition(wants_chats)
     @rule(target=CHATS, transport=TRANSPORTS, user=USERS, title=TITLES, members=SEVERAL, client_id=st.none() | USED_IDS)
     def create_group(self, transport: str, user: int, title: str, members: list[int], client_id: str | None) -> Any:
         member_ids = [self.ids[member] for member in members]
-        return self.founded(
+        return self.created(
             self.do(transport, user, "create_group", title=title, member_ids=member_ids, client_id=client_id)
         )
 
@@ -170,8 +170,8 @@ class Chats(RuleBasedStateMachine):
         )
 
     @rule(transport=TRANSPORTS, chat=CHATS, back=BACK, what=st.sampled_from(("edit", "delete", "like")))
-    def answer_and_touch(self, transport: str, chat: Chat, back: int, what: str) -> None:
-        """A random member's message seldom meets a right: here who is in the chat answers, and then touches that."""
+    def send_and_touch(self, transport: str, chat: Chat, back: int, what: str) -> None:
+        """Random users seldom change their own message. Here a member sends one and then changes it."""
         if chat.members:
             user = self.ids.index(min(chat.members))
             self.send_message(transport, user, chat, "yes", None, max(0, back))
@@ -225,12 +225,12 @@ class Chats(RuleBasedStateMachine):
         self.do(transport, user, "list_changes", chat, since=max(0, chat.version - back))
 
     @invariant()
-    def everybody_sees_what_the_model_says(self) -> None:
+    def all_users_see_the_state_of_the_model(self) -> None:
         if self.steps % CHECK_EVERY == 0:
             self.look(self.transports["http" if self.steps % 25 == 0 else "socket"], again=False)
 
     def look(self, transport: Transport, *, again: bool) -> None:
-        """Everybody reads their list, and the chats that changed, or all of them again."""
+        """All users read their lists, and the changed chats or all of them again."""
         if not self.has_failed:
             self.has_failed = True
             self.run(*(self.read(transport, person, again) for person in self.people))
@@ -258,7 +258,7 @@ class Chats(RuleBasedStateMachine):
             assert members_facts(members["items"]) == expected and members["version"] == chat.version
 
     def is_new(self, expected: Any, *where: Any) -> bool:
-        """Only what has changed is read again."""
+        """Whether this part of the model has changed since the last comparison."""
         before, self.compared[where] = self.compared.get(where), expected
         return before != expected
 
@@ -278,13 +278,13 @@ class Chats(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3600)
-async def test_everything_happens_as_the_model_foretells(make_person: MakePerson, openapi: Json) -> None:
+async def test_operations_have_the_outcomes_of_the_model(make_person: MakePerson, openapi: Json) -> None:
     loop = asyncio.get_running_loop()
     transports: dict[str, Transport] = {"http": HttpTransport(openapi), "socket": SocketTransport()}
     profile = settings(
         # 100 unless another profile is loaded.
         max_examples=EXAMPLES * settings.default.max_examples // 100,
-        # The same steps each time, so that a change is judged by itself; the long profile looks further.
+        # The same steps in each run, so that a failure is caused by a change. The long profile is random.
         derandomize=settings.default.max_examples == 100,
         stateful_step_count=STEPS,
         deadline=None,

@@ -1,4 +1,4 @@
-"""`run --workers`: several real processes on one port, with a bus that is started for them."""
+"""`run --workers`: several real processes on one port, with an embedded bus."""
 
 import asyncio
 import os
@@ -49,19 +49,19 @@ async def start(service_settings: Settings) -> AsyncIterator[Start]:
         await process.communicate()
 
 
-async def test_they_share_the_port_are_replaced_and_end_together(start: Start) -> None:
+async def test_workers_share_the_port_are_replaced_and_end_together(start: Start) -> None:
     port = free_port()
     parent = await start(port)
     await read_until_ready(parent)
     first = workers_of(parent.pid)
     assert len(first) == 2
-    await is_ready(port)
+    await wait_until_ready(port)
 
     first[0].kill()
     await until(lambda: len(workers_of(parent.pid)) == 2 and first[0] not in workers_of(parent.pid))
     first[1].kill()
     await until(lambda: first[1] not in workers_of(parent.pid))
-    await is_ready(port)
+    await wait_until_ready(port)
 
     family = psutil.Process(parent.pid).children(recursive=True)
     parent.send_signal(signal.SIGTERM)
@@ -69,7 +69,7 @@ async def test_they_share_the_port_are_replaced_and_end_together(start: Start) -
     await until(lambda: not any(map(psutil.Process.is_running, family)))
 
 
-async def test_when_the_parent_is_killed_nobody_stays(start: Start) -> None:
+async def test_workers_end_when_their_parent_is_killed(start: Start) -> None:
     parent = await start(free_port())
     await read_until_ready(parent)
     family = psutil.Process(parent.pid).children(recursive=True)
@@ -78,7 +78,7 @@ async def test_when_the_parent_is_killed_nobody_stays(start: Start) -> None:
     await until(lambda: not any(map(psutil.Process.is_running, family)))
 
 
-async def test_production_refuses_several_without_a_bus(start: Start) -> None:
+async def test_production_refuses_several_workers_without_a_bus(start: Start) -> None:
     secret = "7f9c2ba4e88f827d616045507605853ed73b8093f6efbc88eb1a6eacfa66ef26"
     process = await start(free_port(), CHAT_ENV="production", CHAT_SECRET=secret)
     _, complaint = await asyncio.wait_for(process.communicate(), END_SECONDS)
@@ -87,7 +87,7 @@ async def test_production_refuses_several_without_a_bus(start: Start) -> None:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The workers that this process has now."""
+    """The current workers of this process."""
     found = []
     for process in psutil.Process(pid).children():
         with suppress(psutil.NoSuchProcess):
@@ -96,8 +96,8 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return found
 
 
-async def is_ready(port: int) -> None:
-    """It answers, sooner or later, and its bus is up."""
+async def wait_until_ready(port: int) -> None:
+    """Wait until a worker answers and its bus is up."""
     transport = httpx.AsyncHTTPTransport(retries=5)
     async with httpx.AsyncClient(transport=transport, timeout=END_SECONDS) as client:
         answer = await client.get(f"http://127.0.0.1:{port}/readyz")
