@@ -15,9 +15,9 @@ Event = tuple[str, dict[str, Any]]
 
 
 async def until(condition: Callable[[], object], deadline: float = 2 * DEADLINE) -> None:
-    """Return when something has come true that tells nobody of it, such as what another process does."""
+    """Wait for a condition without an event, such as an action of another process."""
     async with asyncio.timeout(deadline):
-        while not condition():  # noqa: ASYNC110  # as said
+        while not condition():  # noqa: ASYNC110  # no event to wait for
             await asyncio.sleep(0.02)
 
 

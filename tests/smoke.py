@@ -40,7 +40,7 @@ class Person:
 
 
 class Listener:
-    """A connection that hears events: of WebSocket and Socket.IO no more than that takes."""
+    """A connection that receives events, with only the parts of WebSocket and Socket.IO that this needs."""
 
     def __init__(self, address: str, token: str) -> None:
         place = urlsplit(address)

@@ -1,6 +1,6 @@
-"""P25: whatever comes in, by HTTP or as a packet, it is refused with what is wrong where, and nothing is written.
+"""P25: invalid input over HTTP and in packets is refused with the place and kind of its fault, and nothing is written.
 
-Made from the schemas that the service publishes, so a new operation or field is tried as well.
+The input is made from the published schemas, so a new operation or field is tested too.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""P25: what no client library would send. The process survives, other connections don't notice, and nothing is left.
+"""P25: packets that no client library sends. The process survives, others are not affected, and nothing is left.
 
-Over a plain WebSocket and by polling, at both layers: Engine.IO, which carries packets, and Socket.IO in them.
+Over a plain WebSocket and polling, at both layers: Engine.IO, which carries packets, and Socket.IO in them.
 """
 
 import asyncio

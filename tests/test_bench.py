@@ -1,4 +1,4 @@
-"""The bench: it measures, and it notices what went wrong."""
+"""The bench measures, and reports errors."""
 
 import asyncio
 import json

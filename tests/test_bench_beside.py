@@ -22,7 +22,7 @@ import pytest
 from tests.bench import servers
 from tests.bench.__main__ import run
 from tests.bench.report import Experiment, Outcome, ratios, rows
-from tests.bench.servers import House
+from tests.bench.servers import Rig
 from tests.process import ROOT
 
 pytestmark = pytest.mark.timeout(180)
@@ -126,9 +126,9 @@ async def test_each_revision_has_its_own_tables(tmp_path: Path) -> None:
         return found
 
     def revisions() -> list[Any]:
-        with servers.house() as here:
-            both = (here, House(here.folder, here.url, tmp_path, "beside"))
-            return [asyncio.run(revision(house.make_database())) for house in both]
+        with servers.rig() as here:
+            both = (here, Rig(here.folder, here.url, tmp_path, "beside"))
+            return [asyncio.run(revision(rig.make_database())) for rig in both]
 
     assert later
     assert await asyncio.to_thread(revisions) == [later[-1].name[:4], first.name[:4]]
@@ -146,10 +146,10 @@ async def test_an_unknown_revision_is_one_line(repository: Path, temporary: Path
 def test_runs_alternate_and_are_compared_in_pairs() -> None:
     order: list[str] = []
 
-    def side(name: str, *figures: float) -> Callable[[House, float], Outcome]:
+    def side(name: str, *figures: float) -> Callable[[Rig, float], Outcome]:
         left = iter(figures)
 
-        def measure(_: House, seconds: float) -> Outcome:
+        def measure(_: Rig, seconds: float) -> Outcome:
             order.append(name)
             return Outcome({RATE: next(left), "ack p50, ms": 1.0, "server, cores": 1.0}, [])
 

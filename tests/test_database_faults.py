@@ -1,4 +1,4 @@
-"""PostgreSQL loses backends, freezes and holds locks: 503 in time, nothing else, and full service when it is back."""
+"""PostgreSQL loses backends, freezes and holds locks: only 503, in time, and full service after its return."""
 
 import asyncio
 import random

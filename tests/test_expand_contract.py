@@ -1,6 +1,6 @@
-"""During a deploy the old version works on the tables of the new one: what it reads and writes goes on.
+"""During a deploy the old version works on the tables of the new one: its statements still succeed.
 
-A new revision adds here what its code does with each table that it changed.
+A new revision adds here the statements of its code on each table that it changed.
 """
 
 import asyncio

@@ -17,34 +17,36 @@ from chat_app.server import end_on_signals
 from tests.bench import beside as revisions
 from tests.bench import disturbed, idle, reading, report, seed, sending
 from tests.bench.report import BESIDE, Experiment, Results
-from tests.bench.servers import House, house, node_is_missing
+from tests.bench.servers import Rig, node_is_missing, rig
 
 EXPERIMENTS = [experiment for module in (sending, idle, reading, disturbed) for experiment in module.experiments()]
 
-# The status of what a signal has ended.
+# The exit status after a signal.
 INTERRUPTED = 130
 
 console = Console(width=110)
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="Such as W1 W5-orm; W5 is all that begin so.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Such as W1 W5-orm. W5 means all that begin with it.")
+    ] = None,
     runs: Annotated[int | None, typer.Option(min=1, help="Runs of each side: 3, or 5 with --beside.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, help="What is measured of each run, after warming up.")] = 10,
+    seconds: Annotated[float, typer.Option(min=0.5, help="The measured time of each run, after warming up.")] = 10,
     node: Annotated[bool | None, typer.Option(help="Measure Node's server too; by default not with --beside.")] = None,
     beside: Annotated[str | None, typer.Option(metavar="REVISION", help="Measure this revision in turn.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every run there.")] = None,
 ) -> None:
-    """Measure chat_app, beside the Node server that a team would have written or another revision of its own."""
+    """Measure chat_app beside the Node server that a team would have written, or beside another revision."""
     chosen = _chosen(names or [])
-    # For ten thousand connections; the servers inherit it.
+    # For ten thousand connections. The servers inherit the limit.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     seed.use_secret()
     with _plain_errors():
         facts = report.surroundings() | ({"beside": revisions.find_commit(beside)} if beside else {})
         report.show_surroundings(console, facts)
         skipped = {"node"} if _is_without_node(node if node is not None else not beside) else set()
-        with house() as built:
+        with rig() as built:
             compared = _both(chosen, built, facts["beside"]) if beside else chosen
             results = {each.name: run(built, each, skipped, runs or (5 if beside else 3), seconds) for each in compared}
     if json_file:
@@ -53,7 +55,7 @@ def bench(
         sys.exit("There were errors: these figures are not to be trusted.")
 
 
-def _both(chosen: list[Experiment], built: House, commit: str) -> list[Experiment]:
+def _both(chosen: list[Experiment], built: Rig, commit: str) -> list[Experiment]:
     other = revisions.check_out(built, commit)
     if revisions.needs_other_packages(other):
         console.print("Warning: its requirements.txt differs from this tree's; the packages installed here serve both.")
@@ -84,8 +86,8 @@ def _is_without_node(wanted: bool) -> bool:
     return not wanted or missing is not None
 
 
-def run(built: House, experiment: Experiment, skipped: set[str], runs: int, seconds: float) -> Results:
-    """In turn, and in the other order each time, so that changes on the machine affect all sides."""
+def run(built: Rig, experiment: Experiment, skipped: set[str], runs: int, seconds: float) -> Results:
+    """Run the sides in alternating order, so that changes on the machine affect all of them."""
     outcomes: Results = {side: [] for side in experiment.sides if side not in skipped}
     for number in range(runs):
         for side in list(outcomes)[:: -1 if number % 2 else 1]:
@@ -115,7 +117,7 @@ def _as_json(facts: dict[str, Any], results: dict[str, Results]) -> dict[str, An
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """JSON has no NaN."""
     if isinstance(value, dict):
         return {name: _without_nan(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -126,7 +128,7 @@ def _without_nan(value: Any) -> Any:
 if __name__ == "__main__":
     cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     cli.command()(bench)
-    # By exceptions, so that all that was started is ended in order.
+    # Signals raise exceptions, so that everything started is ended in order.
     end_on_signals(INTERRUPTED)
     try:
         cli()

@@ -1,4 +1,4 @@
-"""Processes that do not outlive the bench, however it ends."""
+"""Starts processes that do not outlive the bench."""
 
 import ctypes
 import subprocess
@@ -11,7 +11,7 @@ _libc = ctypes.CDLL(None)
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Popen, in a session of its own: Ctrl-C is for the bench, which then ends what it started, in order."""
+    """Popen in a session of its own: Ctrl-C reaches only the bench, which then ends its processes in order."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
-"""A process of its own that bothers a server until it is ended: uploads of a photo, or logins.
+"""A process of its own that disturbs a server until it is ended, by uploads of a photo or by logins.
 
-It prints a line for each request: the status.
+It prints the status of each request on a line.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ def photo() -> bytes:
 
 
 async def upload(client: httpx.AsyncClient, token: str) -> None:
-    """One after the other."""
+    """Upload photos one after the other."""
     body = {"image": base64.b64encode(photo()).decode()}
     headers = {"Authorization": f"Bearer {token}"}
     while True:
-        _tell(await client.put("/api/v1/users/me/avatar", json=body, headers=headers))
+        _print_status(await client.put("/api/v1/users/me/avatar", json=body, headers=headers))
 
 
 async def log_in(client: httpx.AsyncClient, password: str, *phones: str) -> None:
-    """So many a second, whether or not the last ones were answered."""
+    """Log in at a fixed rate, whether or not earlier logins were answered."""
 
     async def one(phone: str) -> None:
-        _tell(await client.post("/api/v1/auth/login", data={"username": phone, "password": password}))
+        _print_status(await client.post("/api/v1/auth/login", data={"username": phone, "password": password}))
 
     async with asyncio.TaskGroup() as group:
         for number in range(sys.maxsize):
@@ -49,13 +49,13 @@ async def log_in(client: httpx.AsyncClient, password: str, *phones: str) -> None
             await asyncio.sleep(1 / LOGINS_PER_SECOND)
 
 
-def _tell(response: httpx.Response) -> None:
+def _print_status(response: httpx.Response) -> None:
     sys.stdout.write(f"{response.status_code}\n")
     sys.stdout.flush()
 
 
 async def main(kind: str, base: str, *arguments: str) -> None:
-    # Plain HTTP needs no certificates; the pool must not hold logins back.
+    # Plain HTTP needs no certificates. The pool must not delay logins.
     limits = httpx.Limits(max_connections=1000)
     async with httpx.AsyncClient(base_url=base, timeout=60, verify=False, limits=limits) as client:
         await (upload if kind == "upload" else log_in)(client, *arguments)

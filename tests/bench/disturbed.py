@@ -13,12 +13,12 @@ from tests.bench import children, seed
 from tests.bench.report import Experiment, Outcome
 from tests.bench.seed import Person
 from tests.bench.sending import Shape, measure, ours_load
-from tests.bench.servers import ROOT, House, Server
+from tests.bench.servers import ROOT, Rig, Server
 
 MODEST = Shape(10, 20, rate=20)
 PASSWORD = "a password of the bench"
 
-# The arguments of a disturbance, for people who do nothing else, with these phones.
+# The arguments of a disturbance, for users who do nothing else, with these phones.
 Arguments = Callable[[list[Person], list[str]], list[str]]
 
 
@@ -41,18 +41,18 @@ def _logins(people: list[Person], phones: list[str]) -> list[str]:
     return ["login", PASSWORD, *phones]
 
 
-def _run(arguments: Arguments | None, house: House, seconds: float) -> Outcome:
+def _run(arguments: Arguments | None, rig: Rig, seconds: float) -> Outcome:
     chats, others = seed.make_chats(MODEST.chats, MODEST.members), seed.make_people(100)
-    with house.database() as database:
+    with rig.database() as database:
         seed.write(database, seed.members_of(chats), chats)
         phones = seed.write(database, others, [], asyncio.run(hash_password(PASSWORD)))
         during = partial(_disturbance, arguments(others, phones)) if arguments else None
-        return measure(house.ours(database), ours_load(chats, MODEST), seconds, during)
+        return measure(rig.ours(database), ours_load(chats, MODEST), seconds, during)
 
 
 @contextmanager
 def _disturbance(arguments: list[str], server: Server) -> Iterator[Outcome]:
-    """Begins before and ends after what is measured; its figures are there at its end."""
+    """A disturbance that begins before and ends after the measurement. Its figures are complete at its end."""
     kind, *others = arguments
     row: dict[str, float] = {}
     errors: list[str] = []

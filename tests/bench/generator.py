@@ -1,7 +1,7 @@
-"""The load: one process, one loop over epoll, Socket.IO 5 over WebSocket by hand, for chat_app and for Node alike.
+"""Generates the load: one process, one loop over epoll, hand-written Socket.IO 5 over WebSocket, for chat_app and Node.
 
-It must cost less than what it measures, so connections that only listen are not taken apart: markers are counted in
-whatever the kernel hands over. Every message carries one marker: who sent it, and when.
+It must cost less than the server it measures, so frames of connections that only listen are not parsed: markers are
+counted in the bytes that the kernel returns. The marker of a message has its sender and time.
 """
 
 import gc
@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.bench.load import SLOT, Client, Counts, Load
 
-# Has the shape of a UUID, so that it can be a client_id. No other UUID on the wire has a third group like this.
+# A marker has the form of a UUID, so that it can be a client_id. No other UUID on the wire has this third group.
 MARKER = re.compile(rb"-5eed-bead-([0-9a-f]{4})-([0-9a-f]{12})")
 MARKER_START, MARKER_LENGTH = b"-5eed-bead-", 28
 MESSAGE_COUNT = re.compile(rb'"message_count":(\d+)[,}]')
@@ -45,14 +45,14 @@ class Connection:
 
 
 def frame(payload: bytes) -> bytes:
-    """A client's text frame; the mask is zero, which leaves the payload as it is."""
+    """A client's text frame, masked with zeros."""
     length = len(payload)
     head = bytes((0x81, 0x80 | length)) if length < 126 else b"\x81\xfe" + length.to_bytes(2, "big")
     return head + b"\0\0\0\0" + payload
 
 
 class Generator:
-    """All the connections of one load."""
+    """All connections of one load."""
 
     def __init__(self, port: int, load: Load, *, patience: float = PATIENCE_SECONDS) -> None:
         self.address = ("127.0.0.1", port)
@@ -72,24 +72,24 @@ class Generator:
             connection.is_timed = True
 
     def connect(self, number: int | None = None) -> float:
-        """Connect so many in all, or everybody, some at a time. Returns the seconds it took."""
+        """Connect `number` clients or all of them, several at a time. Returns the seconds it took."""
         started, wanted = time.monotonic(), len(self.connections) if number is None else number
         while self.ready < wanted:
             while len(self.by_fd) < min(wanted, self.ready + HANDSHAKES_AT_ONCE):
                 self._begin(self.connections[len(self.by_fd)])
-            self._turn(0.05)
+            self._poll(0.05)
             if self.counts.errors or time.monotonic() - started > STUCK_SECONDS:
                 raise RuntimeError(f"{self.ready} of {wanted} connected: {self.counts.texts}")
         return time.monotonic() - started
 
     def idle(self, seconds: float) -> None:
-        """Only answer pings."""
+        """Answer pings only."""
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
-            self._turn(min(left, 0.05))
+            self._poll(min(left, 0.05))
 
     def run(self, warm: float, seconds: float, at_edge: Callable[[], Any] = lambda: None) -> tuple[Counts, Any, Any]:
-        """Send, and count for `seconds` of it; what `at_edge` returned at the beginning and at the end of these."""
+        """Send, and count for `seconds`. Also returns the results of `at_edge` at the beginning and end of these."""
         gc.collect()
         gc.disable()
         try:
@@ -121,7 +121,7 @@ class Generator:
         return self.acked, self._delivered()
 
     def _delivered(self) -> int:
-        """To everybody but the sender."""
+        """The deliveries to others than the sender."""
         if self.load.counts_by_list:
             return sum(connection.seen - connection.acked for connection in self.connections)
         return self.delivered
@@ -131,18 +131,18 @@ class Generator:
         ends, rate = now + seconds, self.load.rate
         if rate is None:
             while time.monotonic() < ends:
-                self._turn(0.02)
+                self._poll(0.02)
             return
         for number in count():
             due = now + number / rate
             while (left := min(due, ends) - time.monotonic()) > 0:
-                self._turn(left)
+                self._poll(left)
             if due >= ends:
                 return
             self._send(self.senders[number % len(self.senders)])
 
     def _drain(self) -> None:
-        """What is under way arrives, or is missing."""
+        """Wait for messages in flight. Those that do not arrive are missing."""
         self.is_sending = False
         ends = time.monotonic() + self.patience
         while True:
@@ -150,7 +150,7 @@ class Generator:
             expected = sum(connection.acked * connection.client.others for connection in self.senders)
             if time.monotonic() > ends or (not waiting and self._delivered() == expected):
                 break
-            self._turn(0.05)
+            self._poll(0.05)
         if waiting:
             self.counts.error(f"{waiting} messages were not answered", waiting)
         if wrong := abs(expected - self._delivered()):
@@ -180,7 +180,7 @@ class Generator:
         except OSError as error:
             self.counts.error(f"could not send: {error!r}")
 
-    def _turn(self, timeout: float) -> None:
+    def _poll(self, timeout: float) -> None:
         for fd, _ in self.poll.poll(timeout):
             connection = self.by_fd[fd]
             try:
@@ -203,7 +203,7 @@ class Generator:
 
     def _listen(self, connection: Connection, data: bytes) -> None:
         data = connection.kept + data
-        # Too short for a marker, so none is counted twice; and longer than any other that is looked for.
+        # Too short for a marker, so none is counted twice, and longer than the other patterns searched for.
         connection.kept = data[1 - MARKER_LENGTH :]
         if PING_FRAME in data:
             connection.socket.send(frame(PONG))
@@ -212,11 +212,11 @@ class Generator:
         if connection.is_timed:
             self._time(connection, data)
         elif not self.load.counts_by_list:
-            # A whole marker that begins in the last piece is in the next; one that began before is counted there.
+            # A marker that begins in the last piece is counted in the next one.
             self.delivered += data.count(MARKER_START, 0, len(data) - MARKER_LENGTH + len(MARKER_START))
 
     def _see(self, connection: Connection, data: bytes) -> None:
-        """The newest message_count; the events of a connection come in order."""
+        """Read the newest message_count. The events of a connection come in order."""
         if found := MESSAGE_COUNT.findall(data):
             connection.seen = max(connection.seen, int(found[-1]))
 
@@ -229,7 +229,7 @@ class Generator:
             self.counts.delivery_ms.extend([(now - int(sent, 16)) / 1e6 for sent in times])
 
     def _read(self, connection: Connection, data: bytes) -> None:
-        """Take the frames of a connection apart."""
+        """Parse the frames of a connection."""
         data, at = connection.kept + data, 0
         if connection.state == "upgrading":
             at = data.find(b"\r\n\r\n") + 4

@@ -1,4 +1,4 @@
-"""Requests over a few connections that stay open, the next as soon as the last is answered."""
+"""Requests over a few open connections, the next as soon as the last is answered."""
 
 import select
 import socket
@@ -82,7 +82,7 @@ def get(path: str, token: str) -> bytes:
 
 
 def measure(server: Server, request: Callable[[int], bytes], seconds: float) -> Outcome:
-    """`request` makes the one with this number."""
+    """`request(number)` makes the request of this number."""
     run = _Run(server.port, request)
     try:
         run.go_on(WARM_SECONDS)

@@ -1,4 +1,4 @@
-"""Connections that do nothing: what each costs in memory, and how long it takes until all are connected."""
+"""Idle connections: the memory of each, and the time until all are connected."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ from tests.bench.generator import Generator
 from tests.bench.load import Client, Load
 from tests.bench.report import Experiment, Outcome
 from tests.bench.seed import Person
-from tests.bench.servers import House, Server
+from tests.bench.servers import Rig, Server
 
 WARM_UP = 100
 PEOPLE = 1000
@@ -28,22 +28,20 @@ def experiments() -> list[Experiment]:
     ]
 
 
-def _ours(number: int, house: House, seconds: float) -> Outcome:
+def _ours(number: int, rig: Rig, seconds: float) -> Outcome:
     people = seed.make_people(PEOPLE)
-    with house.database() as database:
+    with rig.database() as database:
         seed.write(database, people, [])
         return _measure(
-            house.ours(database), people, number, lambda person: {"token": person.token}, b'42["ready"', seconds
+            rig.ours(database), people, number, lambda person: {"token": person.token}, b'42["ready"', seconds
         )
 
 
-def _node(number: int, house: House, seconds: float) -> Outcome:
+def _node(number: int, rig: Rig, seconds: float) -> Outcome:
     people = seed.make_people(PEOPLE)
-    with house.database("template1") as database:
+    with rig.database("template1") as database:
         seed.write_for_node(database, [])
-        return _measure(
-            house.node(database), people, number, lambda person: {"user_id": str(person.id)}, b"40{", seconds
-        )
+        return _measure(rig.node(database), people, number, lambda person: {"user_id": str(person.id)}, b"40{", seconds)
 
 
 def _measure(
@@ -54,7 +52,7 @@ def _measure(
     ready: bytes,
     seconds: float,
 ) -> Outcome:
-    """A few connect first, so that what the server loads only once is not counted; the cores are those at rest."""
+    """A few connect first, so that memory used only once is not counted. The cores are those of idle connections."""
     clients = [Client(b"40" + orjson.dumps(auth(people[at % len(people)]))) for at in range(number)]
     with serving as server:
         generator = Generator(server.port, Load(clients, ready))

@@ -1,4 +1,4 @@
-"""What a load is, and what comes of it."""
+"""A load and its results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ MOST_ERRORS_KEPT = 3
 
 @dataclass
 class Client:
-    """Who connects: the packet that says so, the command with the places for the marker, and how many listen."""
+    """A client: its connect packet, its command with the places of the marker, and the number of receivers."""
 
     connect: bytes
     command: bytes = b""
@@ -20,7 +20,7 @@ class Client:
 
 @dataclass
 class Load:
-    """What happens to a server. `counts_by_list`: the marker is only in previews, and deliveries are read off the
+    """The load of a server. `counts_by_list`: the marker is only in previews, and deliveries are counted by the
     message_count of the chat list's events. `rate`: messages a second in all; None: each sender has one in flight.
     """
 
@@ -32,7 +32,7 @@ class Load:
 
 @dataclass
 class Counts:
-    """What happened within the measured window; the errors are those of the whole run."""
+    """The counts of the measured window. The errors are those of the whole run."""
 
     seconds: float = 0.0
     acked: int = 0

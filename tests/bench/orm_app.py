@@ -1,4 +1,4 @@
-"""The reference for a page of history: rows of the ORM through a response model, and nothing around it."""
+"""The reference for a page of history: rows of the ORM through a response model, and nothing else."""
 
 import os
 from collections.abc import AsyncIterator

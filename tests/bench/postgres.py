@@ -1,6 +1,6 @@
-"""PostgreSQL with default durability, in a process of its own that holds the bench's temporary folder.
+"""PostgreSQL with default durability, in a process of its own that owns the bench's temporary folder.
 
-Its input ends with the bench, however that ends; then it stops the server and removes the folder. When the server is
+Its stdin ends with the bench. Then it stops the server and removes the folder. When the server is
 ready it prints a line of JSON: the folder and the address.
 """
 

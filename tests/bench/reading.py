@@ -1,4 +1,4 @@
-"""Reading over HTTP: pages of a long and a short history, chat lists of all sizes, catching up."""
+"""Reading over HTTP: pages of a long and a short history, chat lists of several sizes, catching up."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,12 +7,12 @@ from typing import NamedTuple
 from tests.bench import http_load, seed
 from tests.bench.report import Experiment, Outcome
 from tests.bench.seed import Chat, Person
-from tests.bench.servers import House
+from tests.bench.servers import Rig
 
 LONG, SHORT = 1_000_000, 1_000
 MISSED, PAGE = 1000, 100
 LISTS = (10, 1_000, 10_000)
-# A number without common factors with the lengths: pages from everywhere around the middle.
+# A number without common factors with the lengths, so that pages come from everywhere around the middle.
 STRIDE = 7_919
 
 Requests = Callable[[Chat, int], Callable[[int], bytes]]
@@ -44,7 +44,7 @@ def experiments() -> list[Experiment]:
     ]
 
 
-def _both(requests: Requests) -> dict[str, Callable[[House, float], Outcome]]:
+def _both(requests: Requests) -> dict[str, Callable[[Rig, float], Outcome]]:
     return {f"of {length:,}": partial(_read, requests, length) for length in (LONG, SHORT)}
 
 
@@ -69,22 +69,22 @@ def _changes(chat: Chat, length: int) -> Callable[[int], bytes]:
     return request
 
 
-def _read(requests: Requests, length: int, house: House, seconds: float) -> Outcome:
-    history = house.once("history", _make_history)
-    with house.ours(history.url) as server:
+def _read(requests: Requests, length: int, rig: Rig, seconds: float) -> Outcome:
+    history = rig.once("history", _make_history)
+    with rig.ours(history.url) as server:
         return http_load.measure(server, requests(_fresh(history.chats[length]), length), seconds)
 
 
-def _read_by_orm(requests: Requests, length: int, house: House, seconds: float) -> Outcome:
-    history = house.once("history", _make_history)
-    with house.orm(history.url) as server:
+def _read_by_orm(requests: Requests, length: int, rig: Rig, seconds: float) -> Outcome:
+    history = rig.once("history", _make_history)
+    with rig.orm(history.url) as server:
         return http_load.measure(server, requests(history.chats[length], length), seconds)
 
 
-def _list(number: int, house: House, seconds: float) -> Outcome:
-    lists = house.once("lists", _make_lists)
+def _list(number: int, rig: Rig, seconds: float) -> Outcome:
+    lists = rig.once("lists", _make_lists)
     request = http_load.get("/api/v1/chats", seed.fresh(lists.readers[number]).token)
-    with house.ours(lists.url) as server:
+    with rig.ours(lists.url) as server:
         return http_load.measure(server, lambda number: request, seconds)
 
 
@@ -92,18 +92,18 @@ def _fresh(chat: Chat) -> Chat:
     return Chat(chat.id, [seed.fresh(chat.members[0])])
 
 
-def _make_history(house: House) -> History:
+def _make_history(rig: Rig) -> History:
     chats = dict(zip((LONG, SHORT), seed.make_chats(2, 20), strict=True))
-    url = house.make_database()
+    url = rig.make_database()
     seed.write(url, seed.members_of(chats.values()), list(chats.values()))
     for length, chat in chats.items():
         seed.fill(url, [chat], length)
     return History(url, chats)
 
 
-def _make_lists(house: House) -> Lists:
-    """Of each list half are private chats, half are groups of three."""
-    url = house.make_database()
+def _make_lists(rig: Rig) -> Lists:
+    """Half of each list are private chats, half are groups of three."""
+    url = rig.make_database()
     readers = seed.make_people(len(LISTS))
     peers = seed.make_people(max(LISTS) // 2 + 1)
     chats = [

@@ -1,4 +1,4 @@
-"""From runs to figures: medians, ratios, and the table with what they were measured on."""
+"""Makes figures of runs: medians, ratios, and the table with their surroundings."""
 
 import math
 import os
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.servers import ROOT, House
+from tests.bench.servers import ROOT, Rig
 
 Row = dict[str, float]
-Run = Callable[[House, float], "Outcome"]
+Run = Callable[[Rig, float], "Outcome"]
 
-# The sides of two revisions of the service: the working tree, and the other one.
+# The sides of two revisions of the service: the working tree and the other one.
 HERE, BESIDE = "here", "beside"
 
 HIGHER_IS_BETTER = ("/s", " per CPU-s")
@@ -28,7 +28,7 @@ LOWER_IS_BETTER = (", ms", ", s", "memory", "each")
 
 
 class Outcome(NamedTuple):
-    """One run: its figures by name, and what went wrong."""
+    """One run: its figures by name, and its errors."""
 
     row: Row
     errors: list[str]
@@ -40,7 +40,7 @@ Results = dict[str, list[Outcome]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is measured in turn, side by side."""
+    """Sides that are measured one after the other."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class Experiment:
 
 
 class Ratio(NamedTuple):
-    """How much better the first side is than the second: of the pairs of runs, the median and the extremes."""
+    """How much better the first side is than the second: the median and the extremes of the pairs of runs."""
 
     median: float
     least: float
@@ -59,7 +59,7 @@ class Ratio(NamedTuple):
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The value below which so many percent lie; NaN without values."""
+    """The value below which so many percent of the values are, NaN without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else math.nan
 
@@ -69,7 +69,7 @@ def rows(results: Results) -> dict[str, list[Row]]:
 
 
 def ratios(sides: Mapping[str, Sequence[Row]]) -> dict[str, Ratio]:
-    """By figure, of two sides or two revisions; a run of one side and the next of the other are a pair."""
+    """Ratios by figure of two sides or two revisions. A run of one side and the next run of the other are a pair."""
     if len(sides) != 2 and BESIDE not in sides:
         return {}
     one, other = list(sides.values())[:2]
@@ -97,7 +97,7 @@ def table(experiment: Experiment, sides: Mapping[str, Sequence[Row]]) -> Table:
 
 
 def ratio_line(experiment: Experiment, sides: Mapping[str, Sequence[Row]]) -> str:
-    """By which figure two revisions are compared; empty without one of this kind."""
+    """A line with the ratio by which two revisions are compared, empty without one."""
     lines = (
         f"{experiment.name} {HERE}:{BESIDE} {ratio} {name}"
         for name, ratio in ratios(sides).items()
@@ -111,7 +111,7 @@ def _values(runs: Sequence[Row], name: str) -> list[float]:
 
 
 def _better_by(name: str, one: float, other: float) -> float:
-    """How much better the first is than the second; NaN where neither more nor less is better."""
+    """How much better the first is than the second, NaN where neither more nor less is better."""
     if not one or not other:
         return math.nan
     if any(part in name for part in HIGHER_IS_BETTER):
@@ -126,7 +126,7 @@ def _number(value: float) -> str:
 
 
 def surroundings() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The machine and versions on which the figures depend."""
     models = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "machine": f"{os.cpu_count()} x {models[0] if models else platform.processor() or 'unknown'}",

@@ -1,4 +1,4 @@
-"""Who chats: users, sessions and chats, written in bulk straight into the tables; tokens by the project's own code."""
+"""Writes users, sessions and chats in bulk directly into the tables. Tokens are made by the project's own code."""
 
 import asyncio
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ def make_people(number: int) -> list[Person]:
 
 
 def fresh(person: Person) -> Person:
-    """The same person with a new token; they last for minutes only."""
+    """The same person with a new token, since tokens last for minutes only."""
     opened = OpenedSession(Actor(person.id, person.session_id), "")
     return person._replace(token=SessionStrategy().tokens(opened).access_token)
 
@@ -58,7 +58,7 @@ def members_of(chats: Iterable[Chat]) -> list[Person]:
 
 
 def write(url: str, people: list[Person], chats: list[Chat], hashed_password: str | None = None) -> list[str]:
-    """Into a migrated database of ours. Returns the phones."""
+    """Write to a migrated database of ours. Returns the phones."""
     return asyncio.run(_write(url, people, chats, hashed_password))
 
 
@@ -98,7 +98,7 @@ async def _write(url: str, people: list[Person], chats: list[Chat], hashed_passw
 
 
 def fill(url: str, chats: list[Chat], length: int) -> None:
-    """Give each of these chats so many messages, a minute apart, from its members in turn."""
+    """Give each of these chats `length` messages, a minute apart, from alternating members."""
     asyncio.run(_fill(url, [chat.id for chat in chats], length))
 
 
@@ -136,7 +136,7 @@ def _shape(chat: Chat) -> tuple[Any, ...]:
 
 
 def write_for_node(url: str, chats: list[Chat]) -> None:
-    """The same chats into the tables of Node's server."""
+    """Write the same chats to the tables of Node's server."""
     asyncio.run(_write_for_node(url, chats))
 
 

@@ -1,4 +1,4 @@
-"""Sending: private chats, groups, and a modest rate; ours and Node's with the same chats and texts."""
+"""Sending: private chats, groups and a modest rate, of ours and Node's server with the same chats and texts."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ from tests.bench.generator import Generator
 from tests.bench.load import SLOT, Client, Counts, Load
 from tests.bench.report import Experiment, Outcome, Row, percentile
 from tests.bench.seed import Chat
-from tests.bench.servers import House, Server
+from tests.bench.servers import Rig, Server
 from tests.bench.usage import Usage, per
 
 WARM_SECONDS = 3
@@ -23,7 +23,7 @@ MARKER = SLOT.decode()
 
 @dataclass(frozen=True)
 class Shape:
-    """`senders`: how many of each chat send. `opened`: whether everybody has the chat active."""
+    """`senders`: the senders of each chat. `opened`: whether all members have the chat active."""
 
     chats: int
     members: int
@@ -60,7 +60,7 @@ def experiments() -> list[Experiment]:
 
 
 def ours_load(chats: list[Chat], shape: Shape) -> Load:
-    """The marker is the client_id, which only messages_changed carries; for the list alone it is in the text too."""
+    """The marker is the client_id, which only messages_changed has. For loads of the list it is in the text too."""
     clients = []
     for chat in chats:
         for number, person in enumerate(chat.members):
@@ -88,18 +88,18 @@ def _client(auth: dict[str, str | None], command: bytes, chat: Chat, sends: bool
     return Client(b"40" + orjson.dumps(auth), command, sends=sends, others=len(chat.members) - 1)
 
 
-def _ours(shape: Shape, house: House, seconds: float, *, workers: int = 1) -> Outcome:
+def _ours(shape: Shape, rig: Rig, seconds: float, *, workers: int = 1) -> Outcome:
     chats = seed.make_chats(shape.chats, shape.members)
-    with house.database() as database:
+    with rig.database() as database:
         seed.write(database, seed.members_of(chats), chats)
-        return measure(house.ours(database, workers=workers), ours_load(chats, shape), seconds)
+        return measure(rig.ours(database, workers=workers), ours_load(chats, shape), seconds)
 
 
-def _node(shape: Shape, house: House, seconds: float) -> Outcome:
+def _node(shape: Shape, rig: Rig, seconds: float) -> Outcome:
     chats = seed.make_chats(shape.chats, shape.members)
-    with house.database("template1") as database:
+    with rig.database("template1") as database:
         seed.write_for_node(database, chats)
-        return measure(house.node(database), node_load(chats, shape), seconds)
+        return measure(rig.node(database), node_load(chats, shape), seconds)
 
 
 def measure(
@@ -108,7 +108,7 @@ def measure(
     seconds: float,
     during: Callable[[Server], AbstractContextManager[Outcome]] | None = None,
 ) -> Outcome:
-    """Put the load on a server; what it said and `during` it happened besides."""
+    """Run the load on a server. `during` runs beside it."""
     with serving as server:
         generator = Generator(server.port, load)
         try:

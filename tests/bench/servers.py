@@ -1,4 +1,4 @@
-"""What is measured: a freshly started server, ours or Node's, on a database of its own in one real PostgreSQL."""
+"""Starts the measured servers, ours or Node's, each on a new database in one real PostgreSQL."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ Made = TypeVar("Made")
 
 @dataclass
 class Server:
-    """A running server, and the PostgreSQL behind it."""
+    """A running server and its PostgreSQL."""
 
     name: str
     port: int
@@ -43,16 +43,16 @@ class Server:
         return usage(self.process.pid, self.postmaster)
 
     def complaints(self) -> list[str]:
-        """What its log tells of errors."""
+        """The errors in its log."""
         lines = self.log.read_text(errors="replace").splitlines()
         found = [line for line in lines if '"level": "error"' in line or '"level":"error"' in line or "Error:" in line]
         return [f"{self.name} logged: {line[:300]}" for line in found]
 
 
-class House:
-    """One PostgreSQL with its defaults, in which every server gets a fresh database.
+class Rig:
+    """One PostgreSQL with its defaults, in which every server gets a new database.
 
-    The servers run the code in `root`. Those of another name have their own tables in the same PostgreSQL.
+    The servers run the code in `root`. A rig of another name has its own template in the same PostgreSQL.
     """
 
     def __init__(self, folder: Path, url: str, root: Path = ROOT, name: str = "here") -> None:
@@ -65,8 +65,8 @@ class House:
         self.made: dict[str, Any] = {}
         self._make_template()
 
-    def once(self, name: str, make: "Callable[[House], Made]") -> Made:
-        """What takes long to make and is only read."""
+    def once(self, name: str, make: "Callable[[Rig], Made]") -> Made:
+        """Data that takes long to make and is only read, made once."""
         if name not in self.made:
             self.made[name] = make(self)
         made: Made = self.made[name]
@@ -74,7 +74,7 @@ class House:
 
     @contextmanager
     def database(self, template: str | None = None) -> Iterator[str]:
-        """The URL of a new database, for one run: a copy of the template, or with our tables."""
+        """The URL of a new database for one run: a copy of the template, or a database with our tables."""
         url = self.make_database(template)
         yield url
         self._run(f"DROP DATABASE {url.rpartition('?')[0].rpartition('/')[2]} WITH (FORCE)")
@@ -87,7 +87,7 @@ class House:
         return self.url.replace("/postgres?", f"/{name}?")
 
     def _make_template(self) -> None:
-        """A database with our tables, made once by the migrations in `root`; the others are copies of it."""
+        """Make a database with our tables by the migrations in `root`. The others are copies of it."""
         self._run(f"CREATE DATABASE {self.name}")
         environment = self._settings(self.url.replace("/postgres?", f"/{self.name}?"))
         command = [sys.executable, "-m", "chat_app", "migrate"]
@@ -96,7 +96,7 @@ class House:
             raise RuntimeError(f"the migrations of {self.name} failed:\n{done.stderr}")
 
     def _settings(self, database: str, **others: str) -> dict[str, str]:
-        """The environment of every revision. It may hold a setting by an older name too: unknown ones are ignored."""
+        """The environment of every revision. It may have a setting by an older name too: unknown ones are ignored."""
         return _environment(CHAT_DATABASE_URL=database, CHAT_DATA_DIR=str(self.folder), **others)
 
     def _run(self, statement: str) -> None:
@@ -109,7 +109,7 @@ class House:
 
     @contextmanager
     def ours(self, database: str, *, workers: int = 1) -> Iterator[Server]:
-        """chat_app as in production, but for the limits; several workers are on a bus."""
+        """chat_app as in production, without rate limits. Several workers use a bus."""
         port, command = free_port(), [sys.executable, "-m", "chat_app", "run"]
         environment = self._settings(
             database,
@@ -127,7 +127,7 @@ class House:
 
     @contextmanager
     def node(self, database: str) -> Iterator[Server]:
-        """The server that a team would write in an afternoon."""
+        """The server for Node that a team would write in an afternoon."""
         port, (_, _, address) = free_port(), database.partition("://")
         name, _, folder = address.partition("/")[2].partition("?host=")
         connection = {"PGHOST": folder, "PGUSER": "postgres", "PGDATABASE": name}
@@ -162,7 +162,7 @@ class House:
 
 
 @contextmanager
-def house() -> Iterator[House]:
+def rig() -> Iterator[Rig]:
     """PostgreSQL with default durability and a temporary folder, both held by a process that outlasts this one."""
     keeper = [sys.executable, "-m", "tests.bench.postgres"]
     pipe = subprocess.PIPE
@@ -171,11 +171,11 @@ def house() -> Iterator[House]:
         if not (ready := running.stdout.readline()):
             raise RuntimeError("PostgreSQL did not start")
         folder, url = json.loads(ready)
-        yield House(Path(folder), url)
+        yield Rig(Path(folder), url)
 
 
 def node_is_missing() -> str | None:
-    """Install what Node's server needs, unless it is there; why it can't run here."""
+    """Install the packages of Node's server if they are missing. Returns why it can't run here."""
     if not shutil.which("node"):
         return "Node is not measured: there is no node here."
     if _packages(PEER / "node_modules" / ".package-lock.json") == _packages(PEER / "package-lock.json"):
@@ -187,7 +187,7 @@ def node_is_missing() -> str | None:
 
 
 def _packages(lock: Path) -> dict[str, str]:
-    """The versions of the packages; npm leaves such a file with what it has installed."""
+    """The versions of the packages in a lock file, which npm also writes for installed packages."""
     found = json.loads(lock.read_text())["packages"] if lock.exists() else {}
     return {path: package["version"] for path, package in found.items() if path}
 

@@ -1,4 +1,4 @@
-"""What processes have used so far: CPU time, to the nanosecond where the kernel has it so, and memory."""
+"""The CPU time and memory of processes, in nanoseconds where the kernel has them."""
 
 import math
 import os
@@ -14,7 +14,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Cpu(NamedTuple):
-    """Seconds. `user` and `kernel` come in steps of 10 ms, `total` does not."""
+    """Seconds of CPU time. `user` and `kernel` have steps of 10 ms, `total` has not."""
 
     total: float
     user: float
@@ -23,7 +23,7 @@ class Cpu(NamedTuple):
 
 @dataclass
 class Usage:
-    """CPU time so far, that of the whole machine and of the generator too, and bytes of memory now."""
+    """CPU time so far, also of the whole machine and the generator, and bytes of memory now."""
 
     server: Cpu
     database: Cpu
@@ -32,7 +32,7 @@ class Usage:
     generator: float
 
     def since(self, before: "Usage", seconds: float) -> dict[str, float]:
-        """The cores that each took."""
+        """The cores that each used."""
         cores = {
             "server": (self.server.total - before.server.total) / seconds,
             "database": (self.database.total - before.database.total) / seconds,
@@ -42,7 +42,7 @@ class Usage:
         return {f"{name}, cores": taken for name, taken in (cores | {"all else on the machine": others}).items()}
 
     def rates(self, before: "Usage", what: str, amount: float) -> dict[str, float]:
-        """How many of `what` each CPU-second did."""
+        """The number of `what` for each CPU-second."""
         total, user, kernel = (after - then for after, then in zip(self.server, before.server, strict=True))
         return {
             f"{what} per CPU-s of the server": per(amount, total),
@@ -57,7 +57,7 @@ def per(amount: float, of: float) -> float:
 
 
 def usage(server: int, database: int) -> Usage:
-    """Of the processes with these ids, and of this one as the generator."""
+    """The usage of the processes with these ids, and of this one as the generator."""
     times = psutil.cpu_times()
     machine = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
     memory = psutil.Process(server).memory_info().rss
@@ -65,19 +65,19 @@ def usage(server: int, database: int) -> Usage:
 
 
 def cpu(pid: int) -> Cpu:
-    """Of a process, of its descendants, and of those that have ended."""
+    """The CPU time of a process, its descendants and those that have ended."""
     found = [_own_cpu(pid)]
     for child in psutil.Process(pid).children(recursive=True):
-        # One that has just ended is counted by its parent from now on.
+        # A process that has just ended is counted by its parent from now on.
         with suppress(OSError):
             found.append(_own_cpu(child.pid))
     return Cpu(*map(sum, zip(*found, strict=True)))
 
 
 def _own_cpu(pid: int) -> Cpu:
-    # utime, stime, cutime and cstime, counted behind the name, which may hold spaces.
+    # utime, stime, cutime and cstime, counted after the name, which may have spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
     user, kernel, ended_user, ended_kernel = (int(ticks) / TICKS for ticks in fields)
-    # clock_getcpuclockid(3) of Linux: unlike schedstat in /proc it has the threads that have ended too.
+    # clock_getcpuclockid(3) of Linux: unlike schedstat in /proc it includes threads that have ended.
     exact = time.clock_gettime(~pid << 3 | 2)
     return Cpu(exact + ended_user + ended_kernel, user + ended_user, kernel + ended_kernel)

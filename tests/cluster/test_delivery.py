@@ -30,7 +30,7 @@ async def open_group(creator: Person, *members: Person) -> str:
 
 async def test_a_message_reaches_members_on_every_node_once(person_at: MakePersonAt) -> None:
     anna, boris, clara = [await person_at(place, name) for place, name in enumerate(("Anna", "Boris", "Clara"))]
-    outsider = await person_at(1, "Stranger")
+    outsider = await person_at(1, "Outsider")
     chat_id = await open_group(anna, boris, clara)
     sent = await SOCKET.send(anna, chat_id, "to all")
     again = await SOCKET.send(clara, chat_id, "from another node")
