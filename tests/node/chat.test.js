@@ -11,7 +11,7 @@ const DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwA
 let service;
 let people = [];
 
-const say = (text, more = {}) => ({ client_id: randomUUID(), type: "text", text, ...more });
+const textMessage = (text, more = {}) => ({ client_id: randomUUID(), type: "text", text, ...more });
 const seqs = (rows) => rows.map((row) => row.seq);
 
 async function connected(...names) {
@@ -21,7 +21,7 @@ async function connected(...names) {
   return persons;
 }
 
-/** Two people who have their private chat open. */
+/** Two users with their private chat open. */
 async function pair() {
   const [anna, boris] = await connected("Anna", "Boris");
   const { data: chat } = await anna.ask("open_private_chat", { user_id: boris.id });
@@ -30,7 +30,7 @@ async function pair() {
   return { anna, boris, chat };
 }
 
-/** A group that Anna founded with Boris; both have it open, Clara is not in it. */
+/** A group that Anna created with Boris. Both have it open, and Clara is not in it. */
 async function group() {
   const [anna, boris, clara] = await connected("Anna", "Boris", "Clara");
   const { data: chat } = await anna.ask("create_group", { title: "Hike", member_ids: [boris.id] });
@@ -59,17 +59,17 @@ describe("connecting", () => {
       assert.equal((await refusal(service, auth)).data.code, "not_authenticated");
   });
 
-  it("is refused with a token that nobody signed", async () => {
+  it("is refused with a token without a valid signature", async () => {
     assert.equal((await refusal(service, { token: "not.a.token" })).data.code, "not_authenticated");
   });
 
-  it("is refused after the session was ended", async () => {
+  it("is refused after the session was revoked", async () => {
     const anna = await Person.register(service, "Anna");
     assert.equal((await anna.request("POST", "/auth/logout")).status, 204);
     assert.equal((await refusal(service, { token: anna.token })).data.code, "session_revoked");
   });
 
-  it("tells who one is", async () => {
+  it("has the user and the session in ready", async () => {
     const anna = await Person.register(service, "Anna");
     people.push(anna);
     const ready = await anna.connect();
@@ -78,12 +78,12 @@ describe("connecting", () => {
     assert.equal((await anna.ask("list_chats")).data.sync, ready.sync);
   });
 
-  it("opens the chat of the handshake, if it is one's own", async () => {
+  it("opens the chat of the handshake, if the user is in it", async () => {
     const { anna, chat } = await pair();
-    for (const [asked, active] of [[chat.id, chat.id], [NOBODY, null]]) {
+    for (const [wanted, active] of [[chat.id, chat.id], [NOBODY, null]]) {
       const device = await anna.another();
       people.push(device);
-      assert.equal((await device.connect({ active_chat_id: asked })).active_chat_id, active);
+      assert.equal((await device.connect({ active_chat_id: wanted })).active_chat_id, active);
     }
   });
 
@@ -102,13 +102,13 @@ describe("connecting", () => {
 });
 
 describe("every command", () => {
-  it("is answered, also when there is none of that name", async () => {
+  it("is answered, also an unknown one", async () => {
     const [anna] = await connected("Anna");
     const { status, code } = await anna.refused("fly", {});
     assert.deepEqual({ status, code }, { status: 404, code: "unknown_command" });
   });
 
-  it("refuses what is not its argument and says where", async () => {
+  it("refuses an invalid argument with a pointer to the fault", async () => {
     const [anna] = await connected("Anna");
     const wrong = [[{ user_id: "me" }], [{ user_id: anna.id, color: 1 }], [{}], [], ["text"], [null], [[1]], [{}, {}]];
     for (const argument of wrong) {
@@ -120,12 +120,12 @@ describe("every command", () => {
     assert.equal(errors[0].pointer, "/user_id");
   });
 
-  it("takes no argument for an empty one", async () => {
+  it("takes a missing argument as an empty one", async () => {
     const [anna] = await connected("Anna");
     assert.deepEqual((await anna.ask("list_chats")).data.items, []);
   });
 
-  it("does not tell a chat of others from one that does not exist", async () => {
+  it("gives a foreign chat the same answer as one that does not exist", async () => {
     const { clara, chat } = await group();
     const commands = ["get_chat", "activate_chat", "list_messages", "list_members", "pin_chat", "delete_chat"];
     for (const command of commands) {
@@ -136,15 +136,15 @@ describe("every command", () => {
     }
   });
 
-  it("runs in the order in which one connection sent them", async () => {
+  it("runs in the order of its connection", async () => {
     const { anna } = await pair();
-    const sent = await Promise.all(Array.from({ length: 30 }, (_, n) => anna.ask("send_message", say(`${n}`))));
+    const sent = await Promise.all(Array.from({ length: 30 }, (_, n) => anna.ask("send_message", textMessage(`${n}`))));
     assert.deepEqual(seqs(sent.map(({ data }) => data)), Array.from({ length: 30 }, (_, n) => n + 1));
   });
 });
 
 describe("a private chat", () => {
-  it("is the same one for both, whoever opens it", async () => {
+  it("is the same one for both users", async () => {
     const [anna, boris] = await connected("Anna", "Boris");
     const opened = await anna.ask("open_private_chat", { user_id: boris.id });
     const again = await boris.ask("open_private_chat", { user_id: anna.id });
@@ -160,15 +160,15 @@ describe("a private chat", () => {
     assert.equal((await anna.refused("open_private_chat", { user_id: anna.id })).code, "invalid_input");
   });
 
-  it("needs to be active for what does not name it", async () => {
+  it("has to be active for commands without a chat_id", async () => {
     const [anna] = await connected("Anna");
-    assert.equal((await anna.refused("send_message", say("Hello?"))).code, "no_active_chat");
+    assert.equal((await anna.refused("send_message", textMessage("Hello?"))).code, "no_active_chat");
     assert.equal((await anna.refused("list_messages")).code, "no_active_chat");
   });
 
   it("delivers a message to both, once", async () => {
     const { anna, boris, chat } = await pair();
-    const draft = say("Hello!");
+    const draft = textMessage("Hello!");
     const sent = await anna.ask("send_message", draft);
     assert.deepEqual([sent.status, sent.data.seq, sent.data.sender_id], [201, 1, anna.id]);
     for (const person of [anna, boris]) {
@@ -184,7 +184,7 @@ describe("a private chat", () => {
     const again = await anna.ask("send_message", draft);
     assert.deepEqual([again.status, again.data.seq], [200, 1]);
     assert.equal((await anna.refused("send_message", { ...draft, text: "Other" })).code, "client_id_reused");
-    assert.deepEqual([await anna.heard(), await boris.heard()], [[], []]);
+    assert.deepEqual([await anna.eventNames(), await boris.eventNames()], [[], []]);
   });
 
   it("carries messages of every type", async () => {
@@ -193,8 +193,8 @@ describe("a private chat", () => {
     form.set("file", new Blob([Buffer.from(DOT, "base64")], { type: "image/png" }), "dot.png");
     const upload = await anna.request("POST", "/attachments", { form });
     assert.equal(upload.status, 201, JSON.stringify(upload.data));
-    await anna.ask("send_message", say("One"));
-    await anna.ask("send_message", say("Two", { reply_to: 1 }));
+    await anna.ask("send_message", textMessage("One"));
+    await anna.ask("send_message", textMessage("Two", { reply_to: 1 }));
     await anna.ask("send_message", { client_id: randomUUID(), type: "location", latitude: 55.75, longitude: 37.62 });
     await anna.ask("send_message", { client_id: randomUUID(), type: "contact", name: "Clara", phone: "8 916 1234567" });
     const picture = { type: "image", attachment_id: upload.data.id, text: "Look" };
@@ -207,12 +207,12 @@ describe("a private chat", () => {
     assert.equal(page.items[4].attachment.id, upload.data.id);
     const system = { client_id: randomUUID(), type: "system", text: "I am the service" };
     assert.equal((await anna.refused("send_message", system)).code, "invalid_input");
-    assert.equal((await anna.refused("send_message", say("?", { reply_to: 99 }))).code, "message_not_found");
+    assert.equal((await anna.refused("send_message", textMessage("?", { reply_to: 99 }))).code, "message_not_found");
   });
 
   it("is read page by page", async () => {
     const { anna, boris, chat } = await pair();
-    for (let n = 1; n <= 7; n++) await anna.ask("send_message", say(`${n}`));
+    for (let n = 1; n <= 7; n++) await anna.ask("send_message", textMessage(`${n}`));
     const page = async (bounds) => (await boris.ask("list_messages", { chat_id: chat.id, ...bounds })).data;
     const newest = await page({ limit: 3 });
     assert.deepEqual([seqs(newest.items), newest.has_before, newest.has_after], [[5, 6, 7], true, false]);
@@ -227,7 +227,7 @@ describe("a private chat", () => {
 
   it("shows edits, likes and deletions as they happen", async () => {
     const { anna, boris, chat } = await pair();
-    await anna.ask("send_message", say("Helo"));
+    await anna.ask("send_message", textMessage("Helo"));
     const first = { chat_id: chat.id, seq: 1 };
     const change = (person, condition) =>
       person.next("messages_changed", ({ messages: [row] }) => row && condition(row));
@@ -255,8 +255,8 @@ describe("a private chat", () => {
 
   it("shows how far the other one has read", async () => {
     const { anna, boris, chat } = await pair();
-    await anna.ask("send_message", say("One"));
-    await anna.ask("send_message", say("Two"));
+    await anna.ask("send_message", textMessage("One"));
+    await anna.ask("send_message", textMessage("Two"));
     assert.equal((await boris.ask("get_chat", { chat_id: chat.id })).data.mine.unread_count, 2);
     const { data } = await boris.ask("mark_read", { chat_id: chat.id, seq: 2 });
     assert.deepEqual([data.mine.last_read_seq, data.mine.unread_count], [2, 0]);
@@ -265,40 +265,40 @@ describe("a private chat", () => {
     assert.equal((await anna.ask("get_chat", { chat_id: chat.id })).data.mine.others_read_seq, 2);
   });
 
-  it("shows who types, to the other one", async () => {
+  it("shows the other user who is typing", async () => {
     const { anna, boris, chat } = await pair();
     boris.forget();
     await boris.ask("set_typing", { typing: true });
     assert.deepEqual(await anna.next("typing_changed"), { chat_id: chat.id, user_id: boris.id, typing: true });
     await boris.ask("set_typing", { chat_id: chat.id, typing: false });
     await anna.next("typing_changed", ({ typing }) => !typing);
-    assert.deepEqual(await boris.heard(), []);
+    assert.deepEqual(await boris.eventNames(), []);
   });
 
-  it("shows who is there, and who went", async () => {
+  it("shows when the other user goes online and offline", async () => {
     const { anna, boris } = await pair();
     const about = ({ user_id }) => user_id === boris.id;
-    const came = { user_id: boris.id, online: true, last_seen_at: null };
-    assert.deepEqual(await anna.next("presence_changed", about), came);
+    const online = { user_id: boris.id, online: true, last_seen_at: null };
+    assert.deepEqual(await anna.next("presence_changed", about), online);
     boris.close();
-    // Whoever comes back within ten seconds was never away.
+    // A reconnect within ten seconds causes no event.
     const left = await anna.next("presence_changed", (event) => about(event) && !event.online, 20_000);
     assert.notEqual(left.last_seen_at, null);
   });
 
-  it("shows a new name of the other one", async () => {
+  it("shows a new name of the other user", async () => {
     const { anna, boris } = await pair();
     assert.equal((await boris.request("PATCH", "/users/me", { json: { name: "Borya" } })).status, 200);
     const { users } = await anna.next("users_changed");
     assert.deepEqual(users.map(({ id, name }) => [id, name]), [[boris.id, "Borya"]]);
   });
 
-  it("tells what changed since a version", async () => {
+  it("returns the changes since a version", async () => {
     const { anna, boris, chat } = await pair();
-    await anna.ask("send_message", say("One"));
+    await anna.ask("send_message", textMessage("One"));
     const { data: open } = await boris.ask("activate_chat", { chat_id: chat.id });
     await anna.ask("edit_message", { chat_id: chat.id, seq: 1, text: "Uno" });
-    await anna.ask("send_message", say("Two"));
+    await anna.ask("send_message", textMessage("Two"));
     const { data } = await boris.ask("list_changes", { chat_id: chat.id, since: open.page.version });
     assert.deepEqual(data.messages.map(({ text }) => text), ["Uno", "Two"]);
     assert.deepEqual([data.has_more, data.reset], [false, false]);
@@ -306,7 +306,7 @@ describe("a private chat", () => {
     assert.equal((await boris.ask("list_changes", { chat_id: chat.id, since: data.version + 1 })).data.reset, true);
   });
 
-  it("keeps title and pin to oneself", async () => {
+  it("keeps an own title and a pin to their user", async () => {
     const { anna, boris, chat } = await pair();
     boris.forget();
     assert.equal((await anna.ask("rename_chat", { chat_id: chat.id, title: "B." })).data.mine.title, "B.");
@@ -315,10 +315,10 @@ describe("a private chat", () => {
     await anna.next("chats_changed", ({ mine }) => mine[0]?.pinned_at);
     assert.equal((await anna.ask("unpin_chat", { chat_id: chat.id })).data.mine.pinned_at, null);
     assert.equal((await anna.ask("rename_chat", { chat_id: chat.id, title: null })).data.mine.title, null);
-    assert.deepEqual(await boris.heard(), []);
+    assert.deepEqual(await boris.eventNames(), []);
   });
 
-  it("is not a group, until a third one is added", async () => {
+  it("is not a group until a third user is added", async () => {
     const { anna, boris, chat } = await pair();
     const [clara] = await connected("Clara");
     for (const command of ["leave_chat", "delete_chat"])
@@ -335,28 +335,28 @@ describe("a private chat", () => {
     assert.deepEqual([again.status, again.data.id === chat.id], [201, false]);
   });
 
-  it("stops sending when nothing is active any more", async () => {
+  it("sends no messages after the active chat was cleared", async () => {
     const { anna, boris, chat } = await pair();
     assert.equal((await boris.ask("activate_chat", { chat_id: null })).status, 204);
     boris.forget();
-    await anna.ask("send_message", say("Are you there?"));
-    assert.deepEqual(await boris.heard(), ["chats_changed"]);
+    await anna.ask("send_message", textMessage("Are you there?"));
+    assert.deepEqual(await boris.eventNames(), ["chats_changed"]);
     assert.equal((await anna.ask("get_chat", { chat_id: chat.id })).data.message_count, 1);
   });
 
-  it("is followed by connections that never chose, when HTTP sets it", async () => {
+  it("opens on connections without a choice of their own when HTTP sets it", async () => {
     const { anna, boris, chat } = await pair();
     const tablet = await boris.another();
     people.push(tablet);
     await tablet.connect();
     assert.equal((await tablet.request("PUT", "/chats/active", { json: { chat_id: chat.id } })).status, 200);
-    await anna.ask("send_message", say("On every screen"));
+    await anna.ask("send_message", textMessage("On every screen"));
     assert.deepEqual(seqs((await tablet.next("messages_changed")).messages), [1]);
   });
 });
 
 describe("a group", () => {
-  it("is founded once, and its members learn of it", async () => {
+  it("is created once, and its members get it", async () => {
     const [anna, boris] = await connected("Anna", "Boris");
     const founding = { title: "Hike", member_ids: [boris.id], client_id: randomUUID() };
     const founded = await anna.ask("create_group", founding);
@@ -369,10 +369,10 @@ describe("a group", () => {
     assert.equal((await anna.refused("create_group", { title: "Alone", member_ids: [] })).code, "invalid_input");
   });
 
-  it("shows newcomers what came after them, or all that the adder sees", async () => {
+  it("shows newcomers later messages, or all that the adder sees", async () => {
     const { anna, boris, clara, chat } = await group();
     const [david] = await connected("David");
-    await anna.ask("send_message", say("Before"));
+    await anna.ask("send_message", textMessage("Before"));
     await boris.ask("add_members", { chat_id: chat.id, user_ids: [clara.id] });
     await anna.ask("add_members", { chat_id: chat.id, user_ids: [david.id], share_history: true });
     const { data: page } = await clara.ask("list_messages", { chat_id: chat.id });
@@ -386,7 +386,7 @@ describe("a group", () => {
     assert.deepEqual(joined.users.map(({ id }) => id), [clara.id]);
   });
 
-  it("sends nothing more to whom the creator removed", async () => {
+  it("sends nothing more to a removed member", async () => {
     const { anna, boris, chat } = await group();
     const removal = { chat_id: chat.id, user_id: boris.id };
     assert.equal((await boris.refused("remove_member", { chat_id: chat.id, user_id: anna.id })).code, "not_creator");
@@ -396,8 +396,8 @@ describe("a group", () => {
     const { removed } = await boris.next("chats_changed", ({ removed }) => removed.length);
     assert.deepEqual([removed[0].chat_id, removed[0].reason], [chat.id, "removed"]);
     boris.forget();
-    await anna.ask("send_message", say("Secret"));
-    assert.deepEqual(await boris.heard(), []);
+    await anna.ask("send_message", textMessage("Secret"));
+    assert.deepEqual(await boris.eventNames(), []);
     assert.equal((await boris.refused("list_messages", { chat_id: chat.id })).code, "chat_not_found");
     assert.equal((await boris.refused("list_messages")).code, "no_active_chat");
     assert.equal((await anna.refused("remove_member", removal)).code, "member_not_found");
@@ -409,12 +409,12 @@ describe("a group", () => {
     assert.equal((await boris.ask("leave_chat", { chat_id: chat.id })).status, 204);
     const { removed } = await boris.next("chats_changed", ({ removed }) => removed.length);
     assert.equal(removed[0].reason, "left");
-    const told = await anna.next("messages_changed", ({ members: [row] }) => row?.user_id === boris.id);
-    assert.notEqual(told.members[0].removed_at, null);
-    assert.equal(told.messages[0].payload.event, "member_left");
+    const change = await anna.next("messages_changed", ({ members: [row] }) => row?.user_id === boris.id);
+    assert.notEqual(change.members[0].removed_at, null);
+    assert.equal(change.messages[0].payload.event, "member_left");
   });
 
-  it("is deleted by its creator, for everybody", async () => {
+  it("is deleted for all members by its creator", async () => {
     const { anna, boris, chat } = await group();
     assert.equal((await boris.refused("delete_chat", { chat_id: chat.id })).code, "not_creator");
     assert.equal((await anna.ask("delete_chat", { chat_id: chat.id })).status, 204);
@@ -427,9 +427,9 @@ describe("a group", () => {
 });
 
 describe("a restart", () => {
-  it("loses nothing, and clients come back by themselves", async () => {
+  it("loses nothing, and clients reconnect by themselves", async () => {
     const { anna, boris, chat } = await group();
-    await anna.ask("send_message", say("Still here?"));
+    await anna.ask("send_message", textMessage("Still here?"));
     await boris.ask("pin_chat", { chat_id: chat.id });
     const [list, page] = [await boris.ask("list_chats"), await boris.ask("list_messages")];
     people.forEach((person) => person.forget());
@@ -440,7 +440,7 @@ describe("a restart", () => {
     assert.deepEqual((await boris.ask("list_chats")).data, list.data);
     assert.deepEqual((await boris.ask("list_messages")).data, page.data);
     await anna.next("ready");
-    await anna.ask("send_message", say("Yes."));
+    await anna.ask("send_message", textMessage("Yes."));
     assert.deepEqual(seqs((await boris.next("messages_changed")).messages), [3]);
     const missed = await boris.ask("list_chats", { changed_since: list.data.sync });
     assert.deepEqual(missed.data.items.map(({ id }) => id), [chat.id]);
@@ -448,12 +448,12 @@ describe("a restart", () => {
 });
 
 describe("this test", () => {
-  it("went through every command and event of the published document", async () => {
+  it("used every command and event of the published document", async () => {
     const { data: document } = await service.request("GET", "/asyncapi.json");
     const operations = Object.entries(document.operations);
     const named = (action) => operations.filter(([, operation]) => operation.action === action);
     const commands = named("send").map(([name]) => name).filter((name) => name !== "connect");
-    // It tells of a failure inside, which no client can bring about.
+    // It reports a failure inside the service, which no client can cause.
     const events = named("receive").map(([name]) => name).filter((name) => name !== "resync_required");
     assert.deepEqual([...exercised.commands].sort(), commands.sort());
     assert.deepEqual([...exercised.events].sort(), events.sort());

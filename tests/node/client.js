@@ -1,4 +1,4 @@
-// A person with an official Socket.IO client: every answer and event is checked against the contract as it comes.
+// A user with an official Socket.IO client. Every answer and event is checked against the contract on arrival.
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { io } from "socket.io-client";
@@ -7,7 +7,7 @@ import { answers, events, problem } from "./contract.js";
 const PATIENCE = 10_000;
 let phones = Math.floor(Math.random() * 1e6) * 10;
 
-// What the tests went through: compared with the published document at the end.
+// The commands and events that the tests used, compared with the published document at the end.
 export const exercised = { commands: new Set(), events: new Set() };
 
 export class Person {
@@ -27,7 +27,7 @@ export class Person {
     return person;
   }
 
-  /** The same person on another device. */
+  /** The same user on another device. */
   async another() {
     const device = new Person();
     Object.assign(device, { service: this.service, name: this.name, phone: this.phone, id: this.id });
@@ -46,14 +46,14 @@ export class Person {
     return this.service.request(method, `/api/v1${address}`, { token: this.token, ...options });
   }
 
-  /** Connects, and gives what `ready` said. */
+  /** Connects and returns the payload of `ready`. */
   async connect(auth = {}) {
     this.socket = dial(this.service, { token: this.token, ...auth });
     this.socket.onAny((name, ...payload) => this.#take(name, payload));
     const failed = (error) => this.#faults.push(error);
     this.socket.on("connect_error", failed);
     const ready = await this.next("ready");
-    // Later ones belong to reconnecting.
+    // Later ones belong to reconnects.
     this.socket.off("connect_error", failed);
     return ready;
   }
@@ -70,7 +70,7 @@ export class Person {
     }
   }
 
-  /** The answer to a command that is done. */
+  /** Returns the data of a command that succeeds. */
   async ask(command, ...argument) {
     const answer = await this.#answer(command, argument);
     assert.equal(answer.ok, true, `${command}: ${JSON.stringify(answer)}`);
@@ -82,7 +82,7 @@ export class Person {
     return answer;
   }
 
-  /** The problem with which a command is refused. */
+  /** Returns the problem with which a command is refused. */
   async refused(command, ...argument) {
     const answer = await this.#answer(command, argument);
     assert.equal(answer.ok, false, `${command}: ${JSON.stringify(answer)}`);
@@ -97,7 +97,7 @@ export class Person {
     return answer;
   }
 
-  /** The payload of the first event of that name, already received or still to come, that meets the condition. */
+  /** Returns the payload of the first event of this name, received or to come, that meets the condition. */
   async next(name, condition = () => true, patience = PATIENCE) {
     for (const deadline = Date.now() + patience; Date.now() < deadline; await sleep(10)) {
       this.check();
@@ -111,10 +111,10 @@ export class Person {
     this.received = [];
   }
 
-  /** What came since `forget`; all that was committed before this call has arrived when it returns. */
-  async heard() {
+  /** Returns the names of the events since `forget`. Events of all earlier commits have arrived when it returns. */
+  async eventNames() {
     await this.ask("list_chats", { limit: 1 });
-    // Who is online is told at its own pace, and is not about the chat.
+    // presence_changed may arrive at any time and is not about the chat.
     return this.received.map((event) => event.name).filter((name) => name !== "presence_changed");
   }
 
@@ -122,7 +122,7 @@ export class Person {
     this.socket?.disconnect();
   }
 
-  /** Fails if anything that came was not as the contract says. */
+  /** Fails if anything received was not as the contract says. */
   check() {
     if (this.#faults.length) throw this.#faults[0];
   }
@@ -133,7 +133,7 @@ export function dial(service, auth) {
   return io(service.url, { auth, forceNew: true, ...quickly });
 }
 
-/** The error with which a connection is refused; the client must not try again by itself. */
+/** Returns the error with which a connection is refused. The client must not retry by itself. */
 export async function refusal(service, auth) {
   const socket = dial(service, auth);
   const error = await new Promise((resolve, reject) => {

@@ -1,4 +1,4 @@
-// The shapes of DESIGN §§7–8, written down a second time: what the service sends has exactly these fields.
+// The schemas of DESIGN §§7–8, written a second time: answers and events have exactly these fields.
 import assert from "node:assert/strict";
 
 const is = (name, test) => (value, path) => assert.ok(test(value), `${path} is not ${name}: ${JSON.stringify(value)}`);
@@ -129,7 +129,7 @@ export const problem = fields(
   { errors: list(fields({ pointer: text, code: text, detail: text })), retry_after: count },
 );
 
-// By command: what `data` of a successful answer is.
+// The `data` of a successful answer by command.
 export const answers = {
   list_chats: fields({
     items: list(chatRead),
@@ -172,7 +172,7 @@ export const answers = {
   }),
 };
 
-// By event: its payload.
+// The payload by event.
 export const events = {
   ready: fields({
     user_id: uuid,

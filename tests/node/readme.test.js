@@ -1,4 +1,4 @@
-// What the README tells a front-end developer to copy, as it stands there, on a service with its demo data.
+// The examples of the README, unchanged, on a service with its demo data.
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { readFile, rm, writeFile } from "node:fs/promises";
@@ -10,7 +10,7 @@ import { Service } from "./service.js";
 const WRITTEN = "http://127.0.0.1:8000";
 const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
 
-/** The first block of a language, with the address of this service. */
+/** The first code block of a language, with the address of this service. */
 const block = (language) => readme.match(new RegExp("```" + language + "\\n([^]*?)```"))[1].replaceAll(WRITTEN, service.url);
 
 let service;
@@ -22,18 +22,18 @@ before(async () => {
 
 after(() => service.remove());
 
-it("its page hears what it sends", { timeout: 30_000 }, async () => {
-  // Beside this file, where the client is installed.
+it("its page receives its own message", { timeout: 30_000 }, async () => {
+  // Beside this file, since the client is installed here.
   const file = fileURLToPath(new URL("./readme-page.mjs", import.meta.url));
   await writeFile(file, block("js"));
   const page = spawn(process.execPath, [file], { stdio: ["ignore", "pipe", "inherit"] });
   try {
-    let said = "";
+    let output = "";
     for await (const part of page.stdout) {
-      said += part;
-      if (said.includes("the list changed") && said.includes("the active chat changed")) break;
+      output += part;
+      if (output.includes("the list changed") && output.includes("the active chat changed")) break;
     }
-    assert.match(said, /Hello!/);
+    assert.match(output, /Hello!/);
   } finally {
     page.kill();
     await rm(file);

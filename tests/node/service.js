@@ -1,4 +1,4 @@
-// Starts the service as its users do, on a free port and an empty data directory, and stops it.
+// Starts and stops the service as its users do, on a free port with an empty data directory.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -30,7 +30,7 @@ export class Service {
     const service = new Service();
     service.port = await freePort();
     service.url = `http://127.0.0.1:${service.port}`;
-    // Short: the database's socket lies in it, and such a path has 107 characters at most.
+    // Short: it has the database's socket, whose path may have 107 characters at most.
     service.folder = await mkdtemp(path.join(tmpdir(), "chat-"));
     process.on("exit", () => service.#process?.kill());
     return service;

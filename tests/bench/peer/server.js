@@ -1,5 +1,5 @@
-// The chat server that chat_app is compared with: what a team writes in an afternoon. Every message is in PostgreSQL
-// before it is told to the others and answered.
+// The chat server with which chat_app is compared, as a team writes it in an afternoon. Every message is in PostgreSQL
+// before it is delivered and acknowledged.
 import { createServer } from "node:http";
 import pg from "pg";
 import { Server } from "socket.io";
