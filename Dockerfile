@@ -3,7 +3,7 @@
 FROM python:3.13-slim AS build
 RUN python -m venv --without-pip /venv
 COPY requirements.txt /tmp/
-# Wheels only: nothing is compiled, and nothing that a package would do while it is built is done.
+# Wheels only: nothing is compiled, and no build script of a package runs.
 RUN python -m pip --python /venv/bin/python install --no-cache-dir --only-binary :all: \
         --require-hashes --requirement /tmp/requirements.txt
 WORKDIR /app
@@ -15,7 +15,7 @@ RUN python -m compileall -q chat_app
 FROM python:3.13-slim
 COPY --from=build /venv /venv
 COPY --from=build /app /app
-# The only folder besides /tmp that has to be writable. Numbers, as Kubernetes can't tell whether a name is root.
+# The only folder beside /tmp that has to be writable. Ids as numbers: Kubernetes can't check whether a name is root.
 RUN install --directory --owner 10001 --group 10001 /data
 USER 10001:10001
 VOLUME /data

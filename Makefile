@@ -1,4 +1,4 @@
-# All that these need is make and Python 3.11 or newer (and Node for test-node); the rest is installed into .venv.
+# The targets need make and Python 3.11 or newer, and Node for test-node. The rest is installed into .venv.
 
 PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
 VENV := .venv
@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 .PHONY: help run test test-nodes test-fallback test-node test-fuzz test-root test-system test-image chaos volume bench lint lint-manifests format \
 	migrate seed requirements clean
 
-help: ## List what there is
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## Start the server, with a database of its own unless CHAT_DATABASE_URL is set
@@ -22,13 +22,13 @@ run: $(READY) ## Start the server, with a database of its own unless CHAT_DATABA
 test: $(READY) ## Run the tests; ARGS go to pytest
 	@exec $(BIN)/python -m pytest -n auto $(ARGS)
 
-test-nodes: $(READY) ## Run the tests of the live door with everybody on another node than the last; ARGS go to pytest
+test-nodes: $(READY) ## Run the tests of Socket.IO on three nodes, each user on another one than the last; ARGS go to pytest
 	@exec $(BIN)/python -m pytest -n auto --three-nodes $(ARGS) tests/live
 
-test-fallback: $(READY) ## Run the tests of the live door with WebSockets served by the libraries alone; ARGS go to pytest
+test-fallback: $(READY) ## Run the tests of Socket.IO with WebSockets served by the libraries alone; ARGS go to pytest
 	@exec $(BIN)/python -m pytest -n auto --fallback $(ARGS) tests/live tests/test_bad_packets.py
 
-test-node: $(READY) ## Go through the Socket.IO contract with the official JavaScript client
+test-node: $(READY) ## Test the Socket.IO contract with the official JavaScript client
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node 20 or newer is needed, with npm" >&2; exit 1; }
 	@npm ci --silent --prefix tests/node
 	@cd tests/node && exec node --test
@@ -36,7 +36,7 @@ test-node: $(READY) ## Go through the Socket.IO contract with the official JavaS
 test-fuzz: $(READY) ## Send generated requests and commands to a fresh server, for some minutes
 	@exec $(BIN)/python -m pytest -m fuzz $(ARGS) tests/test_fuzz.py
 
-test-root: $(READY) ## Run the tests that only root can
+test-root: $(READY) ## Run the tests that need root
 	@exec $(BIN)/python -m pytest -m "root and not system" $(ARGS)
 
 test-system: $(READY) ## Crash, freeze, roll and restore a system of real processes for some minutes; needs root for full disks
@@ -50,13 +50,13 @@ test-image: $(READY) ## Run the Dockerfile and compose.yaml without a container 
 chaos: $(READY) ## Break nodes, bus, database and network under load and judge what clients saw; ARGS="--help" lists the faults
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
-volume: $(READY) ## Race, send malformed packets, odd pictures and generated requests; ARGS="removals=10000 --seed 7" chooses
+volume: $(READY) ## Run races, malformed packets, odd pictures and generated requests in any number; ARGS="removals=10000 --seed 7" chooses
 	@exec $(BIN)/python -m tests.volume $(ARGS)
 
-bench: $(READY) ## Measure, beside a plain Node server or another revision; ARGS="W1 W2 --beside HEAD" chooses
+bench: $(READY) ## Measure the service beside a plain Node server or another revision; ARGS="W1 W2 --beside HEAD" chooses
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
-lint: $(READY) ## Check style, types, the floors of the imports, YAML, Dockerfile and workflows
+lint: $(READY) ## Check style, types, the layers of the imports, YAML, Dockerfile and workflows
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo "Not formatted: run make format" >&2; exit 1; }
 	@$(BIN)/mypy
@@ -68,7 +68,7 @@ lint: $(READY) ## Check style, types, the floors of the imports, YAML, Dockerfil
 	@$(BIN)/zizmor --offline --quiet .github
 	@$(BIN)/hadolint Dockerfile
 
-lint-manifests: $(READY) ## Check what Kubernetes would get; needs kubectl
+lint-manifests: $(READY) ## Check the manifests for Kubernetes; needs kubectl
 	@command -v kubectl >/dev/null || { echo "kubectl is needed: it builds the manifests" >&2; exit 1; }
 	@validate() { \
 		found=$$($(BIN)/kubernetes-validate --strict --quiet - 2>&1 | grep -vE 'kind (HTTPRoute|PodMonitor|PrometheusRule)'); \
@@ -80,10 +80,10 @@ lint-manifests: $(READY) ## Check what Kubernetes would get; needs kubectl
 		echo "$$built" | validate $$folder || exit 1; \
 	done
 
-format: $(READY) ## Put the code into shape
+format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-migrate: $(READY) ## Bring the database's tables to the newest revision
+migrate: $(READY) ## Migrate the database to the newest revision
 	@exec $(BIN)/python -m chat_app migrate
 
 seed: $(READY) ## Write the demo data
@@ -94,7 +94,7 @@ requirements: $(READY) ## Compile requirements*.txt anew from pyproject.toml; AR
 	@$(BIN)/$(COMPILE) $(ARGS) pyproject.toml -o requirements.txt
 	@$(BIN)/$(COMPILE) $(ARGS) --extra dev pyproject.toml -o requirements-dev.txt
 
-clean: ## Remove what was installed and cached; the data in .data stays
+clean: ## Remove installed and cached files; the data in .data stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
