@@ -9,12 +9,36 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from phonenumbers import SUPPORTED_REGIONS
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chat_app import addresses
 
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _url(begin: str, *, expected: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        addresses.check(url.get_secret_value(), begin, expected=expected)
+        return url
+
+    return AfterValidator(check)
+
+
+def _check_region(region: str) -> str:
+    if region not in SUPPORTED_REGIONS:
+        raise ValueError("must be the code of a country in capital letters, such as RU")
+    return region
+
+
+# In the environment, values are separated by commas.
+Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+DatabaseUrl = Annotated[SecretStr, _url(r"postgres(ql)?(\+\w+)?://", expected="postgresql://")]
+BusUrl = Annotated[SecretStr, _url(r"(redis|valkey)s?://|unix:///", expected="redis:// or valkey://")]
 
 
 class Settings(BaseSettings):
@@ -24,53 +48,20 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     data_dir: Path = Path(".data")
-    database_url: SecretStr | None = None
+    database_url: DatabaseUrl | None = None
     database_pool: int = 10
-    bus_url: SecretStr | None = None
+    bus_url: BusUrl | None = None
     media_url: str | None = None
     public_url: str | None = None
     secret: SecretStr | None = None
-    cors_origins: Annotated[list[str], NoDecode] = []
-    phone_region: str = "RU"
+    cors_origins: Listed = []
+    phone_region: Annotated[str, AfterValidator(_check_region)] = "RU"
     sms_url: SecretStr | None = None
     phone_verification: Literal["optional", "required"] = "optional"
     rate_limits: Literal["on", "off", "load-test"] = "on"
-    trusted_proxies: Annotated[list[str], NoDecode] = []
+    trusted_proxies: Listed = []
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @field_validator("cors_origins", "trusted_proxies", mode="before")
-    @classmethod
-    def split(cls, value: object) -> object:
-        """Values are separated by commas."""
-        if not isinstance(value, str):
-            return value
-        return [part.strip() for part in value.split(",") if part.strip()]
-
-    @field_validator("phone_region")
-    @classmethod
-    def check_region(cls, value: str) -> str:
-        """Numbers without a country code are read as of a region that the library knows."""
-        if value not in SUPPORTED_REGIONS:
-            raise ValueError("must be a region such as RU")
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def check_database(cls, value: SecretStr | None) -> SecretStr | None:
-        """Only PostgreSQL is supported."""
-        if value:
-            addresses.check(value.get_secret_value(), r"postgres(ql)?(\+\w+)?://", expected="postgresql://")
-        return value
-
-    @field_validator("bus_url")
-    @classmethod
-    def check_bus(cls, value: SecretStr | None) -> SecretStr | None:
-        """Valkey or Redis, over TCP, TLS or a Unix socket."""
-        if value:
-            begin = r"(redis|valkey)s?://|unix:///"
-            addresses.check(value.get_secret_value(), begin, expected="redis:// or valkey://")
-        return value
 
     def unsafe(self) -> list[str]:
         """The settings that production refuses, explained for the operator."""

@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
 from chat_app import migrations
+from chat_app.cli.embedded import embedded_postgres
 from chat_app.database import Database
-from chat_app.embedded import embedded_postgres
 from chat_app.models import User
 from chat_app.settings import Settings, use_settings
 from tests import planted

@@ -22,7 +22,7 @@ import httpx
 import jwt
 from socketio.exceptions import SocketIOError
 
-from chat_app.embedded import embedded_postgres, valkey_command
+from chat_app.cli.embedded import embedded_postgres, valkey_command
 from tests import smoke
 from tests.clients import Answer, Person, SocketTransport, http_answer, until
 from tests.conftest import free_port

@@ -14,15 +14,15 @@ from pydantic import SecretStr
 
 import chat_app.database
 from chat_app.auth import SessionStrategy
+from chat_app.cli.embedded import embedded_valkey
+from chat_app.cli.serving import configuration
 from chat_app.crud.sessions import open_session
 from chat_app.database import Database
-from chat_app.embedded import embedded_valkey
 from chat_app.live.cluster import Cluster
 from chat_app.live.server import Live
 from chat_app.live.websocket import FastProtocol
 from chat_app.main import Node, create_app
 from chat_app.models import User
-from chat_app.server import configuration
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, HttpTransport, Person, SocketTransport, Transport, in_step, until
 from tests.conftest import free_port

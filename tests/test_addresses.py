@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy
 from pydantic import ValidationError
 
+from chat_app.cli.embedded import embedded_postgres, valkey_command, wait_for_valkey
 from chat_app.database import Database
-from chat_app.embedded import embedded_postgres, valkey_command, wait_for_valkey
 from chat_app.settings import Settings
 from tests.conftest import FAST, free_port
 from tests.process import ROOT, Process
@@ -28,7 +28,6 @@ PRODUCTION = {"CHAT_ENV": "production", "CHAT_SECRET": "7f9c2ba4e88f827d61604550
 COMMANDS = {
     "run": ["run"],
     "several": ["run", "--workers", "2"],
-    "worker": ["worker", "8", "9"],
     "migrate": ["migrate"],
     "seed": ["seed"],
     "check": ["check"],
@@ -38,7 +37,6 @@ COMMANDS = {
     "sweep": ["sweep"],
     "alembic": ["alembic", "current"],
 }
-OF_DATABASE = [name for name in COMMANDS if name != "worker"]
 # A wrong URL, and a word of the line that refuses it. The rest of each URL is that of the server below.
 UNREADABLE = {
     "chat:4711zyxwv@127.0.0.1/chat": "begin with",
@@ -157,7 +155,7 @@ async def test_every_command_refuses_an_unreadable_database_url(command: str) ->
 @pytest.mark.parametrize(
     ("command", "environment"),
     [
-        *((command, {}) for command in OF_DATABASE),
+        *((command, {}) for command in COMMANDS),
         ("run", PRODUCTION),
         ("several", PRODUCTION),
     ],

@@ -16,10 +16,10 @@ import pytest
 from pydantic import SecretStr
 
 from chat_app import migrations
+from chat_app.cli.embedded import _processes, embedded_postgres
 from chat_app.crud.messages import Draft
 from chat_app.crud.outbox import MOST_AT_ONCE, Outbox
 from chat_app.database import PATIENCE_SECONDS
-from chat_app.embedded import _processes, embedded_postgres
 from chat_app.errors import Unavailable
 from chat_app.models import User
 from chat_app.models.messages import TextCreate

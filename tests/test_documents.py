@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from sqlmodel import SQLModel
 
-from chat_app import errors, events, seed
+from chat_app import errors, events
+from chat_app.cli import seed
 from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api

@@ -10,7 +10,7 @@ import pytest
 START = """
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from chat_app import embedded
+from chat_app.cli import embedded
 
 with ThreadPoolExecutor(2) as pool:
     for user in pool.map(embedded._server_user, [Path("/nowhere")] * 2):

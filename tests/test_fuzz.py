@@ -16,8 +16,8 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from chat_app.cli.seed import DEMO_PASSWORD, DEMO_USERS
 from chat_app.live.commands import COMMANDS
-from chat_app.seed import DEMO_PASSWORD, DEMO_USERS
 from tests.clients import DEADLINE, Socket
 from tests.conftest import free_port
 from tests.generator import Generator

@@ -17,7 +17,9 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlmodel import col
 
-from chat_app import inspection, migrations, operations
+from chat_app import migrations
+from chat_app.cli import inspection, operate
+from chat_app.cli.seed import demo_id, seed
 from chat_app.crud import attachments, avatars, sessions
 from chat_app.crud.attachments import Upload
 from chat_app.crud.users import lock_user
@@ -26,7 +28,6 @@ from chat_app.errors import UserNotFound
 from chat_app.media.storage import Storage
 from chat_app.models import User
 from chat_app.models.sessions import Actor
-from chat_app.seed import demo_id, seed
 from tests.clients import http_answer
 from tests.conftest import new_database
 from tests.media.pictures import loaded
@@ -295,14 +296,14 @@ async def test_revoke_sessions_ends_http_at_once_and_connections_soon(
     anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)
     async with database.engine.connect() as connection:
         phone = await connection.scalar(text('SELECT phone FROM "user" WHERE id = :id'), {"id": anna.id})
-    ended = await operations.revoke_sessions(database, anna.id if named_by == "id" else str(phone))
+    ended = await operate.revoke_sessions(database, anna.id if named_by == "id" else str(phone))
     assert ended == 1
     assert http_answer(await anna.http.get("/api/v1/users/me")).code == "session_revoked"
     # The Database object above is not the node's, so the node's own sweep has to notice.
     await anna.socket.wait_for("session_revoked")
     assert (await boris.socket.call("list_chats")).ok
     with pytest.raises(UserNotFound):
-        await operations.revoke_sessions(database, "nobody")
+        await operate.revoke_sessions(database, "nobody")
 
 
 async def test_revoke_sessions_ends_a_session_that_is_being_opened(database: Database, make_person: MakePerson) -> None:
@@ -310,7 +311,7 @@ async def test_revoke_sessions_ends_a_session_that_is_being_opened(database: Dat
     async with database.transaction() as db:
         await lock_user(db, col(User.id) == UUID(anna.id))
         await sessions.open_session(db, UUID(anna.id), None)
-        revoking = asyncio.create_task(operations.revoke_sessions(database, anna.id))
+        revoking = asyncio.create_task(operate.revoke_sessions(database, anna.id))
         waiters = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         async with database.engine.connect() as connection:
             while not revoking.done() and not await connection.scalar(waiters):

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from chat_app.seed import DEMO_PASSWORD, DEMO_USERS
+from chat_app.cli.seed import DEMO_PASSWORD, DEMO_USERS
 
 Start = Callable[..., Awaitable[Process]]
 

@@ -16,7 +16,7 @@ import pytest
 from chat_app.settings import Settings
 from tests.clients import until
 from tests.conftest import free_port
-from tests.test_run import END_SECONDS, read_until_ready
+from tests.test_run import END_SECONDS, START_SECONDS, read_until_ready
 
 Start = Callable[..., Awaitable[Process]]
 
@@ -91,7 +91,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(pid).children():
         with suppress(psutil.NoSuchProcess):
-            if "worker" in process.cmdline():
+            if "--multiprocessing-fork" in process.cmdline():
                 found.append(process)
     return found
 
@@ -99,6 +99,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 async def wait_until_ready(port: int) -> None:
     """Wait until a worker answers and its bus is up."""
     transport = httpx.AsyncHTTPTransport(retries=5)
-    async with httpx.AsyncClient(transport=transport, timeout=END_SECONDS) as client:
+    # A worker that starts takes the connection only then.
+    async with httpx.AsyncClient(transport=transport, timeout=START_SECONDS) as client:
         answer = await client.get(f"http://127.0.0.1:{port}/readyz")
         assert answer.json() == {"status": "ok", "bus": "up"}

@@ -10,8 +10,9 @@ import uvicorn
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from chat_app import migrations, server
+from chat_app import migrations
 from chat_app.api import health
+from chat_app.cli import serving
 from chat_app.database import Database
 from chat_app.settings import Settings
 from tests.clients import DEADLINE, Answer, http_answer
@@ -65,7 +66,7 @@ async def test_a_node_with_a_blocked_database_is_not_ready(service: Service, dat
 
 @pytest.mark.usefixtures("ending_reset")
 async def test_a_node_is_not_ready_after_sigterm(service: Service) -> None:
-    ended = server._Server(uvicorn.Config(service.app), lambda: None, health.ending.set)
+    ended = serving._Server(uvicorn.Config(service.app), lambda: None)
     ended.handle_exit(signal.SIGTERM, None)
     assert ended.should_exit
     assert await get_health(service) == Answer(503, None, "unavailable")

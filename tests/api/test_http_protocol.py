@@ -12,7 +12,7 @@ import pytest
 
 from chat_app.api import http_protocol
 from chat_app.api.http_protocol import HEAD_BYTES, HttpProtocol
-from chat_app.server import configuration
+from chat_app.cli.serving import configuration
 from tests.clients import DEADLINE, Person, until
 from tests.raw import RawSocket
 from tests.service import MakePerson, Service

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from chat_app.server import end_on_signals
+from chat_app.cli.process import end_on_signals
 from tests.bench import beside as revisions
 from tests.bench import disturbed, idle, reading, report, seed, sending
 from tests.bench.report import BESIDE, Experiment, Results

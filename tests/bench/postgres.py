@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from chat_app.embedded import EmbeddedServerError, embedded_postgres
+from chat_app.cli.embedded import embedded_postgres
+from chat_app.cli.process import Refusal
 
 
 def main() -> None:
@@ -25,5 +26,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except EmbeddedServerError as error:
+    except Refusal as error:
         sys.exit(str(error))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from chat_app.embedded import embedded_valkey
+from chat_app.cli.embedded import embedded_valkey
 from tests.bench import children
 from tests.bench.usage import Usage, usage
 

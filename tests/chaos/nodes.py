@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 import psutil
 
-from chat_app.embedded import embedded_postgres, valkey_command
+from chat_app.cli.embedded import embedded_postgres, valkey_command
 from tests.chaos.proxy import Network
 from tests.process import ROOT, START_SECONDS
 

@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from chat_app.embedded import valkey_command, wait_for_valkey
+from chat_app.cli.embedded import valkey_command, wait_for_valkey
 from chat_app.events import Recorded
 from chat_app.live.bus import CHANNEL, HEARTBEAT_SECONDS
 from chat_app.live.bus_messages import encode

@@ -1,4 +1,4 @@
-"""What an operator does from the command line: check the surroundings, make users, end sessions."""
+"""What an operator does beside running the server: check its environment, create users, end sessions."""
 
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -22,61 +22,61 @@ from chat_app.settings import Settings
 
 class Checked(NamedTuple):
     part: str
-    wrong: str | None
+    fault: str | None
 
 
 async def check(settings: Settings, database: Database) -> AsyncIterator[Checked]:
-    """Try all that the server needs, whatever fails on the way."""
+    """Check each thing that the server needs, also after a failure."""
     for part in ("settings", "database", "migrations", "media", *(("bus",) if settings.bus_url else ())):
         try:
-            wrong = await _find_fault(part, settings, database)
+            fault = await _find_fault(part, settings, database)
         except Exception as error:
-            wrong = _fault(part, error)
-        yield Checked(part, wrong or None)
+            fault = _explain(part, error)
+        yield Checked(part, fault)
 
 
-async def _find_fault(part: str, settings: Settings, database: Database) -> str:
+async def _find_fault(part: str, settings: Settings, database: Database) -> str | None:
     match part:
         case "settings":
             return "; ".join(settings.unsafe())
         case "database":
             async with database.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
-        case "migrations":
-            return "" if await is_current(database) else "some are missing: run `python -m chat_app migrate`"
+        case "migrations" if not await is_current(database):
+            return "some are missing: run `python -m chat_app migrate`"
         case "media":
             await Storage(settings.media_location).check()
         case "bus" if settings.bus_url:
             async with connect(settings.bus_url.get_secret_value()) as client:
                 await client.ping()
-    return ""
+    return None
 
 
-def _fault(part: str, error: Exception) -> str:
+def _explain(part: str, error: Exception) -> str:
     if part in ("database", "migrations"):
         return database_fault(error)
     if part == "bus":
         return bus_fault(error)
-    # Of those that clients are told, the cause says more.
+    # The text of a ChatError is for clients. Its cause says more.
     cause = error.__cause__ if isinstance(error, ChatError) else error
     return (str(cause) or repr(cause)).partition("\n")[0]
 
 
 async def create_user(database: Database, data: UserCreate) -> UUID:
-    """Register somebody. Raises PhoneTaken."""
+    """Register a user. Raises PhoneTaken."""
     async with database.transaction() as db:
         return (await UserManager(UserDatabase(db)).create(data)).id
 
 
-async def revoke_sessions(database: Database, who: str) -> int:
-    """End all sessions of a user, named by id or phone; the nodes find it in the database. Raises UserNotFound."""
+async def revoke_sessions(database: Database, id_or_phone: str) -> int:
+    """End all sessions of a user. The nodes learn it from the database. Raises UserNotFound."""
     try:
-        is_meant = col(User.id) == UUID(who)
+        condition = col(User.id) == UUID(id_or_phone)
     except ValueError:
-        is_meant = col(User.phone) == plain_phone(who)
+        condition = col(User.phone) == plain_phone(id_or_phone)
     async with database.transaction() as db:
-        # Locked: the session of a login that is being committed ends too.
-        user = await lock_user(db, is_meant)
+        # With the user locked, a session that a login is committing now is ended too.
+        user = await lock_user(db, condition)
         if user is None:
             raise UserNotFound
         return await sessions.revoke_sessions(db, user.id)

