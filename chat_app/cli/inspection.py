@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,44 +18,14 @@ from chat_app.crud.avatars import SIZES
 from chat_app.database import Database
 from chat_app.media.storage import Storage
 from chat_app.models import Attachment
+from chat_app.models.messages import WITH_ATTACHMENT
 
 # A younger file may belong to an upload in progress, or to a message that will be sent soon.
 AGE = timedelta(days=1)
 AT_ONCE = 20
 
-# Each query finds violations of a rule.
-RULES = {
-    "seqs are not 1, 2, 3 …": """
-        SELECT chat.id AS chat_id, message_count, count(seq) AS messages, min(seq) AS first, max(seq) AS last
-        FROM chat LEFT JOIN message ON chat_id = chat.id GROUP BY chat.id
-        HAVING (count(seq), coalesce(min(seq), 1), coalesce(max(seq), 0)) != (message_count, 1, message_count)""",
-    "a message has no chat": """
-        SELECT chat_id, seq FROM message LEFT JOIN chat ON chat.id = chat_id WHERE chat.id IS NULL""",
-    "the version is below that of a row": """
-        SELECT chat.id AS chat_id, chat.version, max(changed.version) AS row FROM chat JOIN (
-            SELECT chat_id, version FROM message
-            UNION ALL SELECT chat_id, greatest(version, joined_version) FROM membership
-        ) AS changed ON chat_id = chat.id GROUP BY chat.id HAVING max(changed.version) > chat.version""",
-    "like_count is not the number of likes": """
-        SELECT chat_id, seq, like_count, count AS likes
-        FROM message FULL JOIN (SELECT chat_id, seq, count(*) FROM "like" GROUP BY chat_id, seq) AS likes
-        USING (chat_id, seq) WHERE coalesce(like_count, 0) != coalesce(count, 0)""",
-    "member_count is not the number of members": """
-        SELECT chat.id AS chat_id, member_count, count(user_id) AS members
-        FROM chat LEFT JOIN membership ON chat_id = chat.id AND removed_at IS NULL
-        GROUP BY chat.id HAVING count(user_id) != member_count""",
-    "a read position is outside of what is visible": """
-        SELECT chat_id, user_id, visible_from_seq, last_read_seq, message_count
-        FROM membership JOIN chat ON chat.id = chat_id
-        WHERE removed_at IS NULL AND NOT (visible_from_seq BETWEEN 1 AND message_count + 1
-            AND last_read_seq BETWEEN visible_from_seq - 1 AND message_count)""",
-    "an attachment has no message": """
-        SELECT attachment.id AS attachment_id, chat_id, seq FROM attachment LEFT JOIN message USING (chat_id, seq)
-        WHERE chat_id IS NOT NULL AND (message.type IS NULL OR deleted_at IS NOT NULL)""",
-    "a message has no attachment": """
-        SELECT chat_id, seq, type FROM message LEFT JOIN attachment USING (chat_id, seq)
-        WHERE type IN ('image', 'video', 'audio', 'voice', 'file') AND deleted_at IS NULL AND attachment.id IS NULL""",
-}
+# By rule, the query that finds its violations.
+RULES = dict(re.findall(r"-- (.+)\n(SELECT[^;]+);", Path(__file__).with_name("rules.sql").read_bytes().decode()))
 
 FILES = f"""(
     SELECT id, key, size FROM attachment
@@ -78,7 +49,7 @@ async def verify(database: Database, storage: Storage) -> AsyncIterator[str]:
     """Describe every violation."""
     async with _reader(database) as reader:
         for rule, query in RULES.items():
-            async for row in await reader.stream(text(query)):
+            async for row in await reader.stream(text(query), {"with_attachment": list(WITH_ATTACHMENT)}):
                 yield f"{rule}: {' '.join(f'{name}={value}' for name, value in row._mapping.items())}"
         async for violation in _verify_files(database, storage, reader):
             yield violation

@@ -1,5 +1,7 @@
-"""Demo data for development: the same people, phones, chats and texts on every machine, written once."""
+"""Writes the demo data of demo.toml: for development, once, and the same on every machine."""
 
+import tomllib
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -17,9 +19,6 @@ from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import MessageCreate
 from chat_app.models.sessions import Actor
 
-NAMESPACE = UUID("c4a7d0de-0000-4000-8000-000000000001")
-DEMO_PASSWORD = "demo-password"
-
 
 class DemoUser(NamedTuple):
     name: str
@@ -28,60 +27,16 @@ class DemoUser(NamedTuple):
     bio: str
 
 
-class Line(NamedTuple):
-    """What somebody says; a text, or the fields of another type of message."""
-
-    username: str
-    content: str | dict[str, Any]
-    reply_to: int | None = None
-    liked_by: tuple[str, ...] = ()
-
-
-DEMO_USERS = (
-    DemoUser("Anna Ivanova", "+79000000001", "anna", "Product, coffee, mountains."),
-    DemoUser("Boris Petrov", "+79000000002", "boris", "Front end. Ask me about CSS."),
-    DemoUser("Clara Smirnova", "+79000000003", "clara", "Design."),
-    DemoUser("David Kim", "+79000000004", "david", "Back end, bicycles."),
-    DemoUser("Елена Орлова", "+79000000005", "elena", "Пишу тексты и тесты."),
-    DemoUser("Farid Aliyev", "+79000000006", "farid", ""),
-)
-
-PRIVATE_CHATS = {
-    ("anna", "boris"): [
-        Line("anna", "Hi Boris! Does the chat list update by itself already?"),
-        Line("boris", "Hi! Yes: every change comes as a chats_changed event. 🎉", 1, ("anna",)),
-        Line("anna", "Wonderful. Then let us show it to the others tomorrow."),
-        Line("boris", {"type": "contact", "name": "Clara Smirnova", "phone": "+7 900 000-00-03"}),
-    ],
-    ("anna", "elena"): [
-        Line("elena", "Анна, добрый день! Посмотришь тексты для экрана входа?"),
-        Line("anna", "Добрый! Сегодня вечером посмотрю.", 1),
-    ],
-    ("clara", "david"): [Line("clara", "David, which sizes do avatars come in?"), Line("david", "400, 100 and 50.", 1)],
-}
-
-# The founder comes first. The first message of a group is the one that says so: these begin with seq 2.
-GROUPS = {
-    ("Project Aurora", ("anna", "boris", "clara", "david")): [
-        Line("anna", "Welcome! This is where we plan the release.", None, ("boris", "clara", "david")),
-        Line("clara", "The new icons are ready."),
-        Line("david", "Great, I will deploy them tonight.", 3, ("clara",)),
-        Line("boris", "Found a bug: long titles don't wrap on small screens."),
-        Line("clara", "I'll fix the layout.", 5),
-    ],
-    ("Weekend hike", ("david", "anna", "elena", "farid")): [
-        Line("david", "Saturday, 9:00, at the station?"),
-        Line("farid", "I'm in!", 2, ("david", "anna")),
-        Line("elena", {"type": "location", "latitude": 43.5855, "longitude": 39.7231, "text": "We meet here"}),
-        Line("anna", "See you there 🏔️", 4),
-    ],
-}
+NAMESPACE = UUID("c4a7d0de-0000-4000-8000-000000000001")
+DEMO = tomllib.loads(Path(__file__).with_name("demo.toml").read_bytes().decode())
+DEMO_PASSWORD: str = DEMO["password"]
+DEMO_USERS = [DemoUser(**user) for user in DEMO["users"]]
 
 _MESSAGE: TypeAdapter[MessageCreate] = TypeAdapter(MessageCreate)
 
 
 def demo_id(name: str) -> UUID:
-    """The id of a demo user, chat or message, the same everywhere."""
+    """The id of a demo user, chat or message."""
     return uuid5(NAMESPACE, name)
 
 
@@ -90,7 +45,7 @@ def _actor(username: str) -> Actor:
 
 
 async def seed(database: Database) -> bool:
-    """Write the demo data, all of it or nothing. False, and nothing is done, where a demo phone is registered."""
+    """Write all of the demo data in one transaction. Do nothing and return False if a demo phone is registered."""
     try:
         async with database.transaction() as db:
             phones = [user.phone for user in DEMO_USERS]
@@ -112,24 +67,26 @@ async def _add_users(db: Transaction) -> None:
 
 
 async def _add_chats(db: Transaction) -> None:
-    for (opener, peer), lines in PRIVATE_CHATS.items():
+    for chat in DEMO["private_chats"]:
+        opener, peer = chat["members"]
         chat_id = demo_id(f"{opener} and {peer}")
         await open_private_chat(db, _actor(opener), demo_id(peer), chat_id=chat_id)
-        await _say(db, chat_id, lines)
-    for (title, (founder, *others)), lines in GROUPS.items():
-        chat_id = demo_id(title)
-        group = GroupCreate(title=title, member_ids=[demo_id(username) for username in others], client_id=chat_id)
-        await create_group(db, _actor(founder), group, chat_id=chat_id)
-        await _say(db, chat_id, lines)
+        await _send(db, chat_id, chat["messages"])
+    for chat in DEMO["groups"]:
+        creator, *members = chat["members"]
+        chat_id = demo_id(chat["title"])
+        group = GroupCreate(title=chat["title"], member_ids=list(map(demo_id, members)), client_id=chat_id)
+        await create_group(db, _actor(creator), group, chat_id=chat_id)
+        await _send(db, chat_id, chat["messages"])
     await pin_chat(db, _actor("anna"), demo_id("Project Aurora"))
     await rename_chat(db, _actor("anna"), demo_id("Weekend hike"), "Mountains!")
 
 
-async def _say(db: Transaction, chat_id: UUID, lines: list[Line]) -> None:
-    for number, line in enumerate(lines):
-        content = {"type": "text", "text": line.content} if isinstance(line.content, str) else line.content
-        client_id = demo_id(f"{chat_id} {number}")
-        data = _MESSAGE.validate_python({**content, "client_id": client_id, "reply_to": line.reply_to})
-        sent = one(await send_messages(db, [Draft(_actor(line.username), chat_id, data)]))
-        for username in line.liked_by:
+async def _send(db: Transaction, chat_id: UUID, messages: list[dict[str, Any]]) -> None:
+    for number, message in enumerate(messages):
+        fields = {"type": "text", "client_id": demo_id(f"{chat_id} {number}"), **message}
+        sender, fans = _actor(fields.pop("from")), fields.pop("liked_by", ())
+        draft = Draft(sender, chat_id, _MESSAGE.validate_python(fields))
+        sent = one(await send_messages(db, [draft]))
+        for username in fans:
             await like_message(db, _actor(username), chat_id, sent.message.seq)

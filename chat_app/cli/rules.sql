@@ -1,0 +1,39 @@
+-- Each query finds the violations of the rule above it, on one state of all tables.
+
+-- seqs are not 1, 2, 3 …
+SELECT chat.id AS chat_id, message_count, count(seq) AS messages, min(seq) AS first, max(seq) AS last
+FROM chat LEFT JOIN message ON chat_id = chat.id GROUP BY chat.id
+HAVING (count(seq), coalesce(min(seq), 1), coalesce(max(seq), 0)) != (message_count, 1, message_count);
+
+-- a message has no chat
+SELECT chat_id, seq FROM message LEFT JOIN chat ON chat.id = chat_id WHERE chat.id IS NULL;
+
+-- the version is below that of a row
+SELECT chat.id AS chat_id, chat.version, max(changed.version) AS row FROM chat JOIN (
+    SELECT chat_id, version FROM message
+    UNION ALL SELECT chat_id, greatest(version, joined_version) FROM membership
+) AS changed ON chat_id = chat.id GROUP BY chat.id HAVING max(changed.version) > chat.version;
+
+-- like_count is not the number of likes
+SELECT chat_id, seq, like_count, count AS likes
+FROM message FULL JOIN (SELECT chat_id, seq, count(*) FROM "like" GROUP BY chat_id, seq) AS likes
+USING (chat_id, seq) WHERE coalesce(like_count, 0) != coalesce(count, 0);
+
+-- member_count is not the number of members
+SELECT chat.id AS chat_id, member_count, count(user_id) AS members
+FROM chat LEFT JOIN membership ON chat_id = chat.id AND removed_at IS NULL
+GROUP BY chat.id HAVING count(user_id) != member_count;
+
+-- a read position is outside of what is visible
+SELECT chat_id, user_id, visible_from_seq, last_read_seq, message_count
+FROM membership JOIN chat ON chat.id = chat_id
+WHERE removed_at IS NULL AND NOT (visible_from_seq BETWEEN 1 AND message_count + 1
+    AND last_read_seq BETWEEN visible_from_seq - 1 AND message_count);
+
+-- an attachment has no message
+SELECT attachment.id AS attachment_id, chat_id, seq FROM attachment LEFT JOIN message USING (chat_id, seq)
+WHERE chat_id IS NOT NULL AND (message.type IS NULL OR deleted_at IS NOT NULL);
+
+-- a message has no attachment
+SELECT chat_id, seq, type FROM message LEFT JOIN attachment USING (chat_id, seq)
+WHERE type = ANY(CAST(:with_attachment AS text[])) AND deleted_at IS NULL AND attachment.id IS NULL;
