@@ -16,6 +16,7 @@ from uuid import UUID
 
 import orjson
 import structlog
+from structlog import processors, stdlib
 from structlog.typing import EventDict, Processor
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -26,7 +27,7 @@ VERBOSE = (
     *("sqlalchemy.engine", "chat_app.driver.Pool", "asyncio"),
 )
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("chat_app")
+log: stdlib.BoundLogger = structlog.get_logger("chat_app")
 
 
 def configure(level: str, style: str | None) -> None:
@@ -36,33 +37,22 @@ def configure(level: str, style: str | None) -> None:
     _is_json = not console and logging.getLevelName(level) <= logging.INFO
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stdlib.add_log_level,
+        stdlib.add_logger_name,
+        processors.TimeStamper(fmt="iso", utc=True),
         _plain_values,
     ]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[stdlib.filter_by_level, *shared, stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=stdlib.LoggerFactory(),
+        wrapper_class=stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    renderer: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    for_people: list[Processor] = [structlog.dev.ConsoleRenderer()]
+    for_programs: list[Processor] = [processors.format_exc_info, processors.JSONRenderer()]
+    render = [stdlib.ProcessorFormatter.remove_processors_meta, *(for_people if console else for_programs)]
     handler = _Handler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-        )
-    )
+    handler.setFormatter(stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=render))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
@@ -103,11 +93,10 @@ _lines: list[bytes] = []
 
 
 def _write_lines() -> None:
-    if not _lines:
-        return
-    sys.stderr.buffer.write(b"".join(_lines))
-    sys.stderr.buffer.flush()
-    _lines.clear()
+    if _lines:
+        sys.stderr.buffer.write(b"".join(_lines))
+        sys.stderr.buffer.flush()
+        _lines.clear()
 
 
 def _plain_values(_logger: Any, _name: str, event: EventDict) -> EventDict:

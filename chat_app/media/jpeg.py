@@ -13,9 +13,9 @@ KEPT = {SCAN, TABLE, RESTART} | set(range(0xC0, 0xD0))
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 ADOBE = b"Adobe\0\x64\0\0\0\0"
 EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0%c\0\0\0\0\0\0"
-# Of a profile: the primaries, the white and the curves, each with the most bytes that it may have.
-COLOUR_TAGS = dict.fromkeys((b"rXYZ", b"gXYZ", b"bXYZ", b"wtpt"), 20) | {b"chad": 44}
-CURVE_TAGS = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), 8204)
+# The tags of a profile that are kept: primaries, white and curves, each with its largest size.
+PROFILE_TAGS = dict.fromkeys((b"rXYZ", b"gXYZ", b"bXYZ", b"wtpt"), 20)
+PROFILE_TAGS |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), 8204)
 
 
 def clean_jpeg(data: bytes, orientation: int, profile: bytes | None) -> bytes:
@@ -45,30 +45,21 @@ def clean_jpeg(data: bytes, orientation: int, profile: bytes | None) -> bytes:
 
 
 def plain_profile(profile: bytes) -> bytes | None:
-    """The same colours without texts and dates; None unless it is that of a display with primaries and curves."""
+    """The same colours without texts and dates. None unless it is a display profile with primaries and curves."""
     count = int.from_bytes(profile[128:132])
     table = profile[132 : 132 + 12 * count]
-    if profile[12:24] != b"mntrRGB XYZ " or count > 100 or len(table) < 12 * count:
+    if profile[12:24] != b"mntrRGB XYZ " or len(table) < 12 * count or b"A2B0" in table:
         return None
-    found = {name: profile[start : start + size] for name, start, size in struct.iter_unpack(">4sII", table)}
-    limits = COLOUR_TAGS | CURVE_TAGS
-    tags = {name: found[name] for name in limits if name in found}
-    if b"A2B0" in found or not limits.keys() - {b"chad"} <= tags.keys():
-        return None
-    if any(len(content) > limits[name] for name, content in tags.items()):
-        return None
-    entries, contents, at = b"", b"", 132 + 12 * len(tags)
-    for name, content in tags.items():
-        entries += struct.pack(">4sII", name, at + len(contents), len(content))
-        contents += content + bytes(-len(content) % 4)
+    entries, contents, at = b"", b"", 132 + 12 * len(PROFILE_TAGS)
+    found = {name: (start, size) for name, start, size in struct.iter_unpack(">4sII", table)}
+    for name, largest in PROFILE_TAGS.items():
+        start, size = found.get(name, (0, 0))
+        if not 0 < size <= largest:
+            return None
+        entries += struct.pack(">4sII", name, at + len(contents), size)
+        contents += profile[start : start + size].ljust(size + -size % 4, b"\0")
     head = struct.pack(
-        ">I4x4s12s12x4s28x12s48xI",
-        at + len(contents),
-        profile[8:12],
-        profile[12:24],
-        b"acsp",
-        profile[68:80],
-        len(tags),
+        ">I4x16s12x4s28x12s48xI", at + len(contents), profile[8:24], b"acsp", profile[68:80], len(PROFILE_TAGS)
     )
     return head + entries + contents
 
