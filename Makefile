@@ -67,6 +67,7 @@ lint: $(READY) ## Check style, types, the layers of the imports, YAML, Dockerfil
 	@$(BIN)/actionlint .github/workflows/*.yml
 	@$(BIN)/zizmor --offline --quiet .github
 	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/python -m tests.code_lines
 
 lint-manifests: $(READY) ## Check the manifests for Kubernetes; needs kubectl
 	@command -v kubectl >/dev/null || { echo "kubectl is needed: it builds the manifests" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""What routes and commands are given besides their arguments: each of these a process has once."""
+"""The objects that both transports use and that a process has once."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from chat_app.sms import CodeSender
 
 @dataclass
 class Components:
-    """The value of `app.state.components`. `bus` is None where this process is the only one."""
+    """The value of `app.state.components`. `bus` is None if this process is the only one."""
 
     database: Database
     storage: Storage

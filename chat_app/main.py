@@ -1,4 +1,4 @@
-"""The composition root: settings become one ASGI app of HTTP and Socket.IO. Imported by nobody but the command line."""
+"""The composition root: makes one ASGI app of HTTP and Socket.IO from the settings. Only `cli` imports it."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import socketio
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.middleware.cors import CORSMiddleware
@@ -43,14 +43,14 @@ CLOSE_SECONDS = 2
 
 @dataclass
 class Node(Components):
-    """All that one process has one of, in the order in which it ends."""
+    """Everything that one process has once, for its lifespan."""
 
     live: Live
     cluster: Cluster | None
 
     @asynccontextmanager
     async def run(self, _api: FastAPI) -> AsyncIterator[None]:
-        """Run what works in the background for as long as the application does."""
+        """The lifespan of the application: start what works in the background, and close everything at the end."""
         background = Background()
         background.repeat(self.live.sweep, seconds=SWEEP_SECONDS)
         background.repeat(self.live.server.sweep, seconds=CHECK_SECONDS)
@@ -60,7 +60,7 @@ class Node(Components):
         try:
             yield
         finally:
-            # The process ends: what does not answer by then is left as it is.
+            # The process ends anyway, so nothing is waited for any longer.
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await background.close()
@@ -74,7 +74,7 @@ class Node(Components):
 
 
 def create_app(settings: Settings) -> ASGIApp:
-    """Everything that one process serves."""
+    """The application of one process. Each line needs only what stands above it."""
     connections = Connections()
     bus = Bus(settings.bus_url.get_secret_value()) if settings.bus_url else None
     fanout = ClusterFanout(connections, bus) if bus else Fanout(connections)
@@ -109,9 +109,10 @@ def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
     api = FastAPIOffline(docs_url="/docs/", redoc_url=None, lifespan=node and node.run, **openapi.ABOUT)
     api.state.components = node
     handle_errors(api)
-    api.include_router(_routes())
-    for router in (media.router, pages.router, health.router):
-        api.include_router(router)
+    for module in (auth, users, active, chats, members, messages, attachments):
+        api.include_router(module.router, prefix=PREFIX)
+    for module in (media, pages, health):
+        api.include_router(module.router)
     instrumentator = Instrumentator(should_group_status_codes=False, excluded_handlers=["/metrics"])
     instrumentator.add(metrics.count_request).instrument(api)
     api.add_middleware(BodyLimit)
@@ -128,18 +129,11 @@ def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
     return api
 
 
-def _routes() -> APIRouter:
-    routes = APIRouter(prefix=PREFIX)
-    for module in (auth, users, active, chats, members, messages, attachments):
-        routes.include_router(module.router)
-    return routes
-
-
 def _origin_check(settings: Settings) -> Any:
-    """Whether a page of this origin may connect: the same rule as for HTTP, and pages of the service itself."""
+    """A function that tells whether a page of an origin may connect. Pages of the service itself may, too."""
 
     def allow(origin: str | None, environ: dict[str, Any]) -> bool:
-        if origin is None:  # asked for the headers of the answer too; whoever sends no Origin is no page
+        if origin is None:  # the library asks for the headers of the answer, too
             return False
         is_local = settings.is_development and re.fullmatch(LOCAL_ORIGINS, origin)
         is_own = origin.partition("://")[2] == environ.get("HTTP_HOST")
