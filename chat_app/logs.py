@@ -19,6 +19,8 @@ import structlog
 from structlog import processors, stdlib
 from structlog.typing import EventDict, Processor
 
+from chat_app.errors import ChatError, Internal
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # At INFO these log secrets: URLs with queries, frames with tokens and texts, statements with values.
@@ -69,9 +71,9 @@ def line(event: str, values: dict[str, Any]) -> None:
         return
     if not _lines:
         asyncio.get_running_loop().call_soon(_write_lines)
-    head = {"event": event, "level": "info", "logger": "chat_app", "timestamp": datetime.now(UTC)}
+    line = {"event": event, "level": "info", "logger": "chat_app", "timestamp": datetime.now(UTC), **values}
     # The driver has a UUID type of its own.
-    _lines.append(orjson.dumps({**head, **values}, default=str, option=_LINE))
+    _lines.append(orjson.dumps(line, default=str, option=_LINE))
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -138,6 +140,14 @@ def bound(name: str) -> str | None:
     """A value of the log context."""
     found: str | None = structlog.contextvars.get_contextvars().get(name)
     return found
+
+
+def as_chat_error(error: Exception) -> ChatError:
+    """The error that a client gets. One that nobody expected is logged."""
+    if isinstance(error, ChatError):
+        return error
+    log_crash(error)
+    return Internal()
 
 
 def log_crash(error: BaseException) -> None:

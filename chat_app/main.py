@@ -29,9 +29,10 @@ from chat_app.limits import EXCHANGE_SECONDS, Limits
 from chat_app.live.bus import Bus
 from chat_app.live.cluster import Cluster, ClusterFanout
 from chat_app.live.connections import Connections
+from chat_app.live.engine.server import CHECK_SECONDS, ChatServer
 from chat_app.live.fanout import Fanout
 from chat_app.live.presence import Presence
-from chat_app.live.server import CHECK_SECONDS, SWEEP_SECONDS, Live
+from chat_app.live.server import SESSION_CHECK_SECONDS, Live
 from chat_app.media.storage import Storage
 from chat_app.settings import LOCAL_ORIGINS, Settings
 from chat_app.sms import CodeSender
@@ -46,14 +47,15 @@ class Node(Components):
     """Everything that one process has once, for its lifespan."""
 
     live: Live
+    server: ChatServer
     cluster: Cluster | None
 
     @asynccontextmanager
     async def run(self, _api: FastAPI) -> AsyncIterator[None]:
         """The lifespan of the application: start what works in the background, and close everything at the end."""
         background = Background()
-        background.repeat(self.live.sweep, seconds=SWEEP_SECONDS)
-        background.repeat(self.live.server.sweep, seconds=CHECK_SECONDS)
+        background.repeat(self.live.end_sessions, seconds=SESSION_CHECK_SECONDS)
+        background.repeat(self.server.sweep, seconds=CHECK_SECONDS)
         if self.cluster:
             background.repeat(self.limits.exchange, seconds=EXCHANGE_SECONDS)
             await self.cluster.start()
@@ -90,13 +92,21 @@ def create_app(settings: Settings) -> ASGIApp:
     outbox = Outbox(database)
     presence = Presence(connections, database, bus)
     cluster = Cluster(fanout, database, presence) if isinstance(fanout, ClusterFanout) else None
-    live = Live(database, limits, outbox, connections, presence, _origin_check(settings), is_alone=bus is None)
+    live = Live(database, limits, outbox, connections, presence)
+    server = ChatServer(
+        live,
+        connections,
+        limits,
+        cors_allowed_origins=_origin_check(settings),
+        # Of several nodes each would get some of the requests of one client that polls.
+        transports=["websocket"] if bus else None,
+    )
     metrics.watch_pool(database.engine.pool)
-    metrics.connections.set_function(live.connections.__len__)
+    metrics.connections.set_function(connections.__len__)
     codes = CodeSender(settings)
-    node = Node(database, storage, limits, outbox, codes, bus, live=live, cluster=cluster)
+    node = Node(database, storage, limits, outbox, codes, bus, live=live, server=server, cluster=cluster)
     # Requests of long polling have bodies too.
-    sockets = SimpleNamespace(handle_request=BodyLimit(live.server.handle_request))
+    sockets = SimpleNamespace(handle_request=BodyLimit(server.handle_request))
     app: Any = socketio.ASGIApp(sockets, other_asgi_app=create_api(settings, node))
     if settings.trusted_proxies:
         app = ProxyHeadersMiddleware(app, trusted_hosts=settings.trusted_proxies)

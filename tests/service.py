@@ -19,8 +19,9 @@ from chat_app.cli.serving import configuration
 from chat_app.crud.sessions import open_session
 from chat_app.database import Database
 from chat_app.live.cluster import Cluster
+from chat_app.live.engine.protocol import FastProtocol
+from chat_app.live.engine.server import ChatServer
 from chat_app.live.server import Live
-from chat_app.live.websocket import FastProtocol
 from chat_app.main import Node, create_app
 from chat_app.models import User
 from chat_app.settings import Settings
@@ -68,6 +69,10 @@ class Service:
     def cluster(self) -> Cluster:
         assert self.node.cluster
         return self.node.cluster
+
+    @property
+    def socket_server(self) -> ChatServer:
+        return self.node.server
 
     @property
     def database(self) -> Database:

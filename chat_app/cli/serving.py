@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 from chat_app.api.health import ending
 from chat_app.api.http_protocol import KEEP_ALIVE_SECONDS, HttpProtocol
 from chat_app.background import run
-from chat_app.live.websocket import FastProtocol
+from chat_app.live.engine.protocol import FastProtocol
 from chat_app.main import create_app
 from chat_app.settings import Settings
 

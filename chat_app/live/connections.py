@@ -1,43 +1,19 @@
-"""The connections of this process: found by user, by session, and by what they have open.
+"""The connections of this process, found by user, by session, and by the chats that they have open.
 
-Having a chat open is a wish, not a right: who is told of a chat, its audience decides.
+Having a chat open is a wish, not a right: the audience of an event decides who gets it.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as DriverUUID
 
+from chat_app.live.engine.frames import Packet
+from chat_app.live.engine.sockets import Socket
 from chat_app.models.sessions import Actor
-
-
-def frame(packet: bytes) -> bytes:
-    """A whole text frame of the WebSocket protocol, as servers send it: not masked."""
-    length = len(packet)
-    if length < 126:
-        return bytes((0x81, length)) + packet
-    if length < 2**16:
-        return b"\x81\x7e" + length.to_bytes(2, "big") + packet
-    return b"\x81\x7f" + length.to_bytes(8, "big") + packet
-
-
-class Packet:
-    """A Socket.IO packet: encoded once, and framed once for all the WebSockets that it goes to."""
-
-    __slots__ = ("body", "framed")
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        # 4: to Engine.IO it is a message.
-        self.framed = frame(b"4" + body)
-
-
-class Wire(Protocol):
-    """What puts packets on a connection, in the order of the calls and without waiting."""
-
-    def send(self, connection: "Connection", packet: Packet) -> None: ...
 
 
 class Opened(NamedTuple):
@@ -51,37 +27,30 @@ class Opened(NamedTuple):
 
 
 NOTHING = Opened(None)
+End = Callable[["Connection"], None]
 
 
 class Connection:
-    """One Socket.IO connection of a session."""
+    """One Socket.IO connection of a session. `end` closes it for good when its session was ended."""
 
     __slots__ = (
-        *("_connections", "_end", "_opening", "about", "active", "actor", "chose_chat", "id", "key", "send"),
-        *("waiting", "wire"),
+        *("_connections", "_end", "_opening", "active", "actor", "chose_chat", "id", "is_started", "key"),
+        *("log_values", "send", "socket", "waiting"),
     )
 
-    def __init__(
-        self,
-        id: str,
-        actor: Actor,
-        wire: Wire,
-        connections: "Connections",
-        end: Callable[["Connection"], None],
-    ) -> None:
-        self.id = id
+    def __init__(self, socket: Socket, actor: Actor, connections: "Connections", end: End, *, chose_chat: bool) -> None:
+        self.id: str = socket.sid
+        self.socket = socket
         self.actor = actor
         # The user's id as audiences hold it: the driver's own class is found in dictionaries three times as fast.
         self.key: UUID = DriverUUID(actor.id.bytes)
-        # For the log.
-        self.about = {"user": str(actor.id), "session": str(actor.session_id)}
-        self.wire = wire
-        # Send an encoded packet, after `ready`; the wire puts a shorter way here once it knows one.
-        self.send: Callable[[Packet], None] = self._send
+        self.log_values = {"user": str(actor.id), "session": str(actor.session_id)}
         # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
-        self.chose_chat = False
-        # What comes before the client was told `ready` waits here.
-        self.waiting: list[Packet] | None = []
+        self.chose_chat = chose_chat
+        # Whether the login is over. What is sent before that waits.
+        self.is_started = False
+        self.waiting: list[Packet] = []
+        self.send: Callable[[Packet], None] = self.waiting.append
         self.active = NOTHING
         # What becomes active once the command that opens it succeeds.
         self._opening: Opened | None = None
@@ -103,9 +72,9 @@ class Connection:
         return {opened.chat_id for opened in (self.active, self._opening) if opened and opened.chat_id}
 
     def _open(self, active: Opened, opening: Opened | None = None) -> None:
-        self._connections.close_chats(self)
+        before = self.chat_ids
         self.active, self._opening = active, opening
-        self._connections.open_chats(self)
+        self._connections.move(self, before, self.chat_ids)
 
     def open_chat(self, chat_id: UUID | None, version: int) -> None:
         """Have this chat active, as of a version of it; None: no chat."""
@@ -113,26 +82,17 @@ class Connection:
 
     def lose_chat(self, chat_id: UUID, version: int) -> None:
         """The user was removed at this version. A chat that was opened after that stays open."""
-        if chat_id in self.chat_ids:
-            opening = self._opening and self._opening.unless_lost(chat_id, version)
-            self._open(self.active.unless_lost(chat_id, version), opening)
+        opening = self._opening and self._opening.unless_lost(chat_id, version)
+        self._open(self.active.unless_lost(chat_id, version), opening)
 
-    def _send(self, packet: Packet) -> None:
-        if self.waiting is None:
-            self.wire.send(self, packet)
-        else:
-            self.waiting.append(packet)
-
-    @property
-    def is_started(self) -> bool:
-        """Whether the login is over, and the client gets what is sent."""
-        return self.waiting is None
-
-    def start(self, ready: Packet) -> None:
-        """Tell the client that it is live, and whatever happened meanwhile."""
-        waiting, self.waiting = self.waiting or [], None
-        for packet in [ready, *waiting]:
-            self.wire.send(self, packet)
+    def start(self) -> None:
+        """Send what waits, and everything else at once from here on."""
+        self.is_started = True
+        # Not by way of the socket where that can be: this is called for each recipient of an event.
+        self.send = self.socket.fast.send if self.socket.fast else self.socket.deliver
+        for packet in self.waiting:
+            self.send(packet)
+        self.waiting.clear()
 
     def prepare_chat(self, chat_id: UUID | None, version: int = 0) -> None:
         """Get the changes of this chat too, which becomes active when `choosing` ends."""
@@ -153,39 +113,40 @@ class Connection:
                 self._open(self.active)
 
 
+Index = defaultdict[UUID, set[Connection]]
+
+
 class Connections:
     """All connections of this process."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Connection] = {}
-        self._by_user: dict[UUID, set[Connection]] = {}
-        self._by_session: dict[UUID, set[Connection]] = {}
-        self._by_chat: dict[UUID, set[Connection]] = {}
+        self._by_user: Index = defaultdict(set)
+        self._by_session: Index = defaultdict(set)
+        self._by_chat: Index = defaultdict(set)
 
     def add(self, connection: Connection) -> None:
         self._by_id[connection.id] = connection
-        self._by_user.setdefault(connection.key, set()).add(connection)
-        self._by_session.setdefault(connection.actor.session_id, set()).add(connection)
-        self.open_chats(connection)
+        self._by_user[connection.key].add(connection)
+        self._by_session[connection.actor.session_id].add(connection)
+        self.move(connection, set(), connection.chat_ids)
 
-    def remove(self, connection_id: str) -> None:
-        """Forget a connection; an unknown one is nothing."""
+    def remove(self, connection_id: str) -> Connection | None:
+        """Forget a connection, if there is one, and return it."""
         connection = self._by_id.pop(connection_id, None)
         if connection is not None:
             _discard(self._by_user, connection.key, connection)
             _discard(self._by_session, connection.actor.session_id, connection)
-            self.close_chats(connection)
+            self.move(connection, connection.chat_ids, set())
+        return connection
 
-    def open_chats(self, connection: Connection) -> None:
-        """Find this connection by the chats that it has open now."""
-        if connection.id in self._by_id:
-            for chat_id in connection.chat_ids:
-                self._by_chat.setdefault(chat_id, set()).add(connection)
-
-    def close_chats(self, connection: Connection) -> None:
-        """No longer find this connection by its chats."""
-        for chat_id in connection.chat_ids:
+    def move(self, connection: Connection, former: set[UUID], chat_ids: set[UUID]) -> None:
+        """Find a connection, if it was not removed, by these chats instead of the former ones."""
+        for chat_id in former - chat_ids:
             _discard(self._by_chat, chat_id, connection)
+        if connection.id in self._by_id:
+            for chat_id in chat_ids - former:
+                self._by_chat[chat_id].add(connection)
 
     def with_open(self, chat_id: UUID) -> set[Connection]:
         """The connections that have this chat open."""
@@ -210,7 +171,7 @@ class Connections:
 _NONE: set[Connection] = set()
 
 
-def _discard(index: dict[UUID, set[Connection]], key: UUID, connection: Connection) -> None:
+def _discard(index: Index, key: UUID, connection: Connection) -> None:
     found = index.get(key, _NONE)
     found.discard(connection)
     if not found:

@@ -4,7 +4,8 @@ import orjson
 
 from chat_app import metrics
 from chat_app.events import ActiveChatSet, ClientEvent, Event, NodeEvent, Recorded, ResyncRequired, SessionsRevoked
-from chat_app.live.connections import Connection, Connections, Packet
+from chat_app.live.connections import Connection, Connections
+from chat_app.live.engine.frames import Packet
 from chat_app.live.envelopes import Envelope, resync, seal
 from chat_app.logs import log_crash
 from chat_app.models.wire_json import as_json

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chat_app.database import Database
-from chat_app.live.server import SWEEP_SECONDS
+from chat_app.live.server import SESSION_CHECK_SECONDS
 from tests.accounts import PASSWORD, Account, hashing_held, waiting_for_hashing
 from tests.clients import DEADLINE, Answer, until
 from tests.service import Service
@@ -172,8 +172,8 @@ class TestDeactivation:
         assert await account.execute(self.DEACTIVATE) == 1
         for socket in people[0].sockets:
             await until(lambda socket=socket: socket.named("session_revoked") and not socket.client.connected)
-        # Each node sweeps its sessions by itself. A sweep may have begun just before.
-        assert 2 * SWEEP_SECONDS < 5
+        # Each node checks its sessions by itself. A check may have begun just before.
+        assert 2 * SESSION_CHECK_SECONDS < 5
         assert (await people[1].socket.call("list_chats")).ok
         for person in people:
             await person.close()

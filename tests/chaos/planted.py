@@ -173,7 +173,7 @@ def ignored_revocation() -> None:
         pass
 
     replace(Connection, end=lambda self: None)
-    replace(Live, sweep=look_away)
+    replace(Live, end_sessions=look_away)
 
 
 def presence_to_all() -> None:

@@ -55,7 +55,7 @@ async def test_a_connection_that_breaks_during_its_login_is_not_kept(
     await until(lambda: connections_of(service, anna) == 0)
     await boris.settle()
     assert connections_of(service, anna) == 0
-    manager = service.live.server.manager
+    manager = service.socket_server.manager
     assert not manager.pending_connect and len(manager.rooms["/"][None]) == len(service.live.connections)
 
 
@@ -68,8 +68,8 @@ async def test_a_session_revoked_during_the_login_leaves_nothing_behind(service:
         assert connections_of(service, anna) == 0
     async with stream:
         await stream.close_code()
-    await until(lambda: not service.live.server.manager.pending_connect)
-    assert service.live._ready == {}
+    await until(lambda: not service.socket_server.manager.pending_connect)
+    assert all(connection.is_started for connection in service.live.connections)
     assert UUID(anna.id) not in service.live.presence._leaving, "nobody was notified of them yet"
 
 
@@ -94,6 +94,6 @@ async def test_a_login_that_breaks_does_not_keep_its_user_online(service: Servic
 async def test_a_connection_whose_transport_is_gone_is_removed(service: Service, anna: Person) -> None:
     await anna.connect()
     (connection,) = service.live.connections.of_user(UUID(anna.id))
-    del service.live.server.eio.sockets[connection.id]
+    del service.socket_server.eio.sockets[connection.id]
     await until(lambda: connections_of(service, anna) == 0)
     assert UUID(anna.id) in service.live.presence._leaving, "and the peer was notified"

@@ -10,7 +10,7 @@ import pytest
 import websockets
 
 from chat_app import limits
-from chat_app.live import wire
+from chat_app.live.engine import server
 from chat_app.settings import Settings
 from tests.clients import Person, Socket, until
 from tests.conftest import free_port
@@ -80,7 +80,7 @@ async def test_simultaneous_connects_do_not_exceed_the_limit(service: Service, a
 async def test_an_address_has_a_limit_also_for_simultaneous_connects(
     service: Service, anna: Person, boris: Person, limit: Limit
 ) -> None:
-    await until(lambda: not service.live.server.eio.sockets)
+    await until(lambda: not service.socket_server.eio.sockets)
     limit(address=4)
     problems = await asyncio.gather(*(join(person) for person in [anna, boris] * 5))
     assert problems.count(None) == 4
@@ -90,29 +90,29 @@ async def test_an_address_has_a_limit_also_for_simultaneous_connects(
 async def test_connections_without_a_login_are_counted_and_refused(
     service: Service, anna: Person, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await until(lambda: not service.live.server.eio.sockets)
+    await until(lambda: not service.socket_server.eio.sockets)
     limit(address=2)
-    monkeypatch.setattr(wire, "MOST_TRANSPORTS", 3)
+    monkeypatch.setattr(server, "MOST_TRANSPORTS", 3)
     opened = [await RawSocket.open(anna.base) for _ in range(3)]
     with pytest.raises(websockets.InvalidStatus):
         await RawSocket.open(anna.base)
     answer = await anna.http.get("/socket.io/?EIO=4&transport=polling")
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_connections")
     assert int(answer.headers["retry-after"]) == answer.json()["retry_after"]
-    assert len(service.live.server.eio.sockets) == 3
+    assert len(service.socket_server.eio.sockets) == 3
     for raw in opened:
         await raw.close()
-    await until(lambda: not service.live.server.transports.count(HERE))
+    await until(lambda: not service.socket_server.transports[HERE])
     assert await join(anna) is None
 
 
 async def test_a_transport_that_ended_in_any_way_is_not_counted(service: Service, anna: Person) -> None:
     raw = await RawSocket.connected(anna.base, anna.token)
     polled = json.loads((await anna.http.get("/socket.io/?EIO=4&transport=polling")).text[1:])["sid"]
-    assert service.live.server.transports.count(HERE) >= 2
-    service.live.server.eio.sockets.pop(polled)
+    assert service.socket_server.transports[HERE] >= 2
+    service.socket_server.eio.sockets.pop(polled)
     raw.socket.transport.abort()
-    await until(lambda: not service.live.server.transports.count(HERE))
+    await until(lambda: not service.socket_server.transports[HERE])
 
 
 async def test_nothing_is_counted_when_rate_limits_are_off(
@@ -120,7 +120,7 @@ async def test_nothing_is_counted_when_rate_limits_are_off(
 ) -> None:
     limit(session=1, user=1, address=1)
     monkeypatch.setattr(service.live.limits, "enabled", False)
-    monkeypatch.setattr(wire, "MOST_TRANSPORTS", 1)
+    monkeypatch.setattr(server, "MOST_TRANSPORTS", 1)
     assert [await join(anna) for _ in range(3)] == [None] * 3
 
 

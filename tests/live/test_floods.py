@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chat_app.live import frames, lean
 from chat_app.live.commands import COMMANDS, Command
-from chat_app.live.frames import MOST_PACKET_BYTES
-from chat_app.live.lean import Line
+from chat_app.live.engine import fast_socket, frames
+from chat_app.live.engine.fast_socket import FastSocket
+from chat_app.live.engine.frames import MOST_PACKET_BYTES
 from chat_app.models.base import Input
 from tests.clients import DEADLINE, Person, SocketTransport, until
 from tests.process import Process
@@ -200,10 +200,10 @@ class TestLegitimateBurst:
                 assert (await ack_of(stream, number))["error"]["code"] == "unknown_command"
 
 
-def lines_of(service: Service, person: Person) -> list[Line]:
+def lines_of(service: Service, person: Person) -> list[FastSocket]:
     """The server's side of a person's connections."""
-    sockets = service.live.server.eio.sockets
-    return [sockets[connection.id].queue for connection in service.live.connections.of_user(UUID(person.id))]
+    sockets = service.socket_server.eio.sockets
+    return [sockets[connection.id].fast for connection in service.live.connections.of_user(UUID(person.id))]
 
 
 async def ack_of(stream: RawStream, number: int) -> Any:
@@ -282,7 +282,7 @@ async def test_a_client_that_sends_much_in_every_second_is_cut_below_the_limit_o
 async def test_a_client_that_never_pauses_is_cut(
     service: Service, anna: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean, "FULL_SECONDS", 0.5)
+    monkeypatch.setattr(fast_socket, "FULL_SECONDS", 0.5)
     async with waiting_command(monkeypatch), await log_in(anna) as stream:
         stream.writer.write(frame(b'42["wait",{"text":""}]') * 200)
         async with asyncio.timeout(CLOSING_SECONDS):

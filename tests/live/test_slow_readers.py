@@ -8,7 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from chat_app.live import lean
+from chat_app.live.engine import fast_socket
+from chat_app.live.engine.fast_socket import FastSocket
 from tests.clients import DEADLINE, Person, SocketTransport
 from tests.raw import RawSocket
 from tests.service import MakePerson, Service
@@ -32,7 +33,7 @@ async def silent(make_person: MakePerson) -> Person:
 
 
 @asynccontextmanager
-async def reading_nothing(service: Service, silent: Person, chat_id: str) -> AsyncIterator[lean.Line]:
+async def reading_nothing(service: Service, silent: Person, chat_id: str) -> AsyncIterator[FastSocket]:
     """Open the chat on a connection that then stops reading. Yields the server's side of it."""
     raw = await RawSocket.connected(service.base, silent.token)
     assert (await raw.call("activate_chat", json.dumps({"chat_id": chat_id})))["ok"]
@@ -43,9 +44,9 @@ async def reading_nothing(service: Service, silent: Person, chat_id: str) -> Asy
     raw.socket.transport.abort()
 
 
-def lines_of(service: Service, person: Person) -> list[lean.Line]:
-    sockets = service.live.server.eio.sockets
-    return [sockets[connection.id].queue for connection in service.live.connections.of_user(UUID(person.id))]
+def lines_of(service: Service, person: Person) -> list[FastSocket]:
+    sockets = service.socket_server.eio.sockets
+    return [sockets[connection.id].fast for connection in service.live.connections.of_user(UUID(person.id))]
 
 
 async def wait_until_disconnected(service: Service, person: Person) -> None:
@@ -87,14 +88,14 @@ async def test_a_connection_that_reads_nothing_for_a_while_is_cut(
     async with reading_nothing(service, silent, chat["id"]) as line:
         while not line.protocol.transport.get_write_buffer_size():
             await asyncio.gather(*(transport.send(anna, chat["id"], LONG) for _ in range(20)))
-        monkeypatch.setattr(lean, "STALLED_SECONDS", 1)
+        monkeypatch.setattr(fast_socket, "STALLED_SECONDS", 1)
         await wait_until_disconnected(service, silent)
 
 
 async def test_a_connection_that_reads_slowly_is_kept(
     service: Service, anna: Person, boris: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean, "STALLED_SECONDS", 0.5)
+    monkeypatch.setattr(fast_socket, "STALLED_SECONDS", 0.5)
     transport = SocketTransport()
     chat = await transport.open_private_chat(anna, boris)
     for _ in range(5):

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from websockets.exceptions import ConnectionClosed
 
-from chat_app.live import wire
+from chat_app.live.engine import sockets
 from tests.clients import DEADLINE, Person
 from tests.raw import PATH, RawSocket, RawStream, frame
 from tests.service import Service
@@ -50,7 +50,7 @@ async def test_a_connection_without_a_login_is_cut(
     before = silent_cuts()
     socket = await anna.connect()
     raw = await connect(anna)
-    monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
+    monkeypatch.setattr(sockets, "LOGIN_SECONDS", 0.1)
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(ConnectionClosed):  # noqa: PT012  # any packets may connect before
             while True:
@@ -66,8 +66,8 @@ async def test_a_polling_connection_without_a_login_is_cut(
 ) -> None:
     path = "/socket.io/?EIO=4&transport=polling"
     sid = json.loads((await anna.http.get(path)).text[1:])["sid"]
-    assert sid in service.live.server.eio.sockets, "the connection has to exist for this test to mean anything"
-    monkeypatch.setattr(wire, "LOGIN_SECONDS", 0.1)
+    assert sid in service.socket_server.eio.sockets, "the connection has to exist for this test to mean anything"
+    monkeypatch.setattr(sockets, "LOGIN_SECONDS", 0.1)
     # The packet with which Engine.IO closes a transport.
     async with asyncio.timeout(DEADLINE):
         assert (await anna.http.get(f"{path}&sid={sid}")).text.endswith("1")
@@ -77,14 +77,14 @@ async def test_a_polling_connection_without_a_login_is_cut(
 async def test_a_connection_without_a_login_is_not_cut_early(anna: Person, service: Service) -> None:
     raw = await RawSocket.open(anna.base)
     for _ in range(3):
-        await service.live.server.sweep()
+        await service.socket_server.sweep()
     assert (await raw.join({"token": anna.token})).startswith("40{")
     await raw.close()
 
 
 @pytest.mark.one_node
 async def test_an_upgrade_that_is_not_completed_is_closed(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "UPGRADE_SECONDS", 0.1)
+    monkeypatch.setattr(sockets, "UPGRADE_SECONDS", 0.1)
     sid = json.loads((await anna.http.get("/socket.io/?EIO=4&transport=polling")).text[1:])["sid"]
     for sent in (b"", frame(b"2probe")):
         async with await RawStream.open(anna.base, sent, path=f"{PATH}&sid={sid}") as stream, asyncio.timeout(DEADLINE):

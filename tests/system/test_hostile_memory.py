@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from chat_app.api import body_limit, http_protocol
-from chat_app.live import frames, lean, wire
-from chat_app.live.frames import MOST_PACKET_BYTES
+from chat_app.live.engine import fast_socket, frames, sockets
+from chat_app.live.engine.frames import MOST_PACKET_BYTES
 from chat_app.settings import Settings
 from tests.clients import Person
 from tests.process import Process
@@ -119,9 +119,9 @@ def test_the_timers_cut_within_30_seconds() -> None:
     seconds = {
         "a head": http_protocol.HEAD_SECONDS,
         "a body": body_limit.PATIENCE_SECONDS,
-        "no login": wire.LOGIN_SECONDS,
-        "reading nothing": lean.STALLED_SECONDS,
-        "no pause": lean.FULL_SECONDS,
+        "no login": sockets.LOGIN_SECONDS,
+        "reading nothing": fast_socket.STALLED_SECONDS,
+        "no pause": fast_socket.FULL_SECONDS,
         "too many bytes": frames.MOST_FLOOD_SECONDS,
     }
     assert {name: value for name, value in seconds.items() if value >= CUT_SECONDS} == {}

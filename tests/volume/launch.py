@@ -14,7 +14,8 @@ from typing import Any
 
 from chat_app.crud import history
 from chat_app.errors import BadImage
-from chat_app.live.wire import ChatServer
+from chat_app.live.engine.server import ChatServer
+from chat_app.live.engine.sockets import Socket
 from chat_app.media import worker
 from tests.chaos import planted
 from tests.chaos.planted import replace
@@ -29,7 +30,7 @@ def count_what_is_held(path: Path) -> None:
         counts = {
             "connections": len(self.connections),
             "sockets": len(self.eio.sockets),
-            "transports": len(self.transports._opened),
+            "transports": sum(self.transports.values()),
             "environments": len(self.environ),
             "rooms": sum(len(rooms) for rooms in namespaces),
             "announced packets": len(self._binary_packet),
@@ -44,22 +45,22 @@ def count_what_is_held(path: Path) -> None:
 
 def tasks_left() -> None:
     """A task stays behind for each packet that can't be read."""
-    log_malformed, left = ChatServer.log_malformed, set()
+    log_malformed, left = Socket.log_malformed, set()
 
-    def leave(self: Any, eio_sid: str, error: Exception) -> None:
-        log_malformed(self, eio_sid, error)
+    def leave(self: Any, error: Exception) -> None:
+        log_malformed(self, error)
         left.add(asyncio.ensure_future(asyncio.Event().wait()))
 
-    replace(ChatServer, log_malformed=leave)
+    replace(Socket, log_malformed=leave)
 
 
 def packets_crash() -> None:
     """Nobody catches what a packet raises."""
 
-    def crash(self: Any, eio_sid: str, error: Exception) -> None:
+    def crash(self: Any, error: Exception) -> None:
         raise ZeroDivisionError from error
 
-    replace(ChatServer, log_malformed=crash)
+    replace(Socket, log_malformed=crash)
 
 
 def requests_crash() -> None:

@@ -1,13 +1,16 @@
-"""The server's end of a WebSocket, beneath uvicorn: reads frames within a budget and hands packets to the short way."""
+"""The server's end of a WebSocket, beneath uvicorn: reads frames in a budget, for the fast path or the libraries."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, apply_mask  # type: ignore[attr-defined]  # in C where that can be
 
 from chat_app import metrics
-from chat_app.live.frames import TURN_BYTES, TURN_FRAMES, Budget, Refused, find_frame
+from chat_app.live.engine.frames import TURN_BYTES, TURN_FRAMES, Budget, Refused, find_frame
 from chat_app.logs import log
+
+if TYPE_CHECKING:  # it is the other end of this protocol
+    from chat_app.live.engine.fast_socket import FastSocket
 
 # A reader that leaves so much unread is cut.
 MOST_UNREAD_BYTES = 2 * 2**20
@@ -18,44 +21,26 @@ WHOLE_TEXT, CONTROL, FINAL = 0x81, 0x08, 0x80
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class Packets(Protocol):
-    """What takes the packets of a connection; `is_full`: no more for now."""
-
-    ended: Any
-    is_closed: bool
-    is_full: bool
-    socket: Any
-
-    def hear(self, packet: bytes) -> None: ...
-
-    def end(self) -> None: ...
-
-
 class FastProtocol(WebSocketsSansIOProtocol):
-    """Reads whole text frames by itself once `line` is set; everything else the libraries read.
+    """Reads whole text frames by itself once `fast` is set; everything else the libraries read.
 
     They only ever get whole frames, so that none is begun by them and ended here.
     """
 
-    # What was received and not read: a frame that is not complete, and what has to wait.
-    _unread: bytes | bytearray = b""
-    _is_scheduled = _is_paused = _is_refused = _is_read_paused = False
+    _is_scheduled = _is_refused = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.line: Packets | None = None
+        self.fast: FastSocket | None = None
         self.budget = Budget()
+        # What was received and not read: an incomplete frame, and what has to wait.
+        self._unread = bytearray()
 
-    @property
-    def read_paused(self) -> bool:
-        """Whether the application has not taken the last message yet."""
-        return self._is_read_paused
-
-    @read_paused.setter
-    def read_paused(self, is_paused: bool) -> None:
-        self._is_read_paused = is_paused
-        if not is_paused:
-            self.read_on()
+    def attach(self, fast: "FastSocket") -> None:
+        """Pass packets to the fast path from here on, and drop the handshake."""
+        self.fast = fast
+        self.scope["headers"] = []
+        del self.request, self.response
 
     def data_received(self, data: bytes) -> None:
         if not self.handshake_initiated:
@@ -65,24 +50,20 @@ class FastProtocol(WebSocketsSansIOProtocol):
                 self.transport.write(BAD_REQUEST)
                 self.transport.close()
         elif not self._is_refused:
-            self._keep(data)
+            self._unread += data
             if self._is_scheduled:
-                self._pause()
+                self.transport.pause_reading()
             else:
                 self._read()
 
-    def _keep(self, data: bytes) -> None:
-        if not self._unread:
-            self._unread = data
-            return
-        # Grows in place: joined anew at each read, a long frame in short reads would be copied every time.
-        if not isinstance(self._unread, bytearray):
-            self._unread = bytearray(self._unread)
-        self._unread += data
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is sent."""
+        return self.close_sent or self.transport.is_closing()
 
     def read_on(self) -> None:
         """Go on with what waits, on the next iteration of the event loop."""
-        if (self._unread or self._is_paused) and not self._is_scheduled:
+        if not self._is_scheduled and (self._unread or not self.transport.is_reading()):
             self._is_scheduled = True
             self.loop.call_soon(self._read)
 
@@ -90,34 +71,30 @@ class FastProtocol(WebSocketsSansIOProtocol):
         """Read a part of what was received; the rest follows when others have had their turn."""
         self._is_scheduled = False
         if self.transport.is_closing() or self._is_refused:
-            self._unread = b""
+            self._unread.clear()
             return
         try:
             frames, size, is_held = self._read_frames(self._unread)
-            wait = self.budget.spend(frames, size)
+            wait = self.budget.spend(frames, size, self._is_logged_in)
         except Refused as refusal:
             self.refuse(refusal.code)
             return
-        if size:
-            self._unread = self._unread[size:] or b""
+        del self._unread[:size]
         has_more = bool(self._unread) and (frames == TURN_FRAMES or size >= TURN_BYTES)
+        if wait or is_held or has_more:
+            self.transport.pause_reading()
+        elif not self.transport.is_reading():
+            self.transport.resume_reading()
         if wait:
-            self._pause()
             self._is_scheduled = True
             self.loop.call_later(wait, self._read)
-        elif is_held or has_more:
-            self._pause()
-        elif self._is_paused:
-            self._is_paused = False
-            self.transport.resume_reading()
-        if has_more and not is_held:
+        elif has_more and not is_held:
             self.read_on()
 
-    def _pause(self) -> None:
-        self._is_paused = True
-        self.transport.pause_reading()
+    def _is_logged_in(self) -> bool:
+        return self.fast is not None and self.fast.server.connections.get(self.fast.socket.sid) is not None
 
-    def _read_frames(self, data: bytes | bytearray) -> tuple[int, int, bool]:
+    def _read_frames(self, data: bytearray) -> tuple[int, int, bool]:
         """Hand frames over: how many, their bytes, and whether the next one has to wait. Raises Refused."""
         frames = start = 0
         is_over = False
@@ -126,8 +103,8 @@ class FastProtocol(WebSocketsSansIOProtocol):
             if bounds is None:
                 break
             body, end = bounds
-            if self.line is not None and data[start] == WHOLE_TEXT and not self.budget.fragments:
-                self.line.hear(apply_mask(data[body:end], data[body - 4 : body]))
+            if self.fast is not None and data[start] == WHOLE_TEXT and not self.budget.fragments:
+                self.fast.receive(apply_mask(data[body:end], data[body - 4 : body]))
             else:
                 if data[start] & 0x0F < CONTROL:
                     self.budget.add_fragment(end - body, is_last=bool(data[start] & FINAL))
@@ -137,21 +114,18 @@ class FastProtocol(WebSocketsSansIOProtocol):
         return frames, start, is_held
 
     def _is_held(self) -> bool:
-        """Whether what was read has to be taken first."""
-        if self.line is not None:
-            return self.line.is_full
+        """Whether what was read has to be worked off first."""
+        if self.fast is not None:
+            return self.fast.is_full
         return not self.handshake_complete or self.read_paused
 
     def refuse(self, code: CloseCode) -> None:
         """Close with this code."""
         if self.transport.is_closing():
             return
-        reason = "flood" if code is CloseCode.POLICY_VIOLATION else "malformed"
-        metrics.cut.labels(reason).inc()
-        log.warning("connection cut", reason=reason, code=code.value, connection=self.line and self.line.socket.sid)
-        self._is_refused, self._unread = True, b""
-        if self.line is not None:
-            self.line.is_closed = True
+        self._log_cut("flood" if code is CloseCode.POLICY_VIOLATION else "malformed", code=code.value)
+        self._is_refused = True
+        self._unread.clear()
         if not self.close_sent:
             self.conn.send_close(code)
             self.transport.write(b"".join(self.conn.data_to_send()))
@@ -161,24 +135,32 @@ class FastProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
         self.transport.pause_reading()
 
-    async def send(self, message: Any) -> None:
-        await super().send(message)
+    def cut(self) -> None:
+        """End the connection of a client that does not read, and so would not see why."""
+        self._log_cut("slow")
+        self.transport.abort()
+
+    def _log_cut(self, reason: str, **values: int) -> None:
+        metrics.cut.labels(reason).inc()
+        log.warning("connection cut", reason=reason, connection=self.fast and self.fast.socket.sid, **values)
+
+    async def receive(self) -> Any:
         self.read_on()
+        return await super().receive()
 
     def handle_ping(self) -> None:
         super().handle_ping()
         # The answers to pings pile up where nobody reads them.
         if self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
-            metrics.cut.labels("slow").inc()
-            self.transport.abort()
+            self.cut()
 
     def send_receive_event_to_app(self) -> None:
         whole = b"".join(self.frames)
         is_text = self.curr_msg_data_type == "text"
-        if self.line is not None:
+        if self.fast is not None:
             self.frames = []
             if is_text:
-                self.line.hear(whole)
+                self.fast.receive(whole)
             return
         try:
             if is_text:
@@ -188,12 +170,7 @@ class FastProtocol(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def shutdown(self) -> None:
-        if self.line is None or self.line.ended:
+        if self.fast is None or self.fast.is_draining:
             super().shutdown()
         else:
-            self.line.end()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.line is not None:
-            self.line.is_closed = True
-        super().connection_lost(exc)
+            self.fast.drain()

@@ -1,11 +1,12 @@
-"""WebSocket frames in what was read, and how many of them one connection may send. Knows no connection."""
+"""WebSocket frames and packets as bytes, and how many of them one connection may send. Knows no connection."""
 
 import time
+from collections.abc import Callable
 
 from websockets.frames import CloseCode
 
-# The largest packet, of one frame or of several fragments. A text as long as it may be, each character escaped, is far
-# below.
+# The largest packet, of one frame or of several fragments. A text of the greatest length, each character escaped, is
+# far below.
 MOST_PACKET_BYTES = 256 * 1024
 # Of one message: as many as the largest has in pieces of 256 bytes.
 MOST_FRAGMENTS = 1024
@@ -23,6 +24,29 @@ FLOOD_BYTES, MOST_FLOOD_SECONDS = 2**20, 20
 FIRST_FRAMES, FIRST_BYTES = 100, 2**19
 
 MASKED = 0x80
+# The types of Engine.IO packets that a client may send.
+PACKET_TYPES = range(ord("0"), ord("6") + 1)
+
+
+def frame(packet: bytes) -> bytes:
+    """A whole text frame, not masked, as servers send it."""
+    length = len(packet)
+    if length < 126:
+        return bytes((0x81, length)) + packet
+    if length < 2**16:
+        return b"\x81\x7e" + length.to_bytes(2, "big") + packet
+    return b"\x81\x7f" + length.to_bytes(8, "big") + packet
+
+
+class Packet:
+    """A Socket.IO packet: encoded once, and framed once for all the WebSockets that it goes to."""
+
+    __slots__ = ("body", "framed")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        # 4: to Engine.IO it is a message.
+        self.framed = frame(b"4" + body)
 
 
 class Refused(Exception):
@@ -32,7 +56,7 @@ class Refused(Exception):
         self.code = code
 
 
-def find_frame(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
+def find_frame(data: bytearray, start: int) -> tuple[int, int] | None:
     """Where the payload of the frame at `start` begins and ends; None until it is complete. Raises Refused."""
     if len(data) - start < 2:
         return None
@@ -44,7 +68,7 @@ def find_frame(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
         if len(data) - start < head:
             return None
         length = int.from_bytes(data[start + 2 : start + head - 4], "big")
-        # Its end is not waited for.
+        # Refused before the rest arrives.
         if length > MOST_PACKET_BYTES:
             raise Refused(CloseCode.MESSAGE_TOO_BIG)
     end = start + head + length
@@ -54,18 +78,16 @@ def find_frame(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
 class Budget:
     """What one connection may still send within this second, and of its unfinished message."""
 
-    __slots__ = ("_bytes", "_ends", "_flood_seconds", "_fragment_bytes", "_frames", "fragments", "is_full")
+    __slots__ = ("_bytes", "_ends", "_flood_seconds", "_fragment_bytes", "_frames", "fragments")
 
     def __init__(self) -> None:
-        # False: there was no login yet.
-        self.is_full = False
         self._ends = 0.0
         self._frames = self._bytes = self._flood_seconds = 0
-        # Of the message that is not finished; none: no such message.
+        # Of the unfinished message; none: there is no such message.
         self.fragments = self._fragment_bytes = 0
 
-    def spend(self, frames: int, size: int) -> float:
-        """Count what was read; the seconds to wait before more is. Raises Refused."""
+    def spend(self, frames: int, size: int, is_logged_in: Callable[[], bool]) -> float:
+        """Count what was read. Returns the seconds until more may be read. Raises Refused."""
         now = time.monotonic()
         if now >= self._ends:
             is_flood = self._bytes > FLOOD_BYTES and now < self._ends + 1
@@ -73,7 +95,9 @@ class Budget:
             self._ends, self._frames, self._bytes = now + 1, 0, 0
         self._frames += frames
         self._bytes += size
-        most_frames, most_bytes = (SECOND_FRAMES, SECOND_BYTES) if self.is_full else (FIRST_FRAMES, FIRST_BYTES)
+        if self._frames <= FIRST_FRAMES and self._bytes <= FIRST_BYTES:
+            return 0.0
+        most_frames, most_bytes = (SECOND_FRAMES, SECOND_BYTES) if is_logged_in() else (FIRST_FRAMES, FIRST_BYTES)
         if self._frames > most_frames or self._flood_seconds > MOST_FLOOD_SECONDS:
             raise Refused(CloseCode.POLICY_VIOLATION)
         return self._ends - now if self._bytes > most_bytes else 0.0
@@ -84,7 +108,7 @@ class Budget:
         self._fragment_bytes += size
         if self._fragment_bytes > MOST_PACKET_BYTES:
             raise Refused(CloseCode.MESSAGE_TOO_BIG)
-        # Each is an object of its own until the last has come.
+        # Each is an object of its own until the last one arrives.
         if self.fragments > MOST_FRAGMENTS:
             raise Refused(CloseCode.POLICY_VIOLATION)
         if is_last:
