@@ -65,14 +65,10 @@ class Node(Components):
             # The process ends anyway, so nothing is waited for any longer.
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await background.close()
-                    await self.outbox.close()
-                    await self.live.presence.close()
-                    if self.cluster:
-                        await self.cluster.close()
-                    await self.codes.close()
-                    await self.database.close()
-                    await self.storage.close()
+                    parts = (background, self.outbox, self.live.presence, self.cluster)
+                    for part in (*parts, self.codes, self.database, self.storage):
+                        if part:
+                            await part.close()
 
 
 def create_app(settings: Settings) -> ASGIApp:

@@ -1,5 +1,6 @@
 """The metrics of this process. They are defined here and observed where they happen. No label holds client input."""
 
+from functools import cache
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -30,20 +31,13 @@ count_request: Any = requests.default()
 bus_up.set(1)
 
 
-class _Commands(dict[tuple[str, str], Any]):
-    """Looking up a metric by its labels takes longer than counting, so each is looked up once."""
-
-    def __missing__(self, labels: tuple[str, str]) -> Any:
-        child = self[labels] = _commands.labels(*labels)
-        return child
-
-
-_by_labels = _Commands()
+# Looking up a metric by its labels takes longer than counting, so each is looked up once.
+_labelled = cache(_commands.labels)
 
 
 def observe_command(command: str | None, code: str, seconds: float) -> None:
     """Count an answered command. `command` is None for an unknown name."""
-    _by_labels[command or "unknown", code].observe(seconds)
+    _labelled(command or "unknown", code).observe(seconds)
 
 
 def watch_pool(pool: Any) -> None:

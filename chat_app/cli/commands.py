@@ -35,10 +35,8 @@ def prepare() -> None:
     try:
         settings = get_settings()
     except ValidationError as error:
-        problems = error.errors(include_input=False)
-        texts = [problem["msg"].removeprefix("Value error, ") for problem in problems]
-        names = [f"CHAT_{problem['loc'][0]}".upper() for problem in problems]
-        raise Refusal("\n".join(map(": ".join, zip(names, texts, strict=True)))) from None
+        faults = {f"CHAT_{fault['loc'][0]}".upper(): fault["msg"] for fault in error.errors(include_input=False)}
+        raise Refusal("\n".join(f"{name}: {faults[name].removeprefix('Value error, ')}" for name in faults)) from None
     logs.configure(settings.log_level, settings.log_format)
 
 
@@ -91,12 +89,11 @@ def check() -> None:
     """Check everything that the server needs. The status is 1 if something is wrong."""
 
     async def report(database: Database) -> bool:
-        checked = [result async for result in operate.check(get_settings(), database)]
-        for part, fault in checked:
-            typer.echo(f"{part:12}{fault or 'ok'}")
-        return any(fault for _, fault in checked)
+        faults = {part: fault async for part, fault in operate.check(get_settings(), database)}
+        typer.echo("\n".join(f"{part:12}{fault or 'ok'}" for part, fault in faults.items()))
+        return any(faults.values())
 
-    _exit_if(_on_database(report, is_checked=False))
+    raise typer.Exit(_on_database(report, is_checked=False))
 
 
 @cli.command()
@@ -121,7 +118,7 @@ def revoke_sessions(user: Annotated[str, typer.Argument(help="A user's id or pho
 @cli.command()
 def verify() -> None:
     """Find rows and files that contradict each other, and print each. The status is 1 if there are any."""
-    _exit_if(_print_all("Violations", inspection.verify))
+    raise typer.Exit(_print_all("Violations", inspection.verify) > 0)
 
 
 @cli.command()
@@ -169,11 +166,6 @@ def _print_all(title: str, find: Callable[[Database, Storage], AsyncIterator[str
     count = _on_database(report)
     typer.echo(f"{title}: {count}")
     return count
-
-
-def _exit_if(is_wrong: object) -> None:
-    if is_wrong:
-        raise typer.Exit(1)
 
 
 def _print_json(document: dict[str, Any]) -> None:

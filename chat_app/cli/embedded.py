@@ -65,14 +65,9 @@ def embedded_valkey() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="chat-", dir="/tmp") as folder:
         path = Path(folder) / "valkey.sock"
         # The stdin of `cat` closes when this process ends, also after SIGKILL.
-        lasting = [
-            "sh",
-            "-c",
-            '"$@" & cat; kill -9 $!',
-            "sh",
-            *valkey_command("--port", "0", "--unixsocket", str(path)),
-        ]
-        server = subprocess.Popen(lasting, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+        valkey = valkey_command("--port", "0", "--unixsocket", str(path))
+        command = ["sh", "-c", '"$@" & cat; kill -9 $!', "sh", *valkey]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             wait_for_valkey(path)
             yield f"unix://{path}"

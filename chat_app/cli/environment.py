@@ -31,14 +31,11 @@ def environment(*, workers: int = 0, is_checked: bool = True) -> Iterator[Settin
     Raises Refusal if something is missing or can't be used.
     """
     settings = get_settings()
-    missing = {
-        "CHAT_DATABASE_URL is required in production": settings.database_url is None,
-        "Several workers in production need CHAT_BUS_URL: the Valkey or Redis over which they exchange events": (
-            workers > 1 and settings.bus_url is None
-        ),
-    }
-    if not settings.is_development and any(missing.values()):
-        raise Refusal("\n".join(text for text, is_missing in missing.items() if is_missing))
+    needs_bus = workers > 1 and settings.bus_url is None
+    if settings.database_url is None and not settings.is_development:
+        raise Refusal("CHAT_DATABASE_URL is required in production")
+    if needs_bus and not settings.is_development:
+        raise Refusal("Several workers in production need CHAT_BUS_URL: the Valkey or Redis that carries their events")
     if settings.bus_url and workers:
         _check_bus(settings.bus_url.get_secret_value())
     started = {}
@@ -48,7 +45,7 @@ def environment(*, workers: int = 0, is_checked: bool = True) -> Iterator[Settin
                 started["database_url"] = stack.enter_context(embedded_postgres(settings.data_dir / "postgres"))
         elif is_checked:
             _check_database()
-        if settings.bus_url is None and workers > 1:
+        if needs_bus:
             started["bus_url"] = stack.enter_context(embedded_valkey())
         secrets = {name: SecretStr(url) for name, url in started.items()}
         yield use_settings(settings.model_copy(update=secrets))

@@ -1,7 +1,6 @@
 """What an operator does beside running the server: check its environment, create users, end sessions."""
 
 from collections.abc import AsyncIterator
-from typing import NamedTuple
 from uuid import UUID
 
 from sqlmodel import col, text
@@ -20,19 +19,14 @@ from chat_app.models.users import UserCreate
 from chat_app.settings import Settings
 
 
-class Checked(NamedTuple):
-    part: str
-    fault: str | None
-
-
-async def check(settings: Settings, database: Database) -> AsyncIterator[Checked]:
-    """Check each thing that the server needs, also after a failure."""
+async def check(settings: Settings, database: Database) -> AsyncIterator[tuple[str, str | None]]:
+    """Check each part that the server needs, also after a failure. Yields the part and its fault."""
     for part in ("settings", "database", "migrations", "media", *(("bus",) if settings.bus_url else ())):
         try:
             fault = await _find_fault(part, settings, database)
         except Exception as error:
             fault = _explain(part, error)
-        yield Checked(part, fault)
+        yield part, fault
 
 
 async def _find_fault(part: str, settings: Settings, database: Database) -> str | None:

@@ -74,14 +74,8 @@ def avatars(data: bytes, *, is_large: bool = False) -> Pictures:
         suffix, kind = ("png", "PNG") if pixels.mode == "RGBA" else ("jpg", "JPEG")
         # Each size is made of the one before, so the full picture is scaled only once.
         large = ImageOps.fit(pixels, (400, 400))
-        return Pictures(
-            hashlib.sha256(data).digest(),
-            suffix,
-            original or _encoded(pixels, kind),
-            _encoded(large, kind),
-            _encoded(ImageOps.fit(large, (100, 100)), kind),
-            _encoded(ImageOps.fit(large, (50, 50)), kind),
-        )
+        scaled = [_encoded(ImageOps.fit(large, (side, side)), kind) for side in (400, 100, 50)]
+        return Pictures(hashlib.sha256(data).digest(), suffix, original or _encoded(pixels, kind), *scaled)
 
 
 def clean(data: bytes, *, is_large: bool = False) -> Picture | None:

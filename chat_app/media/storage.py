@@ -76,23 +76,18 @@ class Storage:
     @asynccontextmanager
     async def stored(self, files: Mapping[str, bytes | BinaryIO]) -> AsyncIterator[None]:
         """Write all of these files or none. They are deleted again if the body of the `with` fails."""
+        is_written = False
         try:
             for key, data in files.items():
                 await self.put(key, data)
-        except BaseException:
-            await self._drop(files)
-            raise
-        try:
+            is_written = True
             yield
-        except Unavailable:
-            raise  # the outcome of the commit may be unknown: an extra file is better than a row without its file
-        except Exception:
-            await self._drop(files)
+        except BaseException as error:
+            # The outcome of the commit may be unknown: an extra file is better than a row without its file.
+            if not is_written or (isinstance(error, Exception) and not isinstance(error, Unavailable)):
+                with suppress(Unavailable):
+                    await self.delete(files)
             raise
-
-    async def _drop(self, keys: Iterable[str]) -> None:
-        with suppress(Unavailable):
-            await self.delete(keys)
 
 
 def _open(url: str) -> ObjectStore:
