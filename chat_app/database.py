@@ -215,8 +215,6 @@ def _versions(events: list[Recorded]) -> dict[str, int]:
         if isinstance(event, MessagesChanged):
             versions[event.chat_id] = event.version
         elif isinstance(event, ChatsChanged):
-            for chat in event.chats:
-                versions[chat.id] = chat.version
-            for removed in event.removed:
-                versions[removed.chat_id] = removed.version
+            versions |= {chat.id: chat.version for chat in event.chats}
+            versions |= {removed.chat_id: removed.version for removed in event.removed}
     return {str(chat_id): version for chat_id, version in versions.items()}

@@ -159,13 +159,10 @@ class Driver:
 
     async def _connect(self, until: float, more: Mapping[str, str] = NOTHING) -> Any:
         patience = round(self.patience * 1000)
-        limits = {
-            # A server that waits no longer than its client leaves the connection whole.
-            "lock_timeout": str(patience * 9 // 10),
-            # These end statements whose client has given up, before others wait for their locks.
-            "statement_timeout": str(patience),
-            "idle_in_transaction_session_timeout": str(patience),
-        }
+        # The server ends statements whose client has given up, before others wait for their locks.
+        limits = dict.fromkeys(("statement_timeout", "idle_in_transaction_session_timeout"), str(patience))
+        # If it gives up a lock before the client does, the connection stays whole.
+        limits["lock_timeout"] = str(patience * 9 // 10)
         connection = await asyncpg.connect(
             self.url,
             timeout=min(max(until - asyncio.get_running_loop().time(), 0), CONNECT_SECONDS),

@@ -53,14 +53,9 @@ async def lock_chats(db: Transaction, chat_ids: Iterable[UUID]) -> dict[UUID, Ch
 
     Read memberships in a later statement: one that waited for a lock still sees the past.
     """
-    chats = await db.exec(
-        select(Chat)
-        .where(col(Chat.id).in_(set(chat_ids)), col(Chat.deleted_at).is_(None))
-        .order_by(col(Chat.id))
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    locked = {chat.id: chat for chat in chats}
+    existing = select(Chat).where(col(Chat.id).in_(set(chat_ids)), col(Chat.deleted_at).is_(None))
+    locking = existing.order_by(col(Chat.id)).with_for_update(key_share=True)
+    locked = {chat.id: chat for chat in await db.exec(locking, execution_options={"populate_existing": True})}
     for chat_id in locked:
         order_delivery(db, chat_id)
     return locked

@@ -86,13 +86,9 @@ async def _insert_chat(db: Transaction, values: dict[str, Any], unique: Iterable
     """The new chat, or None when a committed one has the same values of these columns, unique where one is given."""
     now = await read_clock(db)
     times = {"created_at": now, "updated_at": now, "changed_at": now}
-    inserted = await db.exec(
-        insert(Chat)
-        .values(message_count=0, version=1, **times, **values)
-        .on_conflict_do_nothing(index_elements=list(unique), index_where=col(given).is_not(None))
-        .returning(Chat)
-    )
-    chat = inserted.scalars().first()
+    new = insert(Chat).values(message_count=0, version=1, **times, **values)
+    new = new.on_conflict_do_nothing(index_elements=list(unique), index_where=col(given).is_not(None))
+    chat = (await db.exec(new.returning(Chat))).scalars().first()
     if chat is not None:
         order_delivery(db, chat.id)
     return chat

@@ -1,10 +1,9 @@
 """Reading chats as one member sees them: the shared part, and the member's own."""
 
 import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from chat_app.crud.users import list_briefs
@@ -82,14 +81,14 @@ async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, ch
     would never learn what it missed.
     """
     sync = await read_sync(db, actor.id)
-    since = Since.parse(changed_since) if changed_since else None
+    since = _parse_sync(changed_since) if changed_since else None
     where, values, order = "user_id = $1", [actor.id, limit + 1], "pinned DESC, updated_at DESC, id"
-    last = Cursor.parse(cursor) if cursor else None
+    last = _parse_cursor(cursor) if cursor else None
     if since:
         where, order = f"{where} AND ({_changed('chat', 3)} OR {_changed('membership', 3)})", "id"
         values += since
         if last:
-            where, values = f"{where} AND id > $5", [*values, last.chat_id]
+            where, values = f"{where} AND id > $5", [*values, last[2]]
     elif last:
         pinned = "coalesce(pinned_at, 'epoch')"
         where = f"{where} AND ({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))"
@@ -100,7 +99,7 @@ async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, ch
         items=items,
         removed=await _list_removed(db, actor.id, since) if since and not cursor else [],
         users=await list_briefs(db, mentioned(items)),
-        next_cursor=Cursor.of(items[-1]).text() if len(rows) > limit else None,
+        next_cursor=_cursor(items[-1]) if len(rows) > limit else None,
         sync=sync,
     )
 
@@ -167,53 +166,39 @@ def mine_of(chat: ChatRead) -> ChatMine:
     return construct(ChatMine, {"chat_id": chat.id, **chat.mine.__dict__})
 
 
-class Cursor(NamedTuple):
-    """The position of a chat in the list."""
-
-    pinned_at: datetime
-    updated_at: datetime
-    chat_id: UUID
-
-    @classmethod
-    def of(cls, chat: ChatRead) -> "Cursor":
-        return cls(chat.mine.pinned_at or NEVER, chat.updated_at, chat.id)
-
-    @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        try:
-            pinned, updated, chat_id = base64.urlsafe_b64decode(text).decode().split("|")
-            return cls(_time(int(pinned)), _time(int(updated)), UUID(chat_id))
-        except (ValueError, OverflowError, binascii.Error) as error:
-            raise InvalidInput.at("/cursor", "invalid_cursor", "This is not a next_cursor of this list.") from error
-
-    def text(self) -> str:
-        """The form in which clients pass it back."""
-        plain = f"{_microseconds(self.pinned_at)}|{_microseconds(self.updated_at)}|{self.chat_id}"
-        return base64.urlsafe_b64encode(plain.encode()).decode()
+def _cursor(chat: ChatRead) -> str:
+    """The position of a chat in the list, in the form in which clients pass it back."""
+    position = _microseconds(chat.mine.pinned_at or NEVER), _microseconds(chat.updated_at), chat.id
+    return base64.urlsafe_b64encode("|".join(map(str, position)).encode()).decode()
 
 
-class Since(NamedTuple):
-    """Where a former `sync` begins: changes from this time on, and those that later transactions wrote."""
+def _parse_cursor(text: str) -> tuple[datetime, datetime, UUID]:
+    """When the chat at the cursor was pinned and updated, and its id. Raises InvalidInput."""
+    try:
+        pinned, updated, chat_id = base64.urlsafe_b64decode(text).decode().split("|")
+        return _time(int(pinned)), _time(int(updated)), UUID(chat_id)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput.at("/cursor", "invalid_cursor", "This is not a next_cursor of this list.") from error
 
-    changed_at: datetime
-    written: int
 
-    @classmethod
-    def parse(cls, sync: str) -> "Since":
-        """Raises InvalidInput. Marks of former releases have no transaction, and may have `1E+4` for a sum."""
-        changed_at, _, rest = sync.partition(".")
-        try:
-            written = int(rest.partition(".")[2] or 0)
-            if not 0 <= written <= BIGGEST:
-                raise ValueError(written)
-            # Earlier by the longest time from a change to its commit.
-            return cls(_time(int(changed_at)) - LONGEST_TRANSACTION, written)
-        except (ValueError, OverflowError) as error:
-            raise InvalidInput.at("/changed_since", "invalid_sync", "This is not a former `sync`.") from error
+def _parse_sync(sync: str) -> tuple[datetime, int]:
+    """Where a former `sync` begins: changes from this time on, and those that later transactions wrote.
+
+    Raises InvalidInput. Marks of former releases have no transaction, and may have `1E+4` for a sum.
+    """
+    changed_at, _, rest = sync.partition(".")
+    try:
+        written = int(rest.partition(".")[2] or 0)
+        if not 0 <= written <= BIGGEST:
+            raise ValueError(written)
+        # Earlier by the longest time from a change to its commit.
+        return _time(int(changed_at)) - LONGEST_TRANSACTION, written
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput.at("/changed_since", "invalid_sync", "This is not a former `sync`.") from error
 
 
 def _changed(table: str, first: int) -> str:
-    """The condition that a row changed after a Since, whose values are this parameter and the next.
+    """The condition that a row changed after a `sync`, whose values are this parameter and the next.
 
     The time finds late commits, the transaction finds what was written under a clock that went back. A transaction that
     this server has not begun yet says nothing about its rows, and all of them are meant.
@@ -243,7 +228,7 @@ WHERE user_id = $1 AND removed_at IS NOT NULL AND {_changed("membership", 2)}
 """
 
 
-async def _list_removed(db: Db, user_id: UUID, since: Since) -> list[RemovedChat]:
+async def _list_removed(db: Db, user_id: UUID, since: tuple[datetime, int]) -> list[RemovedChat]:
     return [construct(RemovedChat, dict(row)) for row in await db.fetch(_REMOVED, user_id, *since)]
 
 

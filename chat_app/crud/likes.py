@@ -38,7 +38,7 @@ async def _change(
     if (await db.exec(statement.returning(col(Like.seq)))).first():
         await recording.take_version(db, chat)
         message.like_count += by
-        await recording.record_like(db, chat, actor, message)
+        await recording.record_message(db, chat, message, liker=actor)
     return await read_message(db, actor.id, chat_id, seq)
 
 

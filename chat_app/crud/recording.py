@@ -68,24 +68,20 @@ def change_mine(chat_id: UUID, *which: ColumnElement[bool], changed_at: Any, **v
     return change_memberships(chat_id, *which, mine_version=mine_version, changed_at=changed_at, **values)
 
 
-async def record_message(db: Transaction, chat: Chat, message: Message) -> None:
-    """Record that a message was edited or deleted; the list shows it if it is the newest."""
-    message.version = chat.version
-    changed = await read_message(db, message.sender_id, chat.id, message.seq)
-    audience = await audience_of(db, chat.id)
-    record(db, messages_changed(chat, [shared_message(changed)]), audience)
-    if changed.seq == chat.message_count:
-        record(db, ChatsChanged(chats=[shared_part(chat, preview(changed.__dict__))]), audience)
+async def record_message(db: Transaction, chat: Chat, message: Message, *, liker: Actor | None = None) -> None:
+    """Record that a message was edited or deleted, or that `liker` liked or unliked it: only the liker gets `liked`.
 
-
-async def record_like(db: Transaction, chat: Chat, actor: Actor, message: Message) -> None:
-    """Record that a message was liked or unliked; only the actor gets `liked`."""
+    The list shows another text of the newest message, but no likes.
+    """
     message.version = chat.version
-    changed = await read_message(db, actor.id, chat.id, message.seq)
+    changed = await read_message(db, liker.id if liker else message.sender_id, chat.id, message.seq)
     audience = dict(await audience_of(db, chat.id))
-    own = {actor.id: audience.pop(actor.id)}
+    own = {liker.id: audience.pop(liker.id)} if liker else {}
     record(db, messages_changed(chat, [shared_message(changed)]), audience)
-    record(db, messages_changed(chat, [changed]), own)
+    if own:
+        record(db, messages_changed(chat, [changed]), own)
+    elif changed.seq == chat.message_count:
+        record(db, ChatsChanged(chats=[shared_part(chat, preview(changed.__dict__))]), audience)
 
 
 async def record_members(

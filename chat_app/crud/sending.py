@@ -255,10 +255,10 @@ def _fields(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> dict[s
 _TYPES: dict[str, MessageType] = {kind.value: kind for kind in MessageType}
 
 
+# The same content is the same message, whatever chat a command named and whatever its id is.
+_UNHASHED = ("client_id", "chat_id")
+
+
 def _content_hash(data: MessageCreate) -> bytes:
-    content = {
-        name: value
-        for name, value in data.__dict__.items()
-        if value is not None and name not in ("client_id", "chat_id")
-    }
+    content = {name: value for name, value in data.__dict__.items() if value is not None and name not in _UNHASHED}
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()
