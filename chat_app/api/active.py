@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from chat_app.api.deps import CurrentActor, DatabaseDep, Limit, OutboxDep, SeqQuery, SessionDep
+from chat_app.api.deps import Bound, CurrentActor, DatabaseDep, Limit, OutboxDep, SessionDep
 from chat_app.api.messages import SEND_ERRORS
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
@@ -53,9 +53,9 @@ async def clear_active_chat(db: SessionDep, actor: CurrentActor) -> None:
 async def list_active_messages(
     db: SessionDep,
     actor: CurrentActor,
-    before: SeqQuery = None,
-    after: SeqQuery = None,
-    around: SeqQuery = None,
+    before: Bound = None,
+    after: Bound = None,
+    around: Bound = None,
     limit: Limit = 50,
 ) -> MessagePage:
     """Messages of the active chat; otherwise as `list_messages`."""

@@ -17,15 +17,12 @@ from chat_app.models.attachments import AttachmentRead
 router = APIRouter(tags=["attachments"], route_class=Protected)
 
 Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+DurationForm = Annotated[Duration | None, Form(description="Seconds, of audio and video.")]
 
 
 @router.post("/attachments", status_code=201, responses=responses(UnsupportedMediaType, BadImage))
 async def create_attachment(
-    database: DatabaseDep,
-    actor: CurrentActor,
-    storage: StorageDep,
-    file: UploadFile,
-    duration: Annotated[Duration | None, Form(description="Seconds, of audio and video.")] = None,
+    database: DatabaseDep, actor: CurrentActor, storage: StorageDep, file: UploadFile, duration: DurationForm = None
 ) -> AttachmentRead:
     """Upload a file of at most 25 MB for one message; send the message with its id as `attachment_id`.
 

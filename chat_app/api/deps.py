@@ -130,5 +130,5 @@ SyncQuery = Annotated[
 ]
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
 VersionQuery = Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")]
-SeqQuery = Annotated[int | None, Query(ge=0, le=BIGGEST)]
+Bound = Annotated[int | None, Query(ge=0, le=BIGGEST)]
 ChatIdPath = Annotated[UUID, Path(description="One of your chats.")]

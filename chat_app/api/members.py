@@ -36,10 +36,7 @@ async def add_members(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, 
     return await members.add_members(db, actor, chat_id, data)
 
 
-@router.delete(
-    "/members/{user_id}",
-    responses=responses(MemberNotFound, NotCreator, NotAGroup, CreatorCannotLeave),
-)
+@router.delete("/members/{user_id}", responses=responses(MemberNotFound, NotCreator, NotAGroup, CreatorCannotLeave))
 async def remove_member(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, user_id: UUID) -> None:
     """Remove a user from your group. The user gets `chats_changed` with the chat in `removed`, and nothing after it."""
     await members.remove_member(db, actor, chat_id, user_id)

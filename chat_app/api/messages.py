@@ -5,13 +5,13 @@ from typing import Any
 from fastapi import APIRouter
 
 from chat_app.api.deps import (
+    Bound,
     ChatIdPath,
     CurrentActor,
     Limit,
     OutboxDep,
     ReadingDep,
     SeqPath,
-    SeqQuery,
     SessionDep,
     UsersAfter,
     VersionQuery,
@@ -43,9 +43,9 @@ async def list_messages(
     db: ReadingDep,
     actor: CurrentActor,
     chat_id: ChatIdPath,
-    before: SeqQuery = None,
-    after: SeqQuery = None,
-    around: SeqQuery = None,
+    before: Bound = None,
+    after: Bound = None,
+    around: Bound = None,
     limit: Limit = 50,
 ) -> MessagePage:
     """A page of the history: before or after a seq, around one, or the newest. Bounds are exclusive, at most one."""

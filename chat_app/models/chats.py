@@ -33,9 +33,7 @@ class ChatBase(SQLModel):
     title: str | None = Field(default=None, description="The group's own title; null in a private chat.")
     creator_id: UUID | None = Field(default=None, description="null while the chat is private.")
     member_count: int
-    message_count: int = Field(
-        default=0, sa_type=Counter, description="The seq of the newest message, deleted ones counted."
-    )
+    message_count: int = Field(default=0, sa_type=Counter, description="The seq of the newest message, deleted or not.")
     version: int = Field(default=1, sa_type=Counter, description="The counter of shared changes.")
     created_at: datetime
     updated_at: datetime = Field(description="When it was created or the newest message was sent.")
@@ -134,9 +132,7 @@ class MemberRead(SQLModel):
 class MemberList(SQLModel):
     items: list[MemberRead]
     users: list[UserBrief]
-    version: int = Field(
-        description="Never newer than any part: rows you know above it stay, others that are missing go."
-    )
+    version: int = Field(description="Rows that you know above it stay; of the others, remove those that are missing.")
 
 
 class PrivateChatOpen(Input):
