@@ -73,19 +73,11 @@ def _message(name: str, payload: Schema, samples: dict[str, Any]) -> dict[str, A
 
 def _answer(command: Command, data: Schema) -> Schema:
     """The acknowledgement: done or refused."""
-    if 204 in command.statuses and command.output:
-        data = {"anyOf": [data, NOTHING]}
-    status = {"enum": list(command.statuses)}
-    kinds = {
-        "done": {"ok": {"const": True}, "status": status, "data": data, "request_id": {"type": "string"}},
-        "refused": {"ok": {"const": False}, "error": {"$ref": REFERENCE.format(model="Problem")}},
-    }
-    return {
-        "oneOf": [
-            {"title": title, "type": "object", "properties": fields, "required": list(fields)}
-            for title, fields in kinds.items()
-        ]
-    }
+    schema = read_json("answer.json")
+    may_be_empty = 204 in command.statuses and command.output
+    done = {"status": {"enum": list(command.statuses)}, "data": {"anyOf": [data, NOTHING]} if may_be_empty else data}
+    schema["oneOf"][0]["properties"] |= done
+    return schema
 
 
 def _refusals(command: Command) -> Iterator[tuple[str, dict[str, Any]]]:

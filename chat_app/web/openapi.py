@@ -120,16 +120,10 @@ def _add_errors(path: str, operation: dict[str, Any]) -> None:
 
 
 def _webhook(event: Any) -> dict[str, Any]:
-    return {
-        "summary": event.event,
-        "operationId": event.event,
-        "description": f"{event.__doc__}\n\nOver Socket.IO, not as a request: see [/docs/events/](/docs/events/).",
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model=event.__name__)}}},
-        },
-        "responses": {"200": {"description": "No answer is expected."}},
-    }
+    meaning = f"{event.__doc__}\n\nOver Socket.IO, not as a request: see [/docs/events/](/docs/events/)."
+    webhook = read_json("webhook.json")
+    webhook["requestBody"]["content"]["application/json"]["schema"]["$ref"] = REFERENCE.format(model=event.__name__)
+    return {"summary": event.event, "operationId": event.event, "description": meaning, **webhook}
 
 
 def _add_examples(operation: dict[str, Any], schemas: dict[str, Schema]) -> None:
