@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from chat_app.api.deps import Bound, CurrentActor, DatabaseDep, Limit, OutboxDep, SessionDep
+from chat_app.api.deps import Bound, CurrentActor, Limit, NodeDep, SessionDep
 from chat_app.api.messages import SEND_ERRORS
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
@@ -30,14 +30,14 @@ async def get_active_chat(db: SessionDep, actor: CurrentActor) -> OpenChat:
 
 
 @router.put("", tags=["chats"], responses=responses(ChatNotFound))
-async def activate_chat(database: DatabaseDep, actor: CurrentActor, data: ActiveChat) -> OpenChat:
+async def activate_chat(node: NodeDep, actor: CurrentActor, data: ActiveChat) -> OpenChat:
     """Make a chat the active one of your session. Connections that never set their own follow."""
-    async with database.transaction() as db:
+    async with node.database.transaction() as db:
         version = await chats.activate_chat(db, actor, data.chat_id)
         screen = await chats.open_chat(db, actor, data.chat_id)
     # Read again after the connections follow, so that nothing is missed. Without a database the first reading holds.
     with suppress(Unavailable):
-        async with database.reading() as reading:
+        async with node.database.reading() as reading:
             screen = await chats.open_chat(reading, actor, data.chat_id)
             await chats.check_is_open(reading, actor, data.chat_id, version)
     return screen
@@ -64,10 +64,8 @@ async def list_active_messages(
 
 
 @router.post("/messages", tags=["messages"], responses=responses(ChatNotFound, NoActiveChat, *SEND_ERRORS))
-async def send_active_message(
-    database: DatabaseDep, outbox: OutboxDep, actor: CurrentActor, data: MessageCreate
-) -> Created[MessageRead]:
+async def send_active_message(node: NodeDep, actor: CurrentActor, data: MessageCreate) -> Created[MessageRead]:
     """Send to the active chat; otherwise as `send_message`."""
-    async with database.transaction() as db:
+    async with node.database.transaction() as db:
         chat_id = await chats.active_chat(db, actor)
-    return Created[Any](*await outbox.send(Draft(actor, chat_id, data)))
+    return Created[Any](*await node.outbox.send(Draft(actor, chat_id, data)))

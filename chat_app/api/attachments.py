@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Form, UploadFile
 from pydantic import Field
 
-from chat_app.api.deps import CurrentActor, DatabaseDep, SessionDep, StorageDep
+from chat_app.api.deps import CurrentActor, NodeDep, SessionDep
 from chat_app.api.operations import Protected
 from chat_app.api.problems import responses
 from chat_app.crud import attachments
@@ -22,7 +22,7 @@ DurationForm = Annotated[Duration | None, Form(description="Seconds, of audio an
 
 @router.post("/attachments", status_code=201, responses=responses(UnsupportedMediaType, BadImage))
 async def create_attachment(
-    database: DatabaseDep, actor: CurrentActor, storage: StorageDep, file: UploadFile, duration: DurationForm = None
+    node: NodeDep, actor: CurrentActor, file: UploadFile, duration: DurationForm = None
 ) -> AttachmentRead:
     """Upload a file of at most 25 MB for one message; send the message with its id as `attachment_id`.
 
@@ -32,7 +32,8 @@ async def create_attachment(
     Refused is what takes more than two seconds to read; above 12 megapixels 200 pixels need one byte of the file.
     """
     upload = Upload(file.file, file.filename, file.content_type, duration)
-    async with attachments.stored_attachment(actor, storage, upload) as attachment, database.transaction() as db:
+    stored = attachments.stored_attachment(actor, node.storage, upload)
+    async with stored as attachment, node.database.transaction() as db:
         return await attachments.create_attachment(db, attachment)
 
 

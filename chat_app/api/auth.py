@@ -8,9 +8,8 @@ from fastapi.security import OAuth2PasswordRequestForm
 
 from chat_app import auth
 from chat_app.api.deps import (
-    CodeSenderDep,
     CurrentActor,
-    DatabaseDep,
+    NodeDep,
     SessionDep,
     UserManagerDep,
     attempt,
@@ -97,18 +96,18 @@ async def change_password(actor: CurrentActor, manager: UserManagerDep, data: Pa
 
 
 @router.post("/codes", status_code=202)
-async def request_code(request: Request, database: DatabaseDep, sender: CodeSenderDep, data: CodeRequest) -> CodeSent:
+async def request_code(request: Request, node: NodeDep, data: CodeRequest) -> CodeSent:
     """Send six digits to a phone. The code is valid for its purpose only: to log in, to verify the number of
     your account, to reset the password, to change your number to this one, or to delete your account.
 
     The answer is the same for every number. In development the code is in the log.
     """
-    sender.check()
+    node.codes.check()
     await count_code(request, data.phone)
-    async with database.transaction() as db:
+    async with node.database.transaction() as db:
         code = await codes.request_code(db, data)
     if code.is_wanted:
-        sender.send(data.phone, code.digits)
+        node.codes.send(data.phone, code.digits)
     return CodeSent(expires_in=int(codes.LIFETIME.total_seconds()), resend_in=int(codes.RESEND_AFTER.total_seconds()))
 
 

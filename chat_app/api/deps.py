@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
@@ -11,14 +11,11 @@ from fastapi_users.authentication import BearerTransport
 from chat_app.auth import LOGIN_PATH, UserDatabase, UserManager, authenticate
 from chat_app.components import Components
 from chat_app.crud import sessions
-from chat_app.crud.outbox import Outbox
-from chat_app.database import Database, Transaction
+from chat_app.database import Transaction
 from chat_app.driver import RawConnection
 from chat_app.limits import network_of
-from chat_app.media.storage import Storage
 from chat_app.models.base import BIGGEST, LIMITS, ChatCursor, Sync, UserCursor
 from chat_app.models.sessions import Actor, Device
-from chat_app.sms import CodeSender
 
 
 def components(request: Request) -> Components:
@@ -27,21 +24,15 @@ def components(request: Request) -> Components:
     return found
 
 
-def _component(name: str) -> Any:
-    async def get(request: Request) -> Any:
-        return getattr(components(request), name)
-
-    return Depends(get)
+async def get_node(request: Request) -> Components:
+    return components(request)
 
 
-DatabaseDep = Annotated[Database, _component("database")]
-StorageDep = Annotated[Storage, _component("storage")]
-CodeSenderDep = Annotated[CodeSender, _component("codes")]
-OutboxDep = Annotated[Outbox, _component("outbox")]
+NodeDep = Annotated[Components, Depends(get_node)]
 
 
-async def open_session(database: DatabaseDep) -> AsyncIterator[Transaction]:
-    async with database.transaction() as db:
+async def open_session(node: NodeDep) -> AsyncIterator[Transaction]:
+    async with node.database.transaction() as db:
         yield db
 
 
@@ -49,8 +40,8 @@ async def open_session(database: DatabaseDep) -> AsyncIterator[Transaction]:
 SessionDep = Annotated[Transaction, Depends(open_session, scope="function")]
 
 
-async def open_reading(database: DatabaseDep) -> AsyncIterator[RawConnection]:
-    async with database.reading() as db:
+async def open_reading(node: NodeDep) -> AsyncIterator[RawConnection]:
+    async with node.database.reading() as db:
         yield db
 
 

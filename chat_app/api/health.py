@@ -4,12 +4,12 @@ import asyncio
 from threading import Event
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlmodel import Field, SQLModel
 from starlette.responses import PlainTextResponse
 
-from chat_app.api.deps import DatabaseDep, components
+from chat_app.api.deps import NodeDep
 from chat_app.api.problems import responses
 from chat_app.errors import Unavailable
 from chat_app.migrations import is_current
@@ -39,22 +39,21 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", responses=responses(Unavailable))
-async def readyz(request: Request, database: DatabaseDep) -> Readiness:
+async def readyz(node: NodeDep) -> Readiness:
     """The database answers, its schema is the one that this version needs, and the process is not shutting down.
 
     A node works without the bus.
     """
     if ending.is_set():
         raise Unavailable("The process is shutting down.")
-    checking = asyncio.create_task(is_current(database))
+    checking = asyncio.create_task(is_current(node.database))
     # No timeout around it: giving up a stuck connection itself takes seconds.
     if not (await asyncio.wait([checking], timeout=READY_SECONDS))[0]:
         checking.cancel()
         raise Unavailable("The database does not answer.", retry_after=5)
     if not await checking:
         raise Unavailable("Migrations are missing.", retry_after=5)
-    bus = components(request).bus
-    return Readiness(bus=None if bus is None else "up" if bus.is_up else "down")
+    return Readiness(bus=None if node.bus is None else "up" if node.bus.is_up else "down")
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={200: FIGURES})

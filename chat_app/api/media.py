@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from chat_app.api.deps import DatabaseDep, StorageDep
+from chat_app.api.deps import NodeDep
 from chat_app.crud.attachments import find_attachment
 from chat_app.crud.avatars import SIZES
 from chat_app.errors import NotFound
@@ -24,7 +24,7 @@ RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 @router.api_route("/avatars/{key}/{size}", methods=["GET", "HEAD"])
-async def get_avatar_picture(request: Request, storage: StorageDep, key: str, size: str) -> Response:
+async def get_avatar_picture(request: Request, node: NodeDep, key: str, size: str) -> Response:
     """Public and immutable: a new picture has a new address."""
     found = AVATAR_KEY.fullmatch(key)
     if found is None or size not in SIZES:
@@ -34,33 +34,27 @@ async def get_avatar_picture(request: Request, storage: StorageDep, key: str, si
         "Cache-Control": "public, max-age=31536000, immutable",
         "ETag": f'"{key}-{size}"',
     }
-    return await _answer(request, storage, f"avatars/{key}/{size}", headers)
+    return await _answer(request, node.storage, f"avatars/{key}/{size}", headers)
 
 
 @router.api_route("/attachments/{attachment_id}", methods=["GET", "HEAD"])
 async def get_attachment_file(
-    request: Request,
-    database: DatabaseDep,
-    storage: StorageDep,
-    attachment_id: str,
-    variant: str = "",
-    expires: str = "",
-    signature: str = "",
+    request: Request, node: NodeDep, attachment_id: str, variant: str = "", expires: str = "", signature: str = ""
 ) -> Response:
     """Needs no header, so that it opens in <img> and <video>; 404 for an address that is wrong or too old."""
     if not is_signed(attachment_id, variant, expires, signature):
         raise NotFound
-    async with database.transaction() as db:
+    async with node.database.transaction() as db:
         attachment = await find_attachment(db, UUID(attachment_id))
     headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{attachment.id.hex}-{variant}"'}
     if variant == "preview" and attachment.preview_key:
-        return await _answer(request, storage, attachment.preview_key, headers | {"Content-Type": "image/jpeg"})
+        return await _answer(request, node.storage, attachment.preview_key, headers | {"Content-Type": "image/jpeg"})
     headers |= {
         "Content-Type": attachment.content_type,
         "Content-Disposition": _disposition(attachment.content_type, attachment.name),
         "Accept-Ranges": "bytes",
     }
-    return await _answer(request, storage, attachment.key, headers, size=attachment.size)
+    return await _answer(request, node.storage, attachment.key, headers, size=attachment.size)
 
 
 async def _answer(

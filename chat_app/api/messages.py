@@ -9,7 +9,7 @@ from chat_app.api.deps import (
     ChatIdPath,
     CurrentActor,
     Limit,
-    OutboxDep,
+    NodeDep,
     ReadingDep,
     SeqPath,
     SessionDep,
@@ -54,13 +54,13 @@ async def list_messages(
 
 @router.post("/messages", responses=responses(*SEND_ERRORS))
 async def send_message(
-    outbox: OutboxDep, actor: CurrentActor, chat_id: ChatIdPath, data: MessageCreate
+    node: NodeDep, actor: CurrentActor, chat_id: ChatIdPath, data: MessageCreate
 ) -> Created[MessageRead]:
     """Send a message; the same `client_id` again answers 200 with the same message.
 
     Members get `chats_changed`, those who have the chat active also `messages_changed`.
     """
-    return Created[Any](*await outbox.send(Draft(actor, chat_id, data)))
+    return Created[Any](*await node.outbox.send(Draft(actor, chat_id, data)))
 
 
 @router.get("/messages/{seq}")

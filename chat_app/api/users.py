@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import StringConstraints
 
-from chat_app.api.deps import CurrentActor, DatabaseDep, Limit, SessionDep, StorageDep
+from chat_app.api.deps import CurrentActor, Limit, NodeDep, SessionDep
 from chat_app.api.operations import Protected
 from chat_app.api.problems import responses
 from chat_app.crud import avatars, users
@@ -56,19 +56,19 @@ async def get_user(db: SessionDep, actor: CurrentActor, user_id: UUID) -> UserRe
 
 
 @router.put("/me/avatar", responses=responses(BadImage))
-async def set_avatar(database: DatabaseDep, actor: CurrentActor, storage: StorageDep, data: AvatarUpload) -> Avatar:
+async def set_avatar(node: NodeDep, actor: CurrentActor, data: AvatarUpload) -> Avatar:
     """Set your picture: JPEG, PNG, WebP or GIF, at most 10 MB and 40 megapixels, a JPEG 64.
 
     Refused is what takes more than two seconds to read; above 12 megapixels 200 pixels need one byte of the file.
     It is kept as it is, and cut to squares of 400, 100 and 50 pixels; all four without metadata. A JPEG of more than
     12 megapixels keeps its orientation as EXIF.
     """
-    async with avatars.stored_avatar(actor, storage, data.image) as key, database.transaction() as db:
+    async with avatars.stored_avatar(actor, node.storage, data.image) as key, node.database.transaction() as db:
         return await avatars.set_avatar(db, actor, key)
 
 
 @router.delete("/me/avatar", status_code=204)
-async def delete_avatar(database: DatabaseDep, actor: CurrentActor) -> None:
+async def delete_avatar(node: NodeDep, actor: CurrentActor) -> None:
     """Remove your picture."""
-    async with database.transaction() as db:
+    async with node.database.transaction() as db:
         await avatars.delete_avatar(db, actor)
