@@ -4,8 +4,8 @@ A command is made from its route (`api/operations.py`): the same function, descr
 depends on the connection is written here: its active chat, and sends, which the outbox answers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Set
+from dataclasses import dataclass
 from functools import reduce
 from inspect import Parameter, cleandoc, signature
 from operator import or_
@@ -31,7 +31,7 @@ from chat_app.models.screens import OpenChat
 # Commands with only these fields share a schema, for the sake of generated clients.
 SHARED = {("chat_id",): "ChatArgument", ("chat_id", "seq"): "MessageArgument"}
 OPEN_CHAT: Any = (UUID | None, Field(default=None, description="Without it the active chat is meant."))
-ALWAYS: set[type[ChatError]] = {InvalidInput, RateLimited, Internal, Unavailable}
+ALWAYS: frozenset[type[ChatError]] = frozenset((InvalidInput, RateLimited, Internal, Unavailable))
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Command:
     output: Any = None
     statuses: tuple[int, ...] = (204,)
     description: str = ""
-    errors: set[type[ChatError]] = field(default_factory=set)
+    errors: Set[type[ChatError]] = frozenset()
     reads: bool = False
     is_draft: bool = False
 
@@ -71,16 +71,18 @@ COMMANDS: dict[str, Command] = {}
 _models: dict[str, type[Input]] = {}
 
 
-def command(name: str, argument: Any, **differences: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(
+    name: str, argument: Any, *, errors: Set[type[ChatError]] = frozenset(), **differences: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a command. What is not given comes from the route of this name; `errors` are added to the route's."""
 
     def register(handler: Callable[..., Any]) -> Callable[..., Any]:
-        about: dict[str, Any] = {"description": cleandoc(handler.__doc__ or ""), "errors": ALWAYS}
+        about: dict[str, Any] = {"errors": ALWAYS | errors}
         if route := ROUTES.get(name):
-            about |= {"output": route.answer, "statuses": route.statuses}
-            about["description"] = about["description"] or route.description
-            about["errors"] = ALWAYS | errors_of(route.path, route.responses)
-        about["errors"] |= differences.pop("errors", set())
+            about["errors"] |= errors_of(route.path, route.responses)
+            about |= {"output": route.answer, "statuses": route.statuses, "description": route.description}
+        if handler.__doc__:
+            about["description"] = cleandoc(handler.__doc__)
         COMMANDS[name] = Command(name, handler, argument, **(about | differences))
         return handler
 
@@ -109,21 +111,23 @@ def _parameters(function: Callable[..., Any]) -> tuple[dict[Any, str], dict[str,
 def _derive(operation: Operation) -> None:
     """Register a command that calls the function of a route as FastAPI would."""
     provided, fields, body = _parameters(operation.function)
-    actor = provided.pop(get_actor)
-    ((provider, db),) = provided.items()
+    actor_name = provided.pop(get_actor)
+    ((provider, db_name),) = provided.items()
     errors: set[type[ChatError]] = set()
     if operation.name == "list_messages":
         fields["chat_id"], errors = OPEN_CHAT, {NoActiveChat}
     name = operation.name.title().replace("_", "")
-    name, argument = next(((name, kind) for kind in body.values()), (SHARED.get(tuple(fields), name), Input))
+    if not body:
+        name = SHARED.get(tuple(fields), name)
+    argument = next(iter(body.values()), Input)
     if fields:
         argument = _models.setdefault(name, create_model(name, __base__=argument, **fields))
 
-    async def handle(session: Any, connection: Connection, data: Any) -> Any:
+    async def handle(db: Any, connection: Connection, data: Any) -> Any:
         arguments = dict.fromkeys(body, data) | {name: getattr(data, name) for name in fields}
         if "chat_id" in fields:
             arguments["chat_id"] = _chat_id(connection, data)
-        return await operation.function(**{db: session, actor: connection.actor}, **arguments)
+        return await operation.function(**{db_name: db, actor_name: connection.actor}, **arguments)
 
     command(operation.name, argument, reads=provider is open_reading, errors=errors)(handle)
 
