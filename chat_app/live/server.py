@@ -100,7 +100,9 @@ class Live:
         """Make a connection, which is started once its client knows. Raises ChatError."""
         self.limits.check("connect", address=socket.address)
         self.limits.check_connections(address=socket.count)
-        handshake = _handshake(auth)
+        if not isinstance(auth, dict) or not auth.get("token"):
+            raise NotAuthenticated
+        handshake: Handshake = _valid(Handshake.model_validate, auth)
         try:
             async with self.database.reading() as db:
                 actor, active_chat_id = await authenticate(db, handshake.token)
@@ -142,7 +144,7 @@ class Live:
     def dispatch(
         self, connection: Connection, event: Any, respond: Callable[[bytes], None]
     ) -> Coroutine[Any, Any, None] | None:
-        """Run one command; whatever comes, the response is an ack. What is returned has to be awaited."""
+        """Run one command; every outcome is responded to with an ack. What is returned has to be awaited."""
         call = Call(connection, event, respond)
         if call.name is None or not COMMANDS[call.name].is_draft:
             return self._run(call, event)
@@ -164,10 +166,7 @@ class Live:
         self.limits.check(call.name, user=call.connection.actor.id)
         if len(event) > 2:
             raise InvalidInput.at("", "too_many_arguments", "A command takes one object.")
-        try:
-            return COMMANDS[call.name].validate(event[1] if len(event) == 2 else {})
-        except ValidationError as error:
-            raise InvalidInput.found(error.errors(include_input=False)) from error
+        return _valid(COMMANDS[call.name].validate, event[1] if len(event) == 2 else {})
 
     async def _run(self, call: Call, event: Any) -> None:
         logs.bind_request(**call.log_values)
@@ -201,11 +200,9 @@ class Live:
                 connection.end()
 
 
-def _handshake(auth: Any) -> Handshake:
-    if not isinstance(auth, dict) or not auth.get("token"):
-        raise NotAuthenticated
+def _valid(validate: Callable[[Any], Any], data: Any) -> Any:
     try:
-        return Handshake.model_validate(auth)
+        return validate(data)
     except ValidationError as error:
         raise InvalidInput.found(error.errors(include_input=False)) from error
 

@@ -85,7 +85,6 @@ class FastSocket:
         """Begin no more commands: what is committed from here on is answered before the connection is closed."""
         self.is_draining = self.is_full = True
         self._inbox.clear()
-        self.protocol.transport.pause_reading()
         self.server.will_shut_down(self)
 
     def check(self, now: float, interval: float, timeout: float) -> None:

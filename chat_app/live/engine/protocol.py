@@ -155,19 +155,17 @@ class FastProtocol(WebSocketsSansIOProtocol):
             self.cut()
 
     def send_receive_event_to_app(self) -> None:
-        whole = b"".join(self.frames)
-        is_text = self.curr_msg_data_type == "text"
-        if self.fast is not None:
-            self.frames = []
-            if is_text:
-                self.fast.receive(whole)
+        whole = b"".join(self.frames) if self.curr_msg_data_type == "text" else None
+        if self.fast is None:
+            try:
+                (whole or b"").decode()  # uvicorn would log it with a traceback
+            except UnicodeDecodeError:
+                raise Refused(CloseCode.INVALID_DATA) from None
+            super().send_receive_event_to_app()
             return
-        try:
-            if is_text:
-                whole.decode()  # uvicorn would log what was sent
-        except UnicodeDecodeError:
-            raise Refused(CloseCode.INVALID_DATA) from None
-        super().send_receive_event_to_app()
+        self.frames = []
+        if whole is not None:
+            self.fast.receive(whole)
 
     def shutdown(self) -> None:
         if self.fast is None or self.fast.is_draining:
