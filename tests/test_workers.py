@@ -81,9 +81,25 @@ async def test_workers_end_when_their_parent_is_killed(start: Start) -> None:
 async def test_production_refuses_several_workers_without_a_bus(start: Start) -> None:
     secret = "7f9c2ba4e88f827d616045507605853ed73b8093f6efbc88eb1a6eacfa66ef26"
     process = await start(free_port(), CHAT_ENV="production", CHAT_SECRET=secret)
-    _, complaint = await asyncio.wait_for(process.communicate(), END_SECONDS)
+    _, complaint = await asyncio.wait_for(process.communicate(), START_SECONDS)
     assert process.returncode == 1
     assert complaint.decode().startswith("Several workers in production need CHAT_BUS_URL")
+
+
+async def test_a_worker_that_cannot_start_ends_all(start: Start) -> None:
+    process = await start(free_port(), CHAT_MEDIA_URL="nowhere://files")
+    printed, complaint = await asyncio.wait_for(process.communicate(), START_SECONDS)
+    assert (process.returncode, printed) == (1, b"")
+    assert complaint.decode().endswith("A worker ended before it was ready. The log says why.\n")
+
+
+async def test_a_closed_terminal_ends_them(start: Start) -> None:
+    parent = await start(free_port())
+    await read_until_ready(parent)
+    family = psutil.Process(parent.pid).children(recursive=True)
+    parent.send_signal(signal.SIGHUP)
+    assert await asyncio.wait_for(parent.wait(), END_SECONDS) == 0
+    await until(lambda: not any(map(psutil.Process.is_running, family)))
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
