@@ -217,12 +217,12 @@ class UnknownCommand(ChatError, status=404):
 
 
 def _wrong(error: Mapping[str, Any], skip: int) -> dict[str, str]:
-    pointer = "".join(f"/{_pointer_part(part)}" for part in error["loc"][skip:])
-    return {"pointer": pointer, "code": str(error["type"]), "detail": _harmless(error["msg"])}
-
-
-def _pointer_part(part: str | int) -> str:
-    return _harmless(str(part)).replace("~", "~0").replace("/", "~1")
+    parts = (_harmless(str(part)).replace("~", "~0").replace("/", "~1") for part in error["loc"][skip:])
+    return {
+        "pointer": "".join(f"/{part}" for part in parts),
+        "code": str(error["type"]),
+        "detail": _harmless(error["msg"]),
+    }
 
 
 def _harmless(text: str) -> str:
