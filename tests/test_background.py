@@ -1,4 +1,4 @@
-"""Tasks in the background end for certain, and one that fails disturbs nothing."""
+"""Background tasks always end, and a failed one disturbs nothing."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from tests.clients import DEADLINE
 
 
 class Stubborn:
-    """Work that goes on when it is cancelled for the first time."""
+    """Work that continues after its first cancellation."""
 
     def __init__(self) -> None:
         self.swallowed = 0
@@ -31,7 +31,7 @@ async def fail() -> None:
     raise RuntimeError
 
 
-async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
+async def test_a_task_that_swallows_a_cancellation_ends() -> None:
     stubborn = Stubborn()
     task = asyncio.create_task(stubborn.run())
     await asyncio.sleep(0)
@@ -40,7 +40,7 @@ async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
     assert stubborn.is_over and task.cancelled()
 
 
-async def test_it_ends_also_when_another_fails() -> None:
+async def test_a_task_ends_when_another_one_fails() -> None:
     stubborn = Stubborn()
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(RuntimeError):
@@ -48,7 +48,7 @@ async def test_it_ends_also_when_another_fails() -> None:
     assert stubborn.is_over
 
 
-async def test_it_ends_also_when_whoever_ends_it_is_cancelled() -> None:
+async def test_a_task_ends_when_its_caller_is_cancelled() -> None:
     stubborn = Stubborn()
     together = asyncio.create_task(run_together(stubborn.run()))
     await asyncio.sleep(0.01)

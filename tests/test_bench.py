@@ -24,7 +24,7 @@ READY = b'42["ready"'
 
 
 @pytest.mark.timeout(180)
-async def test_it_measures_our_own_server(tmp_path: Path) -> None:
+async def test_the_bench_measures_our_own_server(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = ["-m", "tests.bench", "W0", "--runs", "1", "--seconds", "1", "--no-node", "--json", str(figures)]
     done = await asyncio.to_thread(

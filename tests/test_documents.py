@@ -160,7 +160,7 @@ class TestOpenAPI:
             assert expected <= set(operation["responses"])
         assert protected > 20
 
-    def test_what_follows_from_a_path_is_documented(self, http: Node) -> None:
+    def test_errors_that_follow_from_the_path_are_documented(self, http: Node) -> None:
         for name, operation in operations(http | {"webhooks": {}}).items():
             codes = refusals(operation)
             assert ("chat_not_found" in codes) >= ("{chat_id}" in name), name

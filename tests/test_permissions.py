@@ -242,7 +242,7 @@ class TestForeignChat:
             await transport.do(scene.guest, "leave_chat", chat_id=scene.chat_id)
         return scene, scene.guest
 
-    async def test_it_answers_like_one_that_does_not_exist_and_nothing_happens(
+    async def test_a_foreign_chat_answers_like_one_that_does_not_exist_and_nothing_happens(
         self, transport: Transport, outsider: tuple[Scene, Person], database: Database
     ) -> None:
         scene, person = outsider
@@ -294,7 +294,7 @@ class TestForeignChat:
 
 
 class TestMessageBeforeTheVisibleStart:
-    async def test_it_answers_like_one_that_does_not_exist_and_nothing_happens(
+    async def test_an_earlier_message_answers_like_one_that_does_not_exist_and_nothing_happens(
         self, transport: Transport, scene: Scene, database: Database
     ) -> None:
         add = {"chat_id": scene.chat_id, "user_ids": [scene.guest.id]}

@@ -416,7 +416,7 @@ class TestP7:
 
 
 class TestP8:
-    """What one connection sends one after another without waiting for acks gets increasing seqs."""
+    """Messages of one connection, sent one after another without waiting for acks, get increasing seqs."""
 
     async def test_sends_without_waiting_for_acks_keep_their_order(self, make_person: MakePerson) -> None:
         anna, boris = await make_person("Anna", connected=True), await make_person("Boris", connected=True)

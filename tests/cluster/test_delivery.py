@@ -168,7 +168,7 @@ async def test_a_new_name_reaches_private_peers_and_members_who_have_the_chat_op
     assert (len(boris.socket.named("users_changed")), idle.socket.named("users_changed")) == (1, [])
 
 
-async def test_users_changed_reaches_whoever_was_a_peer_at_the_commit(
+async def test_users_changed_reaches_the_peers_at_the_commit(
     person_at: MakePersonAt, other_node: OtherNode, database: Database
 ) -> None:
     """Also where the event arrives late, and nobody else."""

@@ -1,4 +1,4 @@
-"""One process delivers the changes of a chat in the order of versions, whatever the order in which they arrive."""
+"""One process delivers the changes of a chat in the order of versions, in any order of their arrival."""
 
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -42,7 +42,7 @@ class Delivered:
         return len(events)
 
     def after(self, *events: Given) -> list[Event]:
-        """What is delivered after these events of one commit."""
+        """Return the events delivered after these events of one commit."""
         self.events.clear()
         self.order.release(seal(Recorded(*event) for event in events))
         return [event.kind.model_validate_json(event.body) for event in self.events]

@@ -49,7 +49,7 @@ async def assert_no_resync(nodes: list[Node], *people: Person) -> None:
     assert not any(node.cluster._resync for node in nodes)
 
 
-async def test_the_headers_of_a_newer_node_are_understood_without_what_it_adds(
+async def test_additions_in_the_headers_of_a_newer_node_are_ignored(
     person_at: MakePersonAt, nodes: list[Node], valkey: Valkey, other_node: OtherNode
 ) -> None:
     anna, boris, idle = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Idle")
@@ -74,7 +74,7 @@ async def test_the_headers_of_a_newer_node_are_understood_without_what_it_adds(
     await assert_no_resync(nodes, anna, boris, idle)
 
 
-async def test_what_the_header_of_an_older_node_leaves_out_takes_its_default(
+async def test_fields_missing_in_the_headers_of_an_older_node_take_their_defaults(
     person_at: MakePersonAt, nodes: list[Node], valkey: Valkey, other_node: OtherNode
 ) -> None:
     anna, boris, idle = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Idle")

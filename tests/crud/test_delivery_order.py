@@ -1,4 +1,4 @@
-"""Rule 11: changes of one process are delivered in the order of their versions, whatever the database answers first."""
+"""Rule 11: changes of one process are delivered in the order of versions, in any order of the commits' answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -622,7 +622,7 @@ class TestDeleting:
         assert (await transport.call(anna, "delete_message", chat_id=chat["id"], seq=2)).status == 204
         assert (await transport.call(boris, "delete_message", chat_id=chat["id"], seq=3)).status == 204
 
-    async def test_in_a_private_chat_each_deletes_their_own(
+    async def test_users_of_a_private_chat_delete_only_their_own_messages(
         self, transport: Transport, anna: Person, boris: Person
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)

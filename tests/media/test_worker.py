@@ -1,4 +1,4 @@
-"""The worker processes: whatever a job does to one, the service gets an answer and goes on."""
+"""The worker processes: after any failure of a job the service gets an answer and works on."""
 
 import asyncio
 import os
