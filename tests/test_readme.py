@@ -51,6 +51,14 @@ def test_the_commands_of_operators_exist() -> None:
     assert [command for command in named if command not in shown.stdout] == []
 
 
+def test_the_table_of_the_program_is_complete() -> None:
+    section = PAGES[0].read_text().partition("## How it works")[2]
+    named = {name.rstrip("/") for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in row.split("`")}
+    program = ROOT / "chat_app"
+    assert [name for name in named if name.strip() and not (program / name).exists()] == []
+    assert {path.name for path in program.iterdir()} - {"__init__.py", "__pycache__"} <= named
+
+
 def _code(page: Path) -> str:
     """The code blocks and inline code of a page."""
     text = page.read_text()
