@@ -44,6 +44,13 @@ class TestList:
         assert [file for file in others if not contains(file, example)] == []
 
 
+def test_the_ten_words_are_words_of_the_program() -> None:
+    words = re.findall(r"^\| ([a-z ]+) \| [A-Z].*\. \|$", PARTS["Words"], re.MULTILINE)
+    code = " ".join(path.read_text().lower() for path in (ROOT / "chat_app").rglob("*.py"))
+    assert len(words) == 10
+    assert [word for word in words if word not in code] == []
+
+
 def test_the_files_and_functions_of_the_picture_exist() -> None:
     picture = PARTS["The life of a message"]
     steps = re.findall(r"((?:\w+/)?\w+\.py)(?:  (?:\w+\.)?(\w+))?", picture)
