@@ -17,7 +17,7 @@ from chat_app.background import Background
 from chat_app.delivery import Last, in_order
 from chat_app.driver import Driver, RawConnection, unavailable_without_database
 from chat_app.errors import ChatError, Unavailable
-from chat_app.events import ChatsChanged, MessagesChanged, Recorded, recorded
+from chat_app.events import Reach, Recorded, recorded
 from chat_app.logs import log, log_info
 
 # How long a transaction may wait in all, for a connection, for locks and for answers: from the request for the
@@ -210,11 +210,8 @@ async def read_clock(db: AsyncSession) -> datetime:
 
 def _versions(events: list[Recorded]) -> dict[str, int]:
     """The chats that got a new version, for the log."""
-    versions: dict[UUID, int] = {}
-    for event, *_ in events:
-        if isinstance(event, MessagesChanged):
-            versions[event.chat_id] = event.version
-        elif isinstance(event, ChatsChanged):
-            versions |= {chat.id: chat.version for chat in event.chats}
-            versions |= {removed.chat_id: removed.version for removed in event.removed}
-    return {str(chat_id): version for chat_id, version in versions.items()}
+    versions: dict[UUID | None, int] = {}
+    for kind, _, _, header, _ in events:
+        if kind.reach is not Reach.NODE:
+            versions[header.chat_id] = header.version or header.removed_version
+    return {str(chat_id): version for chat_id, version in versions.items() if version}

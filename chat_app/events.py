@@ -1,17 +1,19 @@
 """Events: what changed, as a use case records it for the commit to release. Data only."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, ClassVar, NamedTuple, Protocol
 from uuid import UUID
 
+import orjson
 from sqlmodel import Field, SQLModel
 
 from chat_app.models.chats import ChatMine, ChatShared, MemberRead, RemovedChat
 from chat_app.models.messages import MessageRead, MessageShared
 from chat_app.models.users import UserBrief
+from chat_app.models.wire_json import as_json
 
 # The recipients: user ids with the first seq that each may see.
 Audience = Mapping[UUID, int]
@@ -24,6 +26,24 @@ class Reach(Enum):
     OPEN_CHAT = auto()
     # One that the service picks: such an event is never recorded.
     ONE = auto()
+    # Those that the event names, without delivering anything to their clients.
+    NODE = auto()
+
+
+class Header(NamedTuple):
+    """What orders an event among those of its chat. What is 0 or None does not apply to it."""
+
+    chat_id: UUID | None = None
+    since: int = 0
+    version: int = 0
+    first_seq: int = 0
+    mine_version: int = 0
+    removed_version: int = 0
+    # Of the sender of the last message, or of the owner of a session.
+    user_id: UUID | None = None
+
+
+NO_ORDER = Header()
 
 
 class Event(SQLModel):
@@ -37,9 +57,8 @@ class Event(SQLModel):
         if "event" not in vars(cls):
             cls.event = re.sub(r"\B(?=[A-Z])", "_", cls.__name__).lower()
 
-    def header(self) -> dict[str, Any]:
-        """The chat and the versions that order it among other events."""
-        return {}
+    def header(self) -> Header:
+        return NO_ORDER
 
 
 class ClientEvent(Event):
@@ -48,6 +67,8 @@ class ClientEvent(Event):
 
 class NodeEvent(Event):
     """An event that changes connections, and is not delivered to clients."""
+
+    reach = Reach.NODE
 
 
 class Ready(ClientEvent):
@@ -71,19 +92,19 @@ class ChatsChanged(ClientEvent):
     removed: list[RemovedChat] = []
     users: list[UserBrief] = Field(default=[], description="Users that are new to the client with this change.")
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """Raises ValueError for several chats: they would have to be ordered one by one."""
-        if max(len(self.chats), len(self.mine), len(self.removed)) > 1:
+        if len(self.chats) > 1 or len(self.mine) > 1 or len(self.removed) > 1:
             raise ValueError("an event of several chats")
-        header: dict[str, Any] = {}
-        for removal in self.removed:
-            header |= {"chat_id": removal.chat_id, "removed_version": removal.version}
-        for own in self.mine:
-            header |= {"chat_id": own.chat_id, "mine_version": own.version}
-        for chat in self.chats:
-            sender_id = chat.last_message and chat.last_message.sender_id
-            header |= {"chat_id": chat.id, "version": chat.version, "user_id": sender_id}
-        return header
+        if self.removed:
+            return Header(self.removed[0].chat_id, removed_version=self.removed[0].version)
+        mine_version = self.mine[0].version if self.mine else 0
+        if not self.chats:
+            return Header(self.mine[0].chat_id, mine_version=mine_version)
+        chat, last = self.chats[0], self.chats[0].last_message
+        return Header(
+            chat.id, version=chat.version, mine_version=mine_version, user_id=last.sender_id if last else None
+        )
 
 
 class MessagesChanged(ClientEvent):
@@ -95,13 +116,14 @@ class MessagesChanged(ClientEvent):
     since: int = Field(description="The version before this change: above the window's version means a gap.")
     version: int
     message_count: int
+    # In the order of their seqs.
     messages: list[MessageRead | MessageShared] = []
     members: list[MemberRead] = []
     users: list[UserBrief] = []
 
-    def header(self) -> dict[str, Any]:
-        first_seq = min([message.seq for message in self.messages], default=0)
-        return {"chat_id": self.chat_id, "since": self.since, "version": self.version, "first_seq": first_seq}
+    def header(self) -> Header:
+        first_seq = self.messages[0].seq if self.messages else 0
+        return Header(self.chat_id, self.since, self.version, first_seq)
 
 
 class ReadChanged(ClientEvent):
@@ -113,6 +135,9 @@ class ReadChanged(ClientEvent):
     user_id: UUID
     last_read_seq: int
 
+    def header(self) -> Header:
+        return Header(self.chat_id)
+
 
 class TypingChanged(ClientEvent):
     """A member of the active chat is typing, or stopped. Repeated every 3 seconds; forget it after 6."""
@@ -122,6 +147,9 @@ class TypingChanged(ClientEvent):
     chat_id: UUID
     user_id: UUID
     typing: bool
+
+    def header(self) -> Header:
+        return Header(self.chat_id)
 
 
 class PresenceChanged(ClientEvent):
@@ -170,8 +198,8 @@ class ActiveChatSet(NodeEvent):
     version: int = 0
     user_id: UUID | None = None
 
-    def header(self) -> dict[str, Any]:
-        return {"chat_id": self.chat_id, "version": self.version, "user_id": self.user_id}
+    def header(self) -> Header:
+        return Header(self.chat_id, version=self.version, user_id=self.user_id)
 
 
 # In the order of the documents.
@@ -179,11 +207,28 @@ CLIENT_EVENTS: list[type[ClientEvent]] = ClientEvent.__subclasses__()
 
 
 class Recorded(NamedTuple):
-    """An event that waits for the commit, and its audience; with a chat, only its connections that have that open."""
+    """An event of a transaction here or on another node: its JSON, made once, and who gets it."""
 
-    event: Event
+    kind: type[Event]
     audience: Audience
+    body: bytes
+    header: Header = NO_ORDER
+    # Deliver it only to connections that have this chat open.
     open_chat_id: UUID | None = None
+
+    @property
+    def event(self) -> Event:
+        return self.kind.model_validate_json(self.body)
+
+    def seen_from(self, seq: int) -> "Recorded":
+        """The same change without the messages before this one."""
+        change = orjson.loads(self.body)
+        visible = [message for message in change["messages"] if message["seq"] >= seq]
+        return self._replace(body=orjson.dumps(change | {"messages": visible}))
+
+    def without(self, part: str) -> "Recorded":
+        """The same event with an empty list in this place."""
+        return self._replace(body=orjson.dumps(orjson.loads(self.body) | {part: []}))
 
 
 class Recording(Protocol):
@@ -198,12 +243,18 @@ def record(db: Recording, event: Event, audience: Audience, open_chat_id: UUID |
 
     `open_chat_id`: deliver it only where this chat is open. For an event whose reach that is, it is the event's chat.
     """
+    header = event.header()
     if event.reach is Reach.OPEN_CHAT:
-        open_chat_id = vars(event)["chat_id"]
-    db.info.setdefault("events", []).append(Recorded(event, audience, open_chat_id))
+        open_chat_id = header.chat_id
+    db.info.setdefault("events", []).append(Recorded(type(event), audience, as_json(event), header, open_chat_id))
 
 
 def recorded(db: Recording) -> list[Recorded]:
     """What was recorded in this transaction so far."""
     events: list[Recorded] = db.info.get("events", [])
     return events
+
+
+def resync(audience: Iterable[UUID], reason: str = "undelivered") -> Recorded:
+    """What its audience gets in place of events that may have happened."""
+    return Recorded(ResyncRequired, dict.fromkeys(audience, 0), as_json(ResyncRequired(reason=reason)))

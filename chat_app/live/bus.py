@@ -21,8 +21,8 @@ from uuid_utils.compat import uuid7
 
 from chat_app import logs, metrics
 from chat_app.background import run_together
+from chat_app.events import Recorded
 from chat_app.live.bus_messages import Message, Online, decode, encode
-from chat_app.live.envelopes import Envelope
 from chat_app.logs import log, log_crash
 
 CHANNEL = "chat:events:2"
@@ -52,7 +52,7 @@ class _Node:
 class Listener(Protocol):
     """What the bus calls."""
 
-    def received(self, message: Message, events: list[Envelope]) -> None:
+    def received(self, message: Message, events: list[Recorded]) -> None:
         """Another node published this."""
 
     def joined(self) -> None:
@@ -101,7 +101,7 @@ class Bus:
         return self.is_up and not has_former and not any(node.is_silent for node in self._nodes.values())
 
     def publish(
-        self, events: Sequence[Envelope] = (), *, online: Online | None = None, is_leaving: bool = False
+        self, events: Sequence[Recorded] = (), *, online: Online | None = None, is_leaving: bool = False
     ) -> None:
         """Publish soon, or not at all: what was not published leaves a gap in the numbers."""
         since, self._number = self._number, self._number + bool(events)
@@ -225,7 +225,7 @@ class Bus:
             log_crash(error)
             self._listener.missed()
 
-    def _take(self, message: Message, events: list[Envelope]) -> None:
+    def _take(self, message: Message, events: list[Recorded]) -> None:
         known = self._nodes.get(message.node)
         before = known.number if known else 0 if self._others_known else message.since
         # A bus that was frozen may send an old message after one that was published over the next connection.

@@ -13,11 +13,10 @@ from chat_app.crud.access import list_present
 from chat_app.crud.chats import list_changed
 from chat_app.crud.sessions import read_active
 from chat_app.database import LONGEST_TRANSACTION, Database
-from chat_app.events import ResyncRequired
+from chat_app.events import Recorded, ResyncRequired
 from chat_app.live.bus import Bus
 from chat_app.live.bus_messages import Message, Online
 from chat_app.live.connections import Connection, Connections
-from chat_app.live.envelopes import Envelope
 from chat_app.live.fanout import Fanout, encode
 from chat_app.live.order import Order
 from chat_app.live.presence import Presence
@@ -34,9 +33,9 @@ class ClusterFanout(Fanout):
         super().__init__(connections)
         self.bus = bus
         # What is missing from the bus can't be waited for.
-        self.order = Order(super().send, lambda: bus.is_up)
+        self.order = Order(super().deliver, lambda: bus.is_up)
 
-    def send(self, events: list[Envelope]) -> int:
+    def deliver(self, events: list[Recorded]) -> int:
         """Returns how many connections of this node were reached."""
         self.bus.publish(events)
         return self.order.release(events)
@@ -66,7 +65,7 @@ class Cluster:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.bus.client.aclose()
 
-    def received(self, message: Message, events: list[Envelope]) -> None:
+    def received(self, message: Message, events: list[Recorded]) -> None:
         if events and (reached := self.order.release(events)):
             logs.log_info("delivered", requests=message.requests, node=message.node, connections=reached)
         if message.online:

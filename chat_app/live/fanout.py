@@ -3,10 +3,9 @@
 import orjson
 
 from chat_app import metrics
-from chat_app.events import ActiveChatSet, ClientEvent, Event, NodeEvent, Recorded, ResyncRequired, SessionsRevoked
+from chat_app.events import ActiveChatSet, ClientEvent, Event, Reach, Recorded, ResyncRequired, SessionsRevoked, resync
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.engine.frames import Packet
-from chat_app.live.envelopes import Envelope, resync, seal
 from chat_app.logs import log_crash
 from chat_app.models.wire_json import as_json
 
@@ -15,11 +14,11 @@ Reached = set[Connection]
 
 def encode(event: ClientEvent) -> Packet:
     """The Socket.IO packet of an event."""
-    return _packet(type(event), as_json(event))
+    return Packet(b'2["%b",%b]' % (event.event.encode(), as_json(event)))
 
 
-def _packet(kind: type[Event], body: bytes) -> Packet:
-    return Packet(b'2["%b",%b]' % (kind.event.encode(), body))
+def _packet(event: Recorded) -> Packet:
+    return Packet(b'2["%b",%b]' % (event.kind.event.encode(), event.body))
 
 
 class Fanout:
@@ -30,47 +29,45 @@ class Fanout:
 
     def deliver(self, events: list[Recorded]) -> int:
         """Deliver the events of a commit. Returns how many connections were reached."""
-        return self.send(seal(events))
-
-    def resync(self, events: list[Recorded]) -> None:
-        """Deliver `resync_required` in place of these events."""
-        self.send([resync({user_id for recorded in events for user_id in recorded.audience})])
-
-    def send(self, events: list[Envelope]) -> int:
-        """As `deliver`, of events that are encoded."""
         reached: Reached = set()
         for event in events:
             try:
                 self._send(event, reached)
             except Exception as error:
+                # The change is committed, so its sender gets no error.
                 log_crash(error)
                 self._to_all(resync(event.audience), reached)
         metrics.delivered.inc(len(reached))
         return len(reached)
 
-    def _send(self, event: Envelope, reached: Reached) -> None:
-        if issubclass(event.kind, NodeEvent):
-            self._apply(event.kind.model_validate_json(event.body), reached)
-        elif event.open_chat_id:
+    def resync(self, events: list[Recorded]) -> None:
+        """Deliver `resync_required` in place of these events."""
+        self.deliver([resync({user_id for recorded in events for user_id in recorded.audience})])
+
+    def _send(self, event: Recorded, reached: Reached) -> None:
+        if event.open_chat_id:
             self._to_open(event, reached)
+        elif event.kind.reach is Reach.NODE:
+            self._apply(event.event, reached)
         else:
             self._to_all(event, reached)
 
-    def _to_all(self, event: Envelope, reached: Reached) -> None:
-        packet = _packet(event.kind, event.body)
-        for user_id in event.audience:
-            for connection in self.connections.of_user(user_id):
-                if event.removed_version and event.chat_id:
-                    connection.lose_chat(event.chat_id, event.removed_version)
-                connection.send(packet)
-                reached.add(connection)
-                if event.kind is ResyncRequired:
-                    metrics.resyncs.labels(orjson.loads(event.body)["reason"]).inc()
+    def _to_all(self, event: Recorded, reached: Reached) -> None:
+        packet, of_user = _packet(event), self.connections.of_user
+        connections = [connection for user_id in event.audience for connection in of_user(user_id)]
+        if event.header.chat_id and event.header.removed_version:
+            for connection in connections:
+                connection.lose_chat(event.header.chat_id, event.header.removed_version)
+        if event.kind is ResyncRequired:
+            metrics.resyncs.labels(orjson.loads(event.body)["reason"]).inc(len(connections))
+        for connection in connections:
+            connection.send(packet)
+        reached.update(connections)
 
-    def _to_open(self, event: Envelope, reached: Reached) -> None:
+    def _to_open(self, event: Recorded, reached: Reached) -> None:
         assert event.open_chat_id
         packets: dict[int, Packet] = {}
-        audience, first_seq = event.audience, event.first_seq
+        audience, first_seq = event.audience, event.header.first_seq
         for connection in self.connections.with_open(event.open_chat_id):
             visible_from_seq = audience.get(connection.key)
             if visible_from_seq is None:
@@ -79,12 +76,11 @@ class Fanout:
             seen_from = visible_from_seq if 0 < first_seq < visible_from_seq else 0
             packet = packets.get(seen_from)
             if packet is None:
-                body = event.seen_from(seen_from).body if seen_from else event.body
-                packet = packets[seen_from] = _packet(event.kind, body)
+                packet = packets[seen_from] = _packet(event.seen_from(seen_from) if seen_from else event)
             connection.send(packet)
             reached.add(connection)
 
-    def _apply(self, event: NodeEvent, reached: Reached) -> None:
+    def _apply(self, event: Event, reached: Reached) -> None:
         match event:
             case ActiveChatSet():
                 for connection in self.connections.of_session(event.session_id):

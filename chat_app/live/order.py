@@ -8,8 +8,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterable
 from uuid import UUID
 
-from chat_app.events import ActiveChatSet, ChatsChanged, MessagesChanged
-from chat_app.live.envelopes import Envelope, resync
+from chat_app.events import ActiveChatSet, Audience, ChatsChanged, Header, MessagesChanged, Recorded, resync
 
 WAIT_SECONDS = 0.1
 # A version that was followed by so many of others can't be overtaken any more.
@@ -43,20 +42,20 @@ class Order:
     """Stands before `deliver`, for the events of this node and of the others."""
 
     def __init__(
-        self, deliver: Callable[[list[Envelope]], int], is_waiting_worth_it: Callable[[], bool] = lambda: True
+        self, deliver: Callable[[list[Recorded]], int], is_waiting_worth_it: Callable[[], bool] = lambda: True
     ) -> None:
         self.is_waiting_worth_it = is_waiting_worth_it
         self._deliver = deliver
         self._windows, self._entries, self._mine, self._members, self._removals = (_Newest() for _ in range(5))
-        self._waiting: list[list[Envelope]] = []
+        self._waiting: list[list[Recorded]] = []
 
-    def release(self, events: list[Envelope]) -> int:
+    def release(self, events: list[Recorded]) -> int:
         """Deliver the events of one commit once it is their turn. Returns how many connections were reached."""
         if (early := self._early(events)) and self.is_waiting_worth_it() and len(self._waiting) < MOST_WAITING:
-            held = [event for event in events if event.chat_id in early]
+            held = [event for event in events if event.header.chat_id in early]
             self._waiting.append(held)
             asyncio.get_running_loop().call_later(WAIT_SECONDS, self._give_up, held)
-            events = [event for event in events if event.chat_id not in early]
+            events = [event for event in events if event.header.chat_id not in early]
         reached = self._pass(events)
         while ready := next((held for held in self._waiting if not self._early(held)), None):
             self._waiting.remove(ready)
@@ -71,55 +70,55 @@ class Order:
         """Whether a removal of this user was delivered that is newer than this version of the chat."""
         return self._removals.get((chat_id, user_id)) > version
 
-    def _give_up(self, held: list[Envelope]) -> None:
+    def _give_up(self, held: list[Recorded]) -> None:
         if any(waiting is held for waiting in self._waiting):
             self._waiting = [waiting for waiting in self._waiting if waiting is not held]
             self._pass(held)
             self.release([])
 
-    def _early(self, events: list[Envelope]) -> set[UUID | None]:
+    def _early(self, events: list[Recorded]) -> set[UUID | None]:
         """The chats of which an earlier change has not arrived yet."""
-        changes = [event for event in events if event.kind is MessagesChanged]
-        return {change.chat_id for change in changes if 0 < self._windows.get(change.chat_id) < change.since}
+        headers = [event.header for event in events if event.kind is MessagesChanged]
+        return {header.chat_id for header in headers if 0 < self._windows.get(header.chat_id) < header.since}
 
-    def _pass(self, events: list[Envelope]) -> int:
+    def _pass(self, events: list[Recorded]) -> int:
         return self._deliver([passed for event in events for passed in self._sift(event)])
 
-    def _sift(self, event: Envelope) -> list[Envelope]:
+    def _sift(self, event: Recorded) -> list[Recorded]:
         """What of an event no newer one has overtaken."""
-        is_new = True
+        header, is_new = event.header, True
         if event.kind is MessagesChanged:
-            is_new = self._windows.pass_by(event.chat_id, event.version)
+            is_new = self._windows.pass_by(header.chat_id, header.version)
+        elif event.kind is ChatsChanged and header.removed_version:
+            is_new = self._is_new_removal(header, event.audience)
         elif event.kind is ChatsChanged:
             return self._sift_entry(event)
         elif event.kind is ActiveChatSet:
-            is_new = not self.was_removed(event.chat_id, event.user_id, event.version)
+            is_new = not self.was_removed(header.chat_id, header.user_id, header.version)
         return [event] if is_new else []
 
-    def _sift_entry(self, entry: Envelope) -> list[Envelope]:
-        if entry.removed_version:
-            return [entry] if self._is_new_removal(entry) else []
-        is_mine_new = not entry.mine_version or self._is_new_mine(entry)
-        is_chat_new = not entry.version or self._entries.pass_by(entry.chat_id, entry.version)
-        if is_chat_new and is_mine_new:
-            return [entry]
-        if is_chat_new:
-            return [entry.without("mine")] if entry.version else []
-        passed = [entry.without("chats")] if entry.mine_version and is_mine_new else []
+    def _sift_entry(self, entry: Recorded) -> list[Recorded]:
+        header, audience = entry.header, entry.audience
+        is_mine_new = not header.mine_version or self._is_new_mine(header, audience)
+        if not header.version or self._entries.pass_by(header.chat_id, header.version):
+            if is_mine_new:
+                return [entry]
+            return [entry.without("mine")] if header.version else []
+        passed = [entry.without("chats")] if header.mine_version and is_mine_new else []
         # A message implies that its sender has read it; the newer entry that overtook it does not.
-        if entry.user_id and entry.user_id in entry.audience:
-            passed.append(resync([entry.user_id], "overtaken"))
+        if header.user_id and header.user_id in audience:
+            passed.append(resync([header.user_id], "overtaken"))
         return passed
 
-    def _is_new_removal(self, entry: Envelope) -> bool:
-        chat_id, version = entry.chat_id, entry.removed_version
+    def _is_new_removal(self, header: Header, audience: Audience) -> bool:
+        chat_id, version = header.chat_id, header.removed_version
         self._windows.pass_by(chat_id, version)
         self._entries.pass_by(chat_id, version)
-        self._removals.pass_each(chat_id, entry.audience, version)
-        return self._members.pass_each(chat_id, entry.audience, version)
+        self._removals.pass_each(chat_id, audience, version)
+        return self._members.pass_each(chat_id, audience, version)
 
-    def _is_new_mine(self, entry: Envelope) -> bool:
+    def _is_new_mine(self, header: Header, audience: Audience) -> bool:
         # With the shared part it may announce a joining, which must not be delivered after a later removal.
-        if entry.version and not self._members.pass_each(entry.chat_id, entry.audience, entry.version):
+        if header.version and not self._members.pass_each(header.chat_id, audience, header.version):
             return False
-        return self._mine.pass_each(entry.chat_id, entry.audience, entry.mine_version)
+        return self._mine.pass_each(header.chat_id, audience, header.mine_version)

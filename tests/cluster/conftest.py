@@ -20,7 +20,6 @@ from chat_app.events import Recorded
 from chat_app.live.bus import CHANNEL, HEARTBEAT_SECONDS
 from chat_app.live.bus_messages import encode
 from chat_app.live.cluster import Cluster
-from chat_app.live.envelopes import seal
 from chat_app.settings import Settings
 from tests.clients import Person, until
 from tests.conftest import free_port
@@ -192,7 +191,7 @@ class OtherNode:
 
     async def publish_recorded(self, events: list[Recorded]) -> None:
         """Publish events that a transaction recorded."""
-        await self.publish(*events_in(encode(uuid4(), 1, 0, seal(events))))
+        await self.publish(*events_in(encode(uuid4(), 1, 0, events)))
 
     async def publish_garbage(self) -> None:
         """Publish a packet that no node can read. It takes a number."""

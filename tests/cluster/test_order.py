@@ -1,6 +1,7 @@
 """One process delivers the changes of a chat in the order of versions, in any order of their arrival."""
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,8 +15,9 @@ from chat_app.events import (
     Recorded,
     ResyncRequired,
     TypingChanged,
+    record,
+    recorded,
 )
-from chat_app.live.envelopes import Envelope, seal
 from chat_app.live.order import Order
 from chat_app.models.chats import ChatMine, ChatShared, ChatType, RemovedChat, RemovedReason
 from chat_app.models.messages import MessageType, Preview
@@ -29,23 +31,33 @@ BOTH = {ANNA: 0, BORIS: 0}
 Given = tuple[Event, dict[UUID, int]]
 
 
+class Transaction:
+    """What events are recorded in."""
+
+    def __init__(self) -> None:
+        self.info: dict[Any, Any] = {}
+
+
 class Delivered:
     """Keeps what an Order delivers."""
 
     def __init__(self) -> None:
-        self.events: list[Envelope] = []
+        self.events: list[Recorded] = []
         self.is_bus_up = True
         self.order = Order(self.deliver, lambda: self.is_bus_up)
 
-    def deliver(self, events: list[Envelope]) -> int:
+    def deliver(self, events: list[Recorded]) -> int:
         self.events += events
         return len(events)
 
     def after(self, *events: Given) -> list[Event]:
         """Return the events delivered after these events of one commit."""
         self.events.clear()
-        self.order.release(seal(Recorded(*event) for event in events))
-        return [event.kind.model_validate_json(event.body) for event in self.events]
+        transaction = Transaction()
+        for event, audience in events:
+            record(transaction, event, audience)
+        self.order.release(recorded(transaction))
+        return [each.event for each in self.events]
 
 
 @pytest.fixture
@@ -165,9 +177,9 @@ async def test_events_without_a_version_are_always_delivered(delivered: Delivere
     assert delivered.after((read, BOTH), (typing, BOTH)) == [read, typing]
 
 
-async def test_an_event_that_can_not_be_ordered_becomes_a_resync_of_its_audience(delivered: Delivered) -> None:
-    """Its change is committed, so the events beside it go out and its sender gets no error."""
-    several = ChatsChanged(chats=[shared(4, ANNA), shared(4, ANNA)])
-    resync, other = delivered.after((several, BOTH), own(2, None))
-    assert isinstance(resync, ResyncRequired) and isinstance(other, ChatsChanged)
-    assert delivered.events[0].audience == BOTH
+def test_an_event_of_several_chats_is_not_recorded() -> None:
+    """They would have to be ordered one by one."""
+    several, transaction = ChatsChanged(chats=[shared(4, ANNA), shared(4, ANNA)]), Transaction()
+    with pytest.raises(ValueError, match="several chats"):
+        record(transaction, several, BOTH)
+    assert recorded(transaction) == []

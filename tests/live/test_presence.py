@@ -163,9 +163,9 @@ async def test_the_audience_of_a_changed_profile_is_read_in_its_transaction(
         events = recorded(db)
 
     assert private["id"] != group["id"]
-    assert [(type(event).__name__, set(audience), open_chat_id) for event, audience, open_chat_id in events] == [
-        ("UsersChanged", {UUID(boris.id)}, None),
-        ("UsersChanged", {UUID(clara.id)}, UUID(group["id"])),
+    assert [(each.event.event, set(each.audience), each.open_chat_id) for each in events] == [
+        ("users_changed", {UUID(boris.id)}, None),
+        ("users_changed", {UUID(clara.id)}, UUID(group["id"])),
     ]
     assert events[0].event == events[1].event
 
