@@ -289,6 +289,16 @@ async def test_a_client_that_never_pauses_is_cut(
             assert await stream.close_code() == POLICY_VIOLATION
 
 
+async def test_a_client_that_sends_faster_than_it_is_answered_is_cut(
+    anna: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_socket, "FULL_SECONDS", 3)
+    # As on a busy machine, which reads fewer frames in a second than are allowed.
+    monkeypatch.setattr(frames, "SECOND_FRAMES", MEGABYTE)
+    async with await log_in(anna) as stream, flooding(stream, "unknown commands"), asyncio.timeout(CLOSING_SECONDS):
+        assert await stream.close_code() == POLICY_VIOLATION
+
+
 async def send_slowly(stream: RawStream, numbers: range) -> None:
     """Send packets of the largest size allowed."""
     for number in numbers:
