@@ -28,7 +28,6 @@ SET_ELSEWHERE = {
     "chat_app/logs.py: logging.getLogger('uvicorn.access').disabled": "logging has no other way",
     "chat_app/main.py: api.state.components": "Starlette keeps the objects of an application there",
     "chat_app/media/images.py: image.info": "Pillow has no other way to drop metadata",
-    "chat_app/media/worker.py: free.total_tokens": "the limiter of anyio, which makes it",
     "chat_app/web/openapi.py: api.openapi": "FastAPI's documented way to change its document",
 }
 TO_BE_REMOVED = {

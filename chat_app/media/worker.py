@@ -66,6 +66,7 @@ class _Queue:
 
 # Large jobs never use both processes, so small jobs do not wait for them.
 _small, _large = _Queue(PROCESSES), _Queue(1)
+_processes = asyncio.Semaphore(PROCESSES)
 
 
 async def in_worker(function: Callable[[*Ts], T], *args: *Ts, owner: object = None) -> T:
@@ -84,10 +85,8 @@ async def in_worker(function: Callable[[*Ts], T], *args: *Ts, owner: object = No
 
 
 async def _in_process(function: Callable[..., T], args: tuple[Any, ...]) -> T:
-    free = to_process.current_default_process_limiter()
-    free.total_tokens = PROCESSES
     try:
-        async with free, asyncio.timeout(JOB_SECONDS):
+        async with _processes, asyncio.timeout(JOB_SECONDS):
             # Cancelling kills the process, as its answer would be taken for that of the next job.
             return await to_process.run_sync(_run, function, args, cancellable=True, limiter=CapacityLimiter(1))
     except BrokenWorkerProcess:
