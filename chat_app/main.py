@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import socketio
 from fastapi import FastAPI
@@ -53,6 +53,8 @@ class Node(Components):
     @asynccontextmanager
     async def run(self, _api: FastAPI) -> AsyncIterator[None]:
         """The lifespan of the application: start what works in the background, and close everything at the end."""
+        metrics.watch_pool(self.database.engine.pool)
+        metrics.connections.set_function(self.live.connections.__len__)
         background = Background()
         background.repeat(self.live.end_sessions, seconds=SESSION_CHECK_SECONDS)
         background.repeat(self.server.sweep, seconds=CHECK_SECONDS)
@@ -94,20 +96,19 @@ def create_app(settings: Settings) -> ASGIApp:
         connections,
         limits,
         cors_allowed_origins=_origin_check(settings),
-        # Of several nodes each would get some of the requests of one client that polls.
+        # Among several nodes, the requests of one polling client would go to different ones.
         transports=["websocket"] if bus else None,
     )
-    metrics.watch_pool(database.engine.pool)
-    metrics.connections.set_function(connections.__len__)
     codes = CodeSender(settings)
     node = Node(database, storage, limits, outbox, codes, bus, live=live, server=server, cluster=cluster)
+    return _joined(server, create_api(settings, node), settings.trusted_proxies)
+
+
+def _joined(server: ChatServer, api: FastAPI, trusted_proxies: list[str]) -> ASGIApp:
     # Requests of long polling have bodies too.
     sockets = SimpleNamespace(handle_request=BodyLimit(server.handle_request))
-    app: Any = socketio.ASGIApp(sockets, other_asgi_app=create_api(settings, node))
-    if settings.trusted_proxies:
-        app = ProxyHeadersMiddleware(app, trusted_hosts=settings.trusted_proxies)
-    served: ASGIApp = app
-    return served
+    app: Any = socketio.ASGIApp(sockets, other_asgi_app=api)
+    return cast(ASGIApp, ProxyHeadersMiddleware(app, trusted_hosts=trusted_proxies) if trusted_proxies else app)
 
 
 def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
