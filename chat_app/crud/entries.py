@@ -39,7 +39,8 @@ MINE_FIELDS = tuple(name for name in Mine.model_fields if name in Membership.mod
 MINE_COLUMNS = ", ".join(f"membership.{name} AS own_{name}" for name in MINE_FIELDS).replace(
     ".version", ".mine_version"
 )
-_PREVIEW_COLUMNS = ", ".join(f"last.{name} AS last_{name}" for name in Preview.model_fields).replace(
+_PREVIEW_FIELDS = tuple(Preview.model_fields)
+_PREVIEW_COLUMNS = ", ".join(f"last.{name} AS last_{name}" for name in _PREVIEW_FIELDS).replace(
     "last.text", f"left(last.text, {PREVIEW_LENGTH})"
 )
 
@@ -127,7 +128,9 @@ async def read_sync(db: Db, user_id: UUID) -> str:
 
 def shared_fields(chat: Mapping[str, Any], last_message: Preview | None) -> dict[str, Any]:
     """The fields that go to every member of a chat, from its row."""
-    return {name: chat[name] for name in CHAT_FIELDS} | {"type": ChatType(chat["type"]), "last_message": last_message}
+    fields = {name: chat[name] for name in CHAT_FIELDS}
+    fields["last_message"] = last_message
+    return fields
 
 
 def shared_part(chat: Chat, last_message: Preview | None) -> ChatShared:
@@ -136,9 +139,9 @@ def shared_part(chat: Chat, last_message: Preview | None) -> ChatShared:
 
 def preview(message: Mapping[str, Any]) -> Preview:
     """The newest message as the chat list shows it, from its fields."""
-    fields = {name: message[name] for name in Preview.model_fields} | {"type": MessageType(message["type"])}
-    fields["text"] = fields["text"] and fields["text"][:PREVIEW_LENGTH]
+    fields = {name: message[name] for name in _PREVIEW_FIELDS}
     is_system = fields["type"] is MessageType.SYSTEM
+    fields["text"] = fields["text"] and fields["text"][:PREVIEW_LENGTH]
     fields["payload"] = System.model_validate(fields["payload"]) if is_system and fields["payload"] else None
     return construct(Preview, fields)
 
@@ -215,11 +218,13 @@ async def _read(db: Db, where: str, *values: object, order: str = "") -> list[An
 
 
 def _chat_read(row: Any) -> ChatRead:
-    last = row["last_seq"] and preview({name: row[f"last_{name}"] for name in Preview.model_fields})
+    last = {name: row[f"last_{name}"] for name in _PREVIEW_FIELDS}
+    last_message = preview(last | {"type": MessageType(last["type"])}) if last["seq"] else None
     peer = brief(row["peer_id"], row["name"], row["avatar_key"]) if row["peer_id"] else None
     counts = {name: row[name] for name in ("others_read_seq", "message_count")}
     mine = construct(Mine, mine_fields(row, peer, **counts))
-    return construct(ChatRead, {**shared_fields(row, last), "mine": mine})
+    fields = shared_fields(row, last_message) | {"type": ChatType(row["type"]), "mine": mine}
+    return construct(ChatRead, fields)
 
 
 _REMOVED = f"""

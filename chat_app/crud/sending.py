@@ -83,9 +83,9 @@ class _Chat:
         return cls(chat_id, row, audience, known, row["message_count"], row["version"])
 
     def shared(self, now: datetime) -> ChatShared:
-        counts = {"message_count": self.message_count, "version": self.version}
         fields = shared_fields(self.row, preview(self.placed[-1].__dict__))
-        return construct(ChatShared, {**fields, **counts, "id": self.id, "updated_at": now})
+        fields |= {"id": self.id, "message_count": self.message_count, "version": self.version, "updated_at": now}
+        return construct(ChatShared, fields)
 
 
 class Sending:
