@@ -218,11 +218,8 @@ class UnknownCommand(ChatError, status=404):
 
 def _wrong(error: Mapping[str, Any], skip: int) -> dict[str, str]:
     parts = (_harmless(str(part)).replace("~", "~0").replace("/", "~1") for part in error["loc"][skip:])
-    return {
-        "pointer": "".join(f"/{part}" for part in parts),
-        "code": str(error["type"]),
-        "detail": _harmless(error["msg"]),
-    }
+    pointer = "".join(f"/{part}" for part in parts)
+    return {"pointer": pointer, "code": str(error["type"]), "detail": _harmless(error["msg"])}
 
 
 def _harmless(text: str) -> str:

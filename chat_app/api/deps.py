@@ -55,13 +55,8 @@ async def get_user_manager(db: SessionDep) -> UserManager:
 UserManagerDep = Annotated[UserManager, Depends(get_user_manager)]
 
 
-def count(request: Request, **who: object) -> None:
-    """Count this request under the name of its route, for each of `who`. Raises RateLimited."""
-    components(request).limits.check(request.scope["route"].name, **who)
-
-
 async def count_unauthenticated(request: Request, **who: object) -> None:
-    """As `count`, for routes without a token, which attackers guess at: by address too, and across all nodes."""
+    """Count this request by address and for each of `who`, together with all other nodes. Raises RateLimited."""
     await components(request).limits.check_exactly(request.scope["route"].name, address=_network(request), **who)
 
 
@@ -101,7 +96,7 @@ async def authenticated(request: Request, token: str | None) -> Actor:
     """The actor of a request, counted. Raises NotAuthenticated, TokenExpired, SessionRevoked, RateLimited."""
     async with components(request).database.reading() as db:
         actor, _ = await authenticate(db, token)
-    count(request, user=actor.id)
+    components(request).limits.check(request.scope["route"].name, user=actor.id)
     return actor
 
 

@@ -76,10 +76,10 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]  # it has all that is used
         self.flow = _Flow(transport)
-        self._start_timer()
+        self._watch(is_complete=False, is_waiting=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._watch(is_complete=True, is_waiting=False)
         self._input = NOTHING
         super().connection_lost(exc)
 
@@ -109,14 +109,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(piece)  # type: ignore[arg-type]  # the parser takes any buffer
         is_complete = self._steps > steps
         self._incomplete = 0 if is_complete else self._incomplete + len(piece)
-        if is_complete:
-            self._stop_timer()
+        self._watch(is_complete, self._is_in_head or not is_complete)
         if self.transport.is_closing():
             self._input = NOTHING
         elif self._incomplete == HEAD_BYTES:
             self._refuse(HeadersTooLarge())
-        elif self._is_in_head or not is_complete:
-            self._start_timer()
 
     def _has_body_waiting(self) -> bool:
         cycle = self.cycle
@@ -153,19 +150,18 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._input:
             self.loop.call_soon(self._parse)
 
-    def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._time_out)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
+    def _watch(self, is_complete: bool, is_waiting: bool) -> None:
+        """Bound the time until the next head, part of a body or request is complete."""
+        if self._timer and is_complete:
             self._timer.cancel()
             self._timer = None
+        if is_waiting and not self._timer:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._time_out)
 
     def _time_out(self) -> None:
         self._timer = None
         if self.flow.read_paused:  # the client can't be faster
-            self._start_timer()
+            self._watch(is_complete=False, is_waiting=True)
         elif not self.transport.is_closing():
             self._refuse(TooSlow())
 
@@ -176,6 +172,7 @@ class HttpProtocol(HttpToolsProtocol):
             await problem_response(error, {"Connection": "close"})(scope, receive, send)
 
         self._is_refused, self._input = True, NOTHING
+        self._watch(is_complete=True, is_waiting=False)
         cycle = self.cycle
         if cycle is not None and cycle.more_body and not cycle.response_complete:
             cycle.disconnected = True

@@ -1,7 +1,7 @@
 """Users: the account, the public profile and its changes."""
 
 from datetime import datetime
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 from uuid import UUID
 
 from pydantic import StringConstraints
@@ -17,6 +17,7 @@ Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{2,31
 Bio = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
 
 DEFAULT_NAME = "New user"
+TRIGRAMS: dict[str, Any] = {"postgresql_using": "gin", "postgresql_ops": {"words": "gin_trgm_ops"}}
 
 
 class UserBase(SQLModel):
@@ -32,12 +33,7 @@ class User(UserBase, table=True):
         Index("user_inactive_idx", "id", postgresql_where=text("NOT is_active")),
         # For the search: they serve LIKE and similarity.
         *(
-            Index(
-                f"user_{column}_idx",
-                literal_column(f"lower({column})").label("words"),
-                postgresql_using="gin",
-                postgresql_ops={"words": "gin_trgm_ops"},
-            )
+            Index(f"user_{column}_idx", literal_column(f"lower({column})").label("words"), **TRIGRAMS)
             for column in ("name", "username")
         ),
     )
