@@ -134,7 +134,7 @@ class PhoneTaken(ChatError, status=409):
 
 
 class UsernameTaken(ChatError, status=409):
-    """Somebody else has this username."""
+    """Another user has this username."""
 
 
 class ClientIdReused(ChatError, status=409):

@@ -26,10 +26,10 @@ async def create_attachment(
 ) -> AttachmentRead:
     """Upload a file of at most 25 MB for one message; send the message with its id as `attachment_id`.
 
-    Pictures of at most 40 megapixels, a JPEG 64, are turned upright and lose their metadata; formats in which that
+    Pictures of at most 40 megapixels (JPEG: 64) are turned upright and lose their metadata; formats in which that
     can't be done are refused. A JPEG of more than 12 megapixels keeps its pixels as they are: its orientation is the
-    one piece of EXIF that stays in it, and `width` and `height` are those of the upright picture.
-    Refused is what takes more than two seconds to read; above 12 megapixels 200 pixels need one byte of the file.
+    only EXIF that stays in it, and `width` and `height` are those of the upright picture.
+    A picture that takes more than two seconds to read is refused. Above 12 megapixels it needs a byte for 200 pixels.
     """
     upload = Upload(file.file, file.filename, file.content_type, duration)
     stored = attachments.stored_attachment(actor, node.storage, upload)

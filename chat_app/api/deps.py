@@ -101,7 +101,7 @@ async def authenticated(request: Request, token: str | None) -> Actor:
 
 
 async def get_actor(request: Request, _scheme: Annotated[str | None, Depends(bearer)]) -> Actor:
-    """The actor whom the route class has authenticated. The scheme is a parameter for the documents only."""
+    """The actor, authenticated by the route class. The scheme is a parameter for the documents only."""
     actor: Actor = request.state.actor
     return actor
 

@@ -39,7 +39,7 @@ async def search_users(
     ids: Annotated[list[UUID] | None, Query(max_length=LIMITS["page"], description="Exactly these users.")] = None,
     limit: Limit = 20,
 ) -> UserList:
-    """Find people by name or username, or get several by id. Never by phone: see lookup."""
+    """Find users by name or username, or get several by id. To find one by phone, see lookup."""
     return UserList(items=await users.search_users(db, query=query, ids=ids, limit=limit))
 
 
@@ -57,9 +57,9 @@ async def get_user(db: SessionDep, actor: CurrentActor, user_id: UUID) -> UserRe
 
 @router.put("/me/avatar", responses=responses(BadImage))
 async def set_avatar(node: NodeDep, actor: CurrentActor, data: AvatarUpload) -> Avatar:
-    """Set your picture: JPEG, PNG, WebP or GIF, at most 10 MB and 40 megapixels, a JPEG 64.
+    """Set your picture: JPEG, PNG, WebP or GIF, at most 10 MB and 40 megapixels (JPEG: 64).
 
-    Refused is what takes more than two seconds to read; above 12 megapixels 200 pixels need one byte of the file.
+    A picture that takes more than two seconds to read is refused. Above 12 megapixels it needs a byte for 200 pixels.
     It is kept as it is, and cut to squares of 400, 100 and 50 pixels; all four without metadata. A JPEG of more than
     12 megapixels keeps its orientation as EXIF.
     """

@@ -22,7 +22,7 @@ TRIGRAMS: dict[str, Any] = {"postgresql_using": "gin", "postgresql_ops": {"words
 
 class UserBase(SQLModel):
     name: Line = Field(default=DEFAULT_NAME, description="Shown to everybody.", schema_extra={"examples": ["Anna"]})
-    username: Username | None = Field(default=None, description="Unique, whatever its case.")
+    username: Username | None = Field(default=None, description="Unique, regardless of case.")
     bio: Bio = Field(default="")
 
 
