@@ -142,7 +142,7 @@ class Person:
         await self.settle()
         return self.socket.named(name)
 
-    async def news(self) -> list[Event]:
+    async def received_all(self) -> list[Event]:
         """All events but `presence_changed` on the first connection, after settling."""
         await self.settle()
         return [event for event in self.socket.events if event[0] != "presence_changed"]

@@ -27,7 +27,7 @@ def transports(openapi: Json) -> list[Transport]:
     return [SocketTransport(), HttpTransport(openapi)]
 
 
-class Hammer:
+class Repeater:
     """Repeats operations in parallel until it is stopped."""
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class Hammer:
         self.is_over = False
         self._more = asyncio.Event()
 
-    async def swing(self, do: Callable[[], Awaitable[Answer]]) -> None:
+    async def repeat(self, do: Callable[[], Awaitable[Answer]]) -> None:
         while not self.is_over:
             self.answers.append(await do())
             self._more.set()
 
-    async def has_done(self, times: int) -> None:
+    async def wait_for_more(self, times: int) -> None:
         """Wait for so many more answers."""
         wanted = len(self.answers) + times
         while len(self.answers) < wanted:
@@ -49,13 +49,13 @@ class Hammer:
 
 
 @asynccontextmanager
-async def hammering(*actions: Callable[[], Awaitable[Answer]]) -> AsyncIterator[Hammer]:
-    hammer = Hammer()
-    running = [asyncio.create_task(hammer.swing(action)) for action in actions]
+async def repeating(*actions: Callable[[], Awaitable[Answer]]) -> AsyncIterator[Repeater]:
+    repeater = Repeater()
+    running = [asyncio.create_task(repeater.repeat(action)) for action in actions]
     try:
-        yield hammer
+        yield repeater
     finally:
-        hammer.is_over = True
+        repeater.is_over = True
         await asyncio.gather(*running)
 
 
@@ -174,17 +174,17 @@ class TestP16:
             return answer
 
         senders = [sending(transports[number % 2], person, chat_id) for number, person in enumerate((creator, *others))]
-        async with hammering(*senders) as sent, hammering(read) as reads:
-            await sent.has_done(20)
-            await reads.has_done(3)
+        async with repeating(*senders) as sent, repeating(read) as reads:
+            await sent.wait_for_more(20)
+            await reads.wait_for_more(3)
             if way == "leave_chat":
                 await transports[by].do(leaver, way, chat_id=chat_id)
             else:
                 named = {"user_id": leaver.id} if way == "remove_member" else {}
                 await transports[by].do(creator, way, chat_id=chat_id, **named)
             is_acked = True
-            await sent.has_done(20)
-            await reads.has_done(3)
+            await sent.wait_for_more(20)
+            await reads.wait_for_more(3)
 
         await leaver.settle()
         for socket in leaver.sockets:
@@ -243,11 +243,11 @@ class TestP17:
         ways = [(each, who) for each in transports for who in (leaver, elsewhere)]
         for who in (leaver, elsewhere):
             await who.connect()
-        async with hammering(*(sending(each, who, chat_id) for each, who in ways)) as sent:
-            await sent.has_done(30)
+        async with repeating(*(sending(each, who, chat_id) for each, who in ways)) as sent:
+            await sent.wait_for_more(30)
             await transport.do(creator, "remove_member", chat_id=chat_id, user_id=leaver.id)
             at_ack = len(sent.answers)
-            await sent.has_done(12)
+            await sent.wait_for_more(12)
         assert {answer.code for answer in sent.answers} == {None, "chat_not_found"}
         # At most one send of each way was still in flight.
         assert not any(answer.ok for answer in sent.answers[at_ack + len(ways) :])

@@ -216,7 +216,7 @@ class TestPhones:
             await transport.do(anna, "search_users", query=username),
             await transport.do(anna, "get_user", user_id=boris.id),
             await transport.do(anna, "lookup_user", phone=(await me(boris))["phone"]),
-            await anna.news(),
+            await anna.received_all(),
         ]
         assert all(boris.id in json.dumps(answer) for answer in answers)
         assert [digit for digit in digits for answer in answers if digit in json.dumps(answer)] == []

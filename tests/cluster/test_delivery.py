@@ -94,7 +94,7 @@ async def test_a_member_removed_on_another_node_gets_the_removal_and_nothing_mor
     for sender in (anna, clara):
         secret = await SOCKET.send(sender, chat_id, "secret")
         await clara.socket.wait_for("messages_changed", lambda event, m=secret: event["version"] == m["version"])
-    assert await boris.news() == []
+    assert await boris.received_all() == []
 
 
 async def test_a_revoked_session_ends_on_every_node(person_at: MakePersonAt, nodes: list[Node]) -> None:
@@ -184,7 +184,7 @@ async def test_users_changed_reaches_the_peers_at_the_commit(
 
     await other_node.publish_recorded(events)
     assert (await boris.socket.wait_for("users_changed"))["users"][0]["name"] == "Anna Maria"
-    assert await clara.news() == []
+    assert await clara.received_all() == []
 
 
 async def test_the_log_of_each_node_has_the_request_whose_events_it_delivered(

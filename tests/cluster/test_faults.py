@@ -107,7 +107,7 @@ async def test_a_node_cut_off_from_the_bus_delivers_nothing_to_a_removed_member_
     nodes[1].wire.heal()
     await wait_until_connected(nodes, anna, clara, chat_id)
     await boris.socket.wait_for(RESYNC)
-    assert {name for name, _ in await boris.news()} == {RESYNC}
+    assert {name for name, _ in await boris.received_all()} == {RESYNC}
     assert (await SOCKET.call(boris, "get_chat", chat_id=chat_id)).code == "chat_not_found"
 
 
@@ -214,7 +214,7 @@ async def test_invalid_messages_on_the_bus_are_ignored(
         ):
             await client.publish(CHANNEL, junk)
     await wait_for_message(boris, await SOCKET.send(anna, chat_id))
-    assert {name for name, _ in await boris.news()} == {"messages_changed", "chats_changed", RESYNC}
+    assert {name for name, _ in await boris.received_all()} == {"messages_changed", "chats_changed", RESYNC}
     assert len(boris.socket.named(RESYNC)) == len(wrong), (
         "the audience of known events that can't be read has to resync"
     )

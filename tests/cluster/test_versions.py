@@ -70,7 +70,7 @@ async def test_additions_in_the_headers_of_a_newer_node_are_ignored(
     assert change["version"] == first["version"] + 1
     assert change.keys() == first.keys() and change["messages"][0].keys() == first["messages"][0].keys()
     assert changed["chats"][0]["last_message"].keys() == listed["chats"][0]["last_message"].keys()
-    assert {name for name, _ in await boris.news()} == {"messages_changed", "chats_changed"}
+    assert {name for name, _ in await boris.received_all()} == {"messages_changed", "chats_changed"}
     await assert_no_resync(nodes, anna, boris, idle)
 
 

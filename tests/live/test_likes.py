@@ -32,7 +32,7 @@ async def test_liking_twice_changes_nothing(transport: Transport, anna: Person, 
     await anna.open(chat["id"])
     await anna.forget()
     assert await transport.do(boris, operation, chat_id=chat["id"], seq=1) == once
-    assert await anna.news() == []
+    assert await anna.received_all() == []
     assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["version"] == once["version"]
 
 

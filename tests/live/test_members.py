@@ -323,7 +323,7 @@ class TestRemoval:
         await boris.open(chat["id"])
         await boris.forget()
         await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
-        ((name, event),) = await boris.news()
+        ((name, event),) = await boris.received_all()
         assert name == "chats_changed"
         assert event["removed"] == [{"chat_id": chat["id"], "version": chat["version"] + 1, "reason": "removed"}]
         assert event["chats"] == event["mine"] == []
@@ -332,7 +332,7 @@ class TestRemoval:
         message = await transport.send(anna, chat["id"], "secret")
         await transport.do(clara, "like_message", chat_id=chat["id"], seq=message["seq"])
         assert await clara.received("chats_changed")
-        assert await boris.news() == []
+        assert await boris.received_all() == []
 
     async def test_the_chat_does_not_exist_for_a_removed_member(
         self, transport: Transport, anna: Person, boris: Person, clara: Person

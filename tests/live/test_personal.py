@@ -81,7 +81,7 @@ class TestPersonalChanges:
             (event,) = socket.named("chats_changed")
             assert event["mine"] == [{"chat_id": before["id"], **after["mine"]}]
             assert event["chats"] == event["removed"] == []
-        assert await anna.news() == []
+        assert await anna.received_all() == []
 
     async def test_a_repeated_personal_change_changes_nothing(
         self, transport: Transport, anna: Person, boris: Person, operation: str, more: dict[str, Any]
@@ -90,7 +90,7 @@ class TestPersonalChanges:
         once = await transport.do(boris, operation, chat_id=chat["id"], **more)
         await boris.forget()
         assert await transport.do(boris, operation, chat_id=chat["id"], **more) == once
-        assert await boris.news() == []
+        assert await boris.received_all() == []
 
     async def prepare(self, transport: Transport, anna: Person, boris: Person, operation: str) -> Any:
         """A group in which the operation changes something."""

@@ -97,7 +97,7 @@ async def test_own_connections_and_open_windows_get_a_new_position(
     (event,) = await anna.received("read_changed")
     assert event == {"chat_id": chat["id"], "user_id": boris.id, "last_read_seq": 1}
     assert await anna.received("chats_changed") == await anna.received("messages_changed") == []
-    assert await clara.news() == []
+    assert await clara.received_all() == []
 
 
 async def test_a_read_position_takes_no_version_of_the_chat(transport: Transport, anna: Person, boris: Person) -> None:
@@ -116,7 +116,7 @@ async def test_an_unchanged_position_causes_no_event(transport: Transport, anna:
         await person.forget()
     assert await transport.do(boris, "mark_read", chat_id=chat["id"], seq=1) == read
     for person in (anna, boris):
-        assert await person.news() == []
+        assert await person.received_all() == []
 
 
 async def test_the_greatest_of_simultaneous_positions_wins(transport: Transport, anna: Person, boris: Person) -> None:
