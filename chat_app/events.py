@@ -43,9 +43,6 @@ class Header(NamedTuple):
     user_id: UUID | None = None
 
 
-NO_ORDER = Header()
-
-
 class Event(SQLModel):
     """Its name is that of its class, in snake case."""
 
@@ -58,7 +55,8 @@ class Event(SQLModel):
             cls.event = re.sub(r"\B(?=[A-Z])", "_", cls.__name__).lower()
 
     def header(self) -> Header:
-        return NO_ORDER
+        """By default only the chat that the event names, if it does."""
+        return Header(vars(self).get("chat_id"))
 
 
 class ClientEvent(Event):
@@ -135,9 +133,6 @@ class ReadChanged(ClientEvent):
     user_id: UUID
     last_read_seq: int
 
-    def header(self) -> Header:
-        return Header(self.chat_id)
-
 
 class TypingChanged(ClientEvent):
     """A member of the active chat is typing, or stopped. Repeated every 3 seconds; forget it after 6."""
@@ -147,9 +142,6 @@ class TypingChanged(ClientEvent):
     chat_id: UUID
     user_id: UUID
     typing: bool
-
-    def header(self) -> Header:
-        return Header(self.chat_id)
 
 
 class PresenceChanged(ClientEvent):
@@ -212,7 +204,7 @@ class Recorded(NamedTuple):
     kind: type[Event]
     audience: Audience
     body: bytes
-    header: Header = NO_ORDER
+    header: Header = Header()
     # Deliver it only to connections that have this chat open.
     open_chat_id: UUID | None = None
 
