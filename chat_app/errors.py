@@ -16,27 +16,24 @@ class ChatError(Exception):
 
     status: ClassVar[int]
     code: ClassVar[str]
+    meaning: ClassVar[str]
     # Some errors come with a change that has to be committed, such as the end of a session whose token was stolen.
     commits: ClassVar[bool]
     retry_after: int | None
 
     def __init_subclass__(cls, *, status: int = 0, commits: bool = False, retry_after: int | None = None) -> None:
         if status:  # otherwise it is a kind of another error, for internal use
+            cls.meaning = (cls.__doc__ or "").strip()
             cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
             cls.status, cls.commits, cls.retry_after = status, commits, retry_after
 
     def __init__(
         self, detail: str | None = None, *, errors: Wrong | None = None, retry_after: int | None = None
     ) -> None:
-        self.detail = detail or self.meaning()
+        self.detail = detail or self.meaning
         self.errors = errors
         self.retry_after = retry_after or self.retry_after
         super().__init__(self.detail)
-
-    @classmethod
-    def meaning(cls) -> str:
-        """The text for clients."""
-        return (cls.__doc__ or "").strip()
 
     def problem(self, request_id: str | None) -> dict[str, Any]:
         """The RFC 9457 object, for HTTP bodies and for acks."""

@@ -40,7 +40,7 @@ def responses(*errors: type[ChatError]) -> dict[int | str, dict[str, Any]]:
     answers: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         answer = answers.setdefault(error.status, {"description": "", "content": {PROBLEM: {"examples": {}}}})
-        answer["description"] += f"\n- `{error.code}`: {error.meaning()}"
+        answer["description"] += f"\n- `{error.code}`: {error.meaning}"
         answer["content"][PROBLEM]["examples"][error.code] = {"$ref": f"#/components/examples/{error.code}"}
     return answers
 

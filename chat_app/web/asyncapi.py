@@ -33,14 +33,16 @@ def asyncapi() -> dict[str, Any]:
     payloads, schemas = _payloads()
     samples = {name: examples(payload, schemas) for name, payload in payloads.items()}
     samples["connect_error"] = {
-        error.code: {"message": error.meaning(), "data": problem_example(error)}
+        error.code: {"message": error.meaning, "data": problem_example(error)}
         for error in (TokenExpired, TooManyConnections)
     }
     for command in COMMANDS.values():
         name = f"{command.name}_answer"
         payloads[name] = _answer(command, payloads.get(name, NOTHING))
         done = {"status": command.statuses[0], "data": samples.get(name, {}).get("example"), "request_id": REQUEST_ID}
-        samples[name] = {"done": {"ok": True} | done} | dict(_refusals(command))
+        refused = [error for error in all_errors() if error in command.errors]
+        samples[name] = {"done": {"ok": True} | done}
+        samples[name] |= {error.code: {"ok": False, "error": problem_example(error)} for error in refused}
     document = read_json("asyncapi.json")
     document["info"] |= {"version": VERSION, "description": describe("events.md", all_errors())}
     document["channels"]["chat"]["messages"] = {name: {"$ref": f"#/components/messages/{name}"} for name in payloads}
@@ -78,12 +80,6 @@ def _answer(command: Command, data: Schema) -> Schema:
     done = {"status": {"enum": list(command.statuses)}, "data": {"anyOf": [data, NOTHING]} if may_be_empty else data}
     schema["oneOf"][0]["properties"] |= done
     return schema
-
-
-def _refusals(command: Command) -> Iterator[tuple[str, dict[str, Any]]]:
-    for error in all_errors():
-        if error in command.errors:
-            yield error.code, {"ok": False, "error": problem_example(error)}
 
 
 def _operations() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -43,6 +43,4 @@ async def asyncapi_json() -> Response:
     return Response(_asyncapi(), media_type="application/json")
 
 
-@cache
-def _asyncapi() -> bytes:
-    return orjson.dumps(asyncapi())
+_asyncapi = cache(lambda: orjson.dumps(asyncapi()))

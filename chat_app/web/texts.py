@@ -21,7 +21,7 @@ def read_json(name: str) -> dict[str, Any]:
 def describe(name: str, errors: Iterable[type[ChatError]]) -> str:
     """The text of a Markdown file, with a table of these errors by status."""
     rows = (
-        f"| {error.status} {HTTPStatus(error.status).phrase} | `{error.code}` | {error.meaning()} |\n"
+        f"| {error.status} {HTTPStatus(error.status).phrase} | `{error.code}` | {error.meaning} |\n"
         for error in sorted(errors, key=lambda error: error.status)
     )
     table = "| status | code | meaning |\n|---|---|---|\n" + "".join(rows)
