@@ -36,6 +36,8 @@ from tests.service import MakePerson
 from tests.stores import keys_in
 
 RUN_SECONDS = 40
+# Longer than on an idle machine: no test here is about timeouts.
+PATIENCE_SECONDS = 60
 
 
 class Stored(NamedTuple):
@@ -69,7 +71,7 @@ async def template(database: Database, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("media")
     async with new_database(database) as url:
         await asyncio.to_thread(migrations.upgrade, url)
-        filled = Database(url)
+        filled = Database(url, patience=PATIENCE_SECONDS)
         await fill(filled, Storage(folder.as_uri()))
         await filled.close()
         yield str(make_url(url).database), folder
@@ -81,7 +83,7 @@ async def stored(template: tuple[str, Path], database: Database, tmp_path: Path)
     folder = tmp_path / "media"
     shutil.copytree(files, folder)
     async with new_database(database, name) as url:
-        opened = Database(url)
+        opened = Database(url, patience=PATIENCE_SECONDS)
         yield Stored(url, opened, folder, Storage(folder.as_uri()))
         await opened.close()
 
