@@ -5,7 +5,6 @@ A hint only: nothing waits for it. The permissions in it are as old as the event
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -87,8 +86,8 @@ class Bus:
         self._own = b'{"node":"%b"' % str(self.node).encode()
         self._listener: Listener
         self._number = 0
-        self._waiting: deque[bytes] = deque()
-        self._queued, self._written, self._joined = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
+        self._joined = asyncio.Event()
         self._nodes: dict[UUID, _Node] = {}
         self._others_known = False
         self._is_lost = False
@@ -105,11 +104,10 @@ class Bus:
     ) -> None:
         """Publish soon, or not at all: what was not published leaves a gap in the numbers."""
         since, self._number = self._number, self._number + bool(events)
-        if self.is_up and len(self._waiting) < MOST_WAITING:
+        if self.is_up and self._waiting.qsize() < MOST_WAITING:
             presence = online and online.model_dump(mode="json")
             fields = {"requests": logs.request_ids(), "online": presence, "is_leaving": is_leaving}
-            self._waiting.append(encode(self.node, self._number, since, events, **fields))
-            self._queued.set()
+            self._waiting.put_nowait(encode(self.node, self._number, since, events, **fields))
 
     async def run(self, listener: Listener) -> None:
         """Keep up the connection to the bus until cancelled."""
@@ -144,9 +142,7 @@ class Bus:
         self.publish(is_leaving=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_SECONDS):
-                while self._waiting:
-                    self._written.clear()
-                    await self._written.wait()
+                await self._waiting.join()
 
     async def _join(self, subscription: PubSub) -> None:
         async with asyncio.timeout(2 * TIMEOUT_SECONDS):
@@ -172,7 +168,7 @@ class Bus:
     async def _close(self, subscription: PubSub) -> None:
         self.is_up = False
         metrics.bus_up.set(False)
-        self._waiting.clear()
+        self._waiting = asyncio.Queue()
         with suppress(TimeoutError):  # a frozen bus does not answer
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await subscription.aclose()  # type: ignore[no-untyped-call]  # the library is not typed here
@@ -181,19 +177,19 @@ class Bus:
     async def _write(self) -> None:
         await self.client.publish(FORMER_CHANNEL, FORMER_PACKET)
         while True:
+            packets: list[bytes] = []
             with suppress(TimeoutError):  # there is nothing to publish but that this node lives
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    await self._queued.wait()
-            self._queued.clear()
-            packets = list(self._waiting)
+                    packets.append(await self._waiting.get())
+            while not self._waiting.empty():
+                packets.append(self._waiting.get_nowait())
             sending = self.client.pipeline(transaction=False)
             for packet in packets or [encode(self.node, self._number, self._number)]:
                 sending.publish(CHANNEL, packet)
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await sending.execute()
             for _ in packets:
-                self._waiting.popleft()
-            self._written.set()
+                self._waiting.task_done()
             self._check_silence()
 
     async def _read(self, subscription: PubSub) -> None:
