@@ -133,17 +133,14 @@ class Limits:
 
     def check(self, action: str, **who: object) -> None:
         """Count one more `action` of each that is named, such as user, address, phone. Raises RateLimited."""
-        if not self.enabled:
-            return
-        for scope, key in who.items():
-            for counted in (action, "any"):
-                if span := _span(scope, counted, key):
-                    self._hit(span)
+        if self.enabled:
+            for span in _spans(action, who):
+                self._hit(span)
 
     async def check_exactly(self, action: str, **who: object) -> None:
         """As `check`, with what the other nodes have counted until now. Raises RateLimited."""
         self.check(action, **who)
-        await self._check_others(action, who)
+        await self._check_others(_spans(action, who))
 
     @asynccontextmanager
     async def attempt(self, action: str, scope: str, key: object) -> AsyncIterator[None]:
@@ -156,16 +153,17 @@ class Limits:
             yield
             return
         async with self._queues.setdefault((action, scope, key), asyncio.Lock()):
-            self.check(action, **{scope: key})
+            (span,) = _spans(action, {scope: key})
+            self._hit(span)
             try:
-                await self._check_others(action, {scope: key})
+                await self._check_others([span])
                 yield
             except (BadCredentials, BadCode):
                 raise
             except ChatError:
-                self._give_back(action, scope, key)
+                self._add(span, -1)
                 raise
-            self._give_back(action, scope, key)
+            self._add(span, -1)
 
     def check_connections(self, **counts: int) -> None:
         """Allow one more connection beside these of a session, user, address. Raises TooManyConnections."""
@@ -193,9 +191,9 @@ class Limits:
             self._count(span).in_all = total
         return totals
 
-    async def _check_others(self, action: str, who: dict[str, object]) -> None:
+    async def _check_others(self, spans: list[_Span]) -> None:
         for span, total in (await self.exchange()).items():
-            if total > span.rate.times and span.action == action and who.get(span.scope) == span.key:
+            if total > span.rate.times and span in spans:
                 _refuse(span)
 
     def _hit(self, span: _Span) -> None:
@@ -203,10 +201,6 @@ class Limits:
         if max(count.here, count.in_all + min(self._unpublished[span], 0)) >= span.rate.times:
             _refuse(span)
         self._add(span, 1)
-
-    def _give_back(self, action: str, scope: str, key: object) -> None:
-        if span := _span(scope, action, key):
-            self._add(span, -1)
 
     def _add(self, span: _Span, times: int) -> None:
         self._count(span).here += times
@@ -220,9 +214,13 @@ class Limits:
         return self._counts.setdefault(span.ends_at, {}).setdefault(span, _Count())
 
 
-def _span(scope: str, action: str, key: object) -> _Span | None:
-    rate = RATES[scope].get(action)
-    return rate and _Span(scope, action, key, int(time() // rate.seconds), rate)
+def _spans(action: str, who: dict[str, object]) -> list[_Span]:
+    return [
+        _Span(scope, counted, key, int(time() // rate.seconds), rate)
+        for scope, key in who.items()
+        for counted in (action, "any")
+        if (rate := RATES[scope].get(counted))
+    ]
 
 
 def _refuse(span: _Span) -> NoReturn:

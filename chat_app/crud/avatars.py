@@ -13,6 +13,7 @@ from chat_app.media import images
 from chat_app.media.storage import Storage
 from chat_app.media.worker import in_worker
 from chat_app.models import User
+from chat_app.models.base import LIMITS
 from chat_app.models.sessions import Actor
 from chat_app.models.users import Avatar
 from chat_app.signing import sign
@@ -28,7 +29,7 @@ async def stored_avatar(actor: Actor, storage: Storage, image: str) -> AsyncIter
 
     Call this outside of a transaction: it takes a while. Raises BadImage, TooLarge.
     """
-    pictures = await in_worker(images.avatars_of_text, image, owner=actor.id)
+    pictures = await in_worker(images.avatars_of_text, image, LIMITS["avatar_bytes"], owner=actor.id)
     key = f"{_fingerprint(actor, pictures.digest)}{secrets.token_hex(FINGERPRINT // 2)}.{pictures.suffix}"
     async with storage.stored({path: getattr(pictures, path.rpartition("/")[2]) for path in avatar_paths(key)}):
         yield key

@@ -40,19 +40,13 @@ async def add_members(db: Transaction, actor: Actor, chat_id: UUID, data: Member
     await check_users_exist(db, data.user_ids)
     present = await access.audience_of(db, chat_id)
     joining = [user_id for user_id in dict.fromkeys(data.user_ids) if user_id not in present]
-    if joining:
-        await _join(db, actor, chat, view, joining, data)
-    return await get_chat(db, actor, chat_id)
-
-
-async def _join(
-    db: Transaction, actor: Actor, chat: Chat, view: access.View, joining: list[UUID], data: MembersAdd
-) -> None:
+    if not joining:
+        return await get_chat(db, actor, chat_id)
     if chat.member_count + len(joining) > LIMITS["members"]:
         raise GroupFull
     await recording.take_version(db, chat)
-    converted = chat.type is ChatType.PRIVATE
     chat.member_count += len(joining)
+    converted = chat.type is ChatType.PRIVATE
     if converted:
         await _become_group(db, actor, chat, data.title or await _names(db, chat, joining))
     event = SystemEvent.BECAME_GROUP if converted else SystemEvent.MEMBERS_ADDED
@@ -61,6 +55,7 @@ async def _join(
     message = await recording.add_system_message(db, chat, actor, event, joining)
     await write_memberships(db, chat, joining, visible_from_seq=visible_from_seq)
     await recording.record_members(db, chat, message, joined=joining, to_all=converted)
+    return await get_chat(db, actor, chat_id)
 
 
 async def write_memberships(
@@ -103,7 +98,6 @@ async def _names(db: Transaction, chat: Chat, joining: list[UUID]) -> str:
 async def remove_member(db: Transaction, actor: Actor, chat_id: UUID, user_id: UUID) -> None:
     """Remove a member from the actor's group. Raises NotAGroup, NotCreator, CreatorCannotLeave, MemberNotFound."""
     chat = await access.lock_group_as_creator(db, actor, chat_id)
-    access.check_may_leave(chat, user_id)
     if user_id not in await access.audience_of(db, chat_id):
         raise MemberNotFound
     await _part(db, actor, chat, user_id, RemovedReason.REMOVED)
@@ -112,11 +106,11 @@ async def remove_member(db: Transaction, actor: Actor, chat_id: UUID, user_id: U
 async def leave_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     """Leave a group. Raises NotAGroup, CreatorCannotLeave."""
     chat = await access.lock_group(db, actor, chat_id)
-    access.check_may_leave(chat, actor.id)
     await _part(db, actor, chat, actor.id, RemovedReason.LEFT)
 
 
 async def _part(db: Transaction, actor: Actor, chat: Chat, user_id: UUID, reason: RemovedReason) -> None:
+    access.check_may_leave(chat, user_id)
     await recording.take_version(db, chat)
     chat.member_count -= 1
     await end_memberships(db, chat, [user_id], reason)

@@ -18,6 +18,7 @@ from chat_app.events import ChatsChanged, MessagesChanged, record
 from chat_app.models import Chat, Membership, Message
 from chat_app.models.messages import MessageShared, MessageType, System, SystemEvent
 from chat_app.models.sessions import Actor
+from chat_app.models.wire_json import construct
 
 
 async def take_version(db: Transaction, chat: Chat) -> datetime:
@@ -107,16 +108,11 @@ async def record_members(
     if rest:
         record(db, ChatsChanged(chats=[shared], users=newcomers), rest)
     members = await read_changed_members(db, chat.id, chat.version - 1, chat.version)
-    changed = messages_changed(chat, [shared_message(system)])
-    record(db, changed.model_copy(update={"members": members, "users": newcomers}), audience)
+    record(db, messages_changed(chat, [shared_message(system)], members=members, users=newcomers), audience)
 
 
-def messages_changed(chat: Chat, messages: Sequence[MessageShared]) -> MessagesChanged:
-    """The change that made the chat's newest version."""
-    return MessagesChanged(
-        chat_id=chat.id,
-        since=chat.version - 1,
-        version=chat.version,
-        message_count=chat.message_count,
-        messages=list(messages),
-    )
+def messages_changed(chat: Any, messages: Sequence[MessageShared], **more: Any) -> MessagesChanged:
+    """The newest change of a chat, in which each message took a version. `chat` is its row, or its part of a batch."""
+    fields = {"since": chat.version - len(messages), "version": chat.version, "message_count": chat.message_count}
+    fields |= {"chat_id": chat.id, "messages": messages, "members": [], "users": []}
+    return construct(MessagesChanged, fields | more)

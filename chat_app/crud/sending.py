@@ -16,6 +16,7 @@ from chat_app.crud import access
 from chat_app.crud.attachments import attachment_read, lock_attachments
 from chat_app.crud.entries import MINE_COLUMNS, mine_fields, preview, shared_fields
 from chat_app.crud.history import read_messages
+from chat_app.crud.recording import messages_changed
 from chat_app.crud.users import list_briefs
 from chat_app.database import Db
 from chat_app.delivery import order_delivery
@@ -29,7 +30,7 @@ from chat_app.errors import (
     InvalidInput,
     MessageNotFound,
 )
-from chat_app.events import ChatsChanged, MessagesChanged, record
+from chat_app.events import ChatsChanged, record
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
 from chat_app.models.messages import AttachmentCreate, MessageCreate, MessageRead, MessageShared, MessageType
 from chat_app.models.sessions import Actor
@@ -164,16 +165,7 @@ class Sending:
             await self._record(self.chats[chat_id], rows)
 
     async def _record(self, chat: _Chat, mine: list[Any]) -> None:
-        changed = {
-            "chat_id": chat.id,
-            "since": chat.version - len(chat.placed),
-            "version": chat.version,
-            "message_count": chat.message_count,
-            "messages": chat.placed,
-            "members": [],
-            "users": [],
-        }
-        record(self.db, construct(MessagesChanged, changed), chat.audience)
+        record(self.db, messages_changed(chat, chat.placed), chat.audience)
         entry = {"chats": [chat.shared(self.now)], "mine": [], "removed": [], "users": []}
         # The newest message shows its sender's read position; other senders get theirs in `mine`.
         newest_sender = chat.placed[-1].sender_id

@@ -18,7 +18,6 @@ from chat_app.media.sniff import picture_format
 from chat_app.media.worker import Large
 
 DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
-MAX_AVATAR_BYTES = 10 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 # Higher compression doubles the CPU time and saves a few percent.
 OPTIONS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 2}, "WEBP": {"quality": 90, "method": 0}}
@@ -53,7 +52,7 @@ class Picture(NamedTuple):
     preview: bytes
 
 
-def avatars_of_text(image: str, *, is_large: bool = False) -> Pictures:
+def avatars_of_text(image: str, most_bytes: int, *, is_large: bool = False) -> Pictures:
     """Decode base64, with or without the prefix of a data URI. Raises BadImage, TooLarge, Large."""
     try:
         text = image.encode("ascii").translate(None, b" \t\r\n")
@@ -61,8 +60,8 @@ def avatars_of_text(image: str, *, is_large: bool = False) -> Pictures:
         data = binascii.a2b_base64(text[found.end() :] if found else text, strict_mode=True)
     except (UnicodeEncodeError, binascii.Error) as error:
         raise BadImage("This is not base64.") from error
-    if len(data) > MAX_AVATAR_BYTES:
-        raise TooLarge("A picture has at most 10 MB.")
+    if len(data) > most_bytes:
+        raise TooLarge(f"A picture has at most {most_bytes // 2**20} MB.")
     return avatars(data, is_large=is_large)
 
 

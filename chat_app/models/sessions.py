@@ -34,6 +34,7 @@ class SessionBase(SQLModel):
 class Session(SessionBase, table=True):
     __table_args__ = (
         Index("session_user_id_idx", "user_id"),
+        # Only nodes of the former release use it, while they run beside this one.
         Index("session_revoked_at_idx", "revoked_at", postgresql_where="revoked_at IS NOT NULL"),
     )
 

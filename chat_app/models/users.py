@@ -29,7 +29,7 @@ class UserBase(SQLModel):
 class User(UserBase, table=True):
     __table_args__ = (
         Index("user_username_key", text("lower(username)"), unique=True),
-        # Each node searches every 2 seconds for deactivated users among its connections.
+        # Only nodes of the former release use it, while they run beside this one.
         Index("user_inactive_idx", "id", postgresql_where=text("NOT is_active")),
         # For the search: they serve LIKE and similarity.
         *(
