@@ -20,7 +20,7 @@ SOCKET = SocketTransport()
 
 @asynccontextmanager
 async def published(valkey: Valkey) -> AsyncIterator[list[Json]]:
-    """The events that nodes publish in this block, as they are on the bus. Complete at the end of the block."""
+    """The events that nodes publish in this block, as they are on the bus: those that another node received in it."""
     events: list[Json] = []
     async with Redis(unix_socket_path=str(valkey.path)) as client, client.pubsub() as subscription:
         await subscription.subscribe(CHANNEL)
@@ -56,6 +56,7 @@ async def test_additions_in_the_headers_of_a_newer_node_are_ignored(
     chat_id = await open_group(anna, boris)
     async with published(valkey) as events:
         await SOCKET.send(anna, chat_id)
+        await boris.socket.wait_for("messages_changed")
     window, entry = next_change(events)
     first, listed = [(await boris.socket.wait_for(name)) for name in ("messages_changed", "chats_changed")]
     await boris.forget()
@@ -81,6 +82,7 @@ async def test_fields_missing_in_the_headers_of_an_older_node_take_their_default
     chat_id = await open_group(anna, boris)
     async with published(valkey) as events:
         await SOCKET.send(anna, chat_id)
+        await boris.socket.wait_for("messages_changed")
     window, entry = next_change(events)
     await boris.forget()
 
@@ -101,6 +103,7 @@ async def test_an_event_without_a_required_field_resyncs_only_its_audience(
     chat_id = await open_group(anna, boris)
     async with published(valkey) as events:
         await SOCKET.send(anna, chat_id)
+        await boris.socket.wait_for("messages_changed")
     window, entry = next_change(events)
     await boris.forget()
 
