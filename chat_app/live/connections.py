@@ -47,12 +47,12 @@ class Connection:
         self.log_values = {"user": str(actor.id), "session": str(actor.session_id)}
         # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
         self.chose_chat = chose_chat
-        # Whether the login is over. What is sent before that waits.
+        # Whether the login is over. Packets that are sent earlier wait.
         self.is_started = False
         self.waiting: list[Packet] = []
         self.send: Callable[[Packet], None] = self.waiting.append
         self.active = NOTHING
-        # What becomes active once the command that opens it succeeds.
+        # The chat that becomes active when the command that opens it succeeds.
         self._opening: Opened | None = None
         self._connections = connections
         self._end = end
@@ -86,9 +86,9 @@ class Connection:
         self._open(self.active.unless_lost(chat_id, version), opening)
 
     def start(self) -> None:
-        """Send what waits, and everything else at once from here on."""
+        """Send the waiting packets, and all later ones at once."""
         self.is_started = True
-        # Not by way of the socket where that can be: this is called for each recipient of an event.
+        # The shortest call, as it is made for each recipient of an event.
         self.send = self.socket.fast.send if self.socket.fast else self.socket.deliver
         for packet in self.waiting:
             self.send(packet)
@@ -100,8 +100,8 @@ class Connection:
 
     @contextmanager
     def choosing(self) -> Iterator[None]:
-        """The chat that is prepared inside becomes active at the end. If that fails, the former chat stays active,
-        and no change of it was left out meanwhile: the client that gets an error goes on showing it.
+        """Activate the chat that was prepared inside at the end. After a failure the former chat stays active, and the
+        client has all its changes.
         """
         try:
             yield

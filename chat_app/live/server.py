@@ -1,4 +1,4 @@
-"""What the Socket.IO server serves: who may connect, what a command does, and when a connection ends."""
+"""The application behind the Socket.IO server: logins, commands, and the end of sessions."""
 
 import time
 from collections.abc import Callable, Coroutine
@@ -35,7 +35,7 @@ SESSION_CHECK_SECONDS = 2
 
 
 class Handshake(Input):
-    """What a client sends as `auth` when it connects."""
+    """The `auth` object of a connecting client."""
 
     token: str
     active_chat_id: UUID | None = None
@@ -49,7 +49,7 @@ class Call:
     def __init__(self, connection: Connection, event: Any, respond: Callable[[bytes], None]) -> None:
         self.connection = connection
         is_named = isinstance(event, list) and event and isinstance(event[0], str)
-        # None if there is no such command: what else was sent is not for the log.
+        # None for an unknown command: its name is not logged.
         self.name: str | None = event[0] if is_named and event[0] in COMMANDS else None
         self._respond = respond
         self.started = time.perf_counter()
@@ -76,7 +76,7 @@ class Call:
         self._respond(json)
 
     def send(self, result: Sent | ChatError) -> None:
-        """Respond with what became of a message."""
+        """Respond with the outcome of a message."""
         if isinstance(result, ChatError):
             self.fail(result)
         else:
@@ -128,7 +128,7 @@ class Live:
         log.info("connected", connections=len(self.connections))
 
     def lose(self, connection_id: str, reason: str) -> None:
-        """Forget a connection that is gone; an unknown one is nothing."""
+        """Forget a connection that ended. An unknown one is ignored."""
         connection = self.connections.remove(connection_id)
         # Before the start of the connection its user was not announced as online.
         if connection is not None and connection.is_started:
@@ -136,7 +136,7 @@ class Live:
             log.info("disconnected", reason=reason, connections=len(self.connections), **connection.log_values)
 
     def _end(self, connection: Connection) -> None:
-        """Send a connection that its session is over, and close it."""
+        """Send `session_revoked` to a connection, and close it for good."""
         self.lose(connection.id, "session revoked")
         connection.send(encode(SessionEnded(code="session_revoked")))
         self._background.spawn(connection.socket.end())
@@ -144,7 +144,7 @@ class Live:
     def dispatch(
         self, connection: Connection, event: Any, respond: Callable[[bytes], None]
     ) -> Coroutine[Any, Any, None] | None:
-        """Run one command; every outcome is responded to with an ack. What is returned has to be awaited."""
+        """Run a command, and respond with an ack in every case. A returned coroutine has to be awaited."""
         call = Call(connection, event, respond)
         if call.name is None or not COMMANDS[call.name].is_draft:
             return self._run(call, event)
@@ -158,7 +158,7 @@ class Live:
         return None
 
     def _argument(self, call: Call, event: Any) -> Any:
-        """What the command is to be run with. Raises RateLimited, InvalidInput."""
+        """The argument of the command. Raises UnknownCommand, RateLimited, InvalidInput."""
         if not isinstance(event, list):
             raise InvalidInput.at("", "not_a_list", "An event is a list of a name and one object, as JSON.")
         if call.name is None:

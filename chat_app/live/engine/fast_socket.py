@@ -1,10 +1,10 @@
 """The fast path between a WebSocket and the commands and events, beneath uvicorn and python-engineio.
 
-Why: their way costs two tasks and two timers for each packet of a client, and a queue, a task, an encoding and a frame
-for each recipient of an event: three quarters of all that a message costs. Here a frame is passed on as it is read, an
-event is framed once for all its recipients, and what one commit sends to a connection is one write.
+The libraries spend two tasks and two timers on each received packet, and a queue, a task, an encoding and a frame on
+each recipient of an event: three quarters of the cost of a message. Here a frame is passed on as it is read, an event
+is framed once for all its recipients, and all packets of one commit to a connection are one write.
 
-Handshake, authentication, polling and every packet that is no event stay with the libraries.
+Handshake, authentication, polling and all packets but events stay with the libraries.
 """
 
 import time
@@ -21,11 +21,11 @@ if TYPE_CHECKING:  # they make this
     from chat_app.live.engine.server import ChatServer
     from chat_app.live.engine.sockets import Socket
 
-# A reader that reads nothing for so long is cut.
+# A client that reads nothing for so long is cut.
 STALLED_SECONDS = 15
-# As is a client that sends more than is answered for so long; after an outage an outbox is answered in less.
+# A client that sends faster than it is answered for so long is cut. After an outage an outbox is answered in less.
 FULL_SECONDS = 20
-# What waits for the commands before it.
+# The limits of packets that wait for the commands before them.
 MOST_WAITING_PACKETS, MOST_WAITING_BYTES = 64, 2**20
 PING, PONG = frame(b"2"), b"3"
 
@@ -42,7 +42,7 @@ class FastSocket:
         self.server = server
         self.socket = socket
         self.protocol = protocol
-        # What goes out in the next write.
+        # The next write.
         self.frames: list[bytes] = []
         self.is_draining = False
         # Whether no packet may be read before some of those that wait have begun.
@@ -62,7 +62,7 @@ class FastSocket:
         self.frames.append(framed)
 
     def send(self, packet: Packet) -> None:
-        """As write, of a packet that is framed already; not by way of it, as this is done for each recipient."""
+        """As `write`, for a framed packet. It does not call `write`, as it runs for each recipient of an event."""
         if not self.frames:
             self.server.will_flush(self)
         self.frames.append(packet.framed)
@@ -93,7 +93,7 @@ class FastSocket:
         if not unread or unread < self._unread:
             self._read_at = now
         self._unread = unread
-        # While more comes than is answered, what waits is near its limit at every check, but not always at it.
+        # While a client sends faster than it is answered, the inbox is nearly full at every check, but not always full.
         if len(self._inbox) < MOST_WAITING_PACKETS // 4 and self._waiting_bytes < MOST_WAITING_BYTES // 4:
             self._free_at = now
         silent_seconds = now - self._received_at
@@ -155,7 +155,7 @@ class FastSocket:
             self._begin(packet)
 
     async def receive_by_library(self, packet: bytes) -> None:
-        """What is no event goes through the libraries."""
+        """Let the libraries receive a packet that is no event."""
         try:
             await self.socket.receive(EnginePacket(encoded_packet=packet.decode()))
         except UnknownPacketError:

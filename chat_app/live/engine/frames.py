@@ -39,7 +39,7 @@ def frame(packet: bytes) -> bytes:
 
 
 class Packet:
-    """A Socket.IO packet: encoded once, and framed once for all the WebSockets that it goes to."""
+    """A Socket.IO packet: encoded and framed once for all its recipients."""
 
     __slots__ = ("body", "framed")
 
@@ -57,7 +57,7 @@ class Refused(Exception):
 
 
 def find_frame(data: bytearray, start: int) -> tuple[int, int] | None:
-    """Where the payload of the frame at `start` begins and ends; None until it is complete. Raises Refused."""
+    """The begin and the end of the payload of the frame at `start`; None until it is complete. Raises Refused."""
     if len(data) - start < 2:
         return None
     length, head = data[start + 1] & 0x7F, 6
@@ -76,14 +76,14 @@ def find_frame(data: bytearray, start: int) -> tuple[int, int] | None:
 
 
 class Budget:
-    """What one connection may still send within this second, and of its unfinished message."""
+    """Counts the frames and bytes that one connection sends: within a second, and in its unfinished message."""
 
     __slots__ = ("_bytes", "_ends", "_flood_seconds", "_fragment_bytes", "_frames", "fragments")
 
     def __init__(self) -> None:
         self._ends = 0.0
         self._frames = self._bytes = self._flood_seconds = 0
-        # Of the unfinished message; none: there is no such message.
+        # Of the unfinished message. 0: there is none.
         self.fragments = self._fragment_bytes = 0
 
     def spend(self, frames: int, size: int, is_logged_in: Callable[[], bool]) -> float:

@@ -33,7 +33,7 @@ class FastProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **options)
         self.fast: FastSocket | None = None
         self.budget = Budget()
-        # What was received and not read: an incomplete frame, and what has to wait.
+        # Received and not read: an incomplete frame, and frames that have to wait.
         self._unread = bytearray()
 
     def attach(self, fast: "FastSocket") -> None:
@@ -150,7 +150,7 @@ class FastProtocol(WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         super().handle_ping()
-        # The answers to pings pile up where nobody reads them.
+        # A client that does not read lets the answers to its pings pile up.
         if self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
             self.cut()
 

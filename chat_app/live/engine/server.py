@@ -1,7 +1,7 @@
-"""The Socket.IO server: a subclass that goes beneath the public interface of python-socketio.
+"""The Socket.IO server: a subclass that overrides private methods of python-socketio.
 
-Why: its way out is a task and an encoding for each recipient, its way in lets a client's packet call the handlers of
-`connect` and `disconnect`, and nothing runs between the acceptance of a connection and its first event.
+The library makes a task and an encoding for each recipient of an event, lets a client's packet call the handlers of
+`connect` and `disconnect`, and has no hook between the acceptance of a connection and its first event.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ FAST_EVENT = re.compile(rb"42([0-9]{0,15})(?=\[)")
 
 
 class Application(Protocol):
-    """What the server serves."""
+    """The application that the server serves."""
 
     async def log_in(self, socket: Socket, auth: Any) -> None:
         """Make a connection. Raises ChatError."""
@@ -48,18 +48,18 @@ class Application(Protocol):
         """The client knows that its login succeeded."""
 
     def lose(self, connection_id: str, reason: str) -> None:
-        """Forget a connection that is gone; an unknown one is nothing."""
+        """Forget a connection that ended. An unknown one is ignored."""
 
     def dispatch(
         self, connection: Connection, event: Any, respond: Callable[[bytes], None]
     ) -> Coroutine[Any, Any, None] | None:
-        """Run a command, and call `respond` with its ack. What is returned has to be awaited."""
+        """Run a command, and call `respond` with its ack. A returned coroutine has to be awaited."""
 
 
 class _Packet(SocketPacket):  # type: ignore[misc]  # the library is not typed
     """A packet that is answered, if it has a number, also when its content can't be read.
 
-    Its attachments are not waited for, as there could be no end to them: no command takes binary data.
+    Its attachments are ignored, as no command takes binary data, and the last one may never arrive.
     """
 
     packet_type: int
@@ -93,7 +93,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
         self.application = application
         self.connections = connections
         self.limits = limits
-        # How many each address has: Engine.IO sockets, whether or not anybody has logged in over them.
+        # The number of Engine.IO sockets of each address, with and without a login.
         self.transports: Counter[str | None] = Counter()
         self._background = Background()
         self._unflushed: list[FastSocket] = []
@@ -105,7 +105,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
         return partial(Engine, self)
 
     def begin(self, fast: FastSocket, packet: bytes) -> Coroutine[Any, Any, None] | None:
-        """Begin with a packet that calls `fast.finish` when it is done. What is returned has to be awaited."""
+        """Begin with a packet, and call `fast.finish` at its end. A returned coroutine has to be awaited."""
         connection = self.connections.get(fast.socket.sid)
         event = FAST_EVENT.match(packet)
         if connection is None or event is None:
@@ -167,7 +167,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
                 await self._forget(connection.id)
 
     async def _forget(self, eio_sid: str) -> None:
-        """Forget a connection whose transport is gone."""
+        """Forget a connection whose transport ended."""
         sid = self.manager.sid_from_eio_sid(eio_sid, "/")
         if sid is not None:
             await self.manager.disconnect(sid, "/", ignore_queue=True)
@@ -212,7 +212,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
             with suppress(SocketIsClosedError):
                 await super()._handle_connect(eio_sid, namespace, data)
         finally:
-            # An end during the login came before there was a connection that could be forgotten.
+            # If the transport ended during the login, there was no connection to forget yet.
             if not socket.is_open:
                 await self._forget(eio_sid)
         connection = self.connections.get(eio_sid)

@@ -26,7 +26,7 @@ from chat_app.logs import log
 if TYPE_CHECKING:  # it makes these
     from chat_app.live.engine.server import ChatServer
 
-# Of one that polls, and so does not get them at once.
+# Of a client that polls.
 MOST_QUEUED_PACKETS = 1000
 # A transport that does not log in for so long is closed.
 LOGIN_SECONDS = 10
@@ -35,10 +35,10 @@ UPGRADE_SECONDS = 10
 
 # Of one transport.
 MALFORMED_LINES = 5
-# What the libraries raise for a packet that can't be read.
+# The errors that the libraries raise for a packet that can't be read.
 MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
 
-# In one request of a client that polls: what it wrote while it was offline comes at once.
+# Of one request of a client that polls: it sends all packets that it queued while it was offline.
 Payload.max_decode_packets = 256
 
 
@@ -97,12 +97,12 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
             log.warning("malformed packet", connection=self.sid, error=type(error).__qualname__)
 
     async def end(self) -> None:
-        """Disconnect for good, after what was sent: the client does not come back by itself."""
+        """Disconnect for good, after all queued packets: the client does not reconnect by itself."""
         await self.server.send_packet(self.sid, EnginePacket(MESSAGE, str(DISCONNECT)))
         await self.server.disconnect(self.sid)
 
     async def check(self) -> None:
-        """End the transport of a client that does not log in, is gone, or does not read."""
+        """End the transport of a client that does not log in, does not answer or does not read."""
         now = time.monotonic()
         connection = self.server.chat_server.connections.get(self.sid)
         self._unauthenticated_at = None if connection else self._unauthenticated_at or now
@@ -119,7 +119,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
             await self.check_ping_timeout()
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
-        """Refuse a request with malformed packets, and so end: the library would go on."""
+        """Refuse a request with malformed packets, which ends the transport. The library would continue."""
         try:
             await super().handle_post_request(environ)
         except EngineIOError:
@@ -143,7 +143,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
             await self._serve(websocket, protocol)
 
     async def _upgrade(self, websocket: Any) -> bool:
-        """Switch from polling; a client that does not keep to the sequence goes on polling."""
+        """Switch from polling. A client that does not keep to the sequence continues to poll."""
         self.upgrading = True  # what is sent waits
         try:
             if await websocket.wait() != "2probe":
@@ -183,7 +183,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
 
 
 class _WebSocket(WebSocket):  # type: ignore[misc]  # as above
-    """Ends with the first frame that is no packet, or with an upgrade that takes too long."""
+    """Ends at the first frame that is no packet, and when an upgrade lasts too long."""
 
     async def wait(self) -> str | bytes:
         async with asyncio.timeout(UPGRADE_SECONDS if self.handler.__self__.upgrading else None):
@@ -207,7 +207,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
         socket = self.sockets.pop(sid, None)
         if socket is not None:
             await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
-            # What is queued is sent, and then the transport is closed, whether or not the client does it.
+            # All queued packets are sent, then the transport is closed, whether or not the client closes it.
             await socket.queue.put(None)
 
     def _bad_request(self, message: str | None = None) -> dict[str, Any]:
