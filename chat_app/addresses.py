@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from socket import gaierror
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
 from redis.exceptions import AuthenticationError, RedisError
 
 NOT_ENCODED = re.compile(r"[\s\x00-\x1f\x7f]|%(?![0-9A-Fa-f]{2})|%00")
@@ -22,8 +24,9 @@ DATABASE_FAULTS = {
 }
 
 
-def check(address: str, begin: str, *, expected: str) -> None:
-    """Raises ValueError if the URL is malformed or ambiguous."""
+def _check(url: SecretStr, begin: str, *, expected: str) -> SecretStr:
+    """Return the URL. Raises ValueError if it is malformed or ambiguous."""
+    address = url.get_secret_value()
     if not re.match(begin, address):
         raise ValueError(f"must begin with {expected}")
     if NOT_ENCODED.search(address):
@@ -37,6 +40,11 @@ def check(address: str, begin: str, *, expected: str) -> None:
         is_valid = False
     if not is_valid:
         raise ValueError("has a port outside 1 to 65535, or brackets without an IPv6 address")
+    return url
+
+
+check_database = partial(_check, begin=r"postgres(ql)?(\+\w+)?://", expected="postgresql://")
+check_bus = partial(_check, begin=r"(redis|valkey)s?://|unix:///", expected="redis:// or valkey://")
 
 
 def database_fault(error: BaseException) -> str:

@@ -21,14 +21,6 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _url(begin: str, *, expected: str) -> AfterValidator:
-    def check(url: SecretStr) -> SecretStr:
-        addresses.check(url.get_secret_value(), begin, expected=expected)
-        return url
-
-    return AfterValidator(check)
-
-
 def _check_region(region: str) -> str:
     if region not in SUPPORTED_REGIONS:
         raise ValueError("must be the code of a country in capital letters, such as RU")
@@ -37,8 +29,8 @@ def _check_region(region: str) -> str:
 
 # In the environment, values are separated by commas.
 Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
-DatabaseUrl = Annotated[SecretStr, _url(r"postgres(ql)?(\+\w+)?://", expected="postgresql://")]
-BusUrl = Annotated[SecretStr, _url(r"(redis|valkey)s?://|unix:///", expected="redis:// or valkey://")]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(addresses.check_database)]
+BusUrl = Annotated[SecretStr, AfterValidator(addresses.check_bus)]
 
 
 class Settings(BaseSettings):

@@ -8,7 +8,6 @@ import fcntl
 import importlib.util
 import os
 import pwd
-import re
 import shutil
 import socket
 import subprocess
@@ -30,9 +29,6 @@ STOP_SECONDS = 20
 # The same on every machine: text sorts by code point, and Unicode defines its case.
 LOCALE = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
-# A path that needs no quotes and is short enough for a Unix socket in it, whose path has at most 103 bytes.
-PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]{1,88}")
-
 
 @contextmanager
 def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
@@ -46,15 +42,17 @@ def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingP
     installed = Path(package.origin).parent / "pginstall"
     directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(directory), _socket_folder(directory) as sockets:
+    # The path of a socket has at most 103 bytes, and that of the data may be longer.
+    with _locked(directory), tempfile.TemporaryDirectory(prefix="chat-", dir="/tmp") as sockets:
         # The lock is held, so a server that still runs was left by a killed process.
         _stop(directory)
         user = _server_user(directory)
         if user:
-            _grant_access(user, installed, directory, sockets)
+            os.chown(sockets, user["user"], user["group"])
+            _grant_access(installed, directory)
         if not (directory / "PG_VERSION").exists():
             _initialise(installed, directory, user, sync=settings.get("fsync") != "off")
-        options = {"listen_addresses": "", "unix_socket_directories": str(sockets), **settings}
+        options = {"listen_addresses": "", "unix_socket_directories": sockets, **settings}
         with _running(installed, directory, options, user):
             yield f"postgresql://postgres@/postgres?host={sockets}"
 
@@ -108,15 +106,6 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _socket_folder(directory: Path) -> Iterator[Path]:
-    if PLAIN_PATH.fullmatch(str(directory)):
-        yield directory
-    else:
-        with tempfile.TemporaryDirectory(prefix="chat-", dir="/tmp") as folder:
-            yield Path(folder)
-
-
 def _server_user(directory: Path) -> dict[str, Any]:
     """PostgreSQL refuses to run as root. Then its user is the owner of its files, else a new system user."""
     if os.geteuid() != 0:
@@ -137,13 +126,10 @@ def _server_user(directory: Path) -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _grant_access(user: dict[str, Any], installed: Path, directory: Path, sockets: Path) -> None:
-    """Let the user run the programs and reach its files. The folders above become passable, not readable."""
-    above = [*installed.parents, *directory.parents, *sockets.parents]
-    subprocess.run(["chmod", "o+x", *above], check=False, capture_output=True)
+def _grant_access(installed: Path, directory: Path) -> None:
+    """Let another user run the programs and reach its files. The folders above become passable, not readable."""
+    subprocess.run(["chmod", "o+x", *installed.parents, *directory.parents], check=False, capture_output=True)
     subprocess.run(["chmod", "-R", "o+rX", installed], check=False, capture_output=True)
-    if sockets != directory:
-        os.chown(sockets, user["user"], user["group"])
 
 
 def _initialise(installed: Path, directory: Path, user: dict[str, Any], *, sync: bool) -> None:
@@ -206,9 +192,8 @@ def _stop(directory: Path) -> None:
                 elif process.info["ppid"] not in found:
                     process.kill()
         time.sleep(0.02)
-    # After a SIGKILL these files name a process id that another process may have now. PostgreSQL would not start.
-    for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
-        (directory / name).unlink(missing_ok=True)
+    # After a SIGKILL this names a process id that another process may have now. PostgreSQL would not start.
+    (directory / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _processes(directory: Path) -> dict[int, Any]:

@@ -47,10 +47,8 @@ async def _find_fault(part: str, settings: Settings, database: Database) -> str 
 
 
 def _explain(part: str, error: Exception) -> str:
-    if part in ("database", "migrations"):
-        return database_fault(error)
-    if part == "bus":
-        return bus_fault(error)
+    if explain := {"database": database_fault, "migrations": database_fault, "bus": bus_fault}.get(part):
+        return explain(error)
     # The text of a ChatError is for clients. Its cause says more.
     cause = error.__cause__ if isinstance(error, ChatError) else error
     return (str(cause) or repr(cause)).partition("\n")[0]
