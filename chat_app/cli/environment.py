@@ -12,6 +12,7 @@ from chat_app import migrations
 from chat_app.addresses import bus_fault, database_fault
 from chat_app.background import run
 from chat_app.cli.embedded import embedded_postgres, embedded_valkey
+from chat_app.cli.operate import find_fault
 from chat_app.cli.process import Refusal
 from chat_app.cli.seed import seed
 from chat_app.database import OPERATOR_SECONDS, Database
@@ -85,12 +86,8 @@ def add_demo_data() -> None:
 
 
 def _check_database() -> None:
-    async def connect(database: Database) -> None:
-        async with database.engine.connect():
-            pass
-
     try:
-        with_database(connect)
+        with_database(lambda database: find_fault("database", get_settings(), database))
     except Exception as error:
         raise Refusal(database_fault(error)) from None
 

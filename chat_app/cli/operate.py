@@ -23,13 +23,14 @@ async def check(settings: Settings, database: Database) -> AsyncIterator[tuple[s
     """Check each part that the server needs, also after a failure. Yields the part and its fault."""
     for part in ("settings", "database", "migrations", "media", *(("bus",) if settings.bus_url else ())):
         try:
-            fault = await _find_fault(part, settings, database)
+            fault = await find_fault(part, settings, database)
         except Exception as error:
             fault = _explain(part, error)
         yield part, fault
 
 
-async def _find_fault(part: str, settings: Settings, database: Database) -> str | None:
+async def find_fault(part: str, settings: Settings, database: Database) -> str | None:
+    """Use a part that the server needs. Returns its fault, or raises what the use raises."""
     match part:
         case "settings":
             return "; ".join(settings.unsafe())
