@@ -1,7 +1,7 @@
 """Several processes on one port: started, watched, restarted, and ended together.
 
-uvicorn's supervisor would need more code than this: it starts its own server, ignores signals while the workers start,
-restarts without a pause, waits for ever at the end, and takes a worker that is stopped for five seconds for dead.
+uvicorn's supervisor would need more code than this. It restarts workers without a pause and on SIGHUP, waits for ever
+at the end, and kills a worker that does not answer for five seconds.
 """
 
 import multiprocessing
