@@ -31,6 +31,8 @@ from chat_app.models.screens import OpenChat
 # Commands with only these fields share a schema, for the sake of generated clients.
 SHARED = {("chat_id",): "ChatArgument", ("chat_id", "seq"): "MessageArgument"}
 OPEN_CHAT: Any = (UUID | None, Field(default=None, description="Without it the active chat is meant."))
+Handler = Callable[..., Any]
+Errors = Set[type[ChatError]]
 ALWAYS: frozenset[type[ChatError]] = frozenset((InvalidInput, RateLimited, Internal, Unavailable))
 
 
@@ -43,12 +45,12 @@ class Command:
     """
 
     name: str
-    handler: Callable[..., Any]
+    handler: Handler
     argument: Any
     output: Any = None
     statuses: tuple[int, ...] = (204,)
     description: str = ""
-    errors: Set[type[ChatError]] = frozenset()
+    errors: Errors = frozenset()
     reads: bool = False
     is_draft: bool = False
 
@@ -67,29 +69,22 @@ class Command:
 
 _routers = (chats.router, members.router, messages.router, active.router)
 ROUTES = {route.name: route for router in _routers for route in router.routes if isinstance(route, Operation)}
-COMMANDS: dict[str, Command] = {}
 _models: dict[str, type[Input]] = {}
 
 
-def command(
-    name: str, argument: Any, *, errors: Set[type[ChatError]] = frozenset(), **differences: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a command. What is not given comes from the route of this name; `errors` are added to the route's."""
-
-    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
-        about: dict[str, Any] = {"errors": ALWAYS | errors}
-        if route := ROUTES.get(name):
-            about["errors"] |= errors_of(route.path, route.responses)
-            about |= {"output": route.answer, "statuses": route.statuses, "description": route.description}
-        if handler.__doc__:
-            about["description"] = cleandoc(handler.__doc__)
-        COMMANDS[name] = Command(name, handler, argument, **(about | differences))
-        return handler
-
-    return register
+def _command(name: str, handler: Handler, argument: Any, errors: Errors = frozenset(), **differences: Any) -> Command:
+    """A command. What is not given comes from the route of this name; `errors` are added to the route's."""
+    about: dict[str, Any] = {"errors": ALWAYS | errors}
+    route = differences.pop("route", ROUTES.get(name))
+    if route:
+        about["errors"] |= errors_of(route.path, route.responses)
+        about |= {"output": route.answer, "statuses": route.statuses, "description": route.description}
+    if handler.__doc__:
+        about["description"] = cleandoc(handler.__doc__)
+    return Command(name, handler, argument, **(about | differences))
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[dict[Any, str], dict[str, Any], dict[str, type[Input]]]:
+def _parameters(function: Handler) -> tuple[dict[Any, str], dict[str, Any], dict[str, type[Input]]]:
     """The parameters of a route: those of the transport by provider, path and query as fields, and the body."""
     provided, fields, body = {}, {}, {}
     for name, parameter in signature(function).parameters.items():
@@ -108,12 +103,12 @@ def _parameters(function: Callable[..., Any]) -> tuple[dict[Any, str], dict[str,
     return provided, fields, body
 
 
-def _derive(operation: Operation) -> None:
-    """Register a command that calls the function of a route as FastAPI would."""
+def derive(operation: Operation) -> Command:
+    """A command that calls the function of a route as FastAPI would."""
     provided, fields, body = _parameters(operation.function)
     actor_name = provided.pop(get_actor)
     ((provider, db_name),) = provided.items()
-    errors: set[type[ChatError]] = set()
+    errors: Errors = frozenset()
     if operation.name == "list_messages":
         fields["chat_id"], errors = OPEN_CHAT, {NoActiveChat}
     name = operation.name.title().replace("_", "")
@@ -124,12 +119,20 @@ def _derive(operation: Operation) -> None:
         argument = _models.setdefault(name, create_model(name, __base__=argument, **fields))
 
     async def handle(db: Any, connection: Connection, data: Any) -> Any:
-        arguments = dict.fromkeys(body, data) | {name: getattr(data, name) for name in fields}
+        arguments = {name: getattr(data, name) for name in fields}
         if "chat_id" in fields:
             arguments["chat_id"] = _chat_id(connection, data)
+        arguments |= {name: _part(data, kind) for name, kind in body.items()}
         return await operation.function(**{db_name: db, actor_name: connection.actor}, **arguments)
 
-    command(operation.name, argument, reads=provider is open_reading, errors=errors)(handle)
+    reads = provider is open_reading
+    return _command(operation.name, handle, argument, errors, route=operation, reads=reads)
+
+
+def _part(data: Any, kind: type[Input]) -> Input:
+    """The body without path and query: a use case may ask which of its fields were sent."""
+    values = {name: getattr(data, name) for name in kind.model_fields}
+    return kind.model_construct(data.model_fields_set & kind.model_fields.keys(), **values)
 
 
 def _chat_id(connection: Connection, data: Any) -> UUID:
@@ -139,17 +142,13 @@ def _chat_id(connection: Connection, data: Any) -> UUID:
     return chat_id
 
 
-for _route in ROUTES.values():
-    if _route.name != "send_message" and not _route.path.startswith(active.router.prefix):
-        _derive(_route)
-
 # Each kind of message, with a chat: a new kind needs nothing here.
 _sends = [
     create_model(f"Send{kind.__name__.removesuffix('Create')}", __base__=kind, chat_id=OPEN_CHAT) for kind in CREATES
 ]
+SendMessage: Any = Annotated[reduce(or_, _sends), *BY_TYPE]
 
 
-@command("send_message", Annotated[reduce(or_, _sends), *BY_TYPE], is_draft=True, errors={NoActiveChat})
 def _send_message(connection: Connection, data: Any) -> Draft:
     return Draft(connection.actor, _chat_id(connection, data), data)
 
@@ -158,7 +157,6 @@ class ActivateChat(Input):
     chat_id: UUID | None
 
 
-@command("activate_chat", ActivateChat, statuses=(200, 204))
 async def _activate_chat(db: Transaction, connection: Connection, data: ActivateChat) -> OpenChat | None:
     """Open a chat on this connection, which then gets its `messages_changed` and `read_changed`. null: none (204)."""
     if data.chat_id is None:
@@ -176,7 +174,19 @@ class SetTyping(Input):
     typing: StrictBool
 
 
-@command("set_typing", SetTyping, errors={ChatNotFound, NoActiveChat})
 async def _set_typing(db: Transaction, connection: Connection, data: SetTyping) -> None:
     """Show that you are typing; repeat every 3 seconds. Others who have the chat active get `typing_changed`."""
     await use_cases.set_typing(db, connection.actor, _chat_id(connection, data), data.typing)
+
+
+_written = (
+    _command("send_message", _send_message, SendMessage, is_draft=True, errors={NoActiveChat}),
+    _command("activate_chat", _activate_chat, ActivateChat, statuses=(200, 204)),
+    _command("set_typing", _set_typing, SetTyping, errors={ChatNotFound, NoActiveChat}),
+)
+_derived = [
+    derive(route)
+    for route in ROUTES.values()
+    if route.name != "send_message" and not route.path.startswith(active.router.prefix)
+]
+COMMANDS: dict[str, Command] = {command.name: command for command in (*_derived, *_written)}
