@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chat_app import metrics
 from chat_app.background import Background
-from chat_app.delivery import Last, in_order
+from chat_app.delivery import Last, Place
 from chat_app.driver import Driver, RawConnection, unavailable_without_database
 from chat_app.errors import ChatError, Unavailable
 from chat_app.events import Reach, Recorded, recorded
@@ -99,7 +99,7 @@ class Database:
         Raises Unavailable when the database can't be reached or does not answer in time.
         """
         db, until = Transaction(self.engine, expire_on_commit=False, autoflush=False), self._until()
-        with in_order(db, self._last), unavailable_without_database():
+        with closing(Place(db, self._last)), unavailable_without_database():
             async with db:
                 try:
                     yield db
@@ -118,7 +118,7 @@ class Database:
         until = until or self._until()
         with unavailable_without_database():
             async with self._driver.borrow(until) as raw:
-                with in_order(raw, self._last):
+                with closing(Place(raw, self._last)):
                     yield raw
                     await self._commit(raw, until)
 

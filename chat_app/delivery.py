@@ -4,8 +4,7 @@ The database answers two commits of one chat in their order, but on two sockets 
 """
 
 import asyncio
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 
 from chat_app.events import Recording
 
@@ -16,7 +15,8 @@ Last = dict[Hashable, asyncio.Future[None]]
 class Place:
     """The place of one transaction in the delivery order: behind those that held the locks of its rows before."""
 
-    def __init__(self, last: Last) -> None:
+    def __init__(self, db: Recording, last: Last) -> None:
+        db.info["place"] = self
         self._last = last
         self._over = asyncio.get_running_loop().create_future()
         self._previous: dict[Hashable, asyncio.Future[None] | None] = {}
@@ -33,9 +33,10 @@ class Place:
             if (await asyncio.wait(pending, timeout=seconds))[1]:
                 raise TimeoutError("the commit before this one is not answered")
 
-    def leave(self) -> None:
+    def close(self) -> None:
+        """Let those behind go on: the transaction is over."""
         if pending := self._pending():  # this one failed while it waited: the next ones must wait instead
-            pending[0].add_done_callback(lambda _: self.leave())
+            pending[0].add_done_callback(lambda _: self.close())
             return
         self._over.set_result(None)
         for row in self._previous:
@@ -44,16 +45,6 @@ class Place:
 
     def _pending(self) -> list[asyncio.Future[None]]:
         return [previous for previous in self._previous.values() if previous and not previous.done()]
-
-
-@contextmanager
-def in_order(db: Recording, last: Last) -> Iterator[None]:
-    """Give a transaction its place for as long as it lasts."""
-    place = db.info["place"] = Place(last)
-    try:
-        yield
-    finally:
-        place.leave()
 
 
 def order_delivery(db: Recording, row: Hashable) -> None:

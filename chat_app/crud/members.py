@@ -67,8 +67,7 @@ async def write_memberships(
         "version": chat.version,
         # Founders were there from the beginning, so that they can catch up from version 0.
         "joined_version": 0 if founding else chat.version,
-        "joined_at": chat.changed_at,
-        "changed_at": chat.changed_at,
+        **dict.fromkeys(("joined_at", "changed_at"), chat.changed_at),
         "visible_from_seq": visible_from_seq,
         "last_read_seq": visible_from_seq - 1,
     }
