@@ -4,6 +4,7 @@ A hint only: nothing waits for it. The permissions in it are as old as the event
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -66,9 +67,8 @@ class Listener(Protocol):
 
 def connect(url: str) -> "Redis":
     """A client that gives up soon and does not try again by itself."""
-    plain = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
     return Redis.from_url(
-        plain,
+        re.sub("^valkey", "redis", url),
         retry=Retry(NoBackoff(), 0),
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=TIMEOUT_SECONDS,

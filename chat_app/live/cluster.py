@@ -132,15 +132,13 @@ class Cluster:
         for connection, active in before:
             if connection.active != active:
                 continue  # it was opened or closed since
-            followed = None if connection.chose_chat else of_sessions.get(connection.actor.session_id)
+            user_id, session_id = connection.actor
+            followed = None if connection.chose_chat else of_sessions.get(session_id)
             chat_id, version = followed or active
-            if followed:
-                is_lost = self.order.was_removed(chat_id, connection.actor.id, version)
-            else:
-                is_lost = (chat_id, connection.actor.id) not in members
-            chat_id = None if is_lost else chat_id
-            if chat_id != active.chat_id:
-                connection.open_chat(chat_id, version)
+            was_removed = self.order.was_removed(chat_id, user_id, version)
+            is_lost = was_removed if followed else (chat_id, user_id) not in members
+            if is_lost or chat_id != active.chat_id:
+                connection.open_chat(None if is_lost else chat_id, version)
 
 
 def _ask_to_resync(connections: Iterable[Connection], reason: str) -> None:
