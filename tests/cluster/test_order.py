@@ -32,7 +32,7 @@ Given = tuple[Event, dict[UUID, int]]
 
 
 class Transaction:
-    """What events are recorded in."""
+    """A database session that records events."""
 
     def __init__(self) -> None:
         self.info: dict[Any, Any] = {}
