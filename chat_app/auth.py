@@ -180,7 +180,7 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
 
 
 def plain_phone(phone: str) -> str | None:
-    """The number in E.164, in whatever form it was written; None for other texts."""
+    """The number in E.164, from any form of writing; None for other texts."""
     try:
         return _phone.validate_python(phone)
     except ValidationError:

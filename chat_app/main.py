@@ -137,7 +137,7 @@ def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
 
 
 def _origin_check(settings: Settings) -> Any:
-    """A function that tells whether a page of an origin may connect. Pages of the service itself may, too."""
+    """A function that decides whether a page of an origin may connect. Pages of the service itself may, too."""
 
     def allow(origin: str | None, environ: dict[str, Any]) -> bool:
         if origin is None:  # the library asks for the headers of the answer, too

@@ -31,7 +31,7 @@ class BodyLimit:
         with suppress(ChatError):
             body.check(body.announced)
             await self.app(scope, body.receive, body.send)
-        # The refusal is the answer, whatever the application answers to a body that broke off.
+        # The refusal is the answer, not what the application answers to a body that broke off.
         if body.refusal and not body.is_answered:
             await problem_response(body.refusal, {"Connection": "close"})(scope, receive, send)
 

@@ -61,7 +61,7 @@ async def use_code(db: Transaction, phone: str, purpose: Purpose, digits: str) -
         code.attempts += 1
         await db.flush()
         raise BadCode
-    # Void, but not deleted: it still says when another may be requested.
+    # Void, but not deleted: its time decides when another may be requested.
     code.attempts = MOST_ATTEMPTS
     await db.flush()
 

@@ -204,7 +204,7 @@ def _changed(table: str, first: int) -> str:
     """The condition that a row changed after a `sync`, whose values are this parameter and the next.
 
     The time finds late commits, the transaction finds what was written under a clock that went back. A transaction that
-    this server has not begun yet says nothing about its rows, and all of them are meant.
+    this server has not begun yet gives no bound, and every row counts as changed.
     """
     return (
         f"({table}.changed_at > ${first} OR {_WRITTEN.format(table=table)} > ${first + 1} OR ${first + 1} >= {_NEXT})"

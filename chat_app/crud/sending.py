@@ -247,7 +247,7 @@ def _fields(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> dict[s
 _TYPES: dict[str, MessageType] = {kind.value: kind for kind in MessageType}
 
 
-# The same content is the same message, whatever chat a command named and whatever its id is.
+# The same content is the same message. The chat that a command named and the client id do not count.
 _UNHASHED = ("client_id", "chat_id")
 
 

@@ -50,7 +50,7 @@ class Order:
         self._waiting: list[list[Recorded]] = []
 
     def release(self, events: list[Recorded]) -> int:
-        """Deliver the events of one commit once it is their turn. Returns how many connections were reached."""
+        """Deliver the events of one commit in their order. Returns how many connections were reached."""
         if (early := self._early(events)) and self.is_waiting_worth_it() and len(self._waiting) < MOST_WAITING:
             held = [event for event in events if event.header.chat_id in early]
             self._waiting.append(held)

@@ -50,7 +50,7 @@ class _Queue:
 
     @asynccontextmanager
     async def slot(self, size: int, owner: object) -> AsyncIterator[None]:
-        """Wait for a turn. Jobs of one owner run one after another, so others wait for one of them at most."""
+        """Wait for a free worker. Jobs of one owner run one after another, so others wait for one of them at most."""
         is_full = self._jobs.total() >= MAX_WAITING + PROCESSES or self._jobs[owner] >= MAX_OF_ONE
         if is_full or self._bytes + size > MAX_WAITING_BYTES:
             raise Unavailable("Too many pictures are waiting. Try again.", retry_after=5)

@@ -68,7 +68,7 @@ class FastProtocol(WebSocketsSansIOProtocol):
             self.loop.call_soon(self._read)
 
     def _read(self) -> None:
-        """Read a part of what was received; the rest follows when others have had their turn."""
+        """Read a part of what was received; the rest follows on the next iteration of the event loop."""
         self._is_scheduled = False
         if self.transport.is_closing() or self._is_refused:
             self._unread.clear()

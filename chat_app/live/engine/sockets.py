@@ -132,7 +132,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
 
     async def receive(self, packet: EnginePacket) -> None:
         if not self.upgraded:
-            await asyncio.sleep(0)  # a request holds many, and others have their turn
+            await asyncio.sleep(0)  # a request holds many packets, and other connections must not wait for all
         await super().receive(packet)
 
     async def _websocket_handler(self, websocket: Any) -> None:
