@@ -65,15 +65,17 @@ def configure(level: str, style: str | None) -> None:
 
 
 def line(event: str, values: dict[str, Any]) -> None:
-    """A fast log.info for hot paths. The line is written on the next iteration of the event loop."""
+    """A fast log.info for hot paths. Lines are written once in an iteration of the event loop, and share their time."""
+    global _now
     if not _is_json:
         log.info(event, **values)
         return
     if not _lines:
         asyncio.get_running_loop().call_soon(_write_lines)
-    line = {"event": event, "level": "info", "logger": "chat_app", "timestamp": datetime.now(UTC), **values}
-    # The driver has a UUID type of its own.
-    _lines.append(orjson.dumps(line, default=str, option=_LINE))
+        _now = datetime.now(UTC)
+    line = {"event": event, "level": "info", "logger": "chat_app", "timestamp": _now, **values}
+    # str: the driver has a UUID type of its own.
+    _lines.append(orjson.dumps(line, str, _LINE))
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -92,6 +94,7 @@ def log_info(event: str, **values: Any) -> None:
 _is_json = False
 _LINE = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
 _lines: list[bytes] = []
+_now = datetime.now(UTC)
 
 
 def _write_lines() -> None:
