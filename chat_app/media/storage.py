@@ -5,11 +5,11 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore, from_url
 
 from chat_app import metrics
 from chat_app.errors import ChatError, NotFound, Unavailable
@@ -91,15 +91,14 @@ class Storage:
 
 
 def _open(url: str) -> ObjectStore:
-    if url.startswith("file:"):
-        return LocalStore.from_url(url, mkdir=True, automatic_cleanup=True)
-    if url.startswith("memory:"):
-        return from_url(url)
+    """The options of buckets have no effect on a folder, and only a folder has these two."""
+    folder: Any = {"mkdir": True, "automatic_cleanup": True} if url.startswith("file:") else {}
     return from_url(
         url,
         # Self-hosted buckets such as MinIO often use plain HTTP. The URL decides.
         client_options={"allow_http": True, "connect_timeout": "3s", "read_timeout": "10s", "timeout": "10m"},
         retry_config={"max_retries": 2, "retry_timeout": ONE_TRY},
+        **folder,
     )
 
 
