@@ -19,12 +19,12 @@ from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserU
 
 async def get_me(db: Transaction, actor: Actor) -> UserMe:
     """The actor's own account: the only answer with a phone."""
-    return profile(await _access_user(db, actor.id), UserMe)
+    return profile(await _access_user(db, col(User.id) == actor.id), UserMe)
 
 
 async def update_me(db: Transaction, actor: Actor, data: UserUpdate) -> UserMe:
     """Change the fields that were sent. Raises UsernameTaken."""
-    user = await _access_user(db, actor.id)
+    user = await _access_user(db, col(User.id) == actor.id)
     try:
         await change_user(db, user, data.model_dump(exclude_unset=True))
     except IntegrityError as error:
@@ -61,15 +61,12 @@ async def lock_user(db: Transaction, is_meant: ColumnElement[bool]) -> User | No
 
 async def get_user(db: Transaction, user_id: UUID) -> UserRead:
     """The public profile of a user. Raises UserNotFound."""
-    return profile(await _access_user(db, user_id), UserRead)
+    return profile(await _access_user(db, col(User.id) == user_id), UserRead)
 
 
 async def lookup_user(db: Transaction, data: UserLookup) -> UserRead:
     """The profile behind a phone number that the client knows already. Raises UserNotFound."""
-    user = (await db.exec(select(User).where(User.phone == data.phone))).first()
-    if user is None:
-        raise UserNotFound
-    return profile(user, UserRead)
+    return profile(await _access_user(db, col(User.phone) == data.phone), UserRead)
 
 
 async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID] | None, limit: int) -> list[UserRead]:
@@ -106,8 +103,8 @@ async def check_users_exist(db: Transaction, user_ids: Iterable[UUID]) -> None:
         raise UserNotFound
 
 
-async def _access_user(db: Transaction, user_id: UUID) -> User:
-    user = await db.get(User, user_id)
+async def _access_user(db: Transaction, is_meant: ColumnElement[bool]) -> User:
+    user = (await db.exec(select(User).where(is_meant))).first()
     if user is None:
         raise UserNotFound
     return user
