@@ -70,7 +70,9 @@ class Account:
         async with self.database.transaction() as db:
             older = {"sent_at": Code.sent_at - timedelta(minutes=2)}
             await db.exec(update(Code).where(col(Code.phone) == self.phone).values(**older))
-            return (await codes.request_code(db, CodeRequest(phone=self.phone, purpose=Purpose(purpose)))).digits
+            digits = await codes.request_code(db, CodeRequest(phone=self.phone, purpose=Purpose(purpose)))
+        assert digits
+        return digits
 
     async def use(self, what: str, code: str, token: str | None = None, **more: str) -> Answer:
         return await self.post(f"codes/{what}", {"phone": self.phone, "code": code, **more}, token)

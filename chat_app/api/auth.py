@@ -105,9 +105,9 @@ async def request_code(request: Request, node: NodeDep, data: CodeRequest) -> Co
     node.codes.check()
     await count_code(request, data.phone)
     async with node.database.transaction() as db:
-        code = await codes.request_code(db, data)
-    if code.is_wanted:
-        node.codes.send(data.phone, code.digits)
+        digits = await codes.request_code(db, data)
+    if digits:
+        node.codes.send(data.phone, digits)
     return CodeSent(expires_in=int(codes.LIFETIME.total_seconds()), resend_in=int(codes.RESEND_AFTER.total_seconds()))
 
 

@@ -3,7 +3,6 @@
 import hmac
 import secrets
 from datetime import timedelta
-from typing import NamedTuple
 
 from sqlalchemy import and_, not_
 from sqlalchemy.dialects.postgresql import insert
@@ -21,15 +20,11 @@ MOST_ATTEMPTS = 5
 FOR_NEW_NUMBERS = {Purpose.LOGIN, Purpose.CHANGE}
 
 
-class NewCode(NamedTuple):
-    """A new code. `is_wanted` is false when the number has no account and the code would be of no use."""
+async def request_code(db: Transaction, data: CodeRequest) -> str | None:
+    """Make a code, which replaces the former one. Raises RateLimited soon after that one was requested.
 
-    digits: str
-    is_wanted: bool
-
-
-async def request_code(db: Transaction, data: CodeRequest) -> NewCode:
-    """Make a code, which replaces the former one. Raises RateLimited soon after that one was requested."""
+    None if the number has no account and the code would be of no use: it need not be sent.
+    """
     now = await read_clock(db)
     digits = f"{secrets.randbelow(10**6):06}"
     hashed = _hash(data.phone, data.purpose, digits)
@@ -47,7 +42,7 @@ async def request_code(db: Transaction, data: CodeRequest) -> NewCode:
         sent_at = (await db.exec(former)).one()
         raise RateLimited(retry_after=max(1, (sent_at + RESEND_AFTER - now).seconds))
     is_known = (await db.exec(select(User.id).where(User.phone == data.phone))).first() is not None
-    return NewCode(digits, is_known or data.purpose in FOR_NEW_NUMBERS)
+    return digits if is_known or data.purpose in FOR_NEW_NUMBERS else None
 
 
 async def use_code(db: Transaction, phone: str, purpose: Purpose, digits: str) -> None:
