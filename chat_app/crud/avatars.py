@@ -43,9 +43,7 @@ async def set_avatar(db: Transaction, actor: Actor, key: str) -> Avatar:
         key = user.avatar_key
     else:
         await _replace(db, user, key)
-    avatar = Avatar.of(key)
-    assert avatar is not None
-    return avatar
+    return Avatar.of(key)
 
 
 async def delete_avatar(db: Transaction, actor: Actor) -> None:

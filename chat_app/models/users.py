@@ -75,10 +75,8 @@ class Avatar(SQLModel):
     small: str = Field(description="50x50")
 
     @classmethod
-    def of(cls, key: str | None) -> Self | None:
-        """The addresses of a stored avatar; None without one."""
-        if key is None:
-            return None
+    def of(cls, key: str) -> Self:
+        """The addresses of a stored avatar."""
         folder = f"{get_settings().base_url}/media/avatars/{key}"
         return cls(**{size: f"{folder}/{size}" for size in cls.model_fields})
 
@@ -119,7 +117,7 @@ class UserPage(UserList):
 
 def brief(user_id: UUID, name: str, avatar_key: str | None) -> UserBrief:
     """A user as everybody sees it beside a message."""
-    return construct(UserBrief, {"id": user_id, "name": name, "avatar": Avatar.of(avatar_key)})
+    return construct(UserBrief, {"id": user_id, "name": name, "avatar": avatar_key and Avatar.of(avatar_key)})
 
 
 Profile = TypeVar("Profile", bound=UserRead)
@@ -127,4 +125,5 @@ Profile = TypeVar("Profile", bound=UserRead)
 
 def profile(user: User, kind: type[Profile]) -> Profile:
     """The public profile of a user, or a larger model."""
-    return kind.model_validate(user, update={"avatar": Avatar.of(user.avatar_key)}, from_attributes=True)
+    avatar = user.avatar_key and Avatar.of(user.avatar_key)
+    return kind.model_validate(user, update={"avatar": avatar}, from_attributes=True)
