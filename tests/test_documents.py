@@ -287,11 +287,11 @@ class TestErrors:
 def test_examples_are_of_the_demo_data() -> None:
     ids = [examples.VALUES[name] for name in ("UserMe.id", "user_id", "Preview.sender_id", "chat_id")]
     assert ids == [str(seed.demo_id(name)) for name in ("anna", "boris", "clara", "Project Aurora")]
-    assert (seed.DEMO_USERS[0].phone, seed.DEMO_PASSWORD) == (examples.VALUES["phone"], examples.VALUES["password"])
+    assert (seed.DEMO_USERS[0]["phone"], seed.DEMO_PASSWORD) == (examples.VALUES["phone"], examples.VALUES["password"])
 
 
 def test_the_first_hour_names_the_demo_users(http: Node) -> None:
-    for fact in (seed.DEMO_USERS[0].phone, seed.DEMO_USERS[-1].phone, seed.DEMO_PASSWORD, "/docs/events/"):
+    for fact in (seed.DEMO_USERS[0]["phone"], seed.DEMO_USERS[-1]["phone"], seed.DEMO_PASSWORD, "/docs/events/"):
         assert fact in http["info"]["description"]
 
 

@@ -51,7 +51,7 @@ async def base(data_dir: Path) -> AsyncIterator[str]:
 
 async def test_every_request_is_answered_as_documented(base: str, pytestconfig: pytest.Config) -> None:
     async with httpx.AsyncClient(base_url=base) as client:
-        form = {"username": DEMO_USERS[0].phone, "password": DEMO_PASSWORD}
+        form = {"username": DEMO_USERS[0]["phone"], "password": DEMO_PASSWORD}
         login = await client.post("/api/v1/auth/login", data=form)
     seed = pytestconfig.getoption("hypothesis_seed") or str(pytestconfig.getoption("randomly_seed"))
     command = (str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml", "run")
@@ -73,7 +73,7 @@ async def test_every_command_is_answered_as_documented(base: str, pytestconfig: 
     # Not the user of the generated requests, which may have changed that password.
     seed = pytestconfig.getoption("randomly_seed")
     async with httpx.AsyncClient(base_url=base) as client:
-        form = {"username": DEMO_USERS[1].phone, "password": DEMO_PASSWORD}
+        form = {"username": DEMO_USERS[1]["phone"], "password": DEMO_PASSWORD}
         login = await client.post("/api/v1/auth/login", data=form)
         token = login.json()["access_token"]
         listed = await client.get("/api/v1/chats", headers={"Authorization": f"Bearer {token}"})

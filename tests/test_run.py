@@ -60,7 +60,7 @@ async def test_run_serves_until_sigterm_and_leaves_no_process(start: Start, fold
     printed = await read_until_ready(process)
 
     assert f"http://127.0.0.1:{port}/docs/" in printed
-    assert all(user.phone in printed and user.name in printed for user in DEMO_USERS)
+    assert all(user["phone"] in printed and user["name"] in printed for user in DEMO_USERS)
     assert DEMO_PASSWORD in printed
     assert await log_in(port) == 200
     assert servers_in(folder), "it has to have a server of its own for this test to mean anything"
@@ -119,7 +119,7 @@ async def read_until_ready(process: Process) -> str:
 
 
 async def log_in(port: int) -> int:
-    form = {"username": DEMO_USERS[0].phone, "password": DEMO_PASSWORD}
+    form = {"username": DEMO_USERS[0]["phone"], "password": DEMO_PASSWORD}
     async with httpx.AsyncClient() as client:
         return (await client.post(f"http://127.0.0.1:{port}/api/v1/auth/login", data=form)).status_code
 

@@ -177,7 +177,7 @@ def _announce(settings: Settings, has_demo: bool) -> None:
     if has_demo:
         typer.echo(f"  Demo users  password {DEMO_PASSWORD}")
         for user in DEMO_USERS:
-            typer.echo(f"              {user.phone}  {user.name}")
+            typer.echo(f"              {user['phone']}  {user['name']}")
     typer.echo("Ready; Ctrl-C ends it.")
 
 
