@@ -23,10 +23,11 @@ from chat_app.errors import ChatError, Internal
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# At INFO these log secrets: URLs with queries, frames with tokens and texts, statements with values.
+# At INFO these log secrets: URLs with queries, frames with tokens and texts, statements with values. The last one logs
+# its plugins at each start.
 VERBOSE = (
     *("uvicorn.error", "socketio", "engineio", "websockets", "multipart", "python_multipart", "httpx", "httpcore"),
-    *("sqlalchemy.engine", "chat_app.driver.Pool", "asyncio"),
+    *("sqlalchemy.engine", "chat_app.driver.Pool", "asyncio", "alembic.runtime.plugins"),
 )
 
 log: stdlib.BoundLogger = structlog.get_logger("chat_app")
@@ -61,7 +62,6 @@ def configure(level: str, style: str | None) -> None:
     for name in VERBOSE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("uvicorn.access").disabled = True
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
 def line(event: str, values: dict[str, Any]) -> None:
@@ -126,11 +126,6 @@ def bind_request(**values: Any) -> None:
 def bind(**values: Any) -> None:
     """Add to the log context of the request."""
     structlog.contextvars.bind_contextvars(**values)
-
-
-def request_id() -> str | None:
-    """The id of the current request or command."""
-    return bound("request_id")
 
 
 def request_ids() -> list[str]:

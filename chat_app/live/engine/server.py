@@ -185,7 +185,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
         except Exception as error:
             problem = logs.as_chat_error(error)
             log.info("refused", code=problem.code)
-            content = problem.problem(logs.request_id())
+            content = problem.problem(logs.bound("request_id"))
             raise socketio.exceptions.ConnectionRefusedError(problem.detail, content) from error
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
