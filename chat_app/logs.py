@@ -61,7 +61,6 @@ def configure(level: str, style: str | None) -> None:
     root.setLevel(level)
     for name in VERBOSE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    logging.getLogger("uvicorn.access").disabled = True
 
 
 def line(event: str, values: dict[str, Any]) -> None:

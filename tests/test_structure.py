@@ -26,7 +26,6 @@ SET_ELSEWHERE = {
     "chat_app/live/engine/server.py: socket.__class__": "engineio makes its sockets of a fixed class",
     "chat_app/live/engine/sockets.py: Payload.max_decode_packets": "engineio has its limit in the class",
     "chat_app/logs.py: root.handlers": "logging has no other way to replace them",
-    "chat_app/logs.py: logging.getLogger('uvicorn.access').disabled": "logging has no other way",
     "chat_app/main.py: api.state.components": "Starlette keeps the objects of an application there",
     "chat_app/media/images.py: image.info": "Pillow has no other way to drop metadata",
     "chat_app/web/openapi.py: api.openapi": "FastAPI's documented way to change its document",
