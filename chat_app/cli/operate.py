@@ -8,9 +8,9 @@ from sqlmodel import col, text
 from chat_app.addresses import bus_fault, database_fault
 from chat_app.auth import UserDatabase, UserManager, plain_phone
 from chat_app.crud import sessions
-from chat_app.crud.users import lock_user
+from chat_app.crud.users import access_user
 from chat_app.database import Database
-from chat_app.errors import ChatError, UserNotFound
+from chat_app.errors import ChatError
 from chat_app.live.bus import connect
 from chat_app.media.storage import Storage
 from chat_app.migrations import is_current
@@ -69,7 +69,5 @@ async def revoke_sessions(database: Database, id_or_phone: str) -> int:
         condition = col(User.phone) == plain_phone(id_or_phone)
     async with database.transaction() as db:
         # With the user locked, a session that a login is committing now is ended too.
-        user = await lock_user(db, condition)
-        if user is None:
-            raise UserNotFound
+        user = await access_user(db, condition, lock=True)
         return await sessions.revoke_sessions(db, user.id)

@@ -6,9 +6,8 @@ from contextlib import asynccontextmanager
 
 from sqlmodel import col
 
-from chat_app.crud.users import change_user, lock_user
+from chat_app.crud.users import access_user, change_user
 from chat_app.database import Transaction, remove_files
-from chat_app.errors import UserNotFound
 from chat_app.media import images
 from chat_app.media.storage import Storage
 from chat_app.media.worker import in_worker
@@ -37,7 +36,8 @@ async def stored_avatar(actor: Actor, storage: Storage, image: str) -> AsyncIter
 
 async def set_avatar(db: Transaction, actor: Actor, key: str) -> Avatar:
     """Show these pictures; the former ones go with the commit. For the same picture again nothing changes."""
-    user = await _lock(db, actor)
+    # Of two uploads at once the second sees the key of the first, and removes its files.
+    user = await access_user(db, col(User.id) == actor.id, lock=True)
     if user.avatar_key is not None and user.avatar_key[:FINGERPRINT] == key[:FINGERPRINT]:
         remove_files(db, avatar_paths(key))
         key = user.avatar_key
@@ -48,20 +48,12 @@ async def set_avatar(db: Transaction, actor: Actor, key: str) -> Avatar:
 
 async def delete_avatar(db: Transaction, actor: Actor) -> None:
     """Show no picture any more. A second time nothing happens."""
-    await _replace(db, await _lock(db, actor), None)
+    await _replace(db, await access_user(db, col(User.id) == actor.id, lock=True), None)
 
 
 def avatar_paths(key: str) -> list[str]:
     """The keys of the four stored pictures."""
     return [f"avatars/{key}/{size}" for size in SIZES]
-
-
-async def _lock(db: Transaction, actor: Actor) -> User:
-    # Of two uploads at once the second sees the key of the first, and removes its files.
-    user = await lock_user(db, col(User.id) == actor.id)
-    if user is None:
-        raise UserNotFound
-    return user
 
 
 async def _replace(db: Transaction, user: User, key: str | None) -> None:

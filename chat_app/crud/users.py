@@ -19,12 +19,12 @@ from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserU
 
 async def get_me(db: Transaction, actor: Actor) -> UserMe:
     """The actor's own account: the only answer with a phone."""
-    return profile(await _access_user(db, col(User.id) == actor.id), UserMe)
+    return profile(await access_user(db, col(User.id) == actor.id), UserMe)
 
 
 async def update_me(db: Transaction, actor: Actor, data: UserUpdate) -> UserMe:
     """Change the fields that were sent. Raises UsernameTaken."""
-    user = await _access_user(db, col(User.id) == actor.id)
+    user = await access_user(db, col(User.id) == actor.id)
     try:
         await change_user(db, user, data.model_dump(exclude_unset=True))
     except IntegrityError as error:
@@ -59,14 +59,22 @@ async def lock_user(db: Transaction, is_meant: ColumnElement[bool]) -> User | No
     return (await db.exec(statement, execution_options={"populate_existing": True})).first()
 
 
+async def access_user(db: Transaction, is_meant: ColumnElement[bool], *, lock: bool = False) -> User:
+    """The user, locked as by `lock_user` or not. Raises UserNotFound."""
+    user = await lock_user(db, is_meant) if lock else (await db.exec(select(User).where(is_meant))).first()
+    if user is None:
+        raise UserNotFound
+    return user
+
+
 async def get_user(db: Transaction, user_id: UUID) -> UserRead:
     """The public profile of a user. Raises UserNotFound."""
-    return profile(await _access_user(db, col(User.id) == user_id), UserRead)
+    return profile(await access_user(db, col(User.id) == user_id), UserRead)
 
 
 async def lookup_user(db: Transaction, data: UserLookup) -> UserRead:
     """The profile behind a phone number that the client knows already. Raises UserNotFound."""
-    return profile(await _access_user(db, col(User.phone) == data.phone), UserRead)
+    return profile(await access_user(db, col(User.phone) == data.phone), UserRead)
 
 
 async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID] | None, limit: int) -> list[UserRead]:
@@ -101,10 +109,3 @@ async def check_users_exist(db: Transaction, user_ids: Iterable[UUID]) -> None:
     wanted = set(user_ids)
     if len(await list_briefs(db, wanted)) < len(wanted):
         raise UserNotFound
-
-
-async def _access_user(db: Transaction, is_meant: ColumnElement[bool]) -> User:
-    user = (await db.exec(select(User).where(is_meant))).first()
-    if user is None:
-        raise UserNotFound
-    return user
