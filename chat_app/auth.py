@@ -97,9 +97,6 @@ class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a
             raise PhoneTaken
         return await self.db.get_one(User, user_id)
 
-    async def update(self, user: User, update_dict: dict[str, Any]) -> User:
-        return await change_user(self.db, user, update_dict)
-
 
 class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[type-var]  # as above
     """The library's manager with the slow part, hashing, off the event loop and out of transactions."""
@@ -128,7 +125,7 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         user = await lock_user(self.db, col(User.phone) == fields["phone"])
         if user is None or user.is_verified or not user.is_active or await sessions.has_sessions(self.db, user.id):
             raise PhoneTaken
-        return await self.user_db.update(user, fields)
+        return await change_user(self.db, user, fields)
 
     async def check_password(self, is_meant: ColumnElement[bool], password: str) -> User | None:
         """The user, locked, if this is the password; otherwise None, after the same time, also without such a user."""
@@ -146,7 +143,7 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
             user = await lock_user(self.db, is_meant)
             # A password that was changed meanwhile is checked anew.
             if user is not None and user.hashed_password == stored:
-                return await self.user_db.update(user, {"hashed_password": rehashed}) if rehashed else user
+                return await change_user(self.db, user, {"hashed_password": rehashed}) if rehashed else user
 
 
 class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as above
@@ -218,7 +215,7 @@ async def verify_phone(manager: UserManager, actor: Actor, data: CodeUse) -> Non
     user = await manager.db.get(User, actor.id)
     if user is None or user.phone != data.phone:
         raise NotAuthenticated
-    await manager.user_db.update(await _use_code(manager, data, Purpose.VERIFY), {"is_verified": True})
+    await change_user(manager.db, await _use_code(manager, data, Purpose.VERIFY), {"is_verified": True})
 
 
 async def reset_password(manager: UserManager, data: PasswordReset) -> None:
@@ -241,7 +238,7 @@ async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> Us
 
 async def _set_password(manager: UserManager, user: User, hashed: str | None) -> None:
     """Replace or clear the password of a user who has proven the number, and end all sessions."""
-    await manager.user_db.update(user, {"hashed_password": hashed, "is_verified": True})
+    await change_user(manager.db, user, {"hashed_password": hashed, "is_verified": True})
     await sessions.revoke_sessions(manager.db, user.id)
 
 
@@ -256,7 +253,7 @@ async def change_password(manager: UserManager, actor: Actor, data: PasswordChan
         raise BadCredentials
     # A first login by code may have ended this session and cleared the password after the request was authenticated.
     await sessions.check_session(db, actor)
-    await manager.user_db.update(user, {"hashed_password": hashed})
+    await change_user(manager.db, user, {"hashed_password": hashed})
     await sessions.revoke_sessions(db, actor.id, keep=actor.session_id)
 
 
