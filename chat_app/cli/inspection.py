@@ -12,12 +12,10 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
-from sqlmodel import col, delete
 
 from chat_app.crud.avatars import SIZES
 from chat_app.database import Database
 from chat_app.media.storage import Storage
-from chat_app.models import Attachment
 from chat_app.models.messages import WITH_ATTACHMENT
 
 # A younger file may belong to an upload in progress, or to a message that will be sent soon.
@@ -43,6 +41,9 @@ KNOWN = """
     UNION ALL SELECT preview_key FROM attachment WHERE id = ANY(CAST(:ids AS uuid[]))
     UNION ALL SELECT avatar_key FROM "user" WHERE avatar_key = ANY(CAST(:avatars AS text[]))"""
 UNSENT = "SELECT id FROM attachment WHERE chat_id IS NULL AND created_at < :before"
+DELETE_UNSENT = """
+DELETE FROM attachment WHERE id = ANY($1::uuid[]) AND chat_id IS NULL RETURNING id, key, preview_key
+"""
 
 
 async def verify(database: Database, storage: Storage) -> AsyncIterator[str]:
@@ -91,12 +92,7 @@ async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> A
 async def _delete_unsent(database: Database, storage: Storage, ids: Iterable[UUID]) -> list[UUID]:
     """Delete attachments, except those sent meanwhile. Returns the deleted ids."""
     async with database.transaction() as db:
-        deleted = await db.exec(
-            delete(Attachment)
-            .where(col(Attachment.id).in_(ids), col(Attachment.chat_id).is_(None))
-            .returning(col(Attachment.id), col(Attachment.key), col(Attachment.preview_key))
-        )
-        rows = deleted.all()
+        rows = await db.fetch(DELETE_UNSENT, ids)
     await storage.delete([key for _, *keys in rows for key in keys if key is not None])
     return [attachment_id for attachment_id, *_ in rows]
 
