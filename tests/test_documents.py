@@ -3,7 +3,8 @@
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 from urllib.parse import urljoin
 
 import httpx
@@ -19,6 +20,7 @@ from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
 from chat_app.models.base import LIMITS
+from chat_app.models.messages import PAYLOADS, MessageShared
 from chat_app.settings import get_settings
 from chat_app.web import examples
 from chat_app.web.asyncapi import asyncapi
@@ -282,6 +284,10 @@ class TestErrors:
 
     def test_the_example_of_every_error_is_valid(self, error: type[errors.ChatError], http: Node) -> None:
         check(http["components"]["examples"][error.code]["value"], http["components"]["schemas"]["Problem"], http)
+
+
+def test_messages_have_the_payloads_of_all_types() -> None:
+    assert set(get_args(MessageShared.model_fields["payload"].annotation)) == {*PAYLOADS.values(), NoneType}
 
 
 def test_examples_are_of_the_demo_data() -> None:

@@ -151,7 +151,7 @@ BY_TYPE = (Discriminator("type"), WrapValidator(_without_tag))
 
 MessageCreate = Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate, *BY_TYPE]
 
-# The registry of message types: what else differs by type follows from these classes.
+# The registry of message types. What else differs by type follows from these classes, but for `MessageShared.payload`.
 CREATES: tuple[type[CreateBase], ...] = get_args(get_args(MessageCreate)[0])
 CREATE_OF = {MessageType(name): create for create in CREATES for name in types_of(create)}
 WITH_ATTACHMENT = frozenset(kind for kind, create in CREATE_OF.items() if create.content_types)
