@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from chat_app.background import end_tasks
 from chat_app.cli.embedded import valkey_command, wait_for_valkey
 from chat_app.events import Recorded
 from chat_app.live.bus import CHANNEL, HEARTBEAT_SECONDS
@@ -210,5 +211,5 @@ async def other_node(nodes: list[Node], valkey: Valkey) -> AsyncIterator[OtherNo
         node = OtherNode(client)
         beating = asyncio.create_task(node.beat())
         yield node
-        beating.cancel()
+        await end_tasks([beating])
         await node.publish(is_leaving=True)
