@@ -46,10 +46,11 @@ class Service:
         self.base = f"http://{settings.host}:{settings.port}"
         # Each new person uses the next of these nodes.
         self.bases = [self.base]
+        config = configuration(self.app)
+        config.host, config.port, config.timeout_graceful_shutdown = settings.host, settings.port, 3
         # The fallback, served by the libraries alone, has to behave the same.
-        protocol = "websockets-sansio" if is_fallback else FastProtocol
-        options = {"host": settings.host, "port": settings.port, "timeout_graceful_shutdown": 3, "ws": protocol}
-        self.server = uvicorn.Server(configuration(self.app, **options))
+        config.ws = "websockets-sansio" if is_fallback else FastProtocol
+        self.server = uvicorn.Server(config)
 
     @property
     def api(self) -> FastAPI:

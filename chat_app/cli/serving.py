@@ -48,27 +48,24 @@ def serve(settings: Settings, listening: socket.socket, on_ready: Callable[[], N
     run(_Server(config, on_ready).serve(sockets=[listening]), config.get_loop_factory())
 
 
-def configuration(app: Any, **options: Any) -> uvicorn.Config:
+def configuration(app: Any) -> uvicorn.Config:
     """The configuration of uvicorn."""
     return uvicorn.Config(
         app,
-        **{
-            "lifespan": "on",
-            "log_config": None,
-            "access_log": False,
-            "server_header": False,
-            "proxy_headers": False,
-            "http": HttpProtocol,
-            "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-            "ws": FastProtocol,
-            "ws_max_size": LARGEST_FRAME,
-            # Engine.IO has its own pings.
-            "ws_ping_interval": None,
-            # Compression would cost 38 KB for each connection of a browser.
-            "ws_per_message_deflate": False,
-            "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
-            **options,
-        },
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        http=HttpProtocol,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        ws=FastProtocol,
+        ws_max_size=LARGEST_FRAME,
+        # Engine.IO has its own pings.
+        ws_ping_interval=None,
+        # Compression would cost 38 KB for each connection of a browser.
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
 
 
