@@ -65,12 +65,9 @@ def embedded_valkey() -> Iterator[str]:
         # The stdin of `cat` closes when this process ends, also after SIGKILL.
         valkey = valkey_command("--port", "0", "--unixsocket", str(path))
         command = ["sh", "-c", '"$@" & cat; kill -9 $!', "sh", *valkey]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-        try:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True):
             wait_for_valkey(path)
             yield f"unix://{path}"
-        finally:
-            server.communicate()
 
 
 def valkey_command(*options: str) -> list[str]:
@@ -158,16 +155,12 @@ def _running(installed: Path, directory: Path, options: Mapping[str, str], user:
     command = [str(postgres), "-D", str(directory), *(f"--{name}={options[name]}" for name in options)]
     # A session of its own keeps Ctrl-C from the server, which has to outlast our last transaction.
     context: dict[str, Any] = {"cwd": directory, "stdin": subprocess.DEVNULL, "start_new_session": True, **user}
-    server = None
-    try:
-        with log.open("wb") as output:
-            server = subprocess.Popen(command, stdout=output, stderr=output, **context)
-        _wait_until_ready(server, directory, log)
-        yield
-    finally:
-        _stop(directory)
-        if server:
-            server.wait()
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, **context) as server:
+        try:
+            _wait_until_ready(server, directory, log)
+            yield
+        finally:
+            _stop(directory)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], directory: Path, log: Path) -> None:
