@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TypeVar
 
 from pydantic import SecretStr
@@ -38,14 +39,17 @@ def environment(*, workers: int = 0, is_checked: bool = True) -> Iterator[Settin
     if needs_bus and not settings.is_development:
         raise Refusal("Several workers in production need CHAT_BUS_URL: the Valkey or Redis that carries their events")
     if settings.bus_url and workers:
-        _check_bus(settings.bus_url.get_secret_value())
+        # Its options are checked. A bus that is unreachable now does not prevent the start.
+        with _refusing(bus_fault):
+            connect(settings.bus_url.get_secret_value()).connection_pool.make_connection()  # type: ignore[no-untyped-call]  # the library is not typed here
     started = {}
     with ExitStack() as stack:
         if settings.database_url is None:
             with _progress("Starting PostgreSQL …"):
                 started["database_url"] = stack.enter_context(embedded_postgres(settings.data_dir / "postgres"))
         elif is_checked:
-            _check_database()
+            with _refusing(database_fault):
+                with_database(partial(find_fault, "database", settings))
         if needs_bus:
             started["bus_url"] = stack.enter_context(embedded_valkey())
         secrets = {name: SecretStr(url) for name, url in started.items()}
@@ -85,19 +89,13 @@ def add_demo_data() -> None:
         with_database(seed)
 
 
-def _check_database() -> None:
+@contextmanager
+def _refusing(explain: Callable[[Exception], str]) -> Iterator[None]:
+    """Any error becomes a Refusal with its explanation."""
     try:
-        with_database(lambda database: find_fault("database", get_settings(), database))
+        yield
     except Exception as error:
-        raise Refusal(database_fault(error)) from None
-
-
-def _check_bus(url: str) -> None:
-    """Check the options of the URL. A bus that is unreachable now does not prevent the start."""
-    try:
-        connect(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]  # the library is not typed here
-    except Exception as error:
-        raise Refusal(bus_fault(error)) from None
+        raise Refusal(explain(error)) from None
 
 
 @contextmanager
