@@ -86,8 +86,7 @@ class Settings(BaseSettings):
     @property
     def asyncpg_url(self) -> str:
         """The database URL for SQLAlchemy, with any driver suffix replaced."""
-        if self.database_url is None:
-            raise ValueError("CHAT_DATABASE_URL is not set and no embedded database was started")
+        assert self.database_url, "CHAT_DATABASE_URL is not set and no embedded database was started"
         return f"postgresql+asyncpg://{self.database_url.get_secret_value().partition('://')[2]}"
 
     @property
