@@ -82,6 +82,4 @@ def new_id() -> UUID:
 
 def text_enum(kind: type[StrEnum]) -> Any:
     """A column type that keeps the values, not the names, of an enum as text."""
-    return SAEnum(
-        kind, native_enum=False, length=20, values_callable=lambda members: [member.value for member in members]
-    )
+    return SAEnum(kind, native_enum=False, length=20, values_callable=list)

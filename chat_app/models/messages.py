@@ -155,9 +155,8 @@ MessageCreate = Annotated[TextCreate | AttachmentCreate | LocationCreate | Conta
 CREATES: tuple[type[CreateBase], ...] = get_args(get_args(MessageCreate)[0])
 CREATE_OF = {MessageType(name): create for create in CREATES for name in types_of(create)}
 WITH_ATTACHMENT = frozenset(kind for kind, create in CREATE_OF.items() if create.content_types)
-PAYLOADS: dict[MessageType, type[SQLModel]] = {
-    MessageType.SYSTEM: System,
-    **{kind: create.payload for kind, create in CREATE_OF.items() if create.payload},
+PAYLOADS: dict[MessageType, type[SQLModel]] = {MessageType.SYSTEM: System} | {
+    kind: create.payload for kind, create in CREATE_OF.items() if create.payload
 }
 
 

@@ -32,10 +32,8 @@ class User(UserBase, table=True):
         # Only nodes of the former release use it, while they run beside this one.
         Index("user_inactive_idx", "id", postgresql_where=text("NOT is_active")),
         # For the search: they serve LIKE and similarity.
-        *(
-            Index(f"user_{column}_idx", literal_column(f"lower({column})").label("words"), **TRIGRAMS)
-            for column in ("name", "username")
-        ),
+        Index("user_name_idx", literal_column("lower(name)").label("words"), **TRIGRAMS),
+        Index("user_username_idx", literal_column("lower(username)").label("words"), **TRIGRAMS),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
