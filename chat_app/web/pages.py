@@ -4,7 +4,7 @@ from functools import cache
 from importlib.resources import files
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from chat_app.web.asyncapi import asyncapi
@@ -18,14 +18,10 @@ ONLY_OWN = {"Content-Security-Policy": "default-src 'self' data: 'unsafe-inline'
 
 @router.get("/")
 @router.get("/docs")
-async def to_documents() -> RedirectResponse:
-    """Relative, so that it also holds behind a proxy that adds a prefix."""
-    return RedirectResponse("docs/")
-
-
 @router.get("/docs/events")
-async def to_events() -> RedirectResponse:
-    return RedirectResponse("events/")
+async def to_page(request: Request) -> RedirectResponse:
+    """Relative, so that it also holds behind a proxy that adds a prefix."""
+    return RedirectResponse(f"{request.url.path.rpartition('/')[2] or 'docs'}/")
 
 
 @router.get("/docs/events/")
