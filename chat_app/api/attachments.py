@@ -4,7 +4,6 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Form, UploadFile
-from pydantic import Field
 
 from chat_app.api.deps import CurrentActor, NodeDep, SessionDep
 from chat_app.api.operations import Protected
@@ -16,13 +15,12 @@ from chat_app.models.attachments import AttachmentRead
 
 router = APIRouter(tags=["attachments"], route_class=Protected)
 
-Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-DurationForm = Annotated[Duration | None, Form(description="Seconds, of audio and video.")]
+Duration = Form(ge=0, le=86_400, allow_inf_nan=False, description="Seconds, of audio and video.")
 
 
 @router.post("/attachments", status_code=201, responses=responses(UnsupportedMediaType, BadImage))
 async def create_attachment(
-    node: NodeDep, actor: CurrentActor, file: UploadFile, duration: DurationForm = None
+    node: NodeDep, actor: CurrentActor, file: UploadFile, duration: Annotated[float | None, Duration] = None
 ) -> AttachmentRead:
     """Upload a file of at most 25 MB for one message; send the message with its id as `attachment_id`.
 
