@@ -6,7 +6,6 @@ uvicorn's parser keeps a head of any size for any time. `body_limit` bounds the 
 import asyncio
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -167,10 +166,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: ChatError) -> None:
         """Put this answer, and the end of the connection, behind the answers to the requests that are complete."""
-
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            await problem_response(error, {"Connection": "close"})(scope, receive, send)
-
         self._is_refused, self._input = True, NOTHING
         self._watch(is_complete=True, is_waiting=False)
         cycle = self.cycle
@@ -182,7 +177,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             self.cycle = None  # type: ignore[assignment]  # as before the first request
         # As a request, so that uvicorn keeps the order of the answers.
-        self.app = RequestLog(answer)
+        self.app = RequestLog(lambda *call: problem_response(error, {"Connection": "close"})(*call))
         self.on_message_begin()
         self.url = b"/"
         self.on_headers_complete()
