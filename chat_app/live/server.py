@@ -22,7 +22,6 @@ from chat_app.events import Ready, SessionEnded
 from chat_app.limits import Limits
 from chat_app.live.commands import COMMANDS
 from chat_app.live.connections import Connection, Connections, Opened
-from chat_app.live.engine.frames import Packet
 from chat_app.live.engine.sockets import Socket
 from chat_app.live.fanout import encode
 from chat_app.live.presence import Presence
@@ -116,7 +115,7 @@ class Live:
                 # Known from here on, so that nothing that happens while it reads is missed.
                 self.connections.add(connection)
                 await _open_active(db, connection, handshake.active_chat_id if chose_chat else active_chat_id)
-                connection.waiting.insert(0, await _ready(db, connection))
+                connection.waiting.insert(0, encode(await _ready(db, connection)))
         except BaseException:
             self.lose(socket.sid, "refused")
             raise
@@ -222,14 +221,12 @@ async def _open_active(db: Db, connection: Connection, chat_id: UUID | None) -> 
         connection.open_chat(chat_id, version)
 
 
-async def _ready(db: Db, connection: Connection) -> Packet:
-    return encode(
-        Ready(
-            user_id=connection.actor.id,
-            session_id=connection.actor.session_id,
-            active_chat_id=connection.active_chat_id,
-            sync=await read_sync(db, connection.actor.id),
-            limits=LIMITS,
-            server_time=datetime.now(UTC),
-        )
+async def _ready(db: Db, connection: Connection) -> Ready:
+    return Ready(
+        user_id=connection.actor.id,
+        session_id=connection.actor.session_id,
+        active_chat_id=connection.active_chat_id,
+        sync=await read_sync(db, connection.actor.id),
+        limits=LIMITS,
+        server_time=datetime.now(UTC),
     )
