@@ -125,8 +125,7 @@ def derive(operation: Operation) -> Command:
         arguments |= {name: _part(data, kind) for name, kind in body.items()}
         return await operation.function(**{db_name: db, actor_name: connection.actor}, **arguments)
 
-    reads = provider is open_reading
-    return _command(operation.name, handle, argument, errors, route=operation, reads=reads)
+    return _command(operation.name, handle, argument, errors, route=operation, reads=provider is open_reading)
 
 
 def _part(data: Any, kind: type[Input]) -> Input:
