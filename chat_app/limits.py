@@ -6,12 +6,12 @@ Counted here and not by the `limits` library: its store in memory walks through 
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from time import time
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
@@ -85,6 +85,11 @@ def network_of(address: str | None) -> str | None:
     if not isinstance(parsed, IPv6Address):
         return str(parsed)
     return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
+
+
+def address_of(scope: Mapping[str, Any]) -> str | None:
+    """The address that a client counts by; behind a trusted proxy its own, over a Unix socket none."""
+    return network_of((scope.get("client") or [None])[0])
 
 
 class _Span(NamedTuple):

@@ -13,7 +13,7 @@ from chat_app.components import Components
 from chat_app.crud import sessions
 from chat_app.database import Transaction
 from chat_app.driver import RawConnection
-from chat_app.limits import network_of
+from chat_app.limits import address_of
 from chat_app.models.base import BIGGEST, LIMITS, ChatCursor, Sync, UserCursor
 from chat_app.models.sessions import Actor, Device
 
@@ -57,12 +57,13 @@ UserManagerDep = Annotated[UserManager, Depends(get_user_manager)]
 
 async def count_unauthenticated(request: Request, **who: object) -> None:
     """Count this request by address and for each of `who`, together with all other nodes. Raises RateLimited."""
-    await components(request).limits.check_exactly(request.scope["route"].name, address=_network(request), **who)
+    action, address = request.scope["route"].name, address_of(request.scope)
+    await components(request).limits.check_exactly(action, address=address, **who)
 
 
 async def count_code(request: Request, phone: str) -> None:
     """Count a request for a code. Where the owner was logged in before, others can't use up the owner's requests."""
-    network = _network(request)
+    network = address_of(request.scope)
     await count_unauthenticated(request, pair=(phone, network))
     who = {} if await _is_familiar(request, phone, sessions.hash_address(phone, network)) else {"phone": phone}
     await components(request).limits.check_exactly(request.scope["route"].name, **who, all=None)
@@ -72,7 +73,7 @@ async def count_code(request: Request, phone: str) -> None:
 async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
     """Limit the wrong passwords and codes for a number. The body checks one. Raises RateLimited."""
     await count_unauthenticated(request)
-    action, network, limits = request.scope["route"].name, _network(request), components(request).limits
+    action, network, limits = request.scope["route"].name, address_of(request.scope), components(request).limits
     device = Device(request.headers.get("user-agent"), sessions.hash_address(phone, network))
     async with limits.attempt(action, "pair", (phone, network)):
         is_familiar = await _is_familiar(request, phone, device.address_hash)
@@ -83,10 +84,6 @@ async def attempt(request: Request, phone: str | None) -> AsyncIterator[Device]:
 async def _is_familiar(request: Request, phone: str | None, address_hash: bytes | None) -> bool:
     async with components(request).database.reading() as db:
         return await sessions.is_familiar(db, phone, address_hash)
-
-
-def _network(request: Request) -> str | None:
-    return network_of(request.client.host if request.client else None)
 
 
 bearer = BearerTransport(LOGIN_PATH).scheme

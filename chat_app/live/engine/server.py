@@ -23,11 +23,11 @@ from socketio.packet import Packet as SocketPacket
 from chat_app import logs
 from chat_app.background import Background
 from chat_app.errors import TooManyConnections
-from chat_app.limits import MOST_TRANSPORTS, Limits
+from chat_app.limits import MOST_TRANSPORTS, Limits, address_of
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.engine.fast_socket import FastSocket
 from chat_app.live.engine.frames import MOST_PACKET_BYTES, Packet
-from chat_app.live.engine.sockets import MALFORMED, Engine, Socket, address_of
+from chat_app.live.engine.sockets import MALFORMED, Engine, Socket
 from chat_app.logs import log, log_crash
 
 # At the end of the process commands that have begun get so long for their answers.
@@ -189,7 +189,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
             raise socketio.exceptions.ConnectionRefusedError(problem.detail, content) from error
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
-        address = address_of(environ)
+        address = address_of(environ["asgi.scope"])
         count = self.transports[address] if address is not None else 0
         if self.limits.enabled and count >= MOST_TRANSPORTS:
             return TooManyConnections()
@@ -201,7 +201,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
         return await super()._handle_eio_connect(eio_sid, environ)
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
-        self.transports[address_of(self.environ[eio_sid])] -= 1
+        self.transports[address_of(self.environ[eio_sid]["asgi.scope"])] -= 1
         await super()._handle_eio_disconnect(eio_sid, reason)
 
     async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:

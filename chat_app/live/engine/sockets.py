@@ -16,7 +16,7 @@ from socketio.packet import DISCONNECT
 
 from chat_app import metrics
 from chat_app.errors import ChatError, WebsocketOnly
-from chat_app.limits import network_of
+from chat_app.limits import address_of
 from chat_app.live.engine.fast_socket import FastSocket
 from chat_app.live.engine.frames import PACKET_TYPES, Packet
 from chat_app.live.engine.frames import frame as frame_of
@@ -42,11 +42,6 @@ MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
 Payload.max_decode_packets = 256
 
 
-def address_of(environ: dict[str, Any]) -> str | None:
-    """The address that a client counts by; behind a trusted proxy its own, over a Unix socket none."""
-    return network_of((environ["asgi.scope"].get("client") or [None])[0])
-
-
 def protocol_of(asgi_send: Any) -> FastProtocol | None:
     """The protocol of a WebSocket that can be on the fast path."""
     protocol = getattr(asgi_send, "__self__", None)
@@ -63,7 +58,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
 
     def open(self, environ: dict[str, Any], count: int) -> None:
         """`count`: how many transports its address has already."""
-        self.address, self.count = address_of(environ), count
+        self.address, self.count = address_of(environ["asgi.scope"]), count
         if protocol_of(environ["asgi.send"]):
             # Without this a task would wait to send the first ping.
             self.last_ping = None
