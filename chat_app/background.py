@@ -1,7 +1,7 @@
 """Tasks that run beside requests and commands: how they start, and how they end for certain."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 from chat_app.errors import ChatError
@@ -24,9 +24,9 @@ class Background:
         task.add_done_callback(self._end)
         return task
 
-    def repeat(self, work: Callable[[], Awaitable[object]], *, seconds: float) -> None:
+    def repeat(self, work: Callable[[], Coroutine[Any, Any, object]], *, seconds: float) -> None:
         """Await `work` again and again, with a pause before each time; a failure does not end the repetition."""
-        self.spawn(_repeat(work, seconds))
+        self.spawn(self._repeat(work, seconds))
 
     async def finish(self) -> None:
         """Wait until every task has ended by itself."""
@@ -36,24 +36,16 @@ class Background:
         """Cancel every task, and wait until it has ended."""
         await end_tasks(self._tasks)
 
+    async def _repeat(self, work: Callable[[], Coroutine[Any, Any, object]], seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            # A task of its own: its failure is logged as that of any other.
+            await asyncio.wait([self.spawn(work())])
+
     def _end(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            _log(error)
-
-
-async def _repeat(work: Callable[[], Awaitable[object]], seconds: float) -> None:
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await work()
-        except Exception as error:
-            _log(error)
-
-
-def _log(error: BaseException) -> None:
-    if not isinstance(error, ChatError):
-        log_crash(error)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, ChatError):
+            log_crash(error)
 
 
 def run(
