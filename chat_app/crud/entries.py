@@ -1,11 +1,12 @@
 """Reading chats as one member sees them: the shared part, and the member's own."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from chat_app.crud.history import people_in
 from chat_app.crud.users import list_briefs
 from chat_app.database import LONGEST_TRANSACTION, Db
 from chat_app.errors import ChatNotFound, InvalidInput
@@ -128,9 +129,7 @@ async def read_sync(db: Db, user_id: UUID) -> str:
 
 def shared_fields(chat: Mapping[str, Any], last_message: Preview | None) -> dict[str, Any]:
     """The fields that go to every member of a chat, from its row."""
-    fields = {name: chat[name] for name in CHAT_FIELDS}
-    fields["last_message"] = last_message
-    return fields
+    return {name: chat[name] for name in CHAT_FIELDS} | {"last_message": last_message}
 
 
 def shared_part(chat: Chat, last_message: Preview | None) -> ChatShared:
@@ -146,15 +145,10 @@ def preview(message: Mapping[str, Any]) -> Preview:
     return construct(Preview, fields)
 
 
-def mentioned(chats: Iterable[ChatShared]) -> set[UUID]:
+def mentioned(chats: Sequence[ChatShared]) -> set[UUID]:
     """The users to whom these chats refer."""
-    users: set[UUID] = set()
-    for chat in chats:
-        users |= {chat.creator_id} if chat.creator_id else set()
-        if chat.last_message:
-            users.add(chat.last_message.sender_id)
-            users.update(chat.last_message.payload.user_ids if chat.last_message.payload else [])
-    return users
+    creators = {chat.creator_id for chat in chats if chat.creator_id}
+    return creators | people_in(chat.last_message for chat in chats if chat.last_message)
 
 
 def mine_fields(row: Any, peer: UserBrief | None, *, others_read_seq: int, message_count: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from chat_app.models.messages import (
     MessageRead,
     MessageShared,
     MessageType,
+    Preview,
     System,
 )
 from chat_app.models.screens import Changes
@@ -182,7 +183,7 @@ FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND {} ORDER B
 """
 
 
-def people_in(messages: Iterable[MessageShared]) -> set[UUID]:
+def people_in(messages: Iterable[MessageShared | Preview]) -> set[UUID]:
     """The users to whom these messages refer."""
     people: set[UUID] = set()
     for message in messages:
