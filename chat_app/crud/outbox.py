@@ -12,7 +12,7 @@ from chat_app import logs, metrics
 from chat_app.crud.messages import Draft, Sent, one, send_messages
 from chat_app.database import Database
 from chat_app.driver import Busy
-from chat_app.errors import ChatError, Internal, Unavailable
+from chat_app.errors import ChatError, Unavailable
 
 MOST_AT_ONCE = 256
 # A chat that another transaction holds for longer is contended: its sends wait apart from the others.
@@ -111,19 +111,16 @@ class Outbox:
                     db, [waiting.draft for waiting in batch], patience=patience
                 )
             metrics.commit_batch.observe(len(batch))
-        except ChatError as error:
+        except Exception as error:
             if isinstance(error, Busy) and not is_contended:
                 self._queue_contended(batch)
                 return
-            results = [error] * len(batch)
-        except Exception as error:
-            if len(batch) > 1:
+            if not isinstance(error, ChatError) and len(batch) > 1:
                 # One draft that breaks the statement must not take the others with it.
                 for waiting in batch:
                     await self._send([waiting], is_contended=is_contended)
                 return
-            logs.log_crash(error)
-            results = [Internal()]
+            results = [logs.as_chat_error(error)] * len(batch)
         self._answer(batch, results)
 
     def _refuse_late(self, batch: list[_Waiting]) -> list[_Waiting]:
