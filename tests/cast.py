@@ -10,12 +10,12 @@ from sqlalchemy import text
 
 from chat_app.crud import chats, members
 from chat_app.crud.attachments import create_attachment
-from chat_app.crud.messages import Draft, send_messages
+from chat_app.crud.messages import Draft, Sent, send_messages
 from chat_app.database import Database
 from chat_app.models import Attachment
 from chat_app.models.base import new_id
 from chat_app.models.chats import GroupCreate, MembersAdd
-from chat_app.models.messages import MessageCreate
+from chat_app.models.messages import MessageCreate, MessageRead
 from chat_app.models.sessions import Actor
 from tests.client_model import ClientModel, Json
 from tests.clients import Person, SocketTransport
@@ -39,6 +39,11 @@ def message(**fields: Any) -> dict[str, Any]:
 def draft(actor: Actor, chat_id: UUID, **fields: Any) -> Draft:
     """A draft of type text unless `fields` has another type."""
     return Draft(actor, chat_id, MESSAGE_CREATE.validate_python(message(type="text", text="hello") | fields))
+
+
+def sent_message(sent: Sent) -> MessageRead:
+    """The message as its sender gets it."""
+    return MessageRead.model_validate_json(sent.data)
 
 
 class Cast:

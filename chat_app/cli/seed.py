@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
+import orjson
 from pydantic import TypeAdapter
 from sqlalchemy.exc import IntegrityError
 
@@ -74,6 +75,6 @@ async def _send(db: Transaction, chat_id: UUID, messages: list[dict[str, Any]]) 
         fields = {"type": "text", "client_id": demo_id(f"{chat_id} {number}"), **message}
         sender, fans = _actor(fields.pop("from")), fields.pop("liked_by", ())
         draft = Draft(sender, chat_id, _MESSAGE.validate_python(fields))
-        sent = one(await send_messages(db, [draft]))
+        seq = orjson.loads(one(await send_messages(db, [draft])).data)["seq"]
         for username in fans:
-            await like_message(db, _actor(username), chat_id, sent.message.seq)
+            await like_message(db, _actor(username), chat_id, seq)

@@ -13,6 +13,7 @@ from chat_app.crud.sending import Draft, Sending, Sent
 from chat_app.database import Db, Transaction
 from chat_app.errors import ChatError, InvalidInput
 from chat_app.models import Like
+from chat_app.models.answers import Created
 from chat_app.models.messages import CREATE_OF, MessageRead, MessageUpdate
 from chat_app.models.sessions import Actor
 
@@ -36,7 +37,7 @@ async def send_messages(db: Db, drafts: Sequence[Draft], *, patience: float | No
     placed = [sending.place(draft) for draft in drafts]
     await sending.write()
     await sending.read_resent()
-    return [result if isinstance(result, ChatError) else Sent(result[0].json, result[1]) for result in placed]
+    return [result if isinstance(result, ChatError) else Created(result[0].json, result[1]) for result in placed]
 
 
 async def edit_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, data: MessageUpdate) -> MessageRead:

@@ -31,8 +31,9 @@ from chat_app.errors import (
     MessageNotFound,
 )
 from chat_app.events import ChatsChanged, record
+from chat_app.models.answers import Created
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
-from chat_app.models.messages import AttachmentCreate, MessageCreate, MessageRead, MessageShared, MessageType
+from chat_app.models.messages import AttachmentCreate, MessageCreate, MessageShared, MessageType
 from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import array, as_json, construct, extend, preserialized
 
@@ -45,15 +46,8 @@ class Draft(NamedTuple):
     data: MessageCreate
 
 
-class Sent(NamedTuple):
-    """A message as its sender sees it, as JSON; `is_new` is false when it was sent before."""
-
-    json: bytes
-    is_new: bool
-
-    @property
-    def message(self) -> MessageRead:
-        return MessageRead.model_validate_json(self.json)
+# A message as its sender sees it, as JSON. One that was sent before is not new.
+Sent = Created[bytes]
 
 
 @dataclass(slots=True)

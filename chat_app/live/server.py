@@ -79,7 +79,7 @@ class Call:
         if isinstance(result, ChatError):
             self.fail(result)
         else:
-            self.succeed(201 if result.is_new else 200, orjson.Fragment(result.json))
+            self.succeed(201 if result.is_new else 200, orjson.Fragment(result.data))
 
 
 class Live:

@@ -21,7 +21,7 @@ from sqlmodel import SQLModel, col, select
 
 import chat_app
 from chat_app.crud import chats, messages
-from chat_app.crud.messages import Draft, Sent, one
+from chat_app.crud.messages import Draft, one
 from chat_app.crud.sessions import open_session, refresh_session
 from chat_app.database import Database, Transaction
 from chat_app.delivery import order_delivery
@@ -30,11 +30,13 @@ from chat_app.events import CLIENT_EVENTS, ChatsChanged, MessagesChanged, NodeEv
 from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
 from chat_app.models import Chat, Message, Session, User
+from chat_app.models.answers import Created
 from chat_app.models.base import new_id
 from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from chat_app.settings import Settings, get_settings
+from tests.cast import sent_message
 from tests.clients import DEADLINE
 from tests.faults import END_BACKEND, no_commits
 
@@ -397,9 +399,9 @@ class TestBatches:
         delivering.events.clear()
         async with delivering.transaction() as db:
             results = await messages.send_messages(db, drafts)
-        outcomes = [result.message.seq if isinstance(result, Sent) else type(result) for result in results]
+        outcomes = [sent_message(result).seq if isinstance(result, Created) else type(result) for result in results]
         assert outcomes == [1, ChatNotFound, 2, ChatNotFound, 1, ClientIdReused, MessageNotFound, 3]
-        assert [result.is_new for result in results if isinstance(result, Sent)] == [True, True, False, True]
+        assert [result.is_new for result in results if isinstance(result, Created)] == [True, True, False, True]
         async with delivering.transaction() as db:
             written = select(Message).where(Message.chat_id == chat.id).order_by(col(Message.seq))
             rows = list(await db.exec(written))
@@ -422,7 +424,7 @@ class TestBatches:
         async with delivering.transaction() as db:
             drafts = [Draft(actor, chat.id, text(f"{n}")) for n in range(3) for chat in opened]
             results = await messages.send_messages(db, drafts)
-        assert [one([result]).message.seq for result in results] == [1] * 4 + [2] * 4 + [3] * 4
+        assert [sent_message(one([result])).seq for result in results] == [1] * 4 + [2] * 4 + [3] * 4
 
     async def test_batches_that_lock_the_same_chats_do_not_deadlock(
         self, delivering: Delivering, make_user: MakeUser
@@ -436,7 +438,7 @@ class TestBatches:
             drafts = [Draft(actor, chat_id, text("x")) for chat_id in chat_ids]
             async with delivering.transaction() as db:
                 results = await messages.send_messages(db, drafts)
-            assert all(isinstance(result, Sent) for result in results)
+            assert all(isinstance(result, Created) for result in results)
 
         await asyncio.gather(*(send(*sender) for _ in range(5) for sender in ((anna, groups), (boris, groups[::-1]))))
         async with delivering.transaction() as db:

@@ -12,8 +12,10 @@ from chat_app.crud.outbox import Outbox
 from chat_app.database import Database
 from chat_app.driver import RawConnection
 from chat_app.errors import ChatError, ChatNotFound, Internal, Unavailable
+from chat_app.models.answers import Created
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
+from tests.cast import sent_message
 from tests.clients import DEADLINE, until
 from tests.service import MakeUser
 
@@ -79,7 +81,7 @@ async def test_simultaneous_sends_share_commits(
     box: Outbox, anna: Actor, chat_ids: list[UUID], commits: list[None]
 ) -> None:
     results = await put(box, *(draft(anna, chat_ids[number % 6]) for number in range(60)))
-    assert all(isinstance(result, Sent) for _, result in results)
+    assert all(isinstance(result, Created) for _, result in results)
     # The first ones go alone: the outbox does not wait for more.
     assert len(commits) <= 2
 
@@ -88,14 +90,14 @@ async def test_a_single_send_is_committed_at_once(
     box: Outbox, anna: Actor, chat_ids: list[UUID], commits: list[None]
 ) -> None:
     for number in range(3):
-        assert (await box.send(draft(anna, chat_ids[0]))).message.seq == number + 1
+        assert sent_message(await box.send(draft(anna, chat_ids[0]))).seq == number + 1
     assert len(commits) == 3
 
 
 async def test_results_keep_the_order_of_the_sends(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
     results = await put(box, *(draft(anna, chat_ids[0]) for _ in range(300)))
     assert [place for place, _ in results] == list(range(300))
-    assert [result.message.seq for _, result in results if isinstance(result, Sent)] == list(range(1, 301))
+    assert [sent_message(result).seq for _, result in results if isinstance(result, Created)] == list(range(1, 301))
 
 
 async def test_a_locked_chat_does_not_delay_other_chats(
@@ -106,12 +108,12 @@ async def test_a_locked_chat_does_not_delay_other_chats(
         await holder.lock(HOLD, [held], patience=1)
         waiting = [asyncio.create_task(put(box, *(draft(anna, held) for _ in range(3))))]
         sent = await put(box, *(draft(anna, chat_id) for chat_id in free), *(draft(anna, chat_id) for chat_id in free))
-        assert all(isinstance(result, Sent) for _, result in sent)
+        assert all(isinstance(result, Created) for _, result in sent)
         # Later ones to the same chat queue up behind the first.
         waiting.append(asyncio.create_task(put(box, draft(anna, held))))
         await asyncio.wait(waiting, timeout=0.3)
         assert not any(task.done() for task in waiting)
-    seqs = [result.message.seq for task in waiting for _, result in await task if isinstance(result, Sent)]
+    seqs = [sent_message(result).seq for task in waiting for _, result in await task if isinstance(result, Created)]
     assert seqs == [1, 2, 3, 4]
 
 
@@ -129,8 +131,8 @@ async def test_sends_to_a_contended_chat_keep_their_order(
         box.put(draft(anna, chat_ids[0], "3"), results.append)
         await asyncio.wait([asyncio.create_task(box.close())], timeout=5 * outbox.PATIENCE_SECONDS)
     await box.close()
-    assert [sent.message.text for sent in results if isinstance(sent, Sent)] == ["1", "2", "3"]
-    assert [sent.message.seq for sent in results if isinstance(sent, Sent)] == [1, 2, 3]
+    assert [sent_message(sent).text for sent in results if isinstance(sent, Created)] == ["1", "2", "3"]
+    assert [sent_message(sent).seq for sent in results if isinstance(sent, Created)] == [1, 2, 3]
 
 
 async def test_only_the_chat_that_stays_locked_is_given_up(
@@ -142,8 +144,8 @@ async def test_only_the_chat_that_stays_locked_is_given_up(
         await holder.lock(HOLD, [held], patience=1)
         giving_up, sending = Outbox(hasty), asyncio.create_task(put(box, draft(anna, free)))
         assert isinstance((await put(giving_up, draft(anna, held)))[0][1], Unavailable)
-        assert isinstance((await sending)[0][1], Sent)
-    assert (await box.send(draft(anna, held))).message.seq == 1
+        assert isinstance((await sending)[0][1], Created)
+    assert sent_message(await box.send(draft(anna, held))).seq == 1
     await giving_up.close()
     await hasty.close()
 
@@ -151,7 +153,7 @@ async def test_only_the_chat_that_stays_locked_is_given_up(
 async def test_a_refused_draft_does_not_affect_others(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
     results = dict(await put(box, *(draft(anna, chat_id) for chat_id in (chat_ids[0], uuid4(), chat_ids[1]))))
     assert isinstance(results[1], ChatNotFound)
-    assert isinstance(results[0], Sent) and isinstance(results[2], Sent)
+    assert isinstance(results[0], Created) and isinstance(results[2], Created)
 
 
 async def test_a_draft_that_breaks_the_statement_does_not_affect_others(
@@ -161,7 +163,7 @@ async def test_a_draft_that_breaks_the_statement_does_not_affect_others(
     words = ["first", "bro\x00ken", "last"]
     results = dict(await put(box, *(draft(anna, chat_ids[0], text) for text in words)))
     assert isinstance(results[1], Internal)
-    assert [result.message.seq for result in (results[0], results[2]) if isinstance(result, Sent)] == [1, 2]
+    assert [sent_message(result).seq for result in (results[0], results[2]) if isinstance(result, Created)] == [1, 2]
 
 
 async def test_a_callback_that_raises_does_not_affect_others(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
@@ -169,7 +171,7 @@ async def test_a_callback_that_raises_does_not_affect_others(box: Outbox, anna: 
         raise RuntimeError
 
     box.put(draft(anna, chat_ids[0]), fail)
-    assert (await box.send(draft(anna, chat_ids[0]))).message.seq == 2
+    assert sent_message(await box.send(draft(anna, chat_ids[0]))).seq == 2
 
 
 async def test_closing_waits_for_a_contended_chat(
@@ -183,7 +185,7 @@ async def test_closing_waits_for_a_contended_chat(
         await asyncio.wait([closing], timeout=5 * outbox.PATIENCE_SECONDS)
         assert not results
     await closing
-    assert len(results) == 1 and isinstance(results[0], Sent)
+    assert len(results) == 1 and isinstance(results[0], Created)
 
 
 async def test_closing_waits_for_accepted_sends(box: Outbox, anna: Actor, chat_ids: list[UUID]) -> None:
@@ -191,7 +193,7 @@ async def test_closing_waits_for_accepted_sends(box: Outbox, anna: Actor, chat_i
     for chat_id in chat_ids:
         box.put(draft(anna, chat_id), results.append)
     await box.close()
-    assert len(results) == len(chat_ids) and all(isinstance(result, Sent) for result in results)
+    assert len(results) == len(chat_ids) and all(isinstance(result, Created) for result in results)
 
 
 async def test_sends_that_answer_a_batch_share_the_next_commit(
@@ -206,5 +208,5 @@ async def test_sends_that_answer_a_batch_share_the_next_commit(
     box.put(draft(anna, chat_ids[0]), answer)
     await asyncio.sleep(0)
     box.put(draft(anna, chat_ids[1]), results.put_nowait)
-    assert all([isinstance(await results.get(), Sent) for _ in range(2)])
+    assert all([isinstance(await results.get(), Created) for _ in range(2)])
     assert len(commits) == 2

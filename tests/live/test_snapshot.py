@@ -9,10 +9,22 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chat_app.crud.messages import Sent, send_messages
+from chat_app.crud.messages import send_messages
 from chat_app.database import Database
 from chat_app.live.commands import COMMANDS
-from tests.cast import ANNAS_LATER, ANNAS_OLDEST, BORIS_OLDER, NEWEST, WITH_CAPTION, Call, Cast, draft, message
+from chat_app.models.answers import Created
+from tests.cast import (
+    ANNAS_LATER,
+    ANNAS_OLDEST,
+    BORIS_OLDER,
+    NEWEST,
+    WITH_CAPTION,
+    Call,
+    Cast,
+    draft,
+    message,
+    sent_message,
+)
 from tests.client_model import Json
 from tests.clients import Answer, HttpTransport, SocketTransport, Transport
 from tests.observers import Observer, check_equal, read_anew
@@ -214,7 +226,7 @@ async def test_the_events_of_a_batch_of_several_senders_equal_a_fresh_snapshot(
         senders = ("Anna", "Boris", "Gleb", "Boris", "Vera", "Anna")
         sent = await send_messages(db, [draft(cast.actor(name), UUID(chat_id)) for name in senders])
 
-    assert [each.message.seq for each in sent if isinstance(each, Sent)] == list(range(NEWEST + 1, NEWEST + 7))
+    assert [sent_message(each).seq for each in sent if isinstance(each, Created)] == list(range(NEWEST + 1, NEWEST + 7))
     await cast.settle()
     await cast.check()
     await cast.come_back(twins, limit=1)
