@@ -49,5 +49,4 @@ class Place:
 
 def order_delivery(db: Recording, row: Hashable) -> None:
     """Call this while the transaction holds the lock of a row, a chat's or a membership's."""
-    place: Place = db.info["place"]
-    place.take(row)
+    db.info["place"].take(row)
