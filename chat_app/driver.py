@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from traceback import walk_tb
-from types import MappingProxyType
 from typing import Any, Self
 from uuid import UUID
 
@@ -31,7 +30,6 @@ PLAN_SECONDS = 10.0
 SERVER_SETTINGS = {"timezone": "UTC", "jit": "off", "application_name": "chat_app"}
 # Raw statements find their rows by key, also while a young table has no statistics.
 BY_KEY = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
-NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Busy(Unavailable):
@@ -157,7 +155,7 @@ class Driver:
                 else:
                     self._idle.append(raw)
 
-    async def _connect(self, until: float, more: Mapping[str, str] = NOTHING) -> Any:
+    async def _connect(self, until: float, more: Mapping[str, str] | None = None) -> Any:
         patience = round(self.patience * 1000)
         # The server ends statements whose client has given up, before others wait for their locks.
         limits = dict.fromkeys(("statement_timeout", "idle_in_transaction_session_timeout"), str(patience))
@@ -167,7 +165,7 @@ class Driver:
             self.url,
             timeout=min(max(until - asyncio.get_running_loop().time(), 0), CONNECT_SECONDS),
             command_timeout=self.patience,
-            server_settings={**SERVER_SETTINGS, **limits, **more},
+            server_settings={**SERVER_SETTINGS, **limits, **(more or {})},
         )
         self._start_deadline(connection, until)
         if more:
