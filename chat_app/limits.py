@@ -163,10 +163,9 @@ class Limits:
             try:
                 await self._check_others([span])
                 yield
-            except (BadCredentials, BadCode):
-                raise
-            except ChatError:
-                self._add(span, -1)
+            except ChatError as error:
+                if not isinstance(error, BadCredentials | BadCode):
+                    self._add(span, -1)
                 raise
             self._add(span, -1)
 
