@@ -107,8 +107,6 @@ class Cluster:
             self._certain_at = time.monotonic()
             return
         chats = {connection.active_chat_id for connection in self.connections if connection.active_chat_id}
-        if not chats:
-            return
         # Older changes were received before, unless their commit was that late.
         seconds = time.monotonic() - self._certain_at + LONGEST_TRANSACTION.total_seconds()
         async with self.database.transaction() as db:
