@@ -15,7 +15,7 @@ import orjson
 from chat_app.crud import access
 from chat_app.crud.attachments import attachment_read, lock_attachments
 from chat_app.crud.entries import MINE_COLUMNS, mine_fields, preview, shared_fields
-from chat_app.crud.history import read_messages
+from chat_app.crud.history import read_message
 from chat_app.crud.recording import messages_changed
 from chat_app.crud.users import list_briefs
 from chat_app.database import Db
@@ -178,13 +178,9 @@ class Sending:
     async def read_resent(self) -> None:
         """Read the messages that were sent before, as they are now."""
         for chat in self.chats.values():
-            resent: dict[UUID, dict[int, _Existing]] = {}
             for (sender_id, _), known in chat.known.items():
                 if not known.json:
-                    resent.setdefault(sender_id, {})[known.seq] = known
-            for sender_id, by_seq in resent.items():
-                for message in await read_messages(self.db, sender_id, chat.id, by_seq):
-                    by_seq[message.seq].json = as_json(message)
+                    known.json = as_json(await read_message(self.db, sender_id, chat.id, known.seq))
 
 
 _WRITE = f"""
