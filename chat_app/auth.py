@@ -82,41 +82,35 @@ async def _off_loop(function: Callable[..., Result], *arguments: Any) -> Result:
     return await asyncio.get_running_loop().run_in_executor(_hashing, function, *arguments)
 
 
-class UserDatabase(BaseUserDatabase[User, UUID]):  # type: ignore[type-var]  # a User has a phone for an email
-    """The users for fastapi-users. It flushes; the commit is made at the edge."""
+class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[type-var]  # a User has a phone for an email
+    """The library's manager with the slow part, hashing, off the event loop and out of transactions.
+
+    It flushes; the commit is made at the edge.
+    """
 
     def __init__(self, db: Transaction) -> None:
+        super().__init__(BaseUserDatabase(), _passwords)
         self.db = db
-
-    async def create(self, create_dict: dict[str, Any]) -> User:
-        """Raises PhoneTaken; the transaction can go on after it."""
-        values = User(**create_dict).model_dump(exclude={"created_at"})
-        inserted = insert(User).values(values).on_conflict_do_nothing(index_elements=["phone"]).returning(col(User.id))
-        user_id = (await self.db.exec(inserted)).scalar_one_or_none()
-        if user_id is None:
-            raise PhoneTaken
-        return await self.db.get_one(User, user_id)
-
-
-class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[type-var]  # as above
-    """The library's manager with the slow part, hashing, off the event loop and out of transactions."""
-
-    user_db: UserDatabase
-
-    def __init__(self, user_db: UserDatabase) -> None:
-        super().__init__(user_db, _passwords)
-        self.db = user_db.db
 
     async def create(self, user_create: UserCreate, safe: bool = True, request: Request | None = None) -> User:  # type: ignore[override]  # our own schema
         """Register. Raises PhoneTaken."""
         hashed = await hash_password(user_create.password)
         fields = {"phone": user_create.phone, "name": user_create.name, "hashed_password": hashed}
         try:
-            user = await self.user_db.create(fields)
+            user = await self.insert_user(fields)
         except PhoneTaken:
             user = await self._register_anew(fields)
         log.info("registered", user=user.id)
         return user
+
+    async def insert_user(self, fields: dict[str, Any]) -> User:
+        """Raises PhoneTaken; the transaction can go on after it."""
+        values = User(**fields).model_dump(exclude={"created_at"})
+        inserted = insert(User).values(values).on_conflict_do_nothing(index_elements=["phone"]).returning(col(User.id))
+        user_id = (await self.db.exec(inserted)).scalar_one_or_none()
+        if user_id is None:
+            raise PhoneTaken
+        return await self.db.get_one(User, user_id)
 
     async def _register_anew(self, fields: dict[str, Any]) -> User:
         """Where numbers must be verified, an account that was never used blocks no number. Raises PhoneTaken."""
@@ -229,7 +223,7 @@ async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> Us
     await codes.use_code(manager.db, data.phone, purpose, data.code)
     if purpose is Purpose.LOGIN:
         with suppress(PhoneTaken):
-            await manager.user_db.create({"phone": data.phone, "name": DEFAULT_NAME})
+            await manager.insert_user({"phone": data.phone, "name": DEFAULT_NAME})
     user = await lock_user(manager.db, col(User.phone) == data.phone)
     if user is None or not user.is_active:
         raise BadCode

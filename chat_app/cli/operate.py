@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlmodel import col, text
 
 from chat_app.addresses import bus_fault, database_fault
-from chat_app.auth import UserDatabase, UserManager, plain_phone
+from chat_app.auth import UserManager, plain_phone
 from chat_app.crud import sessions
 from chat_app.crud.users import access_user
 from chat_app.database import Database
@@ -58,7 +58,7 @@ def _explain(part: str, error: Exception) -> str:
 async def create_user(database: Database, data: UserCreate) -> UUID:
     """Register a user. Raises PhoneTaken."""
     async with database.transaction() as db:
-        return (await UserManager(UserDatabase(db)).create(data)).id
+        return (await UserManager(db).create(data)).id
 
 
 async def revoke_sessions(database: Database, id_or_phone: str) -> int:
