@@ -119,12 +119,11 @@ _numbers = itertools.count(1)
 def bind_request(**values: Any) -> None:
     """Start the log context of a request or command. All later lines carry these values."""
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(**values)
+    bind(**values)
 
 
-def bind(**values: Any) -> None:
-    """Add to the log context of the request."""
-    structlog.contextvars.bind_contextvars(**values)
+# Add to the log context of the request.
+bind = structlog.contextvars.bind_contextvars
 
 
 def request_ids() -> list[str]:
