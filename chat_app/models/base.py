@@ -3,7 +3,6 @@
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any
-from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 from pydantic_extra_types.phone_numbers import PhoneNumberValidator
@@ -63,6 +62,8 @@ Phone = Annotated[
 ]
 
 Counter = BigInteger
+# A UUIDv7, made here so that rows can refer to each other before they are written.
+new_id = uuid7
 # The database's clock, read when the row is written: under the chat's lock it agrees with the order of changes.
 NOW = func.clock_timestamp()
 
@@ -73,11 +74,6 @@ class Input(SQLModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[assignment]  # SQLModel narrows the type
     # SQLModel's __init__ is for tables and doubles the time of a validation.
     __init__ = BaseModel.__init__
-
-
-def new_id() -> UUID:
-    """A UUIDv7, made here so that rows can refer to each other before they are written."""
-    return uuid7()
 
 
 def text_enum(kind: type[StrEnum]) -> Any:

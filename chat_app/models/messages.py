@@ -132,8 +132,7 @@ class ContactCreate(CreateBase):
 
 def types_of(create: type[CreateBase]) -> tuple[str, ...]:
     """The message types that a class stands for."""
-    types: tuple[str, ...] = get_args(create.model_fields["type"].annotation)
-    return types
+    return get_args(create.model_fields["type"].annotation)
 
 
 def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
