@@ -158,11 +158,9 @@ class FastSocket:
         """Let the libraries receive a packet that is no event."""
         try:
             await self.socket.receive(EnginePacket(encoded_packet=packet.decode()))
-        except UnknownPacketError:
-            pass
         except (SocketIsClosedError, UnicodeDecodeError):
             self.close()
-        except (ValueError, RecursionError) as error:
+        except (UnknownPacketError, ValueError, RecursionError) as error:
             self.socket.log_malformed(error)
         finally:
             self.finish()
