@@ -7,12 +7,12 @@ depends on the connection is written here: its active chat, and sends, which the
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import reduce
-from inspect import Parameter, cleandoc, signature
+from inspect import cleandoc
 from operator import or_
 from typing import Annotated, Any, get_args, get_origin
 from uuid import UUID
 
-from fastapi.params import Depends
+from fastapi.dependencies.models import Dependant
 from pydantic import Field, Strict, StrictBool, TypeAdapter, create_model
 
 from chat_app.api import active, chats, members, messages
@@ -84,28 +84,22 @@ def _command(name: str, handler: Handler, argument: Any, errors: Errors = frozen
     return Command(name, handler, argument, **(about | differences))
 
 
-def _parameters(function: Handler) -> tuple[dict[Any, str], dict[str, Any], dict[str, type[Input]]]:
-    """The parameters of a route: those of the transport by provider, path and query as fields, and the body."""
-    provided, fields, body = {}, {}, {}
-    for name, parameter in signature(function).parameters.items():
-        is_annotated = get_origin(parameter.annotation) is Annotated
-        kind, *notes = get_args(parameter.annotation) if is_annotated else (parameter.annotation,)
-        provider = next((note.dependency for note in notes if isinstance(note, Depends)), None)
-        if provider:
-            provided[provider] = name
-        elif isinstance(kind, type) and issubclass(kind, Input):
-            body[name] = kind
-        else:
-            # In a URL everything is text; in JSON a number has to be one.
-            strict = Strict() if int in (kind, *get_args(kind)) else Field()
-            default = ... if parameter.default is Parameter.empty else parameter.default
-            fields[name] = (Annotated[(kind, *notes, strict)], default)
-    return provided, fields, body
+def _fields(dependant: Dependant) -> dict[str, Any]:
+    """Path and query as the fields of one object. In a URL everything is text; in JSON a number has to be one."""
+    fields = {}
+    for parameter in (*dependant.path_params, *dependant.query_params):
+        about = parameter.field_info
+        strict = Strict() if int in (about.annotation, *get_args(about.annotation)) else Field()
+        fields[parameter.name] = (Annotated[about.annotation, about, strict], about.default)
+    return fields
 
 
 def derive(operation: Operation) -> Command:
     """A command that calls the function of a route as FastAPI would."""
-    provided, fields, body = _parameters(operation.function)
+    found = operation.dependant
+    fields = _fields(found)
+    body: dict[str, Any] = {part.name: part.field_info.annotation for part in found.body_params}
+    provided: dict[Any, Any] = {dependency.call: dependency.name for dependency in found.dependencies}
     actor_name = provided.pop(get_actor)
     ((provider, db_name),) = provided.items()
     errors: Errors = frozenset()
