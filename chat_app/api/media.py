@@ -49,9 +49,10 @@ async def get_attachment_file(
     headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{attachment.id.hex}-{variant}"'}
     if variant == "preview" and attachment.preview_key:
         return await _answer(request, node.storage, attachment.preview_key, headers | {"Content-Type": "image/jpeg"})
+    shown = "inline" if INLINE.fullmatch(attachment.content_type) else "attachment"
     headers |= {
         "Content-Type": attachment.content_type,
-        "Content-Disposition": _disposition(attachment.content_type, attachment.name),
+        "Content-Disposition": f"{shown}; filename*=UTF-8''{quote(attachment.name, safe='')}",
         "Accept-Ranges": "bytes",
     }
     return await _answer(request, node.storage, attachment.key, headers, size=attachment.size)
@@ -91,8 +92,3 @@ def _part(request: Request, etag: str, size: int) -> tuple[int, int] | None:
     if first:
         return int(first), min(int(last) + 1, size) if last else size
     return (max(0, size - int(last)), size) if last else None
-
-
-def _disposition(content_type: str, name: str) -> str:
-    kind = "inline" if INLINE.fullmatch(content_type) else "attachment"
-    return f"{kind}; filename*=UTF-8''{quote(name, safe='')}"
