@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Annotated
+from typing import Annotated, cast
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request
@@ -20,8 +20,7 @@ from chat_app.models.sessions import Actor, Device
 
 def components(request: Request) -> Components:
     """The shared objects of this process."""
-    found: Components = request.app.state.components
-    return found
+    return cast(Components, request.app.state.components)
 
 
 async def get_node(request: Request) -> Components:
@@ -99,8 +98,7 @@ async def authenticated(request: Request, token: str | None) -> Actor:
 
 async def get_actor(request: Request, _scheme: Annotated[str | None, Depends(bearer)]) -> Actor:
     """The actor, authenticated by the route class. The scheme is a parameter for the documents only."""
-    actor: Actor = request.state.actor
-    return actor
+    return cast(Actor, request.state.actor)
 
 
 CurrentActor = Annotated[Actor, Depends(get_actor)]

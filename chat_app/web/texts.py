@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -14,8 +14,7 @@ CONTENT = Path(__file__).parent / "content"
 
 def read_json(name: str) -> dict[str, Any]:
     """An object from a JSON file."""
-    found: dict[str, Any] = orjson.loads((CONTENT / name).read_bytes())
-    return found
+    return cast(dict[str, Any], orjson.loads((CONTENT / name).read_bytes()))
 
 
 def describe(name: str, errors: Iterable[type[ChatError]]) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import engineio
 import orjson
@@ -208,8 +208,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
     def _bad_request(self, message: str | None = None) -> dict[str, Any]:
         if message == "Invalid transport" and self.transports == ["websocket"]:
             return self._unauthorized(WebsocketOnly())
-        response: dict[str, Any] = super()._bad_request(message)
-        return response
+        return cast(dict[str, Any], super()._bad_request(message))
 
     def _unauthorized(self, message: ChatError) -> dict[str, Any]:
         """The response to a transport that was refused, with the reason that `ChatServer` gave."""
