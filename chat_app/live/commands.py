@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 from inspect import cleandoc
 from operator import or_
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
 from fastapi.dependencies.models import Dependant
@@ -25,7 +25,7 @@ from chat_app.database import Transaction
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NoActiveChat, RateLimited, Unavailable
 from chat_app.live.connections import Connection
 from chat_app.models.base import Input
-from chat_app.models.messages import BY_TYPE, CREATES, types_of
+from chat_app.models.messages import BY_TYPE, CREATES
 from chat_app.models.screens import OpenChat
 
 # Commands with only these fields share a schema, for the sake of generated clients.
@@ -56,15 +56,10 @@ class Command:
 
     def __post_init__(self) -> None:
         self.input = TypeAdapter(self.argument)
-        # The kinds of a union by `type`, to be validated without a search.
-        kinds = get_args(get_args(self.argument)[0]) if get_origin(self.argument) is Annotated else ()
-        self._by_type = {name: TypeAdapter(kind) for kind in kinds for name in types_of(kind)}
 
     def validate(self, data: Any) -> Any:
-        """The argument. Raises pydantic's ValidationError."""
-        kind = data.get("type") if self._by_type and isinstance(data, dict) else None
-        adapter = self._by_type.get(kind, self.input) if isinstance(kind, str) else self.input
-        return adapter.validator.validate_python(data)
+        """The argument. Raises pydantic's ValidationError, or InvalidInput."""
+        return self.input.validator.validate_python(data)
 
 
 _routers = (chats.router, members.router, messages.router, active.router)
