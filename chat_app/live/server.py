@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -82,18 +83,16 @@ class Call:
             self.succeed(201 if result.is_new else 200, orjson.Fragment(result.data))
 
 
+@dataclass
 class Live:
     """The application behind the Socket.IO path of one process."""
 
-    def __init__(
-        self, database: Database, limits: Limits, outbox: Outbox, connections: Connections, presence: Presence
-    ) -> None:
-        self.database = database
-        self.limits = limits
-        self.outbox = outbox
-        self.connections = connections
-        self.presence = presence
-        self._background = Background()
+    database: Database
+    limits: Limits
+    outbox: Outbox
+    connections: Connections
+    presence: Presence
+    _background: Background = field(default_factory=Background, init=False)
 
     async def log_in(self, socket: Socket, auth: Any) -> None:
         """Make a connection, which is started once its client knows. Raises ChatError."""
