@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 MOST_ERRORS = 20
 LONGEST_DETAIL = 200
-Wrong = list[dict[str, str]]
 
 
 class ChatError(Exception):
@@ -28,7 +27,7 @@ class ChatError(Exception):
             cls.status, cls.commits, cls.retry_after = status, commits, retry_after
 
     def __init__(
-        self, detail: str | None = None, *, errors: Wrong | None = None, retry_after: int | None = None
+        self, detail: str | None = None, *, errors: list[dict[str, str]] | None = None, retry_after: int | None = None
     ) -> None:
         self.detail = detail or self.meaning
         self.errors = errors
