@@ -129,7 +129,6 @@ class Connections:
         self._by_id[connection.id] = connection
         self._by_user[connection.key].add(connection)
         self._by_session[connection.actor.session_id].add(connection)
-        self.move(connection, set(), connection.chat_ids)
 
     def remove(self, connection_id: str) -> Connection | None:
         """Forget a connection, if there is one, and return it."""
