@@ -35,7 +35,7 @@ COMMAND = derive(Operation("/chats/{chat_id}/paint", paint_chat, responses={}))
 
 async def test_the_function_gets_what_http_would_give_it() -> None:
     caller = Caller(Actor(uuid4(), uuid4()))
-    received = await COMMAND.handler("the database", caller, COMMAND.validate(SENT))
+    received = await COMMAND.handler("the database", caller, COMMAND.input.validate_python(SENT))
     assert (received["db"], received["actor"], received["limit"]) == ("the database", caller.actor, 5)
     assert str(received["chat_id"]) == SENT["chat_id"]
     # The body alone, also for a use case that asks which fields were sent.
@@ -46,7 +46,7 @@ async def test_the_function_gets_what_http_would_give_it() -> None:
 @pytest.mark.parametrize("wrong", [{"limit": "5"}, {"limit": True}, {"limit": 101}, {"chat_id": 1}, {"colour": "red"}])
 def test_its_argument_is_checked_as_json(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        COMMAND.validate(SENT | wrong)
+        COMMAND.input.validate_python(SENT | wrong)
 
 
 def test_a_provider_that_only_http_has_fails_at_the_start() -> None:

@@ -57,10 +57,6 @@ class Command:
     def __post_init__(self) -> None:
         self.input = TypeAdapter(self.argument)
 
-    def validate(self, data: Any) -> Any:
-        """The argument. Raises pydantic's ValidationError, or InvalidInput."""
-        return self.input.validator.validate_python(data)
-
 
 _routers = (chats.router, members.router, messages.router, active.router)
 ROUTES = {route.name: route for router in _routers for route in router.routes if isinstance(route, Operation)}

@@ -164,7 +164,7 @@ class Live:
         self.limits.check(call.name, user=call.connection.actor.id)
         if len(event) > 2:
             raise InvalidInput.at("", "too_many_arguments", "A command takes one object.")
-        return _valid(COMMANDS[call.name].validate, event[1] if len(event) == 2 else {})
+        return _valid(COMMANDS[call.name].input.validator.validate_python, event[1] if len(event) == 2 else {})
 
     async def _run(self, call: Call, event: Any) -> None:
         logs.bind_request(**call.log_values)
