@@ -96,21 +96,16 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         """Register. Raises PhoneTaken."""
         hashed = await hash_password(user_create.password)
         fields = {"phone": user_create.phone, "name": user_create.name, "hashed_password": hashed}
-        try:
-            user = await self.insert_user(fields)
-        except PhoneTaken:
-            user = await self._register_anew(fields)
+        user = await self.insert_user(fields) or await self._register_anew(fields)
         log.info("registered", user=user.id)
         return user
 
-    async def insert_user(self, fields: dict[str, Any]) -> User:
-        """Raises PhoneTaken; the transaction can go on after it."""
+    async def insert_user(self, fields: dict[str, Any]) -> User | None:
+        """A new user; None if the number is taken."""
         values = User(**fields).model_dump(exclude={"created_at"})
         inserted = insert(User).values(values).on_conflict_do_nothing(index_elements=["phone"]).returning(col(User.id))
         user_id = (await self.db.exec(inserted)).scalar_one_or_none()
-        if user_id is None:
-            raise PhoneTaken
-        return await self.db.get_one(User, user_id)
+        return await self.db.get(User, user_id) if user_id else None
 
     async def _register_anew(self, fields: dict[str, Any]) -> User:
         """Where numbers must be verified, an account that was never used blocks no number. Raises PhoneTaken."""
@@ -222,8 +217,7 @@ async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> Us
     """The user, locked, of a number that was proven. Raises BadCode."""
     await codes.use_code(manager.db, data.phone, purpose, data.code)
     if purpose is Purpose.LOGIN:
-        with suppress(PhoneTaken):
-            await manager.insert_user({"phone": data.phone, "name": DEFAULT_NAME})
+        await manager.insert_user({"phone": data.phone, "name": DEFAULT_NAME})
     user = await lock_user(manager.db, col(User.phone) == data.phone)
     if user is None or not user.is_active:
         raise BadCode
