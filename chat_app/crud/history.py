@@ -90,8 +90,7 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
     until, has_more = (view.version, False) if reset else await _cut(db, chat_id, view, since, limit)
     after = until if reset else since
     condition = "version > $3 AND version <= $4 AND seq >= $5"
-    values = after, until, view.visible_from_seq
-    messages = await _read(db, actor.id, chat_id, condition, *values, order="version, seq")
+    messages = await _read(db, actor.id, chat_id, condition, after, until, view.visible_from_seq, order="version, seq")
     members = await read_changed_members(db, chat_id, after, until)
     return Changes(
         since=since,
