@@ -100,9 +100,8 @@ class ChatsChanged(ClientEvent):
         if not self.chats:
             return Header(self.mine[0].chat_id, mine_version=mine_version)
         chat, last = self.chats[0], self.chats[0].last_message
-        return Header(
-            chat.id, version=chat.version, mine_version=mine_version, user_id=last.sender_id if last else None
-        )
+        sender_id = last.sender_id if last else None
+        return Header(chat.id, version=chat.version, mine_version=mine_version, user_id=sender_id)
 
 
 class MessagesChanged(ClientEvent):
