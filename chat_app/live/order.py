@@ -41,9 +41,7 @@ class _Newest:
 class Order:
     """Stands before `deliver`, for the events of this node and of the others."""
 
-    def __init__(
-        self, deliver: Callable[[list[Recorded]], int], is_waiting_worth_it: Callable[[], bool] = lambda: True
-    ) -> None:
+    def __init__(self, deliver: Callable[[list[Recorded]], int], is_waiting_worth_it: Callable[[], bool]) -> None:
         self.is_waiting_worth_it = is_waiting_worth_it
         self._deliver = deliver
         self._windows, self._entries, self._mine, self._members, self._removals = (_Newest() for _ in range(5))
