@@ -7,7 +7,6 @@ from uuid import UUID, uuid5
 
 import orjson
 from pydantic import TypeAdapter
-from sqlalchemy.exc import IntegrityError
 
 from chat_app.auth import hash_password
 from chat_app.crud.chats import create_group, open_private_chat, pin_chat, rename_chat
@@ -38,12 +37,11 @@ def _actor(username: str) -> Actor:
 
 async def seed(database: Database) -> bool:
     """Write all of the demo data in one transaction. Do nothing and return False if a demo phone is registered."""
-    try:
-        async with database.transaction() as db:
-            await _add_users(db)
-            await _add_chats(db)
-    except IntegrityError:
-        return False
+    async with database.transaction() as db:
+        if await db.fetch('SELECT FROM "user" WHERE phone = ANY($1)', [user["phone"] for user in DEMO_USERS]):
+            return False
+        await _add_users(db)
+        await _add_chats(db)
     return True
 
 
