@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from sqlmodel import Field, SQLModel
 
@@ -82,8 +81,7 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     schemas: dict[str, Schema] = components["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    models: list[type[BaseModel]] = [Problem, *CLIENT_EVENTS]
-    sent: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "serialization") for model in models]
+    sent: list[tuple[Any, JsonSchemaMode]] = [(model, "serialization") for model in (Problem, *CLIENT_EVENTS)]
     schemas |= models_json_schema(sent, ref_template=REFERENCE)[1]["$defs"]
     require_all(schemas)
     for form in [schema for name, schema in schemas.items() if name.startswith(FORM)]:
