@@ -7,7 +7,6 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
 
 from chat_app.database import Database
 
@@ -33,13 +32,9 @@ async def is_current(database: Database) -> bool:
     Raises Unavailable.
     """
     async with database.transaction() as db:
-        applied = await (await db.connection()).run_sync(_applied)
-    newest, known = _revisions()
+        heads = await (await db.connection()).run_sync(lambda raw: MigrationContext.configure(raw).get_current_heads())
+    applied, (newest, known) = set(heads), _revisions()
     return bool(applied) and (newest <= applied or not applied <= known)
-
-
-def _applied(connection: Connection) -> set[str]:
-    return set(MigrationContext.configure(connection).get_current_heads())
 
 
 @cache

@@ -42,12 +42,11 @@ class CodeSender:
                     self._url, json={"phone": phone, "code": digits, "text": f"Your code: {digits}"}
                 )
                 response.raise_for_status()
+                log.info("code sent", attempt=attempt)
+                return
             except httpx.HTTPError as error:
                 log.warning("code not sent", attempt=attempt, error=type(error).__name__)
                 await asyncio.sleep(attempt)
-            else:
-                log.info("code sent", attempt=attempt)
-                return
         log.error("code given up")
 
     async def close(self) -> None:

@@ -1,6 +1,5 @@
 """Liveness, readiness and metrics."""
 
-import asyncio
 from threading import Event
 from typing import Literal
 
@@ -16,8 +15,6 @@ from chat_app.migrations import is_current
 
 router = APIRouter(tags=["health"])
 
-# The longest wait for an answer; the database's own limits are for work.
-READY_SECONDS = 3
 # Set by the signal that ends the process.
 ending = Event()
 
@@ -46,12 +43,7 @@ async def readyz(node: NodeDep) -> Readiness:
     """
     if ending.is_set():
         raise Unavailable("The process is shutting down.")
-    checking = asyncio.create_task(is_current(node.database))
-    # No timeout around it: giving up a stuck connection itself takes seconds.
-    if not (await asyncio.wait([checking], timeout=READY_SECONDS))[0]:
-        checking.cancel()
-        raise Unavailable("The database does not answer.", retry_after=5)
-    if not await checking:
+    if not await is_current(node.database):
         raise Unavailable("Migrations are missing.", retry_after=5)
     return Readiness(bus=None if node.bus is None else "up" if node.bus.is_up else "down")
 

@@ -29,7 +29,9 @@ async def stored_avatar(actor: Actor, storage: Storage, image: str) -> AsyncIter
     Call this outside of a transaction: it takes a while. Raises BadImage, TooLarge.
     """
     pictures = await in_worker(images.avatars_of_text, image, LIMITS["avatar_bytes"], owner=actor.id)
-    key = f"{_fingerprint(actor, pictures.digest)}{secrets.token_hex(FINGERPRINT // 2)}.{pictures.suffix}"
+    # Keyed, and by user: an address does not reveal whether it shows a picture that its reader has.
+    fingerprint = sign("", actor.id.bytes + pictures.digest).hex()[:FINGERPRINT]
+    key = f"{fingerprint}{secrets.token_hex(FINGERPRINT // 2)}.{pictures.suffix}"
     async with storage.stored({path: getattr(pictures, path.rpartition("/")[2]) for path in avatar_paths(key)}):
         yield key
 
@@ -60,8 +62,3 @@ async def _replace(db: Transaction, user: User, key: str | None) -> None:
     if user.avatar_key is not None:
         remove_files(db, avatar_paths(user.avatar_key))
     await change_user(db, user, {"avatar_key": key})
-
-
-def _fingerprint(actor: Actor, digest: bytes) -> str:
-    # Keyed, and by user: an address does not reveal whether it shows a picture that its reader has.
-    return sign("", actor.id.bytes + digest).hex()[:FINGERPRINT]

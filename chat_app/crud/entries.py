@@ -97,9 +97,10 @@ async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, ch
         values += last
     rows = await _read(db, where, *values, order=order)
     items = [_chat_read(row) for row in rows[:limit]]
+    removed = await db.fetch(_REMOVED, actor.id, *since) if since and not cursor else []
     return ChatList(
         items=items,
-        removed=await _list_removed(db, actor.id, since) if since and not cursor else [],
+        removed=[construct(RemovedChat, dict(row)) for row in removed],
         users=await list_briefs(db, mentioned(items)),
         next_cursor=_cursor(items[-1]) if len(rows) > limit else None,
         sync=sync,
@@ -225,10 +226,6 @@ _REMOVED = f"""
 SELECT chat_id, version, removed_reason AS reason FROM membership
 WHERE user_id = $1 AND removed_at IS NOT NULL AND {_changed("membership", 2)}
 """
-
-
-async def _list_removed(db: Db, user_id: UUID, since: tuple[datetime, int]) -> list[RemovedChat]:
-    return [construct(RemovedChat, dict(row)) for row in await db.fetch(_REMOVED, user_id, *since)]
 
 
 def _microseconds(time: datetime) -> int:

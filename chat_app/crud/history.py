@@ -87,7 +87,9 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
     """Every message and member that changed after the version `since`, in the order of their versions."""
     view = await view_chat(db, actor, chat_id)
     reset = since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK
-    until, has_more = (view.version, False) if reset else await _cut(db, chat_id, view, since, limit)
+    page = (chat_id, since, view.version, view.visible_from_seq, limit - 1)
+    last = [] if reset else await db.fetch(_LAST_OF_PAGE, *page)
+    until = last[0]["version"] if last else view.version
     after = until if reset else since
     condition = "version > $3 AND version <= $4 AND seq >= $5"
     messages = await _read(db, actor.id, chat_id, condition, after, until, view.visible_from_seq, order="version, seq")
@@ -99,22 +101,16 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
         messages=messages,
         members=members,
         users=await list_briefs(db, people_in(messages) | {member.user_id for member in members}),
-        has_more=has_more,
+        has_more=until < view.version,
         reset=reset,
     )
 
 
-_CUT = """
+# The last version of a page of changes, never in the middle of one; no row if all changes fit.
+_LAST_OF_PAGE = """
 SELECT version FROM message WHERE chat_id = $1 AND version > $2 AND version <= $3 AND seq >= $4
 ORDER BY version OFFSET $5 LIMIT 1
 """
-
-
-async def _cut(db: Db, chat_id: UUID, view: View, since: int, limit: int) -> tuple[int, bool]:
-    """The last version of a page of changes, never in the middle of one, and whether more follow."""
-    rows = await db.fetch(_CUT, chat_id, since, view.version, view.visible_from_seq, limit - 1)
-    last = rows[0]["version"] if rows else view.version
-    return (last, last < view.version)
 
 
 async def read_messages(db: Db, user_id: UUID, chat_id: UUID, seqs: Collection[int]) -> list[MessageRead]:

@@ -47,8 +47,11 @@ def asyncapi() -> dict[str, Any]:
     document["info"] |= {"version": VERSION, "description": describe("events.md", all_errors())}
     document["channels"]["chat"]["messages"] = {name: {"$ref": f"#/components/messages/{name}"} for name in payloads}
     document["operations"] = dict(_operations())
-    messages = {name: _message(name, payload, samples[name]) for name, payload in payloads.items()}
-    document["components"] |= {"messages": messages, "schemas": schemas}
+    messages = document["components"]["messages"] = {}
+    for name, payload in payloads.items():
+        shown = [{"name": kind, "payload": sample} for kind, sample in samples[name].items()]
+        messages[name] = {"name": name, "title": name, "payload": payload, "examples": shown}
+    document["components"]["schemas"] = schemas
     _simplify(document)
     return document
 
@@ -66,11 +69,6 @@ def _payloads() -> tuple[dict[str, Schema], dict[str, Schema]]:
     schemas: dict[str, Schema] = definitions["$defs"]
     require_all(schemas)
     return {name: schema for (name, _), schema in found.items()}, schemas
-
-
-def _message(name: str, payload: Schema, samples: dict[str, Any]) -> dict[str, Any]:
-    shown = [{"name": kind, "payload": sample} for kind, sample in samples.items()]
-    return {"name": name, "title": name, "payload": payload, "examples": shown}
 
 
 def _answer(command: Command, data: Schema) -> Schema:

@@ -57,11 +57,12 @@ async def test_a_node_without_migrations_is_not_ready(service_settings: Settings
         assert (await get_health(early)).ok
 
 
-async def test_a_node_with_a_blocked_database_is_not_ready(service: Service, database: Database) -> None:
-    async with database.engine.begin() as connection:
-        await connection.execute(text("LOCK TABLE alembic_version"))
-        assert await get_health(service) == Answer(503, None, "unavailable")
-    assert (await get_health(service)).ok
+async def test_a_node_with_a_blocked_database_is_not_ready(service_settings: Settings, database: Database) -> None:
+    async with Service(service_settings.model_copy(update={"port": free_port()}), patience=None) as node:
+        async with database.engine.begin() as connection:
+            await connection.execute(text("LOCK TABLE alembic_version"))
+            assert await get_health(node) == Answer(503, None, "unavailable")
+        assert (await get_health(node)).ok
 
 
 @pytest.mark.usefixtures("ending_reset")
