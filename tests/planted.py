@@ -12,14 +12,14 @@ from uuid import UUID
 
 from sqlmodel import col, delete
 
-from chat_app import auth, db
+from chat_app import auth, driver
 from chat_app.crud import access, chats, likes, sending
 from chat_app.errors import ChatNotFound, NotCreator
 from chat_app.live.cluster import Cluster
-from chat_app.live.lean import Line
+from chat_app.live.engine.fast_socket import FastSocket
 from chat_app.logs import log
 from chat_app.media import images
-from chat_app.models import Chat, Like
+from chat_app.models import Like
 from chat_app.models.chats import ChatType
 from chat_app.settings import Settings
 from tests.chaos import planted as chaos
@@ -32,11 +32,11 @@ def likes_add_up() -> None:
     """Each like counts, also the second one by the same user."""
     like_message = likes.like_message
 
-    async def count(session: Any, actor: Any, chat_id: Any, seq: int) -> Any:
-        await access.lock_chat(session, actor, chat_id)
+    async def count(db: Any, actor: Any, chat_id: Any, seq: int) -> Any:
+        await access.lock_chat(db, actor, chat_id)
         is_own = (col(Like.chat_id) == chat_id, col(Like.seq) == seq, col(Like.user_id) == actor.id)
-        await session.exec(delete(Like).where(*is_own))
-        return await like_message(session, actor, chat_id, seq)
+        await db.exec(delete(Like).where(*is_own))
+        return await like_message(db, actor, chat_id, seq)
 
     replace(likes, like_message=count)
 
@@ -45,24 +45,23 @@ def pairs_in_any_order() -> None:
     """The index of pairs sees (Anna, Boris) and (Boris, Anna) as two."""
     insert_chat = chats._insert_chat
 
-    async def insert(session: Any, values: Any, *, index_elements: Any, index_where: Any) -> Any:
+    async def insert(db: Any, values: Any, unique: Any, given: Any) -> Any:
         if values["type"] is ChatType.PRIVATE and random.random() < 0.5:
             values |= {"low_id": values["high_id"], "high_id": values["low_id"]}
-        return await insert_chat(session, values, index_elements=index_elements, index_where=index_where)
+        return await insert_chat(db, values, unique, given)
 
     replace(chats, _insert_chat=insert)
 
 
 def newest_command_first() -> None:
     """Of the commands that wait on a connection, the newest runs first."""
-    go_on = Line._go_on
+    begin_next = FastSocket._begin_next
 
-    def take_newest(self: Any) -> None:
-        if self._inbox:
-            self._inbox.rotate()
-        go_on(self)
+    def begin_newest(self: Any) -> None:
+        self._inbox[:1], self._inbox[-1:] = self._inbox[-1:], self._inbox[:1]
+        begin_next(self)
 
-    replace(Line, _go_on=take_newest)
+    replace(FastSocket, _begin_next=begin_newest)
 
 
 def seqs_in_blocks() -> None:
@@ -86,17 +85,17 @@ def seqs_in_blocks() -> None:
 
 def absent_is_forbidden() -> None:
     """A chat that exists is forbidden to others, and one that does not is not found."""
-    access_chat = access.access_chat
+    view_chat = access.view_chat
 
-    async def forbid(session: Any, actor: Any, chat_id: Any) -> Any:
+    async def forbid(db: Any, actor: Any, chat_id: Any) -> Any:
         try:
-            return await access_chat(session, actor, chat_id)
+            return await view_chat(db, actor, chat_id)
         except ChatNotFound:
-            if await session.get(Chat, chat_id):
+            if await db.fetch("SELECT FROM chat WHERE id = $1", chat_id):
                 raise NotCreator from None
             raise
 
-    replace(access, access_chat=forbid)
+    replace(access, view_chat=forbid)
 
 
 def phones_in_logs() -> None:
@@ -123,7 +122,7 @@ def unread_is_kept() -> None:
         if not self.protocol.transport.is_closing():
             self.protocol.transport.writelines(frames)
 
-    replace(Line, flush=write)
+    replace(FastSocket, flush=write)
 
 
 def nobody_compares() -> None:
@@ -132,12 +131,12 @@ def nobody_compares() -> None:
     async def look_away(self: Any) -> None:
         pass
 
-    replace(Cluster, _tell_moved=look_away)
+    replace(Cluster, _compare=look_away)
 
 
 def locks_crash() -> None:
     """An error of the database that passes is taken for a mistake of the service."""
-    replace(db, _is_passing=lambda error: False)
+    replace(driver, _is_passing=lambda error: False)
 
 
 def any_secret() -> None:
@@ -169,8 +168,8 @@ PLANTED: dict[str, Callable[[], None]] = {name: fault.plant for name, fault in c
     "any-secret": any_secret,
     "proof-ends-nothing": proof_ends_nothing,
 }
-_CRASH = "tests/test_promises.py::TestP2::test_a_crash_between_commit_and_ack_loses_nothing_and_doubles_nothing"
-_COMMIT = "tests/test_promises.py::TestP2::test_nobody_hears_of_a_message_before_its_commit"
+_CRASH = "tests/test_promises.py::TestP2::test_a_crash_between_commit_and_ack_loses_and_doubles_nothing"
+_COMMIT = "tests/test_promises.py::TestP2::test_nobody_receives_a_message_before_its_commit"
 TESTS = {
     "ack-before-commit": _COMMIT,
     "events-before-commit": _COMMIT,
@@ -186,13 +185,13 @@ TESTS = {
     "pairs-in-any-order": "tests/test_promises.py::TestP6",
     "newest-command-first": "tests/test_promises.py::TestP8",
     "seqs-in-blocks": "tests/test_promises.py::TestP9",
-    "absent-is-forbidden": "tests/test_permissions.py::TestAChatOneIsNotIn",
+    "absent-is-forbidden": "tests/test_permissions.py::TestForeignChat",
     "phones-in-logs": "tests/test_promises_privacy.py::TestP20",
     "originals-as-uploaded": "tests/media/test_images.py::test_no_attachment_keeps_metadata_or_a_trailer",
-    "unread-is-kept": "tests/live/test_slow_readers.py::test_one_that_lets_too_much_pile_up_is_cut",
+    "unread-is-kept": "tests/live/test_slow_readers.py::test_a_connection_with_too_much_unread_data_is_cut",
     "nobody-compares": "tests/cluster/test_faults.py::test_without_a_bus_the_own_node_goes_on_and_others_catch_up",
     "locks-crash": "tests/test_database_faults.py::TestHeld",
-    "any-secret": "tests/test_limits.py::test_a_production_start_refuses_what_is_unsafe",
+    "any-secret": "tests/test_limits.py::test_a_production_start_refuses_unsafe_settings",
     "proof-ends-nothing": "tests/api/test_ownership.py::TestTheFirstProof",
 }
 

@@ -8,7 +8,7 @@ import sys
 from itertools import count
 from typing import Any
 
-from chat_app.live.cluster import Cluster
+from chat_app.live.cluster import ClusterFanout
 from tests.chaos.nodes import Node
 from tests.chaos.planted import replace
 
@@ -23,14 +23,14 @@ async def start_to_crash(node: Node, commits: int) -> asyncio.Task[None]:
 
 
 def crash_after(commits: int) -> None:
-    publish, commit = Cluster.tell, count(1)
+    publish, commit = ClusterFanout.deliver, count(1)
 
     def publish_or_die(self: Any, events: Any) -> int:
         if next(commit) > commits:
             os.kill(os.getpid(), signal.SIGKILL)
         return publish(self, events)
 
-    replace(Cluster, tell=publish_or_die)
+    replace(ClusterFanout, deliver=publish_or_die)
 
 
 def main() -> None:

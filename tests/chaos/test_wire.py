@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from chat_app.live.connections import frame
+from chat_app.live.engine.frames import frame
 from tests.chaos.acts import send_message
 from tests.chaos.calls import Person
 from tests.chaos.clients import Client

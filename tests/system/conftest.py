@@ -15,7 +15,7 @@ import jwt
 import pytest
 from socketio.exceptions import SocketIOError
 
-from chat_app.live.tasks import end_tasks
+from chat_app.background import end_tasks
 from tests import planted
 from tests.chaos.history import Recorder
 from tests.chaos.nodes import Node

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from chat_app.live.tasks import end_tasks
+from chat_app.background import end_tasks
 from tests.chaos.crash import start_to_crash
 from tests.clients import Person, until
 from tests.system.conftest import SOCKET, Follower, System, Writer, check_history, history, write_through

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from chat_app.live.tasks import end_tasks
+from chat_app.background import end_tasks
 from tests.chaos.nodes import Node
 from tests.chaos.wire import Http
 from tests.operations import Json

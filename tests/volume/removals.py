@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 from uuid import uuid4
 
-from chat_app.live.tasks import end_tasks
+from chat_app.background import end_tasks
 from tests.chaos.nodes import Node
 from tests.volume.device import Device
 from tests.volume.places import misplaced

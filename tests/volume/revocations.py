@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import orjson
 
-from chat_app.live.tasks import end_tasks
+from chat_app.background import end_tasks
 from tests.chaos.nodes import Node
 from tests.chaos.wire import ConnectionEnded, Http, Refusal
 from tests.operations import Json

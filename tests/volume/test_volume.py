@@ -15,7 +15,7 @@ import orjson
 import psutil
 import pytest
 
-from chat_app.live.catalog import COMMANDS
+from chat_app.live.commands import COMMANDS
 from tests.chaos import planted as chaos
 from tests.chaos.wire import ConnectionEnded
 from tests.clients import until
