@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_app import logs
 from chat_app.api.problems import problem_response
-from chat_app.errors import ChatError, Internal, Unavailable
+from chat_app.errors import Unavailable
 
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -55,21 +55,14 @@ class RequestLog:
         try:
             await self.app(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
-            problem = _problem_of(error)
+            # A cancelled request has outlasted the shutdown. Without this answer uvicorn would send a 500 of its own.
+            problem = Unavailable() if isinstance(error, asyncio.CancelledError) else logs.as_chat_error(error)
             if not answer:
                 await problem_response(problem)(scope, receive, send_with_id)
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
         code = logs.bound("code") or "ok"
         route = getattr(scope.get("route"), "path", None)
         logs.log_info("answered", status=answer.get("status"), code=code, route=route, ms=milliseconds)
-
-
-def _problem_of(error: Exception | asyncio.CancelledError) -> ChatError:
-    if isinstance(error, asyncio.CancelledError):
-        # The process ends, and this took too long. Without an answer from here uvicorn sends a 500 of its own.
-        return Unavailable()
-    logs.log_crash(error)
-    return Internal()
 
 
 def _plain(path: str) -> str:
