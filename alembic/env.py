@@ -22,7 +22,7 @@ def run(connection: Connection) -> None:
         compare_server_default=True,
     )
     with context.begin_transaction():
-        # Whoever comes second waits here, then finds nothing left to do.
+        # A second process waits here, then finds no revision missing.
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         # While a change waits for a busy table, everybody else waits behind it: rather fail, and be tried again.
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))

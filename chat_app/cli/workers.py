@@ -63,11 +63,6 @@ class _Worker:
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             logs.log.error("worker ended", status=self.process.exitcode)
 
-    def end(self, deadline: float) -> None:
-        self.process.join(max(0, deadline - time.monotonic()))
-        self.process.kill()
-        self.process.join()
-
 
 def supervise(count: int, settings: Settings, listening: socket.socket, on_ready: Callable[[], None]) -> None:
     """Run workers until a signal, as SystemExit, ends them. Raises Refusal if one can't start."""
@@ -86,7 +81,9 @@ def supervise(count: int, settings: Settings, listening: socket.socket, on_ready
             worker.process.terminate()
         deadline = time.monotonic() + END_SECONDS
         for worker in workers:
-            worker.end(deadline)
+            worker.process.join(max(0, deadline - time.monotonic()))
+            worker.process.kill()
+            worker.process.join()
 
 
 def _work(settings: Settings, listening: socket.socket, ready: Connection) -> None:

@@ -192,7 +192,7 @@ async def _set_active(db: Transaction, actor: Actor, chat_id: UUID | None, versi
 
 
 async def open_chat(db: Db, actor: Actor, chat_id: UUID) -> OpenChat:
-    """All that a screen needs: the chat, its newest page, its members and the users to whom these refer."""
+    """All that a screen needs: the chat, its newest page, its members and the users that these refer to."""
     chat = await get_chat(db, actor, chat_id)
     page = await list_messages(db, actor, chat_id)
     members = await read_members(db, chat_id)

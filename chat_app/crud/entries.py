@@ -147,7 +147,7 @@ def preview(message: Mapping[str, Any]) -> Preview:
 
 
 def mentioned(chats: Sequence[ChatShared]) -> set[UUID]:
-    """The users to whom these chats refer."""
+    """The users that these chats refer to."""
     creators = {chat.creator_id for chat in chats if chat.creator_id}
     return creators | people_in(chat.last_message for chat in chats if chat.last_message)
 

@@ -179,7 +179,7 @@ FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND {} ORDER B
 
 
 def people_in(messages: Iterable[MessageShared | Preview]) -> set[UUID]:
-    """The users to whom these messages refer."""
+    """The users that these messages refer to."""
     people: set[UUID] = set()
     for message in messages:
         people.add(message.sender_id)

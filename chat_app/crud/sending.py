@@ -15,7 +15,7 @@ import orjson
 from chat_app.crud import access
 from chat_app.crud.attachments import attachment_read, lock_attachments
 from chat_app.crud.entries import MINE_COLUMNS, mine_fields, preview, shared_fields
-from chat_app.crud.history import read_message
+from chat_app.crud.history import read_messages
 from chat_app.crud.recording import messages_changed
 from chat_app.crud.users import list_briefs
 from chat_app.database import Db
@@ -178,9 +178,11 @@ class Sending:
     async def read_resent(self) -> None:
         """Read the messages that were sent before, as they are now."""
         for chat in self.chats.values():
-            for (sender_id, _), known in chat.known.items():
-                if not known.json:
-                    known.json = as_json(await read_message(self.db, sender_id, chat.id, known.seq))
+            resent = {(sender_id, known.seq): known for (sender_id, _), known in chat.known.items() if not known.json}
+            for reader_id in {sender_id for sender_id, _ in resent}:
+                seqs = [seq for sender_id, seq in resent if sender_id == reader_id]
+                for message in await read_messages(self.db, reader_id, chat.id, seqs):
+                    resent[reader_id, message.seq].json = as_json(message)
 
 
 _WRITE = f"""

@@ -50,14 +50,14 @@ def replace(owner: Any, **functions: Any) -> None:
 
 def ack_before_commit() -> None:
     """Senders are answered when the rows are written, a moment before they are committed."""
-    send_messages, send, tell = outbox.send_messages, outbox.Outbox._send, outbox.Outbox._answer
+    send_messages, send, answer = outbox.send_messages, outbox.Outbox._send, outbox.Outbox._answer
     current: dict[Any, tuple[Any, Any]] = {}
     answered: set[int] = set()
 
     async def early(db: Any, drafts: Any, **options: Any) -> Any:
         results = await send_messages(db, drafts, **options)
         sender, batch = current[asyncio.current_task()]
-        tell(sender, batch, results)
+        answer(sender, batch, results)
         answered.update(map(id, batch))
         await asyncio.sleep(0.1)
         return results
@@ -67,12 +67,12 @@ def ack_before_commit() -> None:
         await send(self, batch, **options)
         answered.difference_update(map(id, batch))
 
-    def tell_others(self: Any, batch: Any, results: Any) -> None:
+    def answer_others(self: Any, batch: Any, results: Any) -> None:
         both = [(one, result) for one, result in zip(batch, results, strict=True) if id(one) not in answered]
-        tell(self, [one for one, _ in both], [result for _, result in both])
+        answer(self, [one for one, _ in both], [result for _, result in both])
 
     replace(outbox, send_messages=early)
-    replace(outbox.Outbox, _send=remember, _answer=tell_others)
+    replace(outbox.Outbox, _send=remember, _answer=answer_others)
 
 
 def events_before_commit() -> None:
@@ -179,13 +179,13 @@ def ignored_revocation() -> None:
 def presence_to_all() -> None:
     """Every connection gets everybody's presence."""
 
-    async def tell(self: Any, event: Any) -> None:
+    async def deliver(self: Any, event: Any) -> None:
         packet = encode(event)
         for connection in self.connections:
             if connection.actor.id != event.user_id:
                 connection.send(packet)
 
-    replace(Presence, _deliver=tell)
+    replace(Presence, _deliver=deliver)
 
 
 def session_outlives_password() -> None:
