@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,8 +223,10 @@ async def test_an_interrupted_run_leaves_no_process_behind() -> None:
     left = running()
     process.send_signal(signal.SIGINT)
     _, errors = await process.communicate()
-    assert process.returncode and b"Interrupted" in errors, errors.decode()
+    interrupted = re.search(r"Interrupted; the history so far is in (/tmp/chaos-\w+)\n", errors.decode())
+    assert process.returncode and interrupted, errors.decode()
     await until(lambda: not any(_lives(child) for child in left))
+    shutil.rmtree(interrupted[1])
 
 
 def _lives(process: psutil.Process) -> bool:
