@@ -12,6 +12,7 @@ Json = dict[str, Any]
 
 PAGE = 50
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+PAYLOADS = ("location", "contact", "system")
 # Events without anything that a snapshot has.
 PASSING = {"ready", "presence_changed", "typing_changed"}
 
@@ -78,6 +79,7 @@ class Window:
 
     def merge_message(self, message: Json) -> None:
         """The greater row version wins. A winner without `liked` keeps the known one."""
+        message = _current(message)
         known = self.messages.get(message["seq"]) or {"version": 0, "liked": False}
         if message["version"] > known["version"] or (message["version"] == known["version"] and "liked" in message):
             self.messages[message["seq"]] = {"liked": known["liked"]} | message
@@ -129,7 +131,7 @@ class Window:
         for message in self.messages.values():
             people.add(message["sender_id"])
             if message["type"] == "system":
-                people.update(message["payload"]["user_ids"])
+                people.update(message["system"]["user_ids"])
         return people
 
     def state(self) -> Json:
@@ -254,6 +256,7 @@ class ClientModel:
         """Replace the shared part unless the new one is older. False for a chat that the user was removed from."""
         if shared["version"] <= self.removals.get(shared["id"], 0):
             return False
+        shared = shared | {"last_message": shared["last_message"] and _current(shared["last_message"])}
         entry = self.entries.setdefault(shared["id"], Entry(shared))
         if shared["version"] >= entry.shared["version"]:
             entry.shared = shared
@@ -294,6 +297,15 @@ class ClientModel:
     def unknown_users(self) -> set[str]:
         """Users in the window that no answer or event has described."""
         return self.window.people() - set(self.people) if self.window else set()
+
+
+def _current(message: Json) -> Json:
+    """A message or preview as this version writes it. Nodes of the version before have one `payload` for all types."""
+    if "payload" not in message:
+        return message
+    names = PAYLOADS if "chat_id" in message else ("system",)
+    payloads = {name: message["payload"] if message["type"] == name else None for name in names}
+    return {name: value for name, value in message.items() if name != "payload"} | payloads
 
 
 def _unsigned(message: Json) -> Json:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
-PREVIEWED = ("seq", "type", "text", "payload", "sender_id", "deleted")
+PREVIEWED = ("seq", "type", "text", "system", "sender_id", "deleted")
 
 
 class Refused(Exception):
@@ -34,7 +34,7 @@ class Message:
     type: str
     sender_id: str
     text: str | None = None
-    payload: Json | None = None
+    system: Json | None = None
     client_id: str | None = None
     reply_to: int | None = None
     likes: set[str] = field(default_factory=set)
@@ -95,8 +95,6 @@ class Model:
         mine, newest = chat.members[user], chat.messages[-1] if chat.messages else None
         others = [member for other, member in chat.members.items() if other != user]
         last_message = self.message(user, chat, newest) if newest else None
-        if last_message and last_message["type"] != "system":
-            last_message["payload"] = None
         return {
             "id": chat.id,
             "type": chat.type,
@@ -125,7 +123,9 @@ class Model:
             "client_id": message.client_id,
             "type": message.type,
             "text": message.text,
-            "payload": message.payload,
+            "location": None,
+            "contact": None,
+            "system": message.system,
             "attachment": None,
             "reply_to": message.reply_to,
             "sender_id": message.sender_id,
@@ -229,7 +229,7 @@ class Model:
             raise Refused(403, "not_author")
         if not message.deleted:
             message.deleted, message.edited, message.likes = True, False, set()
-            message.text = message.payload = message.reply_to = None
+            message.text = message.reply_to = None
             self._change(chat, message)
         return Outcome(204)
 
@@ -332,7 +332,7 @@ class Model:
         message.version = chat.version
 
     def _add_system(self, chat: Chat, user: str, event: str, user_ids: list[str], title: str | None = None) -> Message:
-        return self._add(chat, user, type="system", payload={"event": event, "user_ids": user_ids, "title": title})
+        return self._add(chat, user, type="system", system={"event": event, "user_ids": user_ids, "title": title})
 
     def _add(self, chat: Chat, user: str, **content: Any) -> Message:
         """Add a message. Its sender's read position moves to it."""

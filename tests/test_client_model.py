@@ -89,3 +89,16 @@ def test_the_sync_of_the_first_list_is_kept_until_all_later_changes_are_read() -
     client.read_list(pages("3"), changed_since="1")
     client.read_list(pages("2"), changed_since="1")
     assert client.sync == "3"
+
+
+def test_messages_of_the_version_before_are_kept_as_this_version_writes_them() -> None:
+    client, place = opened(5), {"latitude": 1.0, "longitude": 2.0}
+    former = message(6, 6) | {"chat_id": CHAT, "type": "location", "payload": place}
+    client.receive("messages_changed", change(5, 6, messages=[former]))
+    state = client.window_state()
+    assert state and "payload" not in state["messages"][-1]
+    assert [state["messages"][-1][name] for name in ("location", "contact", "system")] == [place, None, None]
+    newest = {"seq": 6, "type": "location", "sender_id": ANNA, "payload": None}
+    shared = {"id": CHAT, "version": 6, "message_count": 6, "last_message": newest, "updated_at": NOW}
+    client.receive("chats_changed", {"chats": [shared], "mine": [], "users": [], "removed": []})
+    assert client.entries[CHAT].shared["last_message"].keys() == {"seq", "type", "sender_id", "system"}

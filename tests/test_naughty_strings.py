@@ -119,13 +119,13 @@ def fields(scene: Scene) -> dict[str, Field]:
         "contact name": Field(
             "send_message",
             lambda text: message(type="contact", name=text, phone="1"),
-            lambda m: m["payload"]["name"],
+            lambda m: m["contact"]["name"],
             100,
         ),
         "contact phone": Field(
             "send_message",
             lambda text: message(type="contact", name="Anna", phone=text),
-            lambda m: m["payload"]["phone"],
+            lambda m: m["contact"]["phone"],
             40,
             False,
         ),

@@ -253,8 +253,8 @@ class TestP17:
         assert not any(answer.ok for answer in sent.answers[at_ack + len(ways) :])
         history = await transports[1].history(creator, chat_id, limit=100)
         removal = history[-1]
-        assert removal["payload"], "a message was accepted after the removal"
-        assert removal["payload"]["event"] == "member_removed"
+        assert removal["system"], "a message was accepted after the removal"
+        assert removal["system"]["event"] == "member_removed"
         accepted = {answer.data["seq"] for answer in sent.answers if answer.ok}
         assert max(accepted) < removal["seq"]
         async with database.engine.connect() as connection:

@@ -41,9 +41,8 @@ MINE_COLUMNS = ", ".join(f"membership.{name} AS own_{name}" for name in MINE_FIE
     ".version", ".mine_version"
 )
 _PREVIEW_FIELDS = tuple(Preview.model_fields)
-_PREVIEW_COLUMNS = ", ".join(f"last.{name} AS last_{name}" for name in _PREVIEW_FIELDS).replace(
-    "last.text", f"left(last.text, {PREVIEW_LENGTH})"
-)
+_SOURCES = {"text": f"left(last.text, {PREVIEW_LENGTH})", "system": "last.payload"}
+_PREVIEW_COLUMNS = ", ".join(f"{_SOURCES.get(name, f'last.{name}')} AS last_{name}" for name in _PREVIEW_FIELDS)
 
 # The entries of `page`: chats with the membership of the member who sees them.
 _ENTRIES = f"""
@@ -142,7 +141,7 @@ def preview(message: Mapping[str, Any]) -> Preview:
     fields = {name: message[name] for name in _PREVIEW_FIELDS}
     is_system = fields["type"] is MessageType.SYSTEM
     fields["text"] = fields["text"] and fields["text"][:PREVIEW_LENGTH]
-    fields["payload"] = System.model_validate(fields["payload"]) if is_system and fields["payload"] else None
+    fields["system"] = System.model_validate(fields["system"]) if is_system and fields["system"] else None
     return construct(Preview, fields)
 
 

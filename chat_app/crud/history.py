@@ -12,6 +12,7 @@ from chat_app.errors import InvalidInput, MessageNotFound
 from chat_app.models.attachments import AttachmentRead
 from chat_app.models.chats import MemberRead
 from chat_app.models.messages import (
+    NO_PAYLOAD,
     PAYLOADS,
     WITH_ATTACHMENT,
     MessageBase,
@@ -20,7 +21,6 @@ from chat_app.models.messages import (
     MessageShared,
     MessageType,
     Preview,
-    System,
 )
 from chat_app.models.screens import Changes
 from chat_app.models.sessions import Actor
@@ -146,8 +146,10 @@ _ATTACHMENTS = "SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bi
 
 def _message_read(row: Any, attachment: AttachmentRead | None) -> MessageRead:
     kind = MessageType(row["type"])
-    payload = row["payload"] and PAYLOADS[kind].model_validate(row["payload"])
-    return construct(MessageRead, {**row, "type": kind, "payload": payload, "attachment": attachment})
+    fields = {**row, **NO_PAYLOAD, "type": kind, "attachment": attachment}
+    if payload := fields.pop("payload"):
+        fields[kind] = PAYLOADS[kind].model_validate(payload)
+    return construct(MessageRead, fields)
 
 
 def shared_message(message: MessageRead) -> MessageShared:
@@ -183,6 +185,6 @@ def people_in(messages: Iterable[MessageShared | Preview]) -> set[UUID]:
     people: set[UUID] = set()
     for message in messages:
         people.add(message.sender_id)
-        if isinstance(message.payload, System):
-            people.update(message.payload.user_ids)
+        if message.system:
+            people.update(message.system.user_ids)
     return people

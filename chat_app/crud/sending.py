@@ -33,7 +33,7 @@ from chat_app.errors import (
 from chat_app.events import ChatsChanged, record
 from chat_app.models.answers import Created
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
-from chat_app.models.messages import AttachmentCreate, MessageCreate, MessageShared, MessageType
+from chat_app.models.messages import NO_PAYLOAD, AttachmentCreate, MessageCreate, MessageShared, MessageType
 from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import array, as_json, construct, extend, preserialized
 
@@ -188,12 +188,12 @@ class Sending:
 _WRITE = f"""
 WITH placed AS MATERIALIZED (
     SELECT * FROM json_to_recordset($2) AS placed (chat_id uuid, seq bigint, version bigint, sender_id uuid,
-        client_id uuid, content_hash text, type text, text text, payload jsonb, reply_to bigint)
+        client_id uuid, content_hash text, type text, text text, reply_to bigint, {" jsonb, ".join(NO_PAYLOAD)} jsonb)
 ), sent AS (
     INSERT INTO message (chat_id, seq, version, sender_id, client_id, content_hash,
         type, text, payload, reply_to, like_count, sent_at)
     SELECT chat_id, seq, version, sender_id, client_id, decode(content_hash, 'hex'),
-        type, text, payload, reply_to, 0, $1
+        type, text, coalesce({", ".join(NO_PAYLOAD)}), reply_to, 0, $1
     FROM placed
 ), counted AS (
     UPDATE chat SET message_count = last.seq, version = last.version, updated_at = $1, changed_at = $1
@@ -215,10 +215,7 @@ FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS carried (id, chat_id, seq) 
 def _fields(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> dict[str, Any]:
     """The fields of a message that go to every member."""
     data = draft.data
-    payload = data.payload and construct(
-        data.payload, {name: getattr(data, name) for name in data.payload.model_fields}
-    )
-    return {
+    fields: dict[str, Any] = {
         "chat_id": chat.id,
         "seq": chat.message_count,
         "version": chat.version,
@@ -231,9 +228,12 @@ def _fields(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> dict[s
         "sent_at": now,
         "edited_at": None,
         "deleted_at": None,
-        "payload": payload,
+        **NO_PAYLOAD,
         "attachment": attachment,
     }
+    if data.payload:
+        fields[data.type] = construct(data.payload, {name: getattr(data, name) for name in data.payload.model_fields})
+    return fields
 
 
 _TYPES: dict[str, MessageType] = {kind.value: kind for kind in MessageType}

@@ -150,13 +150,16 @@ BY_TYPE = (Discriminator("type"), WrapValidator(_without_tag))
 
 MessageCreate = Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate, *BY_TYPE]
 
-# The registry of message types. What else differs by type follows from these classes, but for `MessageShared.payload`.
+# The registry of message types. What else differs by type follows from these classes, but for the payload's field in
+# `MessageShared`.
 CREATES: tuple[type[CreateBase], ...] = get_args(get_args(MessageCreate)[0])
 CREATE_OF = {MessageType(name): create for create in CREATES for name in types_of(create)}
 WITH_ATTACHMENT = frozenset(kind for kind, create in CREATE_OF.items() if create.content_types)
 PAYLOADS: dict[MessageType, type[SQLModel]] = {MessageType.SYSTEM: System} | {
     kind: create.payload for kind, create in CREATE_OF.items() if create.payload
 }
+# In a message the payload is the field with the name of its type; the other ones are null.
+NO_PAYLOAD: dict[str, Any] = {kind.value: None for kind in PAYLOADS}
 
 
 class MessageUpdate(Input):
@@ -169,7 +172,7 @@ class Preview(SQLModel):
     seq: int
     type: MessageType
     text: str | None = Field(description="The first 200 characters.")
-    payload: System | None = Field(description="Of system messages only.")
+    system: System | None = Field(description="Of system messages only.")
     sender_id: UUID
     sent_at: datetime
     deleted_at: datetime | None
@@ -178,7 +181,9 @@ class Preview(SQLModel):
 class MessageShared(MessageBase):
     """A message in events, the same for all members: without `liked`, so keep the one you know."""
 
-    payload: Location | Contact | System | None
+    location: Location | None = Field(description="Of locations only.")
+    contact: Contact | None = Field(description="Of contacts only.")
+    system: System | None = Field(description="Of system messages only.")
     attachment: AttachmentRead | None
 
 

@@ -15,7 +15,7 @@ from chat_app.web.examples import VALUES, Schema, examples, prefill
 from chat_app.web.texts import describe, read_json
 
 # Of the contract, not of a release: it moves when clients can see a difference.
-VERSION = "1.0.0"
+VERSION = "2.0.0"
 FORM = "Body_"  # FastAPI's prefix for the schema of a form
 REFERENCE = "#/components/schemas/{model}"
 REQUEST_ID = "6f1f3a0d9b114c8e9f575b0d3f4e2c1a"

@@ -68,7 +68,7 @@ class Server:
         self.taken += 1
         seq = self.taken
         await self.may_answer.wait()
-        absent = dict.fromkeys(("deleted_at", "payload", "attachment", "reply_to"))
+        absent = dict.fromkeys(("deleted_at", "location", "contact", "system", "attachment", "reply_to"))
         placed = {"chat_id": "chat", "seq": seq, "version": seq, "sender_id": "me", "like_count": 0}
         return absent | orjson.loads(body) | placed
 

@@ -72,7 +72,7 @@ def change(version: int, since: int | None = None) -> Given:
 
 def shared(version: int, sender: UUID | None) -> ChatShared:
     newest = sender and Preview(
-        seq=1, type=MessageType.TEXT, text="", payload=None, sender_id=sender, sent_at=NOW, deleted_at=None
+        seq=1, type=MessageType.TEXT, text="", system=None, sender_id=sender, sent_at=NOW, deleted_at=None
     )
     return ChatShared(
         id=CHAT,

@@ -77,7 +77,7 @@ async def test_additions_in_the_headers_of_a_newer_node_are_ignored(
     await assert_no_resync(nodes, anna, boris, idle)
 
 
-async def test_fields_missing_in_the_headers_of_an_older_node_take_their_defaults(
+async def test_fields_missing_in_the_events_of_an_older_node_cause_no_resync(
     person_at: MakePersonAt, nodes: list[Node], valkey: Valkey, other_node: OtherNode
 ) -> None:
     anna, boris, idle = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Idle")
@@ -88,9 +88,12 @@ async def test_fields_missing_in_the_headers_of_an_older_node_take_their_default
     window, entry = next_change(events)
     await boris.forget()
 
-    for part, names in ((window, ("since", "first_seq")), (entry, ("audience", "user_id", "version"))):
+    message = window["body"]["messages"][0]
+    headers = (window, ("since", "first_seq")), (entry, ("audience", "user_id", "version"))
+    for part, names in (*headers, (message, ("location", "contact", "system"))):
         for name in names:
             del part[name]
+    message["payload"] = entry["body"]["chats"][0]["last_message"]["payload"] = None
     await other_node.publish(window, entry)
 
     change, changed = [(await boris.socket.wait_for(name)) for name in ("messages_changed", "chats_changed")]

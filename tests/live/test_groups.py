@@ -24,7 +24,7 @@ async def test_a_group_begins_with_a_system_message(
     (message,) = await transport.history(boris, chat["id"])
     assert (message["seq"], message["type"], message["sender_id"]) == (1, "system", anna.id)
     assert message["client_id"] is None and message["text"] is None
-    assert message["payload"] == {"event": "group_created", "user_ids": [boris.id, clara.id], "title": "Trip"}
+    assert message["system"] == {"event": "group_created", "user_ids": [boris.id, clara.id], "title": "Trip"}
     assert chat["last_message"] == {key: message[key] for key in chat["last_message"]}
     assert chat["updated_at"] == message["sent_at"]
 
@@ -55,7 +55,7 @@ async def test_every_member_gets_both_parts_and_the_users(
 async def test_own_and_repeated_ids_add_no_members(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.do(anna, "create_group", title="Trip", member_ids=[boris.id, anna.id, boris.id])
     assert chat["member_count"] == 2
-    assert chat["last_message"]["payload"]["user_ids"] == [boris.id]
+    assert chat["last_message"]["system"]["user_ids"] == [boris.id]
     members = (await transport.do(anna, "list_members", chat_id=chat["id"]))["items"]
     assert [(member["user_id"], member["is_creator"]) for member in members] == [(anna.id, True), (boris.id, False)]
 
@@ -169,7 +169,7 @@ class TestPrivateChatBecomesGroup:
         assert group["version"] == private["version"] + 4
         system = group["last_message"]
         assert (system["seq"], system["sender_id"]) == (4, boris.id)
-        assert system["payload"] == {"event": "became_group", "user_ids": [clara.id], "title": "Three"}
+        assert system["system"] == {"event": "became_group", "user_ids": [clara.id], "title": "Three"}
         members = (await transport.do(anna, "list_members", chat_id=group["id"]))["items"]
         assert {member["user_id"]: member["is_creator"] for member in members} == {
             anna.id: False,
@@ -183,7 +183,7 @@ class TestPrivateChatBecomesGroup:
         private = await transport.open_private_chat(boris, anna)
         group = await transport.do(boris, "add_members", chat_id=private["id"], user_ids=[clara.id])
         assert group["title"] == "Anna, Boris, Clara"
-        assert group["last_message"]["payload"]["title"] == "Anna, Boris, Clara"
+        assert group["last_message"]["system"]["title"] == "Anna, Boris, Clara"
 
     async def test_a_title_made_of_long_names_is_cut(self, transport: Transport, make_person: MakePerson) -> None:
         one, two, three = [await make_person(letter * 60) for letter in "ABC"]
@@ -226,7 +226,7 @@ class TestPrivateChatBecomesGroup:
         await boris.open(private["id"])
         await transport.do(anna, "add_members", chat_id=private["id"], user_ids=[clara.id])
         (change,) = await boris.received("messages_changed")
-        assert [message["payload"]["event"] for message in change["messages"]] == ["became_group"]
+        assert [message["system"]["event"] for message in change["messages"]] == ["became_group"]
         assert {member["user_id"]: member["is_creator"] for member in change["members"]} == {
             anna.id: True,
             clara.id: False,

@@ -150,7 +150,7 @@ class TestChanges:
         ]
         edited, liked, deleted, system = caught["messages"]
         assert edited["text"] == "edited" and liked["liked"] and deleted["deleted_at"]
-        assert system["payload"]["event"] == "member_removed"
+        assert system["system"]["event"] == "member_removed"
         (member,) = caught["members"]
         assert (member["user_id"], member["version"]) == (clara.id, since + 4) and member["removed_at"]
         assert {user["id"] for user in caught["users"]} == {anna.id, clara.id}

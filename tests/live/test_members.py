@@ -62,7 +62,7 @@ class TestAddition:
         assert answer.data["version"] == chat["version"] + 1
         system = (await transport.history(anna, chat["id"]))[-1]
         assert (system["type"], system["sender_id"], system["client_id"]) == ("system", boris.id, None)
-        assert system["payload"] == {"event": "members_added", "user_ids": [clara.id, outsider.id], "title": None}
+        assert system["system"] == {"event": "members_added", "user_ids": [clara.id, outsider.id], "title": None}
         assert system["version"] == answer.data["version"]
         assert answer.data["updated_at"] == system["sent_at"]
 
@@ -82,7 +82,7 @@ class TestAddition:
         chat = await transport.create_group(anna, boris)
         added = await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[boris.id, clara.id])
         assert added["member_count"] == 3
-        assert added["last_message"]["payload"]["user_ids"] == [clara.id]
+        assert added["last_message"]["system"]["user_ids"] == [clara.id]
 
     async def test_one_unknown_user_makes_the_whole_addition_fail(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
@@ -313,7 +313,7 @@ class TestRemoval:
         assert (after["member_count"], after["message_count"], after["version"]) == (2, 2, chat["version"] + 1)
         system = (await transport.history(clara, chat["id"]))[-1]
         assert (system["type"], system["sender_id"]) == ("system", anna.id)
-        assert system["payload"] == {"event": "member_removed", "user_ids": [boris.id], "title": None}
+        assert system["system"] == {"event": "member_removed", "user_ids": [boris.id], "title": None}
         assert await member_ids(transport, clara, chat["id"]) == {anna.id, clara.id}
 
     async def test_the_removed_member_gets_the_removal_and_nothing_more(
@@ -354,7 +354,7 @@ class TestRemoval:
         await clara.forget()
         await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=boris.id)
         (change,) = await clara.received("messages_changed")
-        assert [message["payload"]["event"] for message in change["messages"]] == ["member_removed"]
+        assert [message["system"]["event"] for message in change["messages"]] == ["member_removed"]
         ((user_id, removed_at),) = [(member["user_id"], member["removed_at"]) for member in change["members"]]
         assert user_id == boris.id and removed_at
         (change,) = await clara.received("chats_changed")
@@ -397,7 +397,7 @@ class TestLeaving:
         assert (answer.status, answer.data) == (204, None)
         system = (await transport.history(anna, chat["id"]))[-1]
         assert (system["seq"], system["sender_id"]) == (2, boris.id)
-        assert system["payload"] == {"event": "member_left", "user_ids": [], "title": None}
+        assert system["system"] == {"event": "member_left", "user_ids": [], "title": None}
         after = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (after["member_count"], after["version"]) == (2, chat["version"] + 1)
         (change,) = await boris.received("chats_changed")

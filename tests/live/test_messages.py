@@ -2,11 +2,13 @@
 
 import asyncio
 import io
+from hashlib import sha256
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from PIL import Image
+from sqlalchemy import text as sql
 
 from chat_app.database import Database
 from tests.clients import Person, SocketTransport, Transport
@@ -20,7 +22,9 @@ MESSAGE = {
     "client_id",
     "type",
     "text",
-    "payload",
+    "location",
+    "contact",
+    "system",
     "attachment",
     "reply_to",
     "sender_id",
@@ -30,6 +34,7 @@ MESSAGE = {
     "edited_at",
     "deleted_at",
 }
+PAYLOADS = ("location", "contact", "system")
 LOCATION = {"type": "location", "latitude": 55.75, "longitude": 37.6}
 CONTACT = {"type": "contact", "name": "Doctor", "phone": "8 (495) 123-45-67"}
 SOME_ID = "01890000-0000-7000-8000-000000000000"
@@ -38,7 +43,8 @@ NOT_ALLOWED: list[dict[str, Any]] = [
     {"type": "poll", "text": "x"},
     {"type": None, "text": "x"},
     {"type": "system", "text": "x"},
-    {"type": "system", "payload": {"event": "group_created", "user_ids": []}},
+    {"type": "system", "system": {"event": "group_created", "user_ids": []}},
+    {"type": "location", "location": {"latitude": 1, "longitude": 1}},
     {"type": "text"},
     {"type": "text", "text": None},
     {"type": "text", "text": ""},
@@ -82,6 +88,11 @@ def png() -> bytes:
     return file.getvalue()
 
 
+def payloads_of(message: dict[str, Any]) -> dict[str, Any]:
+    """The fields of which at most one, that of the type, has a value."""
+    return {name: message[name] for name in PAYLOADS}
+
+
 async def upload(person: Person, content_type: str = "text/plain", name: str = "notes.txt") -> Any:
     """Upload a file without sending it."""
     data = png() if content_type == "image/png" else b"anything"
@@ -106,8 +117,8 @@ class TestSending:
         assert message["version"] == chat["version"] + 1
         assert (message["type"], message["text"], message["sender_id"]) == ("text", "hello", anna.id)
         assert (message["like_count"], message["liked"]) == (0, False)
-        absent = ("payload", "attachment", "reply_to", "edited_at", "deleted_at")
-        assert [message[field] for field in absent] == [None] * 5
+        absent = (*PAYLOADS, "attachment", "reply_to", "edited_at", "deleted_at")
+        assert {message[field] for field in absent} == {None}
         assert await transport.do(boris, "get_message", chat_id=chat["id"], seq=1) == message
         assert await transport.history(boris, chat["id"]) == [message]
 
@@ -118,7 +129,7 @@ class TestSending:
         message = await transport.send(anna, chat["id"], "long " * 100)
         entry = await transport.do(boris, "get_chat", chat_id=chat["id"])
         assert entry["message_count"] == 1 and entry["updated_at"] == message["sent_at"]
-        preview = {"seq", "type", "sender_id", "sent_at", "deleted_at", "payload"}
+        preview = {"seq", "type", "sender_id", "sent_at", "deleted_at", "system"}
         assert set(entry["last_message"]) == preview | {"text"}
         assert {key: entry["last_message"][key] for key in preview} == {key: message[key] for key in preview}
         assert entry["last_message"]["text"] == message["text"][:200]
@@ -217,9 +228,24 @@ class TestTypes:
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         sent = await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
-        assert (sent["type"], sent["text"], sent["payload"]) == (fields["type"], fields.get("text"), payload)
+        assert (sent["type"], sent["text"]) == (fields["type"], fields.get("text"))
+        assert payloads_of(sent) == dict.fromkeys(PAYLOADS) | ({fields["type"]: payload} if payload else {})
         assert await transport.history(boris, chat["id"]) == [sent]
-        assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["last_message"]["payload"] is None
+        assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["last_message"]["system"] is None
+
+    async def test_the_list_shows_the_content_of_system_messages_only(
+        self, transport: Transport, anna: Person, boris: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
+        (message,) = await transport.history(boris, chat["id"])
+        assert payloads_of(message) == dict.fromkeys(PAYLOADS) | {"system": chat["last_message"]["system"]}
+        assert message["system"]["event"] == "group_created"
+        await boris.forget()
+        for fields in (LOCATION, CONTACT):
+            await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
+            listed = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["last_message"]
+            assert (listed["type"], listed["system"]) == (fields["type"], None)
+            assert (await boris.received("chats_changed"))[-1]["chats"][0]["last_message"] == listed
 
     @pytest.mark.parametrize(
         ("kind", "content_type"),
@@ -239,7 +265,7 @@ class TestTypes:
         file = await upload(anna, content_type, "a file")
         fields = {"type": kind, "attachment_id": file["id"], "text": "look", "client_id": str(uuid4())}
         sent = await transport.do(anna, "send_message", chat_id=chat["id"], **fields)
-        assert (sent["type"], sent["text"], sent["payload"]) == (kind, "look", None)
+        assert (sent["type"], sent["text"], payloads_of(sent)) == (kind, "look", dict.fromkeys(PAYLOADS))
         plain = {key for key in file if not key.endswith("url")}
         assert {key: sent["attachment"][key] for key in plain} == {key: file[key] for key in plain}
         assert set(sent["attachment"]) == set(file)
@@ -342,6 +368,24 @@ class TestAttachments:
 
 
 class TestResending:
+    async def test_a_retry_is_recognized_by_a_hash_that_no_version_may_change(
+        self, transport: Transport, database: Database, anna: Person, boris: Person
+    ) -> None:
+        """During a deploy the message may have been written by another version than the one that gets the retry."""
+        chat = await transport.open_private_chat(anna, boris)
+        contents: list[tuple[dict[str, Any], bytes]] = [
+            ({"type": "text", "text": "once"}, b'{"text":"once","type":"text"}'),
+            (LOCATION | {"latitude": 55}, b'{"latitude":55.0,"longitude":37.6,"type":"location"}'),
+            (LOCATION | {"text": "x"}, b'{"latitude":55.75,"longitude":37.6,"text":"x","type":"location"}'),
+            (CONTACT | {"reply_to": 1}, b'{"name":"Doctor","phone":"8 (495) 123-45-67","reply_to":1,"type":"contact"}'),
+        ]
+        for fields, _ in contents:
+            await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
+        async with database.engine.connect() as connection:
+            statement = sql("SELECT content_hash FROM message WHERE chat_id = :chat ORDER BY seq")
+            hashes = (await connection.execute(statement, {"chat": UUID(chat["id"])})).scalars().all()
+        assert hashes == [sha256(content).digest() for _, content in contents]
+
     async def test_resending_returns_the_same_message(
         self, transport: Transport, other_transport: Transport, anna: Person, boris: Person
     ) -> None:
@@ -511,7 +555,7 @@ class TestEditing:
         fields = {"client_id": str(uuid4()), **LOCATION}
         sent = await transport.do(anna, "send_message", chat_id=chat["id"], **fields)
         with_caption = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="here")
-        assert (with_caption["text"], with_caption["payload"]) == ("here", sent["payload"])
+        assert (with_caption["text"], with_caption["location"]) == ("here", sent["location"])
         without = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text=None)
         assert without["text"] is None and without["version"] == sent["version"] + 2
 
@@ -560,7 +604,7 @@ class TestDeleting:
         assert (answer.status, answer.data) == (204, None)
         tombstone = await transport.do(boris, "get_message", chat_id=chat["id"], seq=2)
         kept = {key: before[key] for key in ("chat_id", "seq", "client_id", "type", "sender_id", "sent_at")}
-        cleared = dict.fromkeys(("text", "payload", "attachment", "reply_to", "edited_at"))
+        cleared = dict.fromkeys(("text", *PAYLOADS, "attachment", "reply_to", "edited_at"))
         changed = {"version": before["version"] + 1, "deleted_at": tombstone["deleted_at"]}
         assert tombstone == kept | cleared | changed | {"like_count": 0, "liked": False}
         assert tombstone["deleted_at"] > sent["sent_at"]
@@ -576,7 +620,9 @@ class TestDeleting:
         for fields in (LOCATION, CONTACT):
             sent = await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
             await transport.do(anna, "delete_message", chat_id=chat["id"], seq=sent["seq"])
-        assert [item["payload"] for item in await transport.history(boris, chat["id"])] == [None, None]
+        assert [payloads_of(item) for item in await transport.history(boris, chat["id"])] == [
+            dict.fromkeys(PAYLOADS)
+        ] * 2
 
     async def test_a_tombstone_still_counts(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.open_private_chat(anna, boris)

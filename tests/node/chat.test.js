@@ -202,8 +202,8 @@ describe("a private chat", () => {
     const { data: page } = await boris.ask("list_messages");
     assert.deepEqual(page.items.map(({ type }) => type), ["text", "text", "location", "contact", "image"]);
     assert.equal(page.items[1].reply_to, 1);
-    assert.deepEqual(page.items[2].payload, { latitude: 55.75, longitude: 37.62 });
-    assert.deepEqual(page.items[3].payload, { name: "Clara", phone: "8 916 1234567" });
+    assert.deepEqual(page.items[2].location, { latitude: 55.75, longitude: 37.62 });
+    assert.deepEqual(page.items[3].contact, { name: "Clara", phone: "8 916 1234567" });
     assert.equal(page.items[4].attachment.id, upload.data.id);
     const system = { client_id: randomUUID(), type: "system", text: "I am the service" };
     assert.equal((await anna.refused("send_message", system)).code, "invalid_input");
@@ -364,7 +364,7 @@ describe("a group", () => {
     assert.deepEqual([founded.status, again.status, again.data.id], [201, 200, founded.data.id]);
     const { chats, mine } = await boris.next("chats_changed");
     assert.deepEqual([chats[0].title, chats[0].member_count, mine.length], ["Hike", 2, 1]);
-    assert.equal(chats[0].last_message.payload.event, "group_created");
+    assert.equal(chats[0].last_message.system.event, "group_created");
     assert.equal((await anna.refused("create_group", { ...founding, title: "Other" })).code, "client_id_reused");
     assert.equal((await anna.refused("create_group", { title: "Alone", member_ids: [] })).code, "invalid_input");
   });
@@ -376,7 +376,7 @@ describe("a group", () => {
     await boris.ask("add_members", { chat_id: chat.id, user_ids: [clara.id] });
     await anna.ask("add_members", { chat_id: chat.id, user_ids: [david.id], share_history: true });
     const { data: page } = await clara.ask("list_messages", { chat_id: chat.id });
-    assert.deepEqual(page.items.map(({ payload }) => payload.event), ["members_added", "members_added"]);
+    assert.deepEqual(page.items.map(({ system }) => system.event), ["members_added", "members_added"]);
     assert.equal((await david.ask("list_messages", { chat_id: chat.id })).data.items.length, 4);
     const { data } = await anna.ask("list_members", { chat_id: chat.id });
     const ids = [anna, boris, clara, david].map(({ id }) => id);
@@ -411,7 +411,7 @@ describe("a group", () => {
     assert.equal(removed[0].reason, "left");
     const change = await anna.next("messages_changed", ({ members: [row] }) => row?.user_id === boris.id);
     assert.notEqual(change.members[0].removed_at, null);
-    assert.equal(change.messages[0].payload.event, "member_left");
+    assert.equal(change.messages[0].system.event, "member_left");
   });
 
   it("is deleted for all members by its creator", async () => {

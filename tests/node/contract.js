@@ -39,7 +39,7 @@ const preview = fields({
   seq: count,
   type: types,
   text: orNull(text),
-  payload: orNull(system),
+  system: orNull(system),
   sender_id: uuid,
   sent_at: time,
   deleted_at: orNull(time),
@@ -89,11 +89,14 @@ const attachment = fields({
   url: text,
   preview_url: orNull(text),
 });
+// By type. A message has null in the fields of the other types.
 const payloads = {
   location: fields({ latitude: number, longitude: number }),
   contact: fields({ name: text, phone: text }),
   system,
 };
+const payload = (type) =>
+  Object.fromEntries(Object.keys(payloads).map((name) => [name, name === type ? orNull(payloads[name]) : nothing]));
 const messageShared = {
   chat_id: uuid,
   seq: count,
@@ -110,7 +113,7 @@ const messageShared = {
   deleted_at: orNull(time),
 };
 const message = (required, optional) => (value, path) =>
-  fields({ ...messageShared, ...required, payload: orNull(payloads[value?.type] ?? nothing) }, optional)(value, path);
+  fields({ ...messageShared, ...payload(value?.type), ...required }, optional)(value, path);
 const messageRead = message({ liked: flag }, {});
 const messagePage = fields({
   items: list(messageRead),
