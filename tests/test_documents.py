@@ -20,7 +20,7 @@ from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
 from chat_app.models.base import LIMITS
-from chat_app.models.messages import PAYLOADS, MessageShared
+from chat_app.models.messages import CREATES, PAYLOADS, MessageShared
 from chat_app.settings import get_settings
 from chat_app.web import examples
 from chat_app.web.asyncapi import asyncapi
@@ -261,6 +261,12 @@ class TestBoth:
         tables = {mapper.class_.__name__ for mapper in SQLModel._sa_registry.mappers}
         assert tables >= {"User", "Message"}
         assert tables & set(either["components"]["schemas"]) == set()
+
+    def test_the_union_of_new_messages_is_one_schema_with_a_name(self, either: Node) -> None:
+        union = either["components"]["schemas"]["MessageCreate"]
+        assert len(union["oneOf"]) == len(CREATES)
+        assert [node for node in nodes(either) if "discriminator" in node] == [union]
+        assert {"$ref": "#/components/schemas/MessageCreate"} in nodes(either)
 
     def test_every_field_of_an_answer_is_required(self, either: Node) -> None:
         for name, schema in either["components"]["schemas"].items():

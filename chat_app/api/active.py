@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from chat_app.api.deps import Bound, CurrentActor, Limit, NodeDep, SessionDep
-from chat_app.api.messages import SEND_ERRORS
+from chat_app.api.messages import SEND_ERRORS, NewMessage
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
 from chat_app.crud import chats, history
@@ -17,7 +17,7 @@ from chat_app.crud.messages import Draft
 from chat_app.errors import ChatNotFound, NoActiveChat, Unavailable
 from chat_app.models.answers import Created
 from chat_app.models.chats import ActiveChat
-from chat_app.models.messages import MessageCreate, MessagePage, MessageRead
+from chat_app.models.messages import MessagePage, MessageRead
 from chat_app.models.screens import OpenChat
 
 router = APIRouter(prefix="/chats/active", route_class=Operation)
@@ -64,7 +64,7 @@ async def list_active_messages(
 
 
 @router.post("/messages", tags=["messages"], responses=responses(ChatNotFound, NoActiveChat, *SEND_ERRORS))
-async def send_active_message(node: NodeDep, actor: CurrentActor, data: MessageCreate) -> Created[MessageRead]:
+async def send_active_message(node: NodeDep, actor: CurrentActor, data: NewMessage) -> Created[MessageRead]:
     """Send to the active chat; otherwise as `send_message`."""
     async with node.database.transaction() as db:
         chat_id = await chats.active_chat(db, actor)

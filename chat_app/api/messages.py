@@ -1,8 +1,8 @@
 """Messages: send, read, edit, delete, like, catch up."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 
 from chat_app.api.deps import (
     Bound,
@@ -36,6 +36,8 @@ from chat_app.models.users import UserPage
 router = APIRouter(prefix="/chats/{chat_id}", tags=["messages"], route_class=Operation)
 
 SEND_ERRORS = (MessageNotFound, AttachmentNotFound, AttachmentUsed, ClientIdReused)
+# Without `Body` FastAPI would put the union into each route instead of referring to its name.
+NewMessage = Annotated[MessageCreate, Body()]
 
 
 @router.get("/messages")
@@ -54,7 +56,7 @@ async def list_messages(
 
 @router.post("/messages", responses=responses(*SEND_ERRORS))
 async def send_message(
-    node: NodeDep, actor: CurrentActor, chat_id: ChatIdPath, data: MessageCreate
+    node: NodeDep, actor: CurrentActor, chat_id: ChatIdPath, data: NewMessage
 ) -> Created[MessageRead]:
     """Send a message; the same `client_id` again answers 200 with the same message.
 

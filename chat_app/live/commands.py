@@ -14,6 +14,7 @@ from uuid import UUID
 
 from fastapi.dependencies.models import Dependant
 from pydantic import Field, Strict, StrictBool, TypeAdapter, create_model
+from typing_extensions import TypeAliasType
 
 from chat_app.api import active, chats, members, messages
 from chat_app.api.deps import get_actor, open_reading
@@ -130,7 +131,7 @@ def _chat_id(connection: Connection, data: Any) -> UUID:
 _sends = [
     create_model(f"Send{kind.__name__.removesuffix('Create')}", __base__=kind, chat_id=OPEN_CHAT) for kind in CREATES
 ]
-SendMessage: Any = Annotated[reduce(or_, _sends), *BY_TYPE]
+SendMessage: Any = TypeAliasType("MessageCreate", Annotated[reduce(or_, _sends), *BY_TYPE])
 
 
 def _send_message(connection: Connection, data: Any) -> Draft:

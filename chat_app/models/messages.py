@@ -11,6 +11,7 @@ from pydantic import Field as Check
 from sqlalchemy import Index
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
+from typing_extensions import TypeAliasType
 
 from chat_app.errors import InvalidInput
 from chat_app.models.attachments import AttachmentRead
@@ -148,11 +149,14 @@ def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
 # For a union with `type` as discriminator.
 BY_TYPE = (Discriminator("type"), WrapValidator(_without_tag))
 
-MessageCreate = Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate, *BY_TYPE]
+# The documents have a schema of this name.
+MessageCreate = TypeAliasType(
+    "MessageCreate", Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate, *BY_TYPE]
+)
 
 # The registry of message types. What else differs by type follows from these classes, but for the payload's field in
 # `MessageShared`.
-CREATES: tuple[type[CreateBase], ...] = get_args(get_args(MessageCreate)[0])
+CREATES: tuple[type[CreateBase], ...] = get_args(get_args(MessageCreate.__value__)[0])
 CREATE_OF = {MessageType(name): create for create in CREATES for name in types_of(create)}
 WITH_ATTACHMENT = frozenset(kind for kind, create in CREATE_OF.items() if create.content_types)
 PAYLOADS: dict[MessageType, type[SQLModel]] = {MessageType.SYSTEM: System} | {

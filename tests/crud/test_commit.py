@@ -489,7 +489,8 @@ class TestTheCode:
 def tables_in(annotation: Any, seen: set[Any] | None = None) -> set[str]:
     """The names of the table classes that an annotation contains at any depth."""
     seen = set() if seen is None else seen
-    parts = list(get_args(annotation))
+    # A union with a name is that of its `__value__`.
+    parts = list(get_args(getattr(annotation, "__value__", annotation)))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
         seen.add(annotation)
         if annotation.model_config.get("table"):
