@@ -262,6 +262,11 @@ class TestBoth:
         assert tables >= {"User", "Message"}
         assert tables & set(either["components"]["schemas"]) == set()
 
+    def test_an_id_comes_first(self, either: Node) -> None:
+        objects = {name: list(schema.get("properties", [])) for name, schema in either["components"]["schemas"].items()}
+        assert {name: fields[0] for name, fields in objects.items() if "id" in fields and fields[0] != "id"} == {}
+        assert sum("id" in fields for fields in objects.values()) >= 4
+
     def test_the_union_of_new_messages_is_one_schema_with_a_name(self, either: Node) -> None:
         union = either["components"]["schemas"]["MessageCreate"]
         assert len(union["oneOf"]) == len(CREATES)

@@ -93,7 +93,7 @@ async def drop_attachment(db: Transaction, chat_id: UUID, seq: int) -> None:
 
 def attachment_read(row: Mapping[str, Any]) -> AttachmentRead:
     """The form for clients, with addresses that are valid for a while."""
-    fields = {name: row[name] for name in (*AttachmentBase.model_fields, "id")}
+    fields = {name: row[name] for name in AttachmentBase.model_fields}
     fields["url"] = attachment_url(row["id"], "file")
     fields["preview_url"] = attachment_url(row["id"], "preview") if row["preview_key"] else None
     return construct(AttachmentRead, fields)

@@ -34,7 +34,7 @@ NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _NEXT = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _WRITTEN = f"({_NEXT} - (({_NEXT} - {{table}}.xmin::text::bigint) & 4294967295))"
 
-CHAT_FIELDS = (*ChatBase.model_fields, "id")
+CHAT_FIELDS = tuple(ChatBase.model_fields)
 # The fields of Mine that are columns of a membership. Its `version` counts the personal changes, there `mine_version`.
 MINE_FIELDS = tuple(name for name in Mine.model_fields if name in Membership.model_fields)
 MINE_COLUMNS = ", ".join(f"membership.{name} AS own_{name}" for name in MINE_FIELDS).replace(

@@ -10,6 +10,7 @@ from chat_app.models.base import NOW, Counter, new_id
 
 
 class AttachmentBase(SQLModel):
+    id: UUID
     name: str
     content_type: str
     size: int = Field(sa_type=Counter, description="Bytes.")
@@ -36,6 +37,5 @@ class Attachment(AttachmentBase, table=True):
 
 
 class AttachmentRead(AttachmentBase):
-    id: UUID
     url: str = Field(description="Signed; opens without a header for an hour or more and supports ranges.")
     preview_url: str | None = Field(description="A smaller JPEG of a picture.")

@@ -29,6 +29,7 @@ class RemovedReason(StrEnum):
 
 
 class ChatBase(SQLModel):
+    id: UUID
     type: ChatType = Field(sa_type=text_enum(ChatType))
     title: str | None = Field(default=None, description="The group's own title; null in a private chat.")
     creator_id: UUID | None = Field(default=None, description="null while the chat is private.")
@@ -96,7 +97,6 @@ class ChatMine(Mine):
 class ChatShared(ChatBase):
     """The part of a chat that is the same for all its members."""
 
-    id: UUID
     last_message: Preview | None
 
 

@@ -25,6 +25,7 @@ class Device(NamedTuple):
 
 
 class SessionBase(SQLModel):
+    id: UUID
     user_agent: str | None = None
     created_at: datetime
     last_used_at: datetime = Field(description="The last login or refresh.")
@@ -48,7 +49,6 @@ class Session(SessionBase, table=True):
 
 
 class SessionRead(SessionBase):
-    id: UUID
     is_current: bool = Field(description="Whether it is the session of this request.")
 
 

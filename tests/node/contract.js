@@ -22,6 +22,7 @@ const fields = (required, optional = {}) => (value, path) => {
   const absent = Object.keys(required).filter((name) => !(name in value));
   const unknown = Object.keys(value).filter((name) => !(name in required) && !(name in optional));
   assert.deepEqual({ absent, unknown }, { absent: [], unknown: [] }, path);
+  if ("id" in value) assert.equal(Object.keys(value)[0], "id", `${path} begins with its id`);
   for (const [name, item] of Object.entries(value)) (required[name] ?? optional[name])(item, `${path}.${name}`);
 };
 
