@@ -19,7 +19,7 @@ from chat_app.cli import seed
 from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS
 from chat_app.main import create_api
-from chat_app.models.base import LIMITS
+from chat_app.models.base import LIMITS, Update
 from chat_app.models.messages import CREATES, PAYLOADS, MessageShared
 from chat_app.settings import get_settings
 from chat_app.web import examples
@@ -300,6 +300,22 @@ class TestErrors:
 def test_a_message_has_a_field_for_the_payload_of_each_type() -> None:
     for kind, payload in PAYLOADS.items():
         assert set(get_args(MessageShared.model_fields[kind].annotation)) == {payload, NoneType}
+
+
+def updates(kind: type[Update] = Update) -> Iterator[type[Update]]:
+    """The classes of all changes, those of the commands too."""
+    for made in kind.__subclasses__():
+        yield made
+        yield from updates(made)
+
+
+def test_all_that_can_be_null_can_be_unset() -> None:
+    found = {made.__name__: made for made in updates()}
+    assert {"UserUpdate", "ChatUpdate", "MessageUpdate", "RenameChat", "EditMessage"} <= found.keys()
+    for name, made in found.items():
+        names = get_args(get_args(made.model_fields["unset"].annotation)[0])
+        nullable = [field for field, about in made.model_fields.items() if NoneType in get_args(about.annotation)]
+        assert list(names) == nullable, name
 
 
 def test_examples_are_of_the_demo_data() -> None:

@@ -2,15 +2,16 @@
 
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 from pydantic_extra_types.phone_numbers import PhoneNumberValidator
 from sqlalchemy import BigInteger, func
 from sqlalchemy import Enum as SAEnum
 from sqlmodel import SQLModel
 from uuid_utils.compat import uuid7
 
+from chat_app.errors import InvalidInput
 from chat_app.settings import get_settings
 
 BIGGEST = 2**53 - 1  # the greatest integer that a JavaScript client reads back unchanged
@@ -74,6 +75,28 @@ class Input(SQLModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[assignment]  # SQLModel narrows the type
     # SQLModel's __init__ is for tables and doubles the time of a validation.
     __init__ = BaseModel.__init__
+
+
+# The field `unset` of an Update. Its type has the names of the fields that can be null.
+UNSET: Any = Field(default=[], exclude=True, description="Fields to set to null, for clients that can't send null.")
+
+
+class Update(Input):
+    """Input that changes the fields that were sent. A name in `unset` says the same as null."""
+
+    # At least one of these has to be sent or unset.
+    one_of: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="after")
+    def _set_null(self) -> Self:
+        names = set(vars(self)["unset"])
+        for name in names & self.model_fields_set:
+            raise InvalidInput.at(f"/{name}", "sent_and_unset", "This field is in `unset` too.")
+        for name in names:
+            setattr(self, name, None)
+        if self.one_of and self.model_fields_set.isdisjoint(self.one_of):
+            raise InvalidInput.at(f"/{self.one_of[0]}", "missing", "Field required")
+        return self
 
 
 def text_enum(kind: type[StrEnum]) -> Any:

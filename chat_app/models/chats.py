@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field as Check
@@ -10,7 +10,7 @@ from pydantic import StrictBool
 from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.base import LIMITS, Counter, Input, Line, Position, new_id, text_enum
+from chat_app.models.base import LIMITS, UNSET, Counter, Input, Line, Position, Update, new_id, text_enum
 from chat_app.models.messages import Preview
 from chat_app.models.users import UserBrief
 
@@ -145,8 +145,11 @@ class GroupCreate(Input):
     client_id: UUID | None = Field(default=None, description="Made by the client; the same id again is the same group.")
 
 
-class ChatUpdate(Input):
-    title: Line | None = Field(description="Your own title for the chat; null removes it.")
+class ChatUpdate(Update):
+    one_of = ("title",)
+
+    title: Line | None = Field(default=None, description="Your own title for the chat; null removes it.")
+    unset: list[Literal["title"]] = UNSET
 
 
 class MembersAdd(Input):

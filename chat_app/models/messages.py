@@ -15,7 +15,7 @@ from typing_extensions import TypeAliasType
 
 from chat_app.errors import InvalidInput
 from chat_app.models.attachments import AttachmentRead
-from chat_app.models.base import NO_NUL, NOW, Body, Counter, Input, Line, Seq, text_enum
+from chat_app.models.base import NO_NUL, NOW, UNSET, Body, Counter, Input, Line, Seq, Update, text_enum
 from chat_app.models.users import UserBrief
 
 
@@ -166,8 +166,11 @@ PAYLOADS: dict[MessageType, type[SQLModel]] = {MessageType.SYSTEM: System} | {
 NO_PAYLOAD: dict[str, Any] = {kind.value: None for kind in PAYLOADS}
 
 
-class MessageUpdate(Input):
-    text: Body | None = Field(description="The new text; null takes a caption away.")
+class MessageUpdate(Update):
+    one_of = ("text",)
+
+    text: Body | None = Field(default=None, description="The new text; null takes a caption away.")
+    unset: list[Literal["text"]] = UNSET
 
 
 class Preview(SQLModel):

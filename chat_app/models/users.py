@@ -1,14 +1,14 @@
 """Users: the account, the public profile and its changes."""
 
 from datetime import datetime
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import StringConstraints
 from sqlalchemy import Index, literal_column, text
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.base import NO_NUL, NOW, Input, Line, Phone, new_id
+from chat_app.models.base import NO_NUL, NOW, UNSET, Input, Line, Phone, Update, new_id
 from chat_app.models.wire_json import construct
 from chat_app.settings import get_settings
 
@@ -56,8 +56,10 @@ class UserCreate(Input):
     name: Line = DEFAULT_NAME
 
 
-class UserUpdate(Input, UserBase):
+class UserUpdate(Update, UserBase):
     """Fields that are not sent stay; null removes the username."""
+
+    unset: list[Literal["username"]] = UNSET
 
 
 class UserLookup(Input):

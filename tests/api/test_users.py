@@ -65,6 +65,32 @@ class TestOwnProfile:
         assert (await edit(anna, name=None)).code == "invalid_input"
         assert (await me(anna))["name"] == "Anna"
 
+    async def test_a_client_without_null_clears_the_username_by_name(self, anna: Person) -> None:
+        before = (await edit(anna, username=unique("anna"), bio="hello")).data
+        after = (await edit(anna, name="Anna B", unset=["username", "username"])).data
+        assert after == before | {"name": "Anna B", "username": None} == await me(anna)
+
+    @pytest.mark.parametrize(
+        ("change", "pointer"),
+        [
+            ({"unset": ["name"]}, "/unset/0"),
+            ({"unset": ["username", "bio"]}, "/unset/1"),
+            ({"unset": ["colour"]}, "/unset/0"),
+            ({"unset": "username"}, "/unset"),
+            ({"unset": ["username"], "username": "other_name"}, "/username"),
+            ({"unset": ["username"], "username": None}, "/username"),
+        ],
+        ids=str,
+    )
+    async def test_only_what_can_be_null_and_is_not_sent_can_be_unset(
+        self, anna: Person, change: dict[str, Any], pointer: str
+    ) -> None:
+        before = (await edit(anna, username=unique("anna"))).data
+        answer = await anna.http.patch(f"{USERS}/me", json=change)
+        assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+        assert http_answer(answer).code == "invalid_input"
+        assert await me(anna) == before
+
     async def test_invalid_input_is_refused(self, anna: Person) -> None:
         before = await me(anna)
         for change in (

@@ -556,16 +556,28 @@ class TestEditing:
         sent = await transport.do(anna, "send_message", chat_id=chat["id"], **fields)
         with_caption = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="here")
         assert (with_caption["text"], with_caption["location"]) == ("here", sent["location"])
-        without = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text=None)
-        assert without["text"] is None and without["version"] == sent["version"] + 2
+        for taken_away in ({"text": None}, {"unset": ["text"]}):
+            with_caption = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, text="here")
+            without = await transport.do(anna, "edit_message", chat_id=chat["id"], seq=1, **taken_away)
+            assert (without["text"], without["version"]) == (None, with_caption["version"] + 1)
 
-    @pytest.mark.parametrize("text", ["", "x" * 8001, 7, None])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *({"text": text} for text in ("", "x" * 8001, 7, None)),
+            *({"unset": names} for names in (["text"], ["seq"], ["type"], "text", None, [])),
+            {},
+            {"text": "x", "unset": ["text"]},
+            {"text": None, "unset": ["text"]},
+        ],
+        ids=lambda change: str(change)[:40],
+    )
     async def test_a_text_cannot_be_cleared(
-        self, transport: Transport, anna: Person, boris: Person, text: object
+        self, transport: Transport, anna: Person, boris: Person, change: dict[str, Any]
     ) -> None:
         chat = await transport.open_private_chat(anna, boris)
         sent = await transport.send(anna, chat["id"])
-        answer = await transport.call(anna, "edit_message", chat_id=chat["id"], seq=1, text=text)
+        answer = await transport.call(anna, "edit_message", chat_id=chat["id"], seq=1, **change)
         assert (answer.status, answer.code) == (422, "invalid_input")
         assert await transport.do(anna, "get_message", chat_id=chat["id"], seq=1) == sent
 

@@ -29,8 +29,10 @@ class TestOwnTitles:
         assert (renamed["mine"]["title"], renamed["title"]) == ("Holidays", "Trip")
         theirs = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (theirs["mine"]["title"], theirs["title"]) == (None, "Trip")
-        reset = await transport.do(boris, "rename_chat", chat_id=chat["id"], title=None)
-        assert (reset["mine"]["title"], reset["title"]) == (None, "Trip")
+        for taken_back in ({"title": None}, {"unset": ["title"]}):
+            await transport.do(boris, "rename_chat", chat_id=chat["id"], title="Holidays")
+            reset = await transport.do(boris, "rename_chat", chat_id=chat["id"], **taken_back)
+            assert (reset["mine"]["title"], reset["title"]) == (None, "Trip")
 
     async def test_a_private_chat_can_have_an_own_title(
         self, transport: Transport, anna: Person, boris: Person
@@ -41,7 +43,15 @@ class TestOwnTitles:
         assert renamed["mine"]["peer"]["id"] == anna.id
 
     @pytest.mark.parametrize(
-        "argument", [{"title": ""}, {"title": " "}, {"title": "x" * 101}, {"title": 1}, {}], ids=str
+        "argument",
+        [
+            *({"title": title} for title in ("", " ", "x" * 101, 1)),
+            *({"unset": names} for names in (["name"], ["chat_id"], ["unset"], [["title"]], "title", {"title": 1}, [])),
+            {},
+            {"title": "x", "unset": ["title"]},
+            {"title": None, "unset": ["title"]},
+        ],
+        ids=str,
     )
     async def test_an_own_title_is_one_line_or_null(
         self, transport: Transport, anna: Person, boris: Person, argument: dict[str, object]
@@ -49,6 +59,7 @@ class TestOwnTitles:
         chat = await transport.open_private_chat(anna, boris)
         answer = await transport.call(anna, "rename_chat", chat_id=chat["id"], **argument)
         assert (answer.status, answer.code) == (422, "invalid_input")
+        assert (await transport.do(anna, "get_chat", chat_id=chat["id"]))["mine"]["version"] == 1
 
 
 class TestPins:
