@@ -267,6 +267,14 @@ class TestBoth:
         assert {name: fields[0] for name, fields in objects.items() if "id" in fields and fields[0] != "id"} == {}
         assert sum("id" in fields for fields in objects.values()) >= 4
 
+    def test_every_enum_that_clients_receive_has_a_fallback(self, either: Node) -> None:
+        enums = {name: made for name, made in either["components"]["schemas"].items() if "enum" in made}
+        # Of an input.
+        enums.pop("Purpose", None)
+        assert {"MessageType", "SystemEvent", "ChatType", "RemovedReason"} <= enums.keys()
+        assert [name for name, made in enums.items() if "you don't know" not in made.get("description", "")] == []
+        assert "or on `status` if you don't know" in either["info"]["description"]
+
     def test_the_union_of_new_messages_is_one_schema_with_a_name(self, either: Node) -> None:
         union = either["components"]["schemas"]["MessageCreate"]
         assert len(union["oneOf"]) == len(CREATES)

@@ -18,11 +18,15 @@ UserIds = Annotated[list[UUID], Check(min_length=1, max_length=LIMITS["members_a
 
 
 class ChatType(StrEnum):
+    """Treat a type that you don't know as a group."""
+
     PRIVATE = "private"
     GROUP = "group"
 
 
 class RemovedReason(StrEnum):
+    """Treat a reason that you don't know as `removed`."""
+
     LEFT = "left"
     REMOVED = "removed"
     DELETED = "deleted"

@@ -20,6 +20,8 @@ from chat_app.models.users import UserBrief
 
 
 class MessageType(StrEnum):
+    """Show a type that you don't know by the message's `text`; without one, say that a newer app is needed."""
+
     TEXT = "text"
     IMAGE = "image"
     VIDEO = "video"
@@ -32,6 +34,8 @@ class MessageType(StrEnum):
 
 
 class SystemEvent(StrEnum):
+    """Show an event that you don't know as a change of the chat, without details."""
+
     GROUP_CREATED = "group_created"
     BECAME_GROUP = "became_group"
     MEMBERS_ADDED = "members_added"

@@ -40,7 +40,7 @@ class FieldProblem(SQLModel):
 
 
 class Problem(SQLModel):
-    """An RFC 9457 problem. Branch on `code`; `detail` is text for people."""
+    """An RFC 9457 problem. Branch on `code`, or on `status` if you don't know it; `detail` is text for people."""
 
     type: str
     title: str
