@@ -88,7 +88,7 @@ class ChatsChanged(ClientEvent):
     chats: list[ChatShared] = []
     mine: list[ChatMine] = Field(default=[], description="Only your own; drop an older version.")
     removed: list[RemovedChat] = []
-    users: list[UserBrief] = Field(default=[], description="Users that are new to the client with this change.")
+    users: list[UserBrief] = Field(default=[], description="Of a group: who sent the last message, and whom it names.")
 
     def header(self) -> Header:
         """Raises ValueError for several chats: they would have to be ordered one by one."""
@@ -117,6 +117,7 @@ class MessagesChanged(ClientEvent):
     messages: list[MessageRead | MessageShared] = []
     members: list[MemberRead] = []
     users: list[UserBrief] = []
+    replied: list[MessageShared] = Field(default=[], description="Quoted messages that are not among the messages.")
 
     def header(self) -> Header:
         first_seq = self.messages[0].seq if self.messages else 0
@@ -154,7 +155,10 @@ class PresenceChanged(ClientEvent):
 
 
 class UsersChanged(ClientEvent):
-    """A user of a private chat, or of the active chat, has a new name or picture."""
+    """A user of a private chat, or of the active chat, has a new name or picture.
+
+    A private peer also gets `chats_changed`, as it is a part of `mine.peer`.
+    """
 
     users: list[UserBrief]
 

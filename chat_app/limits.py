@@ -42,6 +42,9 @@ PER_USER = {
     "change_password": Rate(10, 60),
 }
 
+# Changes of one user's name and picture together: each goes to all private peers.
+PER_PROFILE = {"any": Rate(10, 3600)}
+
 WITH_CODE = ("login_with_code", "verify_phone", "reset_password")
 
 # Of one address, for operations without a token; many people may share an address.
@@ -70,6 +73,7 @@ MOST_TRANSPORTS = 1100
 IN_ALL = {"request_code": Rate(600, 60)}
 
 RATES = {"user": PER_USER, "address": PER_ADDRESS, "pair": PER_PAIR, "phone": PER_PHONE, "all": IN_ALL}
+RATES["profile"] = PER_PROFILE
 
 
 EXCHANGE_SECONDS = 0.25

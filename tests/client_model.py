@@ -1,9 +1,11 @@
-"""A reference client: it follows the rules of DESIGN §5 "Catching up" and depends on nothing else of the service.
+"""A reference client: it follows the rules of `chat_app/web/content/events.md` and depends on nothing else of the
+service.
 
 It takes answers and the events of one connection in their order, and keeps a chat list, one open window and a
 directory of users. It opens no connection and sends nothing.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 Json = dict[str, Any]
 
 PAGE = 50
+MOST_IDS = 100
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 PAYLOADS = ("location", "contact", "system")
 # Events without anything that a snapshot has.
@@ -19,33 +22,27 @@ PASSING = {"ready", "presence_changed", "typing_changed"}
 
 @dataclass
 class Entry:
-    """A chat of the list: the shared part and the user's own part."""
+    """A chat of the list: the shared part and the user's own part, with the greatest seq of the user's own messages."""
 
     shared: Json
     mine: Json | None = None
-
-    def keep_mine(self, mine: Json) -> None:
-        """Replace the own part unless the new one is older."""
-        if self.mine is None or mine["version"] >= self.mine["version"]:
-            self.mine = dict(mine)
-
-    def read_own_message(self, user_id: str) -> None:
-        """Move the read position to the newest own message: no other event has that position."""
-        newest = self.shared["last_message"]
-        if self.mine and newest and newest["sender_id"] == user_id and newest["seq"] > self.mine["last_read_seq"]:
-            self.mine |= {"last_read_seq": newest["seq"], "version": self.mine["version"] + 1}
+    own_seq: int = 0
 
     def others_read(self, seq: int) -> None:
         if self.mine:
             self.mine["others_read_seq"] = max(self.mine["others_read_seq"], seq)
 
     def state(self) -> Json:
-        """The entry as it is compared. Clients compute `unread_count` themselves."""
+        """The entry as it is shown and compared: an own part from before an own message shows that message as read."""
         shared = {name: value for name, value in self.shared.items() if name != "version"}
         if self.mine is None:
             return shared | {"mine": None}
-        mine = {name: value for name, value in self.mine.items() if name != "others_read_seq"}
-        return shared | {"mine": mine | {"unread_count": shared["message_count"] - mine["last_read_seq"]}}
+        mine = {name: value for name, value in self.mine.items() if name not in ("version", "others_read_seq")}
+        position = max(mine["last_read_seq"], self.own_seq)
+        own = {"last_read_seq": position, "unread_count": unread_count(self.shared, position)}
+        # Nodes of the former release send events without it, while they run beside this one.
+        last_user_seq = self.shared.get("last_user_seq", self.shared["message_count"])
+        return shared | {"last_user_seq": last_user_seq, "mine": mine | own}
 
     def place(self) -> tuple[float, float, str]:
         """The sort key in the list: pinned first, then the latest updated, then by id."""
@@ -55,20 +52,29 @@ class Entry:
         return -pinned.timestamp(), -updated.timestamp(), self.shared["id"]
 
 
+def unread_count(shared: Json, position: int) -> int:
+    """System messages do not make a read chat unread."""
+    count: int = shared["message_count"]
+    return count - position if shared.get("last_user_seq", count) > position else 0
+
+
 @dataclass
 class Window:
     """An open chat. Only `messages_changed` and `changes` move its version; everything else merges rows.
 
     `opened`: the version at which the chat was opened. It stays when a newest page replaces the window, since for the
-    service that opens nothing anew.
+    service that opens nothing anew. `first`: the first seq of the window; rows below it are kept beside it.
     """
 
     chat_id: str
     opened: int
     version: int
     message_count: int
+    first: int = 1
     messages: dict[int, Json] = field(default_factory=dict)
     members: dict[str, Json] = field(default_factory=dict)
+    # The greatest read position of each user, whether a member or not.
+    read: dict[str, int] = field(default_factory=dict)
     # The version of the newest event that was skipped.
     skipped: int = 0
 
@@ -78,20 +84,23 @@ class Window:
         return self.skipped > self.version
 
     def merge_message(self, message: Json) -> None:
-        """The greater row version wins. A winner without `liked` keeps the known one."""
+        """The greater row version wins. A winner without `liked` keeps the known one; None: unknown."""
         message = _current(message)
-        known = self.messages.get(message["seq"]) or {"version": 0, "liked": False}
+        known = self.messages.get(message["seq"])
+        if known is None:
+            # Nobody but its sender has seen a new one.
+            known = {"version": 0, "liked": False if message["seq"] > self.message_count else None}
         if message["version"] > known["version"] or (message["version"] == known["version"] and "liked" in message):
-            self.messages[message["seq"]] = {"liked": known["liked"]} | message
+            liked = False if message.get("deleted_at") else known["liked"]
+            self.messages[message["seq"]] = {"liked": liked} | message
+        self.has_read(message["sender_id"], message["seq"])
 
     def merge_member(self, member: Json) -> None:
-        """The greater row version wins. Between two joinings a read position only grows."""
+        """The greater row version wins."""
         known = self.members.get(member["user_id"])
-        if known and member["version"] < known["version"]:
-            return
-        self.members[member["user_id"]] = dict(member)
-        if known and known["joined_at"] == member["joined_at"]:
-            self.has_read(member["user_id"], known["last_read_seq"])
+        if known is None or member["version"] >= known["version"]:
+            self.members[member["user_id"]] = dict(member)
+        self.has_read(member["user_id"], member["last_read_seq"])
 
     def merge_members(self, members: list[Json], version: int) -> None:
         """Take all members as of a version. Newer rows stay; missing rows that are not newer go."""
@@ -103,9 +112,8 @@ class Window:
             self.merge_member(member)
 
     def has_read(self, user_id: str, seq: int) -> None:
-        member = self.members.get(user_id)
-        if member:
-            member["last_read_seq"] = max(member["last_read_seq"], seq)
+        """Read positions only grow, also when somebody is added again."""
+        self.read[user_id] = max(seq, self.read.get(user_id, 0))
 
     def change(self, event: Json) -> None:
         """Apply a `messages_changed`. An older one is ignored, and one that does not follow is a gap."""
@@ -115,33 +123,39 @@ class Window:
             self._merge(event)
 
     def _merge(self, event: Json) -> None:
-        for message in event["messages"]:
+        for message in [*event["messages"], *event.get("replied", ())]:
             self.merge_message(message)
-            sender = self.members.get(message["sender_id"])
-            # A row newer than the event is of a later joining, whose read position starts anew.
-            if message["seq"] > self.message_count and sender and sender["version"] <= event["version"]:
-                self.has_read(message["sender_id"], message["seq"])
         for member in event["members"]:
             self.merge_member(member)
         self.version, self.message_count = event["version"], event["message_count"]
 
+    def newest(self) -> list[Json]:
+        return [self.messages[seq] for seq in sorted(self.messages) if seq >= self.first][-PAGE:]
+
+    def quoted(self) -> list[Json]:
+        """What the newest messages quote beside them, as far as the user sees it."""
+        newest = self.newest()
+        seqs = {message.get("reply_to") for message in newest} - {message["seq"] for message in newest}
+        return [self.messages[seq] for seq in sorted(self.messages) if seq in seqs]
+
     def people(self) -> set[str]:
         """The ids of all users in the window."""
-        people = set(self.members)
-        for message in self.messages.values():
-            people.add(message["sender_id"])
-            if message["type"] == "system":
-                people.update(message["system"]["user_ids"])
-        return people
+        return {*self.members, *people_in(self.newest()), *people_in(self.quoted())}
 
     def state(self) -> Json:
-        """The window as it is compared: its newest page and its members."""
+        """The window as it is compared: its newest page with what that quotes, and its members."""
         return {
             "chat_id": self.chat_id,
             "version": self.version,
             "message_count": self.message_count,
-            "messages": [_unsigned(self.messages[seq]) for seq in sorted(self.messages)[-PAGE:]],
-            "members": {user_id: member for user_id, member in self.members.items() if not member["removed_at"]},
+            "messages": [_unsigned(message) for message in self.newest()],
+            # Whether the user likes them may be unknown.
+            "quoted": [_unsigned(message) | {"liked": None} for message in self.quoted()],
+            "members": {
+                user_id: member | {"last_read_seq": self.read[user_id]}
+                for user_id, member in self.members.items()
+                if not member["removed_at"]
+            },
         }
 
 
@@ -152,6 +166,11 @@ class ClientModel:
         self.user_id = user_id
         self.sync = ""
         self.entries: dict[str, Entry] = {}
+        # By chat, also by one that isn't known, or not any more: the own part, and the newest own message.
+        self.mines: dict[str, Json] = {}
+        self.own_seqs: dict[str, int] = {}
+        # Chats that came without `mine`: they are not shown until `list_chats {ids}` or `get_chat` has them.
+        self.unknown: set[str] = set()
         # The versions of removals: anything at or below them is ignored.
         self.removals: dict[str, int] = {}
         self.window: Window | None = None
@@ -165,17 +184,31 @@ class ClientModel:
         if changed_since == self.sync:
             self.sync = pages[0]["sync"]
         for page in pages:
-            self._learn_users(page["users"])
-            for removal in page["removed"]:
-                self._remove(removal)
-            for chat in page["items"]:
-                self.read_chat(chat)
+            self._take_list(page)
+
+    def ids_to_ask(self) -> list[str]:
+        """The next argument of `list_chats {ids}`."""
+        return sorted(self.unknown)[:MOST_IDS]
+
+    def read_asked(self, ids: list[str], page: Json) -> None:
+        """Take the answer of `list_chats {ids}`: it lacks what isn't the user's, and its `sync` is of no use."""
+        self._take_list(page)
+        for chat_id in self.unknown & set(ids):
+            self._forget(chat_id)
+
+    def _take_list(self, page: Json) -> None:
+        self._learn_users(page["users"])
+        for removal in page["removed"]:
+            self._remove(removal)
+        for chat in page["items"]:
+            self.read_chat(chat)
 
     def read_chat(self, chat: Json) -> None:
         """Take any ChatRead."""
         shared = {name: value for name, value in chat.items() if name != "mine"}
-        assert chat["mine"]["unread_count"] == chat["message_count"] - chat["mine"]["last_read_seq"]
+        assert chat["mine"]["unread_count"] == unread_count(shared, chat["mine"]["last_read_seq"])
         if self._keep_shared(shared):
+            self.unknown.discard(chat["id"])
             self._keep_mine(chat["id"], chat["mine"])
 
     def open(self, screen: Json) -> None:
@@ -195,13 +228,24 @@ class ClientModel:
 
     def _open(self, chat_id: str, opened: int, page: Json) -> None:
         self._learn_users(page["users"])
-        newest = page["items"][-1]["seq"] if page["items"] else 0
-        self.window = Window(chat_id, opened, page["version"], newest)
+        seqs = [message["seq"] for message in page["items"]] or [0]
+        read = self.window.read if self.window and self.window.chat_id == chat_id else {}
+        self.window = Window(chat_id, opened, page["version"], seqs[-1], seqs[0], read=dict(read))
         for message in [*page["items"], *page["replied"]]:
             self.window.merge_message(message)
+        self._note_own(chat_id, page["items"])
+
+    def read_page(self, page: Json) -> None:
+        """Take another page of the open chat that ends where the window begins."""
+        assert self.window
+        self._learn_users(page["users"])
+        for message in [*page["items"], *page["replied"]]:
+            self.window.merge_message(message)
+        self.window.first = min([self.window.first, *(message["seq"] for message in page["items"])])
 
     def read_message(self, message: Json) -> None:
         """Take the MessageRead of an ack."""
+        self._note_own(message["chat_id"], [message])
         if self.window and self.window.chat_id == message["chat_id"]:
             self.window.merge_message(message)
 
@@ -210,6 +254,7 @@ class ClientModel:
         assert self.window and not changes["reset"]
         self._learn_users(changes["users"])
         self.window.change(changes)
+        self._note_own(self.window.chat_id, changes["messages"])
 
     def read_members(self, answer: Json) -> None:
         """Take `list_members` of the open chat, with the read positions. It follows every `list_changes` and every
@@ -230,13 +275,19 @@ class ClientModel:
             self._remove(removal)
         with_mine = {mine["chat_id"] for mine in event["mine"]}
         for shared in event["chats"]:
-            if self._keep_shared(shared) and shared["id"] not in with_mine:
-                self.entries[shared["id"]].read_own_message(self.user_id)
+            chat_id, is_new = shared["id"], shared["id"] not in self.entries
+            if not self._keep_shared(shared):
+                continue
+            if chat_id in with_mine:
+                self.unknown.discard(chat_id)
+            elif is_new:
+                self.unknown.add(chat_id)
         for mine in event["mine"]:
             self._keep_mine(mine["chat_id"], {name: value for name, value in mine.items() if name != "chat_id"})
 
     def _messages_changed(self, event: Json) -> None:
         self._learn_users(event["users"])
+        self._note_own(event["chat_id"], event["messages"])
         if self.window and self.window.chat_id == event["chat_id"]:
             self.window.change(event)
             for message in event["messages"]:
@@ -254,18 +305,33 @@ class ClientModel:
 
     def _keep_shared(self, shared: Json) -> bool:
         """Replace the shared part unless the new one is older. False for a chat that the user was removed from."""
-        if shared["version"] <= self.removals.get(shared["id"], 0):
+        chat_id = shared["id"]
+        if shared["version"] <= self.removals.get(chat_id, 0):
             return False
         shared = shared | {"last_message": shared["last_message"] and _current(shared["last_message"])}
-        entry = self.entries.setdefault(shared["id"], Entry(shared))
+        if chat_id not in self.entries:
+            self.entries[chat_id] = Entry(shared, self.mines.get(chat_id), self.own_seqs.get(chat_id, 0))
+        entry = self.entries[chat_id]
         if shared["version"] >= entry.shared["version"]:
             entry.shared = shared
+        self._note_own(chat_id, [shared["last_message"]] if shared["last_message"] else [])
         return True
 
     def _keep_mine(self, chat_id: str, mine: Json) -> None:
-        if chat_id in self.entries:
-            self.entries[chat_id].keep_mine(mine)
+        """Replace the own part unless the new one is older, also of a chat that isn't known."""
+        known = self.mines.get(chat_id)
+        if known is None or mine["version"] >= known["version"]:
+            self.mines[chat_id] = dict(mine)
             self._learn_users([mine["peer"]] if mine["peer"] else [])
+            if chat_id in self.entries:
+                self.entries[chat_id].mine = self.mines[chat_id]
+
+    def _note_own(self, chat_id: str, messages: Iterable[Json]) -> None:
+        """The service has moved the read position to each of the user's messages."""
+        own = [message["seq"] for message in messages if message["sender_id"] == self.user_id]
+        self.own_seqs[chat_id] = max([self.own_seqs.get(chat_id, 0), *own])
+        if chat_id in self.entries:
+            self.entries[chat_id].own_seq = self.own_seqs[chat_id]
 
     def _others_read(self, chat_id: str, seq: int) -> None:
         if chat_id in self.entries:
@@ -275,9 +341,13 @@ class ClientModel:
         chat_id, version = removal["chat_id"], removal["version"]
         self.removals[chat_id] = max(version, self.removals.get(chat_id, 0))
         if chat_id in self.entries and self.entries[chat_id].shared["version"] <= version:
-            del self.entries[chat_id]
+            self._forget(chat_id)
         if self.window and self.window.chat_id == chat_id and version > self.window.opened:
             self.window = None
+
+    def _forget(self, chat_id: str) -> None:
+        del self.entries[chat_id]
+        self.unknown.discard(chat_id)
 
     def _learn_users(self, users: list[Json]) -> None:
         self.people |= {user["id"]: user for user in users}
@@ -286,17 +356,33 @@ class ClientModel:
     def open_chat_id(self) -> str | None:
         return self.window.chat_id if self.window else None
 
+    def shown_entries(self) -> list[Entry]:
+        """The chat list in its order."""
+        known = [entry for chat_id, entry in self.entries.items() if chat_id not in self.unknown]
+        return sorted(known, key=Entry.place)
+
     def list_state(self) -> Json:
         """The chat list as it is compared, in its order."""
-        ordered = sorted(self.entries.values(), key=Entry.place)
-        return {entry.shared["id"]: entry.state() for entry in ordered}
+        return {entry.shared["id"]: entry.state() for entry in self.shown_entries()}
 
     def window_state(self) -> Json | None:
         return self.window.state() if self.window else None
 
     def unknown_users(self) -> set[str]:
-        """Users in the window that no answer or event has described."""
-        return self.window.people() - set(self.people) if self.window else set()
+        """Users in the window, and in the list beside the newest messages, that no answer or event has described."""
+        newest = [entry.shared["last_message"] for entry in self.shown_entries() if entry.shared["type"] == "group"]
+        people = {*people_in(message for message in newest if message)}
+        if self.window:
+            people |= self.window.people()
+        return people - {self.user_id, *self.people}
+
+
+def people_in(messages: Iterable[Json]) -> Iterator[str]:
+    """The ids of the users that these messages refer to."""
+    for message in messages:
+        yield message["sender_id"]
+        if message["type"] == "system":
+            yield from message["system"]["user_ids"]
 
 
 def _current(message: Json) -> Json:

@@ -78,8 +78,15 @@ async def read_anew(socket: Socket, user_id: str, chat_id: str | None) -> Client
     return fresh
 
 
+async def ask_for_unknown(model: ClientModel, socket: Socket) -> None:
+    """Ask for the chats that came without the own part."""
+    while ids := model.ids_to_ask():
+        model.read_asked(ids, await _call(socket, "list_chats", ids=ids))
+
+
 def check_equal(name: str, kept: ClientModel, fresh: ClientModel) -> None:
     """Compare a model kept up to date by events with a fresh one."""
+    assert not kept.unknown, f"{name}: no answer or event had the own part of these chats"
     found = [*differences(kept.list_state(), fresh.list_state(), "chats")]
     found += differences(kept.window_state(), fresh.window_state(), "window")
     assert not found, f"{name}: kept differs from fresh:\n" + "\n".join(found)

@@ -240,10 +240,11 @@ async def broken_table(database: Database, name: str) -> AsyncIterator[None]:
         await connection.execute(text(f'ALTER TABLE elsewhere RENAME TO "{name}"'))
 
 
-async def wait_for_lock_waiter(connection: AsyncConnection) -> None:
-    """Return when a backend waits for a lock."""
+async def wait_for_lock_waiter(connection: AsyncConnection, number: int = 1) -> None:
+    """Return when so many backends wait for a lock."""
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     async with asyncio.timeout(DEADLINE):
-        while not (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one():
+        while (await connection.execute(waiting)).scalar_one() < number:
             pass
 
 

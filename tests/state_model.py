@@ -69,6 +69,10 @@ class Chat:
     def message_count(self) -> int:
         return len(self.messages)
 
+    @property
+    def last_user_seq(self) -> int:
+        return max((message.seq for message in self.messages if message.type != "system"), default=0)
+
 
 class Model:
     """All chats of some users, who are known by id and name."""
@@ -102,6 +106,7 @@ class Model:
             "creator_id": chat.creator_id,
             "member_count": len(chat.members),
             "message_count": chat.message_count,
+            "last_user_seq": chat.last_user_seq,
             "version": chat.version,
             "last_message": last_message and {name: last_message[name] for name in PREVIEWED},
             "mine": {
@@ -111,7 +116,7 @@ class Model:
                 "last_read_seq": mine.last_read,
                 "others_read_seq": max((other.last_read for other in others), default=0),
                 "visible_from_seq": mine.visible_from,
-                "unread_count": chat.message_count - mine.last_read,
+                "unread_count": chat.message_count - mine.last_read if chat.last_user_seq > mine.last_read else 0,
             },
         }
 
@@ -295,7 +300,7 @@ class Model:
             event = "became_group" if was_private else "members_added"
             message = self._add_system(chat, user, event, joining, chat.title if was_private else None)
             visible_from = mine.visible_from if share_history else message.seq
-            chat.members |= {who: Member(visible_from, visible_from - 1, chat.version) for who in joining}
+            chat.members |= {who: Member(visible_from, message.seq, chat.version) for who in joining}
         return Outcome(200, chat)
 
     def remove_member(self, user: str, chat: Chat, user_id: str) -> Outcome:

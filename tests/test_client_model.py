@@ -71,10 +71,161 @@ def test_a_list_of_members_keeps_newer_rows_and_removes_missing_older_ones() -> 
 
 def test_a_list_of_members_never_moves_a_read_position_back() -> None:
     client = opened(5)
-    client.receive("read_changed", {"chat_id": CHAT, "user_id": ANNA, "last_read_seq": 4})
-    client.read_members({"version": 5, "items": [member(ANNA, 1, last_read_seq=3), member(BORIS, 1)], "users": []})
+    client.receive("read_changed", {"chat_id": CHAT, "user_id": BORIS, "last_read_seq": 4})
+    client.read_members({"version": 5, "items": [member(ANNA, 1), member(BORIS, 1, last_read_seq=3)], "users": []})
     window = client.window_state()
-    assert window and window["members"][ANNA]["last_read_seq"] == 4
+    assert window and window["members"][BORIS]["last_read_seq"] == 4
+
+
+def event(**fields: Any) -> Json:
+    """A `chats_changed`."""
+    return {"chats": [], "mine": [], "removed": [], "users": []} | fields
+
+
+def entry(version: int, /, **mine: Any) -> Json:
+    """A ChatRead."""
+    chat: Json = screen(version)["chat"]
+    return chat | {"type": "group", "updated_at": NOW, "mine": chat["mine"] | mine}
+
+
+def shared(version: int, /, **fields: Any) -> Json:
+    """The shared part of a chat, as events have it."""
+    return {name: value for name, value in entry(version).items() if name != "mine"} | fields
+
+
+def own(version: int, /, **fields: Any) -> Json:
+    """The own part of a chat, as events have it."""
+    return entry(5)["mine"] | {"chat_id": CHAT, "version": version} | fields
+
+
+def listed(chat: Json) -> list[Json]:
+    return [{"sync": "1", "items": [chat], "removed": [], "users": []}]
+
+
+def shown(client: ClientModel) -> Json:
+    """The own part of the chat as it is shown."""
+    mine: Json = client.list_state()[CHAT]["mine"]
+    return mine
+
+
+def test_an_own_part_of_an_unknown_chat_is_kept_by_its_version() -> None:
+    client = ClientModel(BORIS)
+    client.receive("chats_changed", event(mine=[own(7, title="newer than the list")]))
+    client.read_list(listed(entry(5, version=6, title="older")))
+    assert shown(client)["title"] == "newer than the list"
+    client.read_list(listed(entry(5, version=8, title="newest")))
+    assert shown(client)["title"] == "newest"
+
+
+def test_an_own_part_of_a_chat_that_was_lost_is_kept_too() -> None:
+    client = ClientModel(BORIS)
+    client.read_list(listed(entry(5, version=3)))
+    client.receive("chats_changed", event(removed=[{"chat_id": CHAT, "version": 6}]))
+    client.receive("chats_changed", event(mine=[own(9, title="after coming back")]))
+    assert client.list_state() == {}
+    client.receive("chats_changed", event(chats=[shared(7)], mine=[own(8, title="of coming back")]))
+    assert shown(client)["title"] == "after coming back"
+
+
+def test_an_unknown_chat_without_an_own_part_is_shown_once_it_was_asked_for() -> None:
+    client = ClientModel(BORIS)
+    client.read_list([{"sync": "1", "items": [], "removed": [], "users": []}])
+    # The own part is that of an earlier membership.
+    client.receive("chats_changed", event(mine=[own(2)]))
+    client.receive("chats_changed", event(chats=[shared(7)]))
+    assert client.list_state() == {} and client.ids_to_ask() == [CHAT]
+    client.receive("chats_changed", event(chats=[shared(8)]))
+    (page,) = listed(entry(7, version=4, title="mine"))
+    client.read_asked([CHAT], page | {"sync": "2"})
+    assert shown(client)["title"] == "mine" and client.ids_to_ask() == []
+    assert client.list_state()[CHAT]["message_count"] == 8
+    assert client.sync == "1", "the sync of this answer covers only these chats"
+
+
+def test_what_the_answer_lacks_is_not_ones_own() -> None:
+    client = ClientModel(BORIS)
+    client.receive("chats_changed", event(chats=[shared(7)]))
+    client.receive("chats_changed", event(chats=[shared(3, id="other")]))
+    assert client.ids_to_ask() == [CHAT, "other"]
+    client.receive("chats_changed", event(chats=[shared(9)], mine=[own(4)]))
+    client.read_asked([CHAT, "other"], {"items": [], "removed": [], "users": []})
+    assert client.list_state().keys() == {CHAT}, "it came back after the answer was read"
+    assert client.ids_to_ask() == []
+
+
+def test_rows_of_replied_and_older_changed_rows_are_kept_beside_the_window() -> None:
+    client = opened(60)
+    assert client.window
+    client.window.first = 11
+    client.window.messages = {seq: row for seq, row in client.window.messages.items() if seq > 10}
+    before = client.window_state()
+    client.receive("messages_changed", change(60, 61, messages=[message(2, 61)], message_count=60))
+    assert before and client.window.messages[2]["version"] == 61
+    assert client.window_state() == before | {"version": 61}, "it is not part of the window"
+    answer = message(61, 62) | {"reply_to": 2}
+    quoted = message(2, 2) | {"text": "older"}
+    client.receive("messages_changed", change(61, 62, messages=[answer], message_count=61, replied=[quoted]))
+    state = client.window_state()
+    assert state and [row["version"] for row in state["quoted"]] == [61], "the greater version wins"
+
+
+def test_a_row_without_liked_that_is_not_new_leaves_it_unknown() -> None:
+    client = opened(60)
+    assert client.window
+    client.window.messages = {seq: row for seq, row in client.window.messages.items() if seq > 10}
+    without_liked = [{k: v for k, v in message(seq, 61).items() if k != "liked"} for seq in (2, 60, 61)]
+    client.receive("messages_changed", change(60, 61, messages=without_liked, message_count=61))
+    assert [client.window.messages[seq]["liked"] for seq in (2, 60, 61)] == [None, False, False]
+    client.read_message(message(2, 61) | {"chat_id": CHAT, "liked": True})
+    client.receive("messages_changed", change(61, 62, messages=[without_liked[0] | {"version": 62}]))
+    assert client.window.messages[2]["liked"], "now it is known, and an event keeps it"
+
+
+def test_a_position_that_comes_before_its_member_is_kept() -> None:
+    client = opened(5)
+    client.receive("read_changed", {"chat_id": CHAT, "user_id": "dina", "last_read_seq": 5})
+    client.receive("messages_changed", change(5, 6, members=[member("dina", 6, last_read_seq=3)]))
+    window = client.window_state()
+    assert window and window["members"]["dina"]["last_read_seq"] == 5
+
+
+def test_a_position_does_not_go_back_when_somebody_is_added_again() -> None:
+    client = opened(5)
+    client.receive("read_changed", {"chat_id": CHAT, "user_id": ANNA, "last_read_seq": 5})
+    client.receive("messages_changed", change(5, 6, messages=[], members=[member(ANNA, 6, removed_at=NOW)]))
+    back = member(ANNA, 7, joined_at="2026-02-02T00:00:00Z", last_read_seq=2)
+    client.receive("messages_changed", change(6, 7, messages=[], members=[back]))
+    window = client.window_state()
+    assert window and window["members"][ANNA]["last_read_seq"] == 5
+
+
+def test_an_own_message_is_read_and_an_own_part_from_before_it_shows_that() -> None:
+    client = ClientModel(BORIS)
+    client.read_list(listed(entry(5, version=3, last_read_seq=2, unread_count=3)))
+    newest = {"seq": 6, "sender_id": BORIS, "type": "text"}
+    client.receive("chats_changed", event(chats=[shared(6, last_message=newest)]))
+    assert (shown(client)["last_read_seq"], shown(client)["unread_count"]) == (6, 0)
+    client.receive("chats_changed", event(mine=[own(4, last_read_seq=2, title="late")]))
+    assert shown(client)["title"] == "late", "no own version was counted on"
+    assert (shown(client)["last_read_seq"], shown(client)["unread_count"]) == (6, 0)
+    later = newest | {"seq": 9, "sender_id": ANNA}
+    client.receive("chats_changed", event(chats=[shared(9, last_message=later)]))
+    assert (shown(client)["last_read_seq"], shown(client)["unread_count"]) == (6, 3)
+
+
+def test_own_messages_are_known_from_answers_and_before_the_chat_is() -> None:
+    client = ClientModel(BORIS)
+    client.read_message(message(4, 4) | {"chat_id": CHAT, "sender_id": BORIS})
+    client.read_list(listed(entry(5, version=1, last_read_seq=2, unread_count=3)))
+    assert (shown(client)["last_read_seq"], shown(client)["unread_count"]) == (4, 1)
+
+
+def test_system_messages_do_not_make_a_read_chat_unread() -> None:
+    client = ClientModel(BORIS)
+    client.read_list(listed(entry(5, last_read_seq=3, unread_count=0) | {"last_user_seq": 3}))
+    assert shown(client)["unread_count"] == 0
+    client.receive("chats_changed", event(chats=[shared(6, last_user_seq=6)]))
+    assert shown(client)["unread_count"] == 3
 
 
 def pages(sync: str) -> list[Json]:

@@ -112,6 +112,16 @@ STATEMENTS["0003"] = {
     ],
 }
 
+STATEMENTS["0005"] = {
+    "chat": [
+        *STATEMENTS["0001"]["chat"][:2],
+        "SELECT id, message_count, last_user_seq, version FROM chat WHERE id = :one FOR NO KEY UPDATE",
+        """UPDATE chat SET message_count = message_count + 1, last_user_seq = NULL, version = version + 1,
+            updated_at = now(), changed_at = now(), low_id = NULL, high_id = NULL, type = 'group',
+            deleted_at = now() WHERE id = :one""",
+    ],
+}
+
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(migrations.config()).walk_revisions()][::-1]
 COLUMNS = """
     SELECT table_name, column_name FROM information_schema.columns

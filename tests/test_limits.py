@@ -1,6 +1,7 @@
 """Rate limits over both transports, and the settings that a production start refuses."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,8 +19,11 @@ from chat_app.limits import Limits, Rate, network_of
 from chat_app.main import create_app
 from chat_app.settings import Settings
 from tests.accounts import PASSWORD, Account, wrong
-from tests.clients import Transport, http_answer
+from tests.clients import Person, Transport, http_answer
+from tests.media.pictures import corners, encoded
 from tests.service import MakePerson, Service
+
+AVATAR = "/api/v1/users/me/avatar"
 
 
 @pytest.fixture
@@ -228,6 +232,37 @@ async def test_simultaneous_hits_are_counted_exactly() -> None:
 
     results = await asyncio.gather(*(hit() for _ in range(100)))
     assert sum(results) == limits.PER_ADDRESS["register"].times
+
+
+async def test_a_name_and_a_picture_change_10_times_an_hour(
+    service: Service, make_person: MakePerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna, boris = await make_person("Anna"), await make_person("Boris")
+    monkeypatch.setattr(limits, "time", lambda: 1e9)
+    monkeypatch.setattr(service.live.limits, "enabled", True)
+    monkeypatch.setattr(service.live.limits, "_counts", {})
+
+    async def update(person: Person, **fields: str) -> str | None:
+        return http_answer(await person.http.patch("/api/v1/users/me", json=fields)).code
+
+    def picture(width: int) -> dict[str, str]:
+        return {"image": base64.b64encode(encoded(corners((width, 20)), "PNG")).decode()}
+
+    assert [await update(anna, name=f"Anna {number}") for number in range(8)] == [None] * 8
+    for _ in range(3):
+        assert await update(anna, name="Anna 7", bio="the same name is no change") is None
+    assert (await anna.http.put(AVATAR, json=picture(30))).status_code == 200
+    assert (await anna.http.put(AVATAR, json=picture(30))).status_code == 200, "the same picture is no change"
+    assert (await anna.http.delete(AVATAR)).status_code == 204
+    assert (await anna.http.delete(AVATAR)).status_code == 204, "there is none any more"
+    assert await update(anna, name="Anna 8") == "rate_limited"
+    assert http_answer(await anna.http.put(AVATAR, json=picture(40))).code == "rate_limited"
+    assert await update(anna, bio="not limited") is None
+    me = (await anna.http.get("/api/v1/users/me")).json()
+    assert (me["name"], me["avatar"], me["bio"]) == ("Anna 7", None, "not limited")
+    assert await update(boris, name="Boris 1") is None
+    monkeypatch.setattr(limits, "time", lambda: 1e9 + 3600)
+    assert await update(anna, name="Anna 8") is None
 
 
 def test_every_limit_names_a_route_or_command(openapi: dict[str, dict[str, dict[str, dict[str, str]]]]) -> None:

@@ -28,6 +28,15 @@ CATALOG = """
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text != 'alembic_version'
 """
 
+NEW_CHAT = """
+    INSERT INTO chat (id, type, title, member_count, message_count, version, created_at, updated_at, changed_at)
+    VALUES (gen_random_uuid(), 'group', :title, 1, :count, 1, now(), now(), now()) RETURNING id
+"""
+NEW_MESSAGE = """
+    INSERT INTO message (chat_id, seq, version, sender_id, type, like_count, sent_at)
+    VALUES (:chat_id, :seq, :seq, gen_random_uuid(), :type, 0, now())
+"""
+
 WAITING_MIGRATIONS = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database
     WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
@@ -61,6 +70,25 @@ async def test_downgrading_leaves_nothing_and_upgrading_again_works(empty_url: s
     await asyncio.to_thread(migrations.upgrade, empty_url)
     async with engine.connect() as connection:
         assert await connection.run_sync(_differences) == []
+
+
+async def test_chats_that_end_with_system_messages_get_their_newest_message_of_a_user(
+    empty_url: str, engine: AsyncEngine
+) -> None:
+    await asyncio.to_thread(command.upgrade, migrations.config(empty_url), "0004")
+    # The types of the messages of each chat.
+    types = {"ts": 1, "tsts": 3, "s": 0, "sss": 0, "ttss": 2, "st": None, "t": None, "": None}
+    async with engine.begin() as connection:
+        for title in types:
+            chat = {"title": title, "count": len(title)}
+            chat_id = await connection.scalar(text(NEW_CHAT), chat)
+            for seq, letter in enumerate(title, 1):
+                message = {"chat_id": chat_id, "seq": seq, "type": {"t": "text", "s": "system"}[letter]}
+                await connection.execute(text(NEW_MESSAGE), message)
+    await asyncio.to_thread(migrations.upgrade, empty_url)
+    async with engine.connect() as connection:
+        found = await connection.execute(text("SELECT title, last_user_seq FROM chat"))
+        assert dict(found.all()) == types
 
 
 async def test_simultaneous_migrations_run_one_after_the_other(empty_url: str, engine: AsyncEngine) -> None:

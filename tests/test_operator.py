@@ -136,6 +136,9 @@ BROKEN = {
         "UPDATE chat SET member_count = member_count - 1",
         "UPDATE membership SET removed_at = now()",
     ],
+    "last_user_seq is before the message of a user": [
+        f"WITH ended AS (UPDATE message SET type = 'system' WHERE {LAST}) UPDATE chat SET last_user_seq = 0",
+    ],
     "a read position is outside of what is visible": [
         "UPDATE membership SET last_read_seq = 10000",
         "UPDATE membership SET last_read_seq = -1",

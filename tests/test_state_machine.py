@@ -240,6 +240,8 @@ class Chats(RuleBasedStateMachine):
         mine = self.model.chats_of(person.id)
         listed = (await transport.do(person, "list_chats", limit=100))["items"]
         assert [chat_facts(chat) for chat in listed] == [self.model.chat(person.id, chat) for chat in mine]
+        if ids := [chat.id for chat in self.model.chats]:
+            assert (await transport.do(person, "list_chats", ids=ids))["items"] == listed
         for chat in mine:
             await self.read_page(transport, person, chat, again)
             await self.read_members(transport, person, chat, again)

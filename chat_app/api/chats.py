@@ -2,7 +2,16 @@
 
 from fastapi import APIRouter
 
-from chat_app.api.deps import ChatIdPath, ChatsAfter, CurrentActor, Limit, ReadingDep, SessionDep, SyncQuery
+from chat_app.api.deps import (
+    ChatIdPath,
+    ChatIdsQuery,
+    ChatsAfter,
+    CurrentActor,
+    Limit,
+    ReadingDep,
+    SessionDep,
+    SyncQuery,
+)
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
 from chat_app.crud import chats
@@ -15,10 +24,15 @@ router = APIRouter(prefix="/chats", tags=["chats"], route_class=Operation)
 
 @router.get("")
 async def list_chats(
-    db: ReadingDep, actor: CurrentActor, cursor: ChatsAfter = None, limit: Limit = 50, changed_since: SyncQuery = None
+    db: ReadingDep,
+    actor: CurrentActor,
+    cursor: ChatsAfter = None,
+    limit: Limit = 50,
+    changed_since: SyncQuery = None,
+    ids: ChatIdsQuery = None,
 ) -> ChatList:
     """Your chats: pinned ones first, the latest pin on top, then the latest updated."""
-    return await chats.list_chats(db, actor, cursor=cursor, limit=limit, changed_since=changed_since)
+    return await chats.list_chats(db, actor, cursor=cursor, limit=limit, changed_since=changed_since, ids=ids)
 
 
 @router.post("/private", responses=responses(UserNotFound))

@@ -109,6 +109,9 @@ UsersAfter = Annotated[UserCursor | None, Query(description="The `next_cursor` o
 SyncQuery = Annotated[
     Sync | None, Query(description="A former `sync`: only the chats that changed after it, for all or for you.")
 ]
+ChatIdsQuery = Annotated[
+    list[UUID] | None, Query(max_length=LIMITS["page"], description="Only these, on one page; alone or with `limit`.")
+]
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
 VersionQuery = Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")]
 Bound = Annotated[int | None, Query(ge=0, le=BIGGEST)]

@@ -1,5 +1,7 @@
 """Profiles: your own and those of others."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID
 
@@ -9,9 +11,12 @@ from pydantic import StringConstraints
 from chat_app.api.deps import CurrentActor, Limit, NodeDep, SessionDep
 from chat_app.api.operations import Protected
 from chat_app.api.problems import responses
+from chat_app.components import Components
 from chat_app.crud import avatars, users
+from chat_app.database import Transaction
 from chat_app.errors import BadImage, UsernameTaken, UserNotFound
 from chat_app.models.base import LIMITS, NO_NUL
+from chat_app.models.sessions import Actor
 from chat_app.models.users import Avatar, AvatarUpload, UserList, UserLookup, UserMe, UserRead, UserUpdate
 
 router = APIRouter(prefix="/users", tags=["users"], route_class=Protected)
@@ -25,10 +30,25 @@ async def get_me(db: SessionDep, actor: CurrentActor) -> UserMe:
     return await users.get_me(db, actor)
 
 
+@asynccontextmanager
+async def changing_profile(node: Components, actor: Actor) -> AsyncIterator[Transaction]:
+    """A transaction that counts a new name or picture. Raises RateLimited."""
+    async with node.database.transaction() as db:
+        former = await users.get_me(db, actor)
+        yield db
+        me = await users.get_me(db, actor)
+        if (me.name, me.avatar) != (former.name, former.avatar):
+            node.limits.check("profile", profile=actor.id)
+
+
 @router.patch("/me", responses=responses(UsernameTaken))
-async def update_me(db: SessionDep, actor: CurrentActor, data: UserUpdate) -> UserMe:
-    """Change your profile. Fields that you don't send stay."""
-    return await users.update_me(db, actor, data)
+async def update_me(node: NodeDep, actor: CurrentActor, data: UserUpdate) -> UserMe:
+    """Change your profile. Fields that you don't send stay. A new name goes to your private peers as `chats_changed`.
+
+    Your name and picture may change 10 times an hour.
+    """
+    async with changing_profile(node, actor) as db:
+        return await users.update_me(db, actor, data)
 
 
 @router.get("")
@@ -63,12 +83,12 @@ async def set_avatar(node: NodeDep, actor: CurrentActor, data: AvatarUpload) -> 
     It is kept as it is, and cut to squares of 400, 100 and 50 pixels; all four without metadata. A JPEG of more than
     12 megapixels keeps its orientation as EXIF.
     """
-    async with avatars.stored_avatar(actor, node.storage, data.image) as key, node.database.transaction() as db:
+    async with avatars.stored_avatar(actor, node.storage, data.image) as key, changing_profile(node, actor) as db:
         return await avatars.set_avatar(db, actor, key)
 
 
 @router.delete("/me/avatar", status_code=204)
 async def delete_avatar(node: NodeDep, actor: CurrentActor) -> None:
     """Remove your picture."""
-    async with node.database.transaction() as db:
+    async with changing_profile(node, actor) as db:
         await avatars.delete_avatar(db, actor)

@@ -24,6 +24,12 @@ SELECT chat.id AS chat_id, member_count, count(user_id) AS members
 FROM chat LEFT JOIN membership ON chat_id = chat.id AND removed_at IS NULL
 GROUP BY chat.id HAVING count(user_id) != member_count;
 
+-- last_user_seq is before the message of a user
+SELECT chat.id AS chat_id, last_user_seq, max(seq) AS newest
+FROM chat JOIN message ON chat_id = chat.id AND message.type != 'system' AND seq > last_user_seq
+WHERE EXISTS (SELECT FROM message AS last WHERE chat_id = chat.id AND seq = message_count AND last.type = 'system')
+GROUP BY chat.id;
+
 -- a read position is outside of what is visible
 SELECT chat_id, user_id, visible_from_seq, last_read_seq, message_count
 FROM membership JOIN chat ON chat.id = chat_id

@@ -20,7 +20,7 @@ from chat_app.errors import (
 from chat_app.events import Audience
 from chat_app.models import Chat, Message
 from chat_app.models.chats import ChatType
-from chat_app.models.messages import MessageType
+from chat_app.models.messages import MessageBase, MessageType
 from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import as_json
 
@@ -89,20 +89,39 @@ async def lock_group_as_creator(db: Transaction, actor: Actor, chat_id: UUID) ->
 # A statement of its own: one that waited for a lock still sees the past in everything else.
 _LOCK_CHATS = "SELECT FROM chat WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE"
 
-# `members` has the present members: only they may send, and only they get the events.
-_READ_LOCKED = """
+MESSAGE_COLUMNS = (*MessageBase.model_fields, "payload")
+# The driver reads jsonb only as a column of its own.
+_QUOTED = ", ".join(f"message.{name}" for name in MESSAGE_COLUMNS).replace(".payload", ".payload::text")
+
+# `members` has the present members: only they may send, and only they get the events. `people` are those of the
+# messages and of their quotes; in a private chat both know each other.
+_READ_LOCKED = f"""
 WITH draft AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1) AS draft (chat_id uuid, sender_id uuid, client_id uuid)
+    SELECT * FROM json_to_recordset($1) AS draft (chat_id uuid, sender_id uuid, client_id uuid, reply_to bigint)
 ), repeated AS MATERIALIZED (
     SELECT draft.*, seq, content_hash FROM draft, LATERAL (
         SELECT seq, content_hash FROM message
         WHERE chat_id = draft.chat_id AND sender_id = draft.sender_id AND client_id = draft.client_id LIMIT 1
     ) AS former
+), quoted AS MATERIALIZED (
+    SELECT message.chat_id, message.sender_id, message.type, payload, ROW (
+        {_QUOTED}, row_to_json(attachment)::text
+    ) AS found FROM draft, LATERAL (
+        SELECT * FROM message WHERE chat_id = draft.chat_id AND seq = draft.reply_to LIMIT 1
+    ) AS message LEFT JOIN attachment ON attachment.chat_id = message.chat_id AND attachment.seq = message.seq
+    WHERE draft.reply_to IS NOT NULL
 )
 SELECT id, type, title, creator_id::text, member_count, message_count, version, created_at, updated_at,
     clock_timestamp() AS now, members, visible_from, ARRAY(
         SELECT ROW (sender_id, client_id, seq, repeated.content_hash) FROM repeated WHERE chat_id = chat.id
-    ) AS known
+    ) AS known, ARRAY(SELECT found FROM quoted WHERE chat_id = chat.id) AS quoted, ARRAY(
+        SELECT ROW ("user".id, name, avatar_key) FROM "user" WHERE chat.type = 'group' AND "user".id = ANY(ARRAY(
+            SELECT sender_id FROM draft WHERE chat_id = chat.id
+            UNION ALL SELECT sender_id FROM quoted WHERE chat_id = chat.id
+            UNION ALL SELECT jsonb_array_elements_text(payload -> 'user_ids')::uuid FROM quoted
+            WHERE chat_id = chat.id AND quoted.type = 'system'
+        ))
+    ) AS people
 FROM chat, LATERAL (
     SELECT array_agg(user_id) AS members, array_agg(visible_from_seq) AS visible_from
     FROM membership WHERE chat_id = chat.id AND removed_at IS NULL
@@ -111,9 +130,9 @@ WHERE id = ANY(ARRAY(SELECT chat_id FROM draft)) AND deleted_at IS NULL
 """
 
 
-async def lock_to_send(db: Db, drafts: Sequence[dict[str, UUID]], *, patience: float | None = None) -> list[Any]:
-    """For sends, by chat_id, sender_id and client_id: a row for each chat, locked, with its present members, the
-    first seq that each may see, and the messages that were sent under these client ids before.
+async def lock_to_send(db: Db, drafts: Sequence[dict[str, Any]], *, patience: float | None = None) -> list[Any]:
+    """For sends, by chat_id, sender_id, client_id and reply_to: a row for each chat, locked, with its present members,
+    the first seq that each may see, the messages that were sent under these client ids before, and those quoted.
     """
     raw = await db.raw()
     await raw.lock(_LOCK_CHATS, {draft["chat_id"] for draft in drafts}, patience=patience)

@@ -12,12 +12,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
 from chat_app.crud import access, recording
+from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import get_chat as get_chat
 from chat_app.crud.entries import list_chats as list_chats
 from chat_app.crud.entries import mentioned, mine_of, read_for_members, shared_part
 from chat_app.crud.history import list_messages, read_members
 from chat_app.crud.members import end_memberships, write_memberships
-from chat_app.crud.users import check_users_exist, list_briefs
+from chat_app.crud.users import check_users_exist
 from chat_app.database import Db, Transaction, read_clock
 from chat_app.delivery import order_delivery
 from chat_app.errors import ChatNotFound, ClientIdReused, GroupFull, InvalidInput, NoActiveChat
@@ -47,6 +48,8 @@ async def open_private_chat(
             return await open_private_chat(db, actor, user_id, chat_id=chat_id)
         return await get_chat(db, actor, existing_id), False
     await write_memberships(db, chat, [low_id, high_id], visible_from_seq=1, founding=True)
+    # Who changes their name or picture meanwhile either waits and sees this chat, or is waited for.
+    await db.fetch('SELECT FROM "user" WHERE id = ANY($1::uuid[]) ORDER BY id FOR SHARE', [low_id, high_id])
     entries = await read_for_members(db, chat.id, [low_id, high_id])
     for member_id, entry in entries.items():
         record(db, ChatsChanged(chats=[shared_part(chat, None)], mine=[mine_of(entry)]), {member_id: 1})

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from chat_app.crud.briefs import list_briefs
 from chat_app.crud.history import people_in
-from chat_app.crud.users import list_briefs
 from chat_app.database import LONGEST_TRANSACTION, Db
 from chat_app.errors import ChatNotFound, InvalidInput
 from chat_app.models import Chat
@@ -69,32 +69,33 @@ async def get_chat(db: Db, actor: Actor, chat_id: UUID) -> ChatRead:
     return entries[actor.id]
 
 
+async def read_for_peers(db: Db, user_id: UUID) -> dict[UUID, ChatRead]:
+    """The private chats of a user, by peer and as the peer sees them."""
+    rows = await _read(db, "(low_id = $1 OR high_id = $1) AND user_id != $1", user_id)
+    return {row["user_id"]: _chat_read(row) for row in rows}
+
+
 async def read_for_members(db: Db, chat_id: UUID, user_ids: Iterable[UUID]) -> dict[UUID, ChatRead]:
     """One chat as each of these members sees it."""
     rows = await _read(db, "chat_id = $1 AND user_id = ANY($2::uuid[])", chat_id, list(user_ids))
     return {row["user_id"]: _chat_read(row) for row in rows}
 
 
-async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None) -> ChatList:
+async def list_chats(
+    db: Db, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None, ids: list[UUID] | None = None
+) -> ChatList:
     """A page of the actor's chats: pinned ones first, then the latest updated. Raises InvalidInput for other cursors.
 
     With `changed_since` the order is by id: a chat that moved up between two pages would be on neither, and the client
-    would never learn what it missed.
+    would never learn what it missed. With `ids` all of these that are the actor's are on one page.
     """
-    sync = await read_sync(db, actor.id)
+    if ids is not None and (cursor or changed_since):
+        raise InvalidInput.at("/ids", "conflicting_parameters", "Give `ids` without `cursor` and `changed_since`.")
+    limit = limit if ids is None else len(ids)
     since = _parse_sync(changed_since) if changed_since else None
-    where, values, order = "user_id = $1", [actor.id, limit + 1], "pinned DESC, updated_at DESC, id"
-    last = _parse_cursor(cursor) if cursor else None
-    if since:
-        where, order = f"{where} AND ({_changed('chat', 3)} OR {_changed('membership', 3)})", "id"
-        values += since
-        if last:
-            where, values = f"{where} AND id > $5", [*values, last[2]]
-    elif last:
-        pinned = "coalesce(pinned_at, 'epoch')"
-        where = f"{where} AND ({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))"
-        values += last
-    rows = await _read(db, where, *values, order=order)
+    where, values, order = _page(_parse_cursor(cursor) if cursor else None, since, ids)
+    sync = await read_sync(db, actor.id)
+    rows = await _read(db, f"user_id = $1 AND {where}", actor.id, limit + 1, *values, order=order)
     items = [_chat_read(row) for row in rows[:limit]]
     removed = await db.fetch(_REMOVED, actor.id, *since) if since and not cursor else []
     return ChatList(
@@ -104,6 +105,21 @@ async def list_chats(db: Db, actor: Actor, *, cursor: str | None, limit: int, ch
         next_cursor=_cursor(items[-1]) if len(rows) > limit else None,
         sync=sync,
     )
+
+
+def _page(
+    after: tuple[datetime, datetime, UUID] | None, since: tuple[datetime, int] | None, ids: list[UUID] | None
+) -> tuple[str, Sequence[object], str]:
+    """The condition of a page, its values from $3 on, and its order. `after`: the position of the chat before it."""
+    if since:
+        changed = f"({_changed('chat', 3)} OR {_changed('membership', 3)})"
+        return (f"{changed} AND id > $5", [*since, after[2]], "id") if after else (changed, since, "id")
+    order, pinned = "pinned DESC, updated_at DESC, id", "coalesce(pinned_at, 'epoch')"
+    if ids is not None:
+        return "chat_id = ANY($3::uuid[])", [ids], order
+    if not after:
+        return "true", [], order
+    return f"({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))", after, order
 
 
 # A removal doubles the membership's share, so that the sum grows with every change, this one too.
@@ -129,7 +145,10 @@ async def read_sync(db: Db, user_id: UUID) -> str:
 
 def shared_fields(chat: Mapping[str, Any], last_message: Preview | None) -> dict[str, Any]:
     """The fields that go to every member of a chat, from its row."""
-    return {name: chat[name] for name in CHAT_FIELDS} | {"last_message": last_message}
+    fields = {name: chat[name] for name in CHAT_FIELDS} | {"last_message": last_message}
+    # After the message of a user the column may be old: the former release does not clear it.
+    known = chat["last_user_seq"] if last_message and last_message.type is MessageType.SYSTEM else None
+    return fields | {"last_user_seq": chat["message_count"] if known is None else known}
 
 
 def shared_part(chat: Chat, last_message: Preview | None) -> ChatShared:
@@ -151,10 +170,11 @@ def mentioned(chats: Sequence[ChatShared]) -> set[UUID]:
     return creators | people_in(chat.last_message for chat in chats if chat.last_message)
 
 
-def mine_fields(row: Any, peer: UserBrief | None, *, others_read_seq: int, message_count: int) -> dict[str, Any]:
-    """The personal part of a chat, from a row with MINE_COLUMNS."""
+def mine_fields(row: Any, peer: UserBrief | None, shared: Mapping[str, Any], others_read_seq: int) -> dict[str, Any]:
+    """The personal part of a chat, from a row with MINE_COLUMNS and the shared part."""
     fields = {name: row[f"own_{name}"] for name in MINE_FIELDS}
-    unread = message_count - fields["last_read_seq"]
+    position = fields["last_read_seq"]
+    unread = shared["message_count"] - position if shared["last_user_seq"] > position else 0
     return fields | {"peer": peer, "others_read_seq": others_read_seq, "unread_count": unread}
 
 
@@ -215,9 +235,8 @@ def _chat_read(row: Any) -> ChatRead:
     last = {name: row[f"last_{name}"] for name in _PREVIEW_FIELDS}
     last_message = preview(last | {"type": MessageType(last["type"])}) if last["seq"] else None
     peer = brief(row["peer_id"], row["name"], row["avatar_key"]) if row["peer_id"] else None
-    counts = {name: row[name] for name in ("others_read_seq", "message_count")}
-    mine = construct(Mine, mine_fields(row, peer, **counts))
-    fields = shared_fields(row, last_message) | {"type": ChatType(row["type"]), "mine": mine}
+    fields = shared_fields(row, last_message) | {"type": ChatType(row["type"])}
+    fields["mine"] = construct(Mine, mine_fields(row, peer, fields, row["others_read_seq"]))
     return construct(ChatRead, fields)
 
 

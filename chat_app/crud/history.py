@@ -1,12 +1,14 @@
 """Reading the messages and members of a chat: pages, single ones, and what changed."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from chat_app.crud.access import View, view_chat
+import orjson
+
+from chat_app.crud.access import MESSAGE_COLUMNS, View, view_chat
 from chat_app.crud.attachments import attachment_read
-from chat_app.crud.users import list_briefs
+from chat_app.crud.briefs import list_briefs
 from chat_app.database import Db
 from chat_app.errors import InvalidInput, MessageNotFound
 from chat_app.models.attachments import AttachmentRead
@@ -15,7 +17,6 @@ from chat_app.models.messages import (
     NO_PAYLOAD,
     PAYLOADS,
     WITH_ATTACHMENT,
-    MessageBase,
     MessagePage,
     MessageRead,
     MessageShared,
@@ -46,9 +47,7 @@ async def list_messages(
     view = await view_chat(db, actor, chat_id)
     first, last = _bounds(view, before, after, around, limit)
     items = await _read(db, actor.id, chat_id, "seq BETWEEN $3 AND $4", first, last)
-    quoted = {item.reply_to for item in items if item.reply_to is not None} - {item.seq for item in items}
-    quoted = {seq for seq in quoted if seq >= view.visible_from_seq}
-    replied = await read_messages(db, actor.id, chat_id, quoted) if quoted else []
+    replied = await _replied(db, actor.id, chat_id, view, items)
     return MessagePage(
         items=items,
         has_before=first > view.visible_from_seq,
@@ -57,6 +56,13 @@ async def list_messages(
         users=await list_briefs(db, people_in([*items, *replied])),
         replied=replied,
     )
+
+
+async def _replied(db: Db, user_id: UUID, chat_id: UUID, view: View, items: list[MessageRead]) -> list[MessageRead]:
+    """The messages that these quote, but for themselves and what the user does not see."""
+    quoted = {item.reply_to for item in items if item.reply_to is not None} - {item.seq for item in items}
+    quoted = {seq for seq in quoted if seq >= view.visible_from_seq}
+    return await read_messages(db, user_id, chat_id, quoted) if quoted else []
 
 
 def _bounds(view: View, before: int | None, after: int | None, around: int | None, limit: int) -> tuple[int, int]:
@@ -88,19 +94,23 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
     view = await view_chat(db, actor, chat_id)
     reset = since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK
     page = (chat_id, since, view.version, view.visible_from_seq, limit - 1)
-    last = [] if reset else await db.fetch(_LAST_OF_PAGE, *page)
+    # A version changes one message at most.
+    is_whole = reset or view.version - since < limit
+    last = [] if is_whole else await db.fetch(_LAST_OF_PAGE, *page)
     until = last[0]["version"] if last else view.version
     after = until if reset else since
     condition = "version > $3 AND version <= $4 AND seq >= $5"
     messages = await _read(db, actor.id, chat_id, condition, after, until, view.visible_from_seq, order="version, seq")
     members = await read_changed_members(db, chat_id, after, until)
+    replied = await _replied(db, actor.id, chat_id, view, messages)
     return Changes(
         since=since,
         version=until,
         message_count=view.message_count,
         messages=messages,
         members=members,
-        users=await list_briefs(db, people_in(messages) | {member.user_id for member in members}),
+        users=await list_briefs(db, people_in([*messages, *replied]) | {member.user_id for member in members}),
+        replied=replied,
         has_more=until < view.version,
         reset=reset,
     )
@@ -133,7 +143,7 @@ async def _read(
     return [_message_read(row, attachments.get(row["seq"])) for row in rows]
 
 
-_COLUMNS = ", ".join(f"message.{name}" for name in (*MessageBase.model_fields, "payload"))
+_COLUMNS = ", ".join(f"message.{name}" for name in MESSAGE_COLUMNS)
 # The numbers from $3 on belong to the condition.
 _MESSAGES = f"""
 SELECT {_COLUMNS}, like_count > 0 AND EXISTS (
@@ -154,10 +164,21 @@ def _message_read(row: Any, attachment: AttachmentRead | None) -> MessageRead:
 
 def shared_message(message: MessageRead) -> MessageShared:
     """The message for every receiver. A tombstone keeps `liked`, as nobody likes it any more."""
-    fields = message.__dict__
     if message.deleted_at:
-        return construct(MessageRead, {**fields, "liked": False})
-    return construct(MessageShared, {name: fields[name] for name in MessageShared.model_fields})
+        return construct(MessageRead, {**message.__dict__, "liked": False})
+    return quoted_message(message)
+
+
+def quoted_message(message: MessageRead) -> MessageShared:
+    """A message that another one quotes, for every receiver."""
+    return construct(MessageShared, {name: message.__dict__[name] for name in MessageShared.model_fields})
+
+
+def quoted_by_draft(columns: Sequence[Any]) -> MessageShared:
+    """A message that `lock_to_send` found, from its columns and its attachment."""
+    *fields, payload, attachment = (*columns[:-2], *(text and orjson.loads(text) for text in columns[-2:]))
+    message = dict(zip(MESSAGE_COLUMNS, (*fields, payload), strict=True))
+    return quoted_message(_message_read(message, attachment and attachment_read(attachment)))
 
 
 async def read_members(db: Db, chat_id: UUID) -> list[MemberRead]:

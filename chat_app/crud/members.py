@@ -7,10 +7,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
 from chat_app.crud import access, recording
+from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import get_chat
 from chat_app.crud.history import read_members
 from chat_app.crud.sessions import clear_active_chat
-from chat_app.crud.users import check_users_exist, list_briefs
+from chat_app.crud.users import check_users_exist
 from chat_app.database import Db, Transaction
 from chat_app.delivery import order_delivery
 from chat_app.errors import GroupFull, MemberNotFound
@@ -61,7 +62,10 @@ async def add_members(db: Transaction, actor: Actor, chat_id: UUID, data: Member
 async def write_memberships(
     db: Transaction, chat: Chat, user_ids: Sequence[UUID], *, visible_from_seq: int, founding: bool = False
 ) -> None:
-    """Put users into a locked chat. A former member starts anew, but the counter of personal changes goes on."""
+    """Put users into a locked chat. They have read all of it: who joins, up to the message that announces it.
+
+    A former member starts anew, but for the read position and the counter of personal changes, which only go up.
+    """
     fields = {
         **dict.fromkeys(("removed_at", "removed_reason", "title", "pinned_at")),
         "version": chat.version,
@@ -69,7 +73,7 @@ async def write_memberships(
         "joined_version": 0 if founding else chat.version,
         **dict.fromkeys(("joined_at", "changed_at"), chat.changed_at),
         "visible_from_seq": visible_from_seq,
-        "last_read_seq": visible_from_seq - 1,
+        "last_read_seq": chat.message_count,
     }
     rows = [{"chat_id": chat.id, "user_id": user_id, "mine_version": 1, **fields} for user_id in user_ids]
     anew = {"mine_version": Membership.mine_version + 1, **fields}

@@ -9,16 +9,28 @@ from sqlalchemy import ColumnElement, Update, update
 from sqlmodel import col
 
 from chat_app.crud.access import audience_of
+from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import mentioned, mine_of, preview, read_for_members, shared_part
-from chat_app.crud.history import read_changed_members, read_message, shared_message
-from chat_app.crud.users import list_briefs
+from chat_app.crud.history import (
+    people_in,
+    quoted_message,
+    read_changed_members,
+    read_message,
+    read_messages,
+    shared_message,
+)
 from chat_app.database import Transaction, read_clock
 from chat_app.delivery import order_delivery
-from chat_app.events import ChatsChanged, MessagesChanged, record
+from chat_app.events import Audience, ChatsChanged, MessagesChanged, Recording, record
 from chat_app.models import Chat, Membership, Message
+from chat_app.models.chats import ChatType
 from chat_app.models.messages import MessageShared, MessageType, System, SystemEvent
 from chat_app.models.sessions import Actor
+from chat_app.models.users import UserBrief
 from chat_app.models.wire_json import construct
+
+Messages = Sequence[MessageShared]
+Users = Sequence[UserBrief]
 
 
 async def take_version(db: Transaction, chat: Chat) -> datetime:
@@ -32,6 +44,8 @@ async def add_system_message(
     db: Transaction, chat: Chat, actor: Actor, event: SystemEvent, user_ids: Iterable[UUID]
 ) -> Message:
     """Write what happened into the chat, in the version of the change; an actor who stays has read it."""
+    if chat.last_user_seq is None:
+        chat.last_user_seq = chat.message_count
     chat.message_count += 1
     chat.updated_at = chat.changed_at
     title = chat.title if event in (SystemEvent.GROUP_CREATED, SystemEvent.BECAME_GROUP) else None
@@ -75,14 +89,19 @@ async def record_message(db: Transaction, chat: Chat, message: Message, *, liker
     The list shows another text of the newest message, but no likes.
     """
     message.version = chat.version
-    changed = await read_message(db, liker.id if liker else message.sender_id, chat.id, message.seq)
+    seqs = {message.seq, message.reply_to or message.seq}
+    *replied, changed = await read_messages(db, liker.id if liker else message.sender_id, chat.id, seqs)
+    quoted = [quoted_message(original) for original in replied]
     audience = dict(await audience_of(db, chat.id))
     own = {liker.id: audience.pop(liker.id)} if liker else {}
-    record(db, messages_changed(chat, [shared_message(changed)]), audience)
+    is_group = chat.type is ChatType.GROUP
+    people = await list_briefs(db, people_in(quoted if liker else [*quoted, changed])) if is_group else []
+    record_messages(db, chat, [shared_message(changed)], audience, quoted, people)
     if own:
-        record(db, messages_changed(chat, [changed]), own)
+        record_messages(db, chat, [changed], own, quoted, people)
     elif changed.seq == chat.message_count:
-        record(db, ChatsChanged(chats=[shared_part(chat, preview(changed.__dict__))]), audience)
+        sender = [user for user in people if user.id == changed.sender_id]
+        record(db, ChatsChanged(chats=[shared_part(chat, preview(changed.__dict__))], users=sender), audience)
 
 
 async def record_members(
@@ -98,21 +117,41 @@ async def record_members(
     system = await read_message(db, message.sender_id, chat.id, message.seq)
     shared = shared_part(chat, preview(system.__dict__))
     entries = await read_for_members(db, chat.id, audience if to_all else joined)
-    newcomers = await list_briefs(db, joined)
     referred = await list_briefs(db, mentioned([shared]))
+    concerned = [user for user in referred if user.id in people_in([system])]
     for user_id, entry in entries.items():
-        users = referred if user_id in joined else newcomers
+        users = referred if user_id in joined else concerned
         whole = ChatsChanged(chats=[shared], mine=[mine_of(entry)], users=users)
         record(db, whole, {user_id: audience[user_id]})
     rest = {user_id: seen_from for user_id, seen_from in audience.items() if user_id not in entries}
     if rest:
-        record(db, ChatsChanged(chats=[shared], users=newcomers), rest)
+        record(db, ChatsChanged(chats=[shared], users=concerned), rest)
     members = await read_changed_members(db, chat.id, chat.version - 1, chat.version)
+    newcomers = [user for user in referred if user.id in joined]
     record(db, messages_changed(chat, [shared_message(system)], members=members, users=newcomers), audience)
 
 
-def messages_changed(chat: Any, messages: Sequence[MessageShared], **more: Any) -> MessagesChanged:
+def record_messages(
+    db: Recording, chat: Any, messages: Messages, audience: Audience, quoted: Messages = (), people: Users = ()
+) -> None:
+    """Record `messages_changed`, for each receiver with those of the quoted messages that they see.
+
+    `quoted`: in ascending seq. `people`: their people, and perhaps more. Nodes of the former release deliver an event
+    without a look at its quoted messages, so receivers who see others of them get another event.
+    """
+    # By the number of quoted messages that they do not see.
+    parts: dict[int, dict[UUID, int]] = {}
+    for user_id, seen_from in audience.items() if quoted else ():
+        hidden = sum(message.seq < seen_from for message in quoted)
+        parts.setdefault(hidden, {})[user_id] = seen_from
+    for hidden, receivers in parts.items() if quoted else [(0, audience)]:
+        named = people_in(quoted[hidden:])
+        users = [user for user in people if user.id in named]
+        record(db, messages_changed(chat, messages, replied=quoted[hidden:], users=users), receivers)
+
+
+def messages_changed(chat: Any, messages: Messages, **more: Any) -> MessagesChanged:
     """The newest change of a chat, in which each message took a version. `chat` is its row, or its part of a batch."""
     fields = {"since": chat.version - len(messages), "version": chat.version, "message_count": chat.message_count}
-    fields |= {"chat_id": chat.id, "messages": messages, "members": [], "users": []}
+    fields |= {"chat_id": chat.id, "messages": messages, "members": [], "users": [], "replied": []}
     return construct(MessagesChanged, fields | more)

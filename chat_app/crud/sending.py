@@ -14,10 +14,10 @@ import orjson
 
 from chat_app.crud import access
 from chat_app.crud.attachments import attachment_read, lock_attachments
+from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import MINE_COLUMNS, mine_fields, preview, shared_fields
-from chat_app.crud.history import read_messages
-from chat_app.crud.recording import messages_changed
-from chat_app.crud.users import list_briefs
+from chat_app.crud.history import quoted_by_draft, read_messages
+from chat_app.crud.recording import record_messages
 from chat_app.database import Db
 from chat_app.delivery import order_delivery
 from chat_app.driver import RawConnection
@@ -35,6 +35,7 @@ from chat_app.models.answers import Created
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
 from chat_app.models.messages import NO_PAYLOAD, AttachmentCreate, MessageCreate, MessageShared, MessageType
 from chat_app.models.sessions import Actor
+from chat_app.models.users import brief
 from chat_app.models.wire_json import array, as_json, construct, extend, preserialized
 
 
@@ -79,7 +80,8 @@ class _Chat:
 
     def shared(self, now: datetime) -> ChatShared:
         fields = shared_fields(self.row, preview(self.placed[-1].__dict__))
-        fields |= {"id": self.id, "message_count": self.message_count, "version": self.version, "updated_at": now}
+        fields |= {"id": self.id, "version": self.version, "updated_at": now}
+        fields |= dict.fromkeys(("message_count", "last_user_seq"), self.message_count)
         return construct(ChatShared, fields)
 
 
@@ -96,7 +98,10 @@ class Sending:
 
     @classmethod
     async def begin(cls, db: Db, drafts: Sequence[Draft], patience: float | None) -> Self:
-        keys = [{"chat_id": d.chat_id, "sender_id": d.actor.id, "client_id": d.data.client_id} for d in drafts]
+        keys = [
+            {"chat_id": d.chat_id, "sender_id": d.actor.id, "client_id": d.data.client_id, "reply_to": d.data.reply_to}
+            for d in drafts
+        ]
         rows = await access.lock_to_send(db, keys, patience=patience)
         wanted = {draft.data.attachment_id for draft in drafts if isinstance(draft.data, AttachmentCreate)}
         attachments = await lock_attachments(db, wanted) if wanted else {}
@@ -159,18 +164,23 @@ class Sending:
             await self._record(self.chats[chat_id], rows)
 
     async def _record(self, chat: _Chat, mine: list[Any]) -> None:
-        record(self.db, messages_changed(chat, chat.placed), chat.audience)
-        entry = {"chats": [chat.shared(self.now)], "mine": [], "removed": [], "users": []}
+        people = [brief(*person) for person in chat.row["people"]]
+        # A message of the batch itself was not there to be read.
+        found = {message.seq: message for message in map(quoted_by_draft, chat.row["quoted"])}
+        quoted = [found[seq] for seq in sorted(found.keys() & {message.reply_to for message in chat.placed})]
+        record_messages(self.db, chat, chat.placed, chat.audience, quoted, people)
         # The newest message shows its sender's read position; other senders get theirs in `mine`.
         newest_sender = chat.placed[-1].sender_id
+        users = [user for user in people if user.id == newest_sender]
+        entry: dict[str, Any] = {"chats": [chat.shared(self.now)], "mine": [], "removed": [], "users": users}
         others = {row["user_id"]: row for row in mine if row["user_id"] != newest_sender}
         is_private = others and chat.row["type"] == ChatType.PRIVATE
-        people = await list_briefs(self.db, chat.audience) if is_private else []
+        both = await list_briefs(self.db, chat.audience) if is_private else []
         for user_id, row in others.items():
-            peer = next((user for user in people if user.id != user_id), None)
+            peer = next((user for user in both if user.id != user_id), None)
             # The sender of the newest message has read it.
-            counts = {"others_read_seq": chat.message_count, "message_count": chat.message_count}
-            own = construct(ChatMine, {"chat_id": chat.id, **mine_fields(row, peer, **counts)})
+            fields = mine_fields(row, peer, entry["chats"][0].__dict__, chat.message_count)
+            own = construct(ChatMine, {"chat_id": chat.id, **fields})
             record(self.db, construct(ChatsChanged, {**entry, "mine": [own]}), {user_id: chat.audience[user_id]})
         rest = {user: seq for user, seq in chat.audience.items() if user not in others} if others else chat.audience
         record(self.db, construct(ChatsChanged, entry), rest)
@@ -185,6 +195,7 @@ class Sending:
                     resent[reader_id, message.seq].json = as_json(message)
 
 
+# Memberships are written in the order of their keys: who writes many without the locks of their chats does it, too.
 _WRITE = f"""
 WITH placed AS MATERIALIZED (
     SELECT * FROM json_to_recordset($2) AS placed (chat_id uuid, seq bigint, version bigint, sender_id uuid,
@@ -196,12 +207,15 @@ WITH placed AS MATERIALIZED (
         type, text, coalesce({", ".join(NO_PAYLOAD)}), reply_to, 0, $1
     FROM placed
 ), counted AS (
-    UPDATE chat SET message_count = last.seq, version = last.version, updated_at = $1, changed_at = $1
+    UPDATE chat SET message_count = last.seq, last_user_seq = NULL, version = last.version, updated_at = $1,
+        changed_at = $1
     FROM (SELECT chat_id, max(seq) AS seq, max(version) AS version FROM placed GROUP BY chat_id) AS last
     WHERE id = last.chat_id
 )
 UPDATE membership SET last_read_seq = own.seq, mine_version = mine_version + 1, changed_at = $1
-FROM (SELECT chat_id, sender_id, max(seq) AS seq FROM placed GROUP BY chat_id, sender_id) AS own
+FROM (
+    SELECT chat_id, sender_id, max(seq) AS seq FROM placed GROUP BY chat_id, sender_id ORDER BY chat_id, sender_id
+) AS own
 WHERE membership.chat_id = own.chat_id AND user_id = sender_id AND removed_at IS NULL
 RETURNING membership.chat_id, user_id, {MINE_COLUMNS}
 """

@@ -8,13 +8,16 @@ from sqlalchemy import ColumnElement, false, func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
+from chat_app.crud.briefs import list_briefs
+from chat_app.crud.entries import mine_of, read_for_peers
 from chat_app.crud.presence import list_contacts
-from chat_app.database import Db, Transaction
+from chat_app.database import Transaction
+from chat_app.delivery import order_delivery
 from chat_app.errors import UsernameTaken, UserNotFound
-from chat_app.events import UsersChanged, record
+from chat_app.events import ChatsChanged, UsersChanged, record
 from chat_app.models import User
 from chat_app.models.sessions import Actor
-from chat_app.models.users import UserBrief, UserLookup, UserMe, UserRead, UserUpdate, brief, profile
+from chat_app.models.users import UserLookup, UserMe, UserRead, UserUpdate, brief, profile
 
 
 async def get_me(db: Transaction, actor: Actor) -> UserMe:
@@ -33,8 +36,8 @@ async def update_me(db: Transaction, actor: Actor, data: UserUpdate) -> UserMe:
 
 
 async def change_user(db: Transaction, user: User, fields: dict[str, Any]) -> User:
-    """Change an account. A new name or picture is recorded for the private peers, and for members who have a chat with
-    the user active.
+    """Change an account. A new name or picture is recorded for the private peers, as a part of their entries too, and
+    for members who have a chat with the user active.
     """
     former = user.name, user.avatar_key
     user.sqlmodel_update(fields)
@@ -44,9 +47,27 @@ async def change_user(db: Transaction, user: User, fields: dict[str, Any]) -> Us
         peers, members = await list_contacts(db, user.id)
         if peers:
             record(db, event, dict.fromkeys(peers, 0))
+            await _renew_peer(db, user.id)
         for chat_id, user_ids in members.items():
             record(db, event, dict.fromkeys(user_ids, 0), chat_id)
     return user
+
+
+# Without the locks of the chats, which would hold up their messages. Locked in the order in which sends write.
+_RENEW_PEER = """
+UPDATE membership SET mine_version = mine_version + 1, changed_at = clock_timestamp() FROM (
+    SELECT chat_id, user_id FROM membership JOIN chat ON chat.id = chat_id
+    WHERE (low_id = $1 OR high_id = $1) AND user_id != $1 ORDER BY chat_id, user_id FOR NO KEY UPDATE OF membership
+) AS theirs WHERE membership.chat_id = theirs.chat_id AND membership.user_id = theirs.user_id
+"""
+
+
+async def _renew_peer(db: Transaction, user_id: UUID) -> None:
+    """Give the private peers of a user the new `mine.peer`."""
+    await db.fetch(_RENEW_PEER, user_id)
+    for peer_id, chat in (await read_for_peers(db, user_id)).items():
+        order_delivery(db, (chat.id, peer_id))
+        record(db, ChatsChanged(mine=[mine_of(chat)]), {peer_id: chat.mine.visible_from_seq})
 
 
 async def lock_user(db: Transaction, is_meant: ColumnElement[bool]) -> User | None:
@@ -93,15 +114,6 @@ async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID
         statement = statement.order_by(func.coalesce(begins, false()).desc(), closeness.desc())
     users = await db.exec(statement.order_by(func.lower(User.name), col(User.id)).limit(limit))
     return [profile(user, UserRead) for user in users]
-
-
-_BRIEFS = 'SELECT id, name, avatar_key FROM "user" WHERE id = ANY($1::uuid[]) ORDER BY id'
-
-
-async def list_briefs(db: Db, user_ids: Iterable[UUID]) -> list[UserBrief]:
-    """The users with these ids, in the order of the ids."""
-    wanted = set(user_ids)
-    return [brief(*row) for row in await db.fetch(_BRIEFS, list(wanted))] if wanted else []
 
 
 async def check_users_exist(db: Transaction, user_ids: Iterable[UUID]) -> None:

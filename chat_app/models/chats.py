@@ -59,6 +59,8 @@ class Chat(ChatBase, table=True):
     content_hash: bytes | None = None
     changed_at: datetime
     deleted_at: datetime | None = None
+    # null: the newest message, as it is after each send.
+    last_user_seq: int | None = Field(default=None, sa_type=Counter)
 
 
 class Membership(SQLModel, table=True):
@@ -91,7 +93,7 @@ class Mine(SQLModel):
     last_read_seq: int
     others_read_seq: int = Field(description="The greatest read position of any other member.")
     visible_from_seq: int = Field(description="The first message that you may see.")
-    unread_count: int
+    unread_count: int = Field(description="0 while all after the read position are system messages.")
 
 
 class ChatMine(Mine):
@@ -102,6 +104,7 @@ class ChatShared(ChatBase):
     """The part of a chat that is the same for all its members."""
 
     last_message: Preview | None
+    last_user_seq: int = Field(default=0, description="The newest message that is no system message; 0: none.")
 
 
 class ChatRead(ChatShared):
@@ -121,7 +124,7 @@ class ChatList(SQLModel):
     removed: list[RemovedChat] = Field(description="Chats that you lost since `changed_since`, on the first page.")
     users: list[UserBrief]
     next_cursor: str | None
-    sync: str = Field(description="Keep that of the first page and pass it as `changed_since` after a reconnect.")
+    sync: str = Field(description="Keep the first page's, not that of `ids`. After a reconnect it is `changed_since`.")
 
 
 class MemberRead(SQLModel):

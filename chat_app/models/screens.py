@@ -25,5 +25,6 @@ class Changes(SQLModel):
     messages: list[MessageRead]
     members: list[MemberRead]
     users: list[UserBrief]
+    replied: list[MessageRead] = Field(description="Quoted messages that are not among the messages.")
     has_more: bool
     reset: bool = Field(description="true: drop the window and read the newest page instead.")

@@ -124,7 +124,7 @@ class Client(Caller):
 
     def _apply(self, name: str, data: Json) -> None:
         self.model.receive(name, data)
-        if self.model.window and self.model.window.has_gap:
+        if self.model.unknown or (self.model.window and self.model.window.has_gap):
             self._warn()
 
     async def _catch_up(self) -> bool:
@@ -132,7 +132,7 @@ class Client(Caller):
         async with self._reading:
             self._held = self._held or []
             try:
-                is_done = await self._read_list() and await self._read_window()
+                is_done = await self._read_list() and await self._read_window() and await self._ask_for_unknown()
             finally:
                 self._release()
         if is_done and not self._must_catch_up.is_set():
@@ -176,6 +176,15 @@ class Client(Caller):
             if answer.code == "chat_not_found":
                 self.model.window = None
             return answer.ok or answer.code == "chat_not_found"
+        return True
+
+    async def _ask_for_unknown(self) -> bool:
+        """Ask for the chats that came without the own part."""
+        while ids := self.model.ids_to_ask():
+            answer = await self.over_socket("list_chats", {"ids": ids})
+            if not answer.ok:
+                return False
+            self.model.read_asked(ids, answer.data)
         return True
 
     async def activate(self, chat_id: str | None) -> Answer:

@@ -116,12 +116,12 @@ def answer(name: str, data: Any) -> Json:
         return {"chat": data["chat_id"], "row": row(data), "liked": data.get("liked")}
     if "chat" in data and "page" in data:
         page = data["page"]
-        return _chat(data["chat"]) | {"version": page["version"], "rows": rows(page["items"])}
+        return _chat(data["chat"]) | {"version": page["version"]} | _page(page)
     if "since" in data:
         kept = {name: data[name] for name in ("since", "version", "message_count", "has_more", "reset")}
-        return kept | {"rows": rows(data["messages"]), "members": [_member(member) for member in data["members"]]}
+        return kept | _changes(data)
     if "has_before" in data:
-        return {"version": data["version"], "rows": rows(data["items"])}
+        return {"version": data["version"]} | _page(data)
     if "sync" in data:
         return {"sync": data["sync"], "chats": [_entry(chat) for chat in data["items"]], "removed": _removed(data)}
     if "mine" in data:
@@ -133,9 +133,8 @@ def event(name: str, data: Json) -> Json:
     """What is kept of an event."""
     match name:
         case "messages_changed":
-            members = [_member(member) for member in data["members"]]
             kept = {"chat": data["chat_id"], "since": data["since"], "version": data["version"]}
-            return kept | {"count": data["message_count"], "rows": rows(data["messages"]), "members": members}
+            return kept | {"count": data["message_count"]} | _changes(data)
         case "chats_changed":
             mine = [[own["chat_id"], own["version"], own["last_read_seq"]] for own in data["mine"]]
             return {"chats": [_entry(chat) for chat in data["chats"]], "mine": mine, "removed": _removed(data)}
@@ -150,6 +149,16 @@ def event(name: str, data: Json) -> Json:
         case "ready":
             return {"sync": data["sync"], "active": data["active_chat_id"]}
     return {key: data[key] for key in ("reason", "code") if key in data}
+
+
+def _page(data: Json) -> Json:
+    return {"rows": rows(data["items"]), "replied": rows(data["replied"])}
+
+
+def _changes(data: Json) -> Json:
+    """Nodes of an earlier version have no `replied`."""
+    members = [_member(member) for member in data["members"]]
+    return {"rows": rows(data["messages"]), "replied": rows(data.get("replied", ())), "members": members}
 
 
 def _chat(chat: Json) -> Json:

@@ -65,7 +65,7 @@ class History:
 
     def _see_answer(self, operation: Operation, chat: str) -> None:
         data, source = operation.data, f"the answer to {operation}"
-        for found in data.get("rows", ()):
+        for found in (*data.get("rows", ()), *data.get("replied", ())):
             self._see_row(chat, Row(*found), source)
         if "row" in data:
             self._see_row(chat, Row(*data["row"]), source)
@@ -86,7 +86,8 @@ class History:
         self.connections[conn].events.append((record["t"], name, data))
         if name == "messages_changed":
             chat, source = data["chat"], f"an event on connection {conn}"
-            data["rows"] = [self._see_row(chat, Row(*found), source) for found in data["rows"]]
+            for part in ("rows", "replied"):
+                data[part] = [self._see_row(chat, Row(*found), source) for found in data.get(part, ())]
             self._raise(chat, data["version"], data["count"], source)
         elif name == "chats_changed":
             for entry in data["chats"]:

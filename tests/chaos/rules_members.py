@@ -28,7 +28,8 @@ def leak(history: History) -> Iterator[Violation]:
         removed: dict[str, int] = {}
         for t, name, data in conn.events:
             if name == "messages_changed":
-                yield from _seen(history, conn, t, data["chat"], data["version"], data["rows"], removed)
+                rows = [*data["rows"], *data["replied"]]
+                yield from _seen(history, conn, t, data["chat"], data["version"], rows, removed)
             elif name == "chats_changed":
                 for chat_id, version, _, _, newest in data["chats"]:
                     rows = [newest] if newest else []
@@ -77,7 +78,7 @@ def leak_by_page(history: History) -> Iterator[Violation]:
         is_outside = attendance(history).left_at(chat.id, op.user, op.t, op.returned) is not None
         if is_outside:
             continue  # a rule of its own
-        seqs = [row[0] for row in op.data.get("rows", ())]
+        seqs = [row[0] for row in (*op.data.get("rows", ()), *op.data.get("replied", ()))]
         if span and seqs and min(seqs) < span.visible_from:
             yield Violation("leak", "P18", f"{op} got seq {min(seqs)} of {chat.id}, visible from {span.visible_from}")
 

@@ -200,10 +200,9 @@ class Service:
             first = chat.members[user] if args["share_history"] else len(chat.rows) + 1
             chat.version += 1
             chat.members |= dict.fromkeys(joining, first)
-            chat.read |= dict.fromkeys(joining, first - 1)
             row = chat.put(user, None, "system", [event, joining])
-            chat.read[user] = row.seq
-            self._tell(chat, [row], members=[[one, chat.version, 0, first - 1] for one in joining])
+            chat.read |= dict.fromkeys((user, *joining), row.seq)
+            self._tell(chat, [row], members=[[one, chat.version, 0, row.seq] for one in joining])
         return {"data": self._chat(user, chat)}
 
     def _remove_member(self, user: str, chat: Chat, args: Json) -> Json:

@@ -46,6 +46,15 @@ def newcomer_gets_older_message(found: Records) -> None:
             return
 
 
+def newcomer_gets_older_quote(found: Records) -> None:
+    late = {(final["user"], final["chat"]): final["visible_from"] for final in found.of("final")}
+    for event in reversed(list(found.events("messages_changed"))):
+        first = late.get((found.conns[event["conn"]]["user"], event["data"]["chat"]), 0)
+        if first > 3 and event["data"]["rows"] and event["data"]["rows"][0][SEQ] >= first:
+            event["data"]["replied"] = [[1, 2, "u0", "c", "text", "older", 0, 0]]
+            return
+
+
 def newcomer_reads_older_message(found: Records) -> None:
     for asked, returned in found.done("list_messages", "list_changes"):
         for final in found.of("final"):
@@ -270,6 +279,7 @@ SERVICE: dict[Callable[[Records], None], str] = {
     removed_member_gets_list_entries: "leak",
     removed_member_sees_typing: "leak",
     newcomer_gets_older_message: "leak",
+    newcomer_gets_older_quote: "leak",
     newcomer_reads_older_message: "leak",
     removed_member_writes: "late accept",
     outsider_is_accepted: "late accept",

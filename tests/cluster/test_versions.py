@@ -88,9 +88,11 @@ async def test_fields_missing_in_the_events_of_an_older_node_cause_no_resync(
     window, entry = next_change(events)
     await boris.forget()
 
-    message = window["body"]["messages"][0]
+    changes, listed = window["body"], entry["body"]
+    message = changes["messages"][0]
     headers = (window, ("since", "first_seq")), (entry, ("audience", "user_id", "version"))
-    for part, names in (*headers, (message, ("location", "contact", "system"))):
+    bodies = (changes, ("replied",)), (listed, ("users",)), (listed["chats"][0], ("last_user_seq",))
+    for part, names in (*headers, *bodies, (message, ("location", "contact", "system"))):
         for name in names:
             del part[name]
     message["payload"] = entry["body"]["chats"][0]["last_message"]["payload"] = None

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
-from chat_app.crud import chats, members, messages
+from chat_app.crud import chats, members, messages, users
 from chat_app.crud.messages import Draft, one
 from chat_app.database import Database, Delivery, Transaction
 from chat_app.events import Recorded
@@ -17,6 +17,7 @@ from chat_app.models.base import new_id
 from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
+from chat_app.models.users import UserUpdate
 from chat_app.settings import Settings
 
 Change = Callable[[Transaction, Actor, UUID], Awaitable[object]]
@@ -45,6 +46,22 @@ async def test_a_commit_with_a_late_answer_is_still_delivered_first(
         await second(db, actor if by_one else peer, chat.id)
 
     delivered = await deliver(database, noting, lambda db: first(db, actor, chat.id), change_second)
+    assert delivered == ["first", "second"]
+
+
+async def test_a_new_name_is_delivered_before_a_later_change_of_the_peers_entry(
+    make_user: Callable[..., Awaitable[User]], service_settings: Settings
+) -> None:
+    renamed, peer = [Actor((await make_user()).id, new_id()) for _ in range(2)]
+    noting = Noting()
+    database = Database(service_settings.asyncpg_url, delivery=noting)
+    async with database.transaction() as db:
+        chat, _ = await chats.open_private_chat(db, renamed, peer.id)
+
+    async def rename(db: Transaction) -> None:
+        await users.update_me(db, renamed, UserUpdate(name="Another"))
+
+    delivered = await deliver(database, noting, rename, lambda db: chats.pin_chat(db, peer, chat.id))
     assert delivered == ["first", "second"]
 
 

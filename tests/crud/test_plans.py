@@ -8,16 +8,21 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 import pytest
 
 from chat_app import driver
 from chat_app.crud import chats, history, members
+from chat_app.crud.attachments import create_attachment
 from chat_app.crud.messages import Draft, send_messages
 from chat_app.crud.sessions import check_session, list_ended, open_session
 from chat_app.database import Database, Db
 from chat_app.driver import BY_KEY, RawConnection
+from chat_app.events import recorded
+from chat_app.models import Attachment
+from chat_app.models.answers import Created
 from chat_app.models.chats import GroupCreate, PrivateChatOpen
-from chat_app.models.messages import TextCreate
+from chat_app.models.messages import AttachmentCreate, TextCreate
 from chat_app.models.sessions import Actor
 from tests.service import MakeUser
 
@@ -34,6 +39,9 @@ USES: dict[str, Use] = {
     "members": lambda unit, actor, chat_id: members.list_members(unit, actor, chat_id),
     "one chat": lambda unit, actor, chat_id: chats.get_chat(unit, actor, chat_id),
     "chat list": lambda unit, actor, _: chats.list_chats(unit, actor, cursor=None, limit=50, changed_since=None),
+    "chats by ids": lambda unit, actor, chat_id: chats.list_chats(
+        unit, actor, cursor=None, limit=50, changed_since=None, ids=[chat_id, uuid4()]
+    ),
     "changed chats": lambda unit, actor, _: chats.list_chats(unit, actor, cursor=None, limit=50, changed_since="1.0"),
     "session": lambda unit, actor, _: check_session(unit, actor),
     "ended sessions": lambda unit, actor, _: list_ended(unit, [actor.session_id]),
@@ -146,6 +154,24 @@ class TestSending:
             assert len(statements) == 3
         async with database.reading() as batch:
             # Autovacuum does this once the tables have rows.
+            await batch.connection.execute("ANALYZE chat, membership, message")
+            plans = [await plan_of(batch, *one) for one in statements]
+        assert not [plan for plan in plans if reads_all(plan)]
+
+    async def test_quotes_take_no_statement(self, database: Database, make_user: MakeUser) -> None:
+        actor, chat_id = await make_actor(database, make_user, much=True)
+        async with database.transaction() as db:
+            row = Attachment(owner_id=actor.id, name="a", content_type="a/b", size=1, key="none")
+            file = await create_attachment(db, row)
+            data = AttachmentCreate(client_id=uuid4(), type="file", attachment_id=file.id)
+            (carrier,) = await send_messages(db, [Draft(actor, chat_id, data)])
+        assert isinstance(carrier, Created)
+        quoted = [1, 2, orjson.loads(carrier.data)["seq"]]
+        async with recorded_statements() as statements, database.raw_transaction() as batch:
+            await send_messages(batch, [Draft(actor, chat_id, text("?", reply_to=seq)) for seq in quoted])
+            (changed,) = [event.event.model_dump() for event in recorded(batch) if event.open_chat_id]
+        assert [message["seq"] for message in changed["replied"]] == quoted and len(statements) == 3
+        async with database.reading() as batch:
             await batch.connection.execute("ANALYZE chat, membership, message")
             plans = [await plan_of(batch, *one) for one in statements]
         assert not [plan for plan in plans if reads_all(plan)]

@@ -1,12 +1,25 @@
 """The rules of catching up for lost and simultaneous changes, with the reference client and the service."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from chat_app.crud import chats
+from chat_app.database import Database
+from chat_app.models.chats import GroupCreate
+from chat_app.models.sessions import Actor
 from tests.clients import Person, SocketTransport, Transport
 from tests.faults import once_read
-from tests.observers import Observer, catch_up, check_equal, list_chats, read_anew, read_missing
+from tests.observers import (
+    Observer,
+    ask_for_unknown,
+    catch_up,
+    check_equal,
+    list_chats,
+    read_anew,
+    read_missing,
+)
 
 SOCKET = SocketTransport()
 
@@ -96,6 +109,25 @@ async def test_list_members_returns_missed_read_positions(chat: str, anna: Perso
     observer.applied = len(observer.socket.events)  # all events are lost
     observer.model.read_list(await list_chats(boris.socket, changed_since=observer.model.sync), observer.model.sync)
     await read_missing(observer.model, boris.socket)
+    await check(observer)
+
+
+async def test_an_unknown_chat_that_comes_without_the_own_part_is_asked_for(
+    transport: Transport, database: Database, anna: Person, boris: Person
+) -> None:
+    for person in (anna, boris):
+        await person.connect()
+    observer = await Observer(boris, boris.socket).start()
+    sync = observer.model.sync
+    # As on another node whose event is lost.
+    async with database.transaction() as db:
+        creator, data = Actor(UUID(anna.id), anna.session_id), GroupCreate(title="New", member_ids=[UUID(boris.id)])
+        chat, _ = await chats.create_group(db, creator, data)
+    await transport.send(anna, str(chat.id))
+    await observer.settle()
+    assert observer.model.ids_to_ask() == [str(chat.id)] and observer.model.list_state() == {}
+    await ask_for_unknown(observer.model, boris.socket)
+    assert observer.model.list_state().keys() == {str(chat.id)} and observer.model.sync == sync
     await check(observer)
 
 

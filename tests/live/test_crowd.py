@@ -127,7 +127,7 @@ class Crowd:
         word = self.random.choice(["one", "two", "three"])
         somebody, other = (person.id for person in self.random.sample(self.people, 2))
         arguments: dict[str, dict[str, Any]] = {
-            "send_message": {"type": "text", "text": word, "client_id": str(uuid4())},
+            "send_message": {"type": "text", "text": word, "client_id": str(uuid4())} | self.quote(),
             "edit_message": {"text": word},
             "mark_read": {"seq": self.random.randint(1, 30)},
             "add_members": {"user_ids": [somebody, other], "share_history": self.random.random() < 0.5},
@@ -137,6 +137,10 @@ class Crowd:
             "create_group": {"title": word, "member_ids": [somebody, other]},
         }
         return arguments.get(operation, {})
+
+    def quote(self) -> dict[str, int]:
+        """Sometimes another message, which may not exist for the sender."""
+        return {"reply_to": self.random.randint(1, 20)} if self.random.random() < 0.3 else {}
 
     async def call(self, person: Person, operation: str, **arguments: Any) -> None:
         answer = await self.random.choice(self.transports).call(person, operation, **arguments)

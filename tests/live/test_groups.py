@@ -29,11 +29,14 @@ async def test_a_group_begins_with_a_system_message(
     assert chat["updated_at"] == message["sent_at"]
 
 
-async def test_only_the_creator_has_read_the_first_message(transport: Transport, anna: Person, boris: Person) -> None:
+async def test_only_the_creator_has_read_the_first_message_and_it_is_unread_for_nobody(
+    transport: Transport, anna: Person, boris: Person
+) -> None:
     chat = await transport.create_group(anna, boris)
     assert (chat["mine"]["last_read_seq"], chat["mine"]["unread_count"]) == (1, 0)
     theirs = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
-    assert (theirs["last_read_seq"], theirs["unread_count"], theirs["others_read_seq"]) == (0, 1, 1)
+    assert (theirs["last_read_seq"], theirs["unread_count"], theirs["others_read_seq"]) == (0, 0, 1)
+    assert chat["last_user_seq"] == 0
     assert theirs["visible_from_seq"] == 1
 
 

@@ -121,7 +121,7 @@ class TestChanges:
         chat = await transport.create_group(anna, boris)
         await transport.send(anna, chat["id"])
         caught = await transport.do(boris, "list_changes", chat_id=chat["id"], since=0)
-        fields = {"since", "version", "message_count", "messages", "members", "users", "has_more", "reset"}
+        fields = {"since", "version", "message_count", "messages", "members", "users", "replied", "has_more", "reset"}
         assert set(caught) == fields
         assert (caught["since"], caught["version"]) == (0, chat["version"] + 1)
         assert (caught["message_count"], caught["has_more"], caught["reset"]) == (2, False, False)

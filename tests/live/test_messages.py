@@ -147,13 +147,14 @@ class TestSending:
             (event,) = await person.received("chats_changed")
             entry = await transport.do(person, "get_chat", chat_id=chat["id"])
             assert event["chats"] == [{key: value for key, value in entry.items() if key != "mine"}]
-            assert event["mine"] == event["removed"] == event["users"] == []
+            assert event["mine"] == event["removed"] == []
+            assert event["users"] == [{"id": anna.id, "name": "Anna", "avatar": None}]
         (event,) = await boris.received("messages_changed")
         shared = {key: value for key, value in message.items() if key != "liked"}
         assert event["messages"] == [shared]
         assert (event["chat_id"], event["message_count"]) == (chat["id"], 2)
         assert (event["since"], event["version"]) == (chat["version"], message["version"])
-        assert event["members"] == event["users"] == []
+        assert event["members"] == event["users"] == event["replied"] == []
         for person in (anna, clara, outsider):
             assert await person.received("messages_changed") == []
         assert await outsider.received("chats_changed") == []

@@ -4,7 +4,7 @@ import asyncio
 import time
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlmodel import col, update
@@ -209,6 +209,36 @@ class TestPages:
         assert set(listed) == {"items", "removed", "users", "next_cursor", "sync"}
         assert {user["name"] for user in listed["users"]} == {"Anna", "Boris", "Clara"}
         assert listed["removed"] == [] and listed["next_cursor"] is None
+
+
+class TestByIds:
+    async def test_the_own_chats_of_these_ids_are_on_one_page(
+        self, transport: Transport, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        pinned, other = await transport.create_group(anna, boris), await transport.open_private_chat(anna, clara)
+        foreign, left = await transport.create_group(boris, clara), await transport.create_group(boris, anna)
+        await transport.open_private_chat(anna, boris)
+        await transport.do(anna, "leave_chat", chat_id=left["id"])
+        await transport.do(anna, "pin_chat", chat_id=pinned["id"])
+        wanted = [chat["id"] for chat in (other, foreign, left, pinned, other)] + [str(uuid4())]
+        for more in ({}, {"limit": 1}):
+            listed = await transport.do(anna, "list_chats", ids=wanted, **more)
+            assert [chat["id"] for chat in listed["items"]] == [pinned["id"], other["id"]]
+            assert (listed["next_cursor"], listed["removed"]) == (None, [])
+            assert {user["id"] for user in listed["users"]} == {anna.id, boris.id}
+        entries = [await transport.do(anna, "get_chat", chat_id=chat["id"]) for chat in (pinned, other)]
+        assert listed["items"] == entries
+
+    async def test_ids_go_alone_and_are_100_at_most(self, transport: Transport, anna: Person, boris: Person) -> None:
+        chats = [(await transport.create_group(anna, boris))["id"] for _ in range(2)]
+        first = await transport.do(anna, "list_chats", limit=1)
+        for more in ({"cursor": first["next_cursor"]}, {"changed_since": first["sync"]}):
+            answer = await transport.call(anna, "list_chats", ids=chats, **more)
+            assert (answer.status, answer.code) == (422, "invalid_input")
+        many = [*chats, *(str(uuid4()) for _ in range(98))]
+        assert len((await transport.do(anna, "list_chats", ids=many))["items"]) == 2
+        for refused in ([*many, str(uuid4())], ["x"], [1]):
+            assert (await transport.call(anna, "list_chats", ids=refused)).code == "invalid_input"
 
 
 class TestChangedSince:

@@ -165,9 +165,10 @@ async def test_the_audience_of_a_changed_profile_is_read_in_its_transaction(
     assert private["id"] != group["id"]
     assert [(each.event.event, set(each.audience), each.open_chat_id) for each in events] == [
         ("users_changed", {UUID(boris.id)}, None),
+        ("chats_changed", {UUID(boris.id)}, None),
         ("users_changed", {UUID(clara.id)}, UUID(group["id"])),
     ]
-    assert events[0].event == events[1].event
+    assert events[0].event == events[2].event
 
 
 async def test_members_of_a_foreign_chat_are_no_peers(make_person: MakePerson, database: Database) -> None:

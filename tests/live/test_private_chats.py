@@ -15,6 +15,7 @@ CHAT = {
     "member_count",
     "message_count",
     "last_message",
+    "last_user_seq",
     "version",
     "created_at",
     "updated_at",

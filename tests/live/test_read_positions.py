@@ -3,7 +3,17 @@
 import asyncio
 from typing import Any
 
-from tests.clients import Person, Transport
+import pytest
+from sqlalchemy import text
+
+from chat_app.database import Database
+from tests.clients import Person, SocketTransport, Transport
+
+OLD_MESSAGE = """
+    INSERT INTO message (chat_id, seq, version, sender_id, client_id, type, text, like_count, sent_at)
+    VALUES (:chat, 3, 3, :sender, gen_random_uuid(), 'text', 'hello', 0, now())
+"""
+OLD_COUNT = "UPDATE chat SET message_count = 3, version = 3, changed_at = now() WHERE id = :chat AND id != :sender"
 
 
 def position(chat: dict[str, Any]) -> tuple[int, int]:
@@ -56,7 +66,74 @@ async def test_changing_members_moves_the_own_read_position(
     assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (2, 0)
     await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=clara.id)
     assert position(await transport.do(anna, "get_chat", chat_id=chat["id"])) == (3, 0)
-    assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (2, 1)
+    assert position(await transport.do(boris, "get_chat", chat_id=chat["id"])) == (2, 0)
+
+
+async def test_a_system_message_does_not_make_a_read_chat_unread(
+    transport: Transport, anna: Person, boris: Person, clara: Person
+) -> None:
+    chat = await transport.create_group(anna, boris)
+    sent = await transport.send(anna, chat["id"])
+    read = await transport.do(boris, "mark_read", chat_id=chat["id"], seq=sent["seq"])
+    assert read["last_user_seq"] == sent["seq"]
+    await boris.forget()
+    await transport.do(anna, "add_members", chat_id=chat["id"], user_ids=[clara.id])
+    await transport.do(anna, "remove_member", chat_id=chat["id"], user_id=clara.id)
+    after = await transport.do(boris, "get_chat", chat_id=chat["id"])
+    assert (after["message_count"], after["last_user_seq"]) == (4, 2)
+    assert after["mine"] == read["mine"] | {"others_read_seq": 4}, "no membership is written for its readers"
+    for event in await boris.received("chats_changed"):
+        assert event["mine"] == [] and event["chats"][0]["last_user_seq"] == 2
+    await transport.send(anna, chat["id"])
+    after = await transport.do(boris, "get_chat", chat_id=chat["id"])
+    assert after["last_user_seq"] == 5 and position(after) == (2, 3), "it counts the system messages before it"
+
+
+async def test_a_deleted_message_is_still_the_newest_of_a_user(
+    transport: Transport, anna: Person, boris: Person, clara: Person
+) -> None:
+    chat = await transport.create_group(anna, boris, clara)
+    for _ in range(2):
+        sent = await transport.send(anna, chat["id"])
+    await transport.do(anna, "delete_message", chat_id=chat["id"], seq=sent["seq"])
+    await transport.do(clara, "leave_chat", chat_id=chat["id"])
+    after = await transport.do(boris, "get_chat", chat_id=chat["id"])
+    assert after["last_user_seq"] == sent["seq"] and position(after) == (0, 4)
+
+
+async def test_a_message_of_a_node_of_the_former_release_is_unread(
+    database: Database, anna: Person, boris: Person, clara: Person
+) -> None:
+    """It does not know the column `last_user_seq`, and leaves it as it is."""
+    socket = SocketTransport()
+    chat = await socket.create_group(anna, boris, clara)
+    await socket.do(clara, "leave_chat", chat_id=chat["id"])
+    await socket.do(boris, "mark_read", chat_id=chat["id"], seq=2)
+    async with database.engine.begin() as connection:
+        for statement in (OLD_MESSAGE, OLD_COUNT):
+            await connection.execute(text(statement), {"chat": chat["id"], "sender": anna.id})
+    after = await socket.do(boris, "get_chat", chat_id=chat["id"])
+    assert after["last_user_seq"] == 3 and position(after) == (2, 1)
+
+
+@pytest.mark.parametrize("share_history", [False, True])
+async def test_joining_again_moves_the_position_to_the_message_that_announces_it(
+    transport: Transport, anna: Person, boris: Person, clara: Person, share_history: bool
+) -> None:
+    chat = await transport.create_group(anna, boris)
+    await transport.send(anna, chat["id"])
+    adding = {"chat_id": chat["id"], "user_ids": [clara.id], "share_history": share_history}
+    for _ in range(2):
+        before = (await transport.send(anna, chat["id"]))["seq"]
+        await clara.forget()
+        joined = await transport.do(anna, "add_members", **adding)
+        assert position(await transport.do(clara, "get_chat", chat_id=chat["id"])) == (joined["message_count"], 0)
+        (event,) = await clara.received("chats_changed")
+        assert [mine["last_read_seq"] for mine in event["mine"]] == [before + 1]
+        await transport.send(anna, chat["id"])
+        assert position(await transport.do(clara, "get_chat", chat_id=chat["id"])) == (before + 1, 1)
+        await transport.do(clara, "mark_read", chat_id=chat["id"], seq=before + 2)
+        await transport.do(clara, "leave_chat", chat_id=chat["id"])
 
 
 async def test_others_read_seq_is_the_greatest_position_of_the_others(

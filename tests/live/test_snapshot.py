@@ -4,6 +4,7 @@ So does snapshot + catching up, for a client that was disconnected.
 """
 
 import asyncio
+import base64
 from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
@@ -25,8 +26,9 @@ from tests.cast import (
     message,
     sent_message,
 )
-from tests.client_model import Json
+from tests.client_model import PAGE, Json
 from tests.clients import Answer, HttpTransport, SocketTransport, Transport
+from tests.media import pictures
 from tests.observers import Observer, check_equal, read_anew
 from tests.service import MakePerson, Service
 
@@ -71,6 +73,7 @@ BORIS_OLDER_LIKED: tuple[Call, ...] = (
     ("Vera", "like_message", {"seq": BORIS_OLDER}),
     ("Boris", "like_message", {"seq": BORIS_OLDER}),
 )
+REPLY: Call = ("Anna", "send_message", message(type="text", text="quite so", reply_to=BORIS_OLDER))
 GLEB_REMOVED: tuple[Call, ...] = (
     ("Gleb", "pin_chat", {}),
     ("Gleb", "rename_chat", {"title": "Gleb's"}),
@@ -90,6 +93,9 @@ CASES = {
     "a location": sent(type="location", latitude=55.75, longitude=37.62),
     "a contact": sent(type="contact", name="Zoya", phone="8 916 000 00 00"),
     "a text in a private chat": sent(type="text", text="hello")._replace(chat="private"),
+    "a reply edited": Case("edit_message", {"seq": NEWEST + 1, "text": "better"}, before=(REPLY,)),
+    "a reply liked": Case("like_message", {"seq": NEWEST + 1}, actor="Boris", before=(REPLY,)),
+    "a reply deleted": Case("delete_message", {"seq": NEWEST + 1}, before=(REPLY,)),
     "the newest message edited": Case("edit_message", {"seq": NEWEST, "text": "better"}, actor="Boris"),
     "an older message edited": Case("edit_message", {"seq": ANNAS_LATER, "text": "better"}),
     "a message that newcomers can't see edited": Case("edit_message", {"seq": ANNAS_OLDEST, "text": "better"}),
@@ -232,6 +238,32 @@ async def test_the_events_of_a_batch_of_several_senders_equal_a_fresh_snapshot(
     await cast.come_back(twins, limit=1)
 
 
+async def test_a_quoted_message_beside_the_window_is_kept_up_to_date(
+    cast: Cast, service: Service, database: Database
+) -> None:
+    group_id = cast.chats["group"]
+    async with service.database.transaction() as db:
+        await send_messages(db, [draft(cast.actor("Vera"), UUID(group_id)) for _ in range(PAGE)])
+    await cast.look(database, group_id)
+    twins = cast.twins()
+    answer = message(type="text", text="As I said", reply_to=ANNAS_OLDEST)
+    for actor, operation, arguments in (
+        ("Boris", "send_message", answer),
+        ("Anna", "edit_message", {"seq": ANNAS_OLDEST, "text": "better"}),
+        ("Boris", "like_message", {"seq": ANNAS_OLDEST}),
+        ("Anna", "delete_message", {"seq": ANNAS_OLDEST}),
+    ):
+        later = cast.twins()
+        await cast.call(actor, operation, chat_id=group_id, **arguments)
+        await cast.settle()
+        await cast.check()
+        await cast.come_back(later, limit=1)
+    await cast.come_back(twins, limit=1)
+    windows = {name: cast.observers_of(cast.people[name])[0].model.window for name in ("Boris", "Gleb")}
+    quoted = {name: [row["seq"] for row in window.quoted()] for name, window in windows.items() if window}
+    assert quoted == {"Boris": [ANNAS_OLDEST], "Gleb": []}, "Gleb does not see it"
+
+
 async def test_an_open_window_gets_others_read_seq(transport: Transport, cast: Cast, database: Database) -> None:
     group_id = cast.chats["group"]
     await cast.look(database, group_id)
@@ -243,6 +275,19 @@ async def test_an_open_window_gets_others_read_seq(transport: Transport, cast: C
     chat = await cast.call("Boris", "get_chat", chat_id=group_id)
     assert chat["mine"]["others_read_seq"] == NEWEST
     assert boris.model.entries[group_id].mine == chat["mine"]
+
+
+async def test_a_new_name_and_picture_are_part_of_the_entries_of_private_peers(cast: Cast, database: Database) -> None:
+    await cast.look(database, cast.chats["private"])
+    anna, twins = cast.people["Anna"], cast.twins()
+    image = base64.b64encode(pictures.encoded(pictures.corners(), "PNG")).decode()
+    assert (await anna.http.patch("/api/v1/users/me", json={"name": "Anna Maria"})).status_code == 200
+    assert (await anna.http.put("/api/v1/users/me/avatar", json={"image": image})).status_code == 200
+    assert await cast.settle() == {"Boris"}
+    await cast.check()
+    await cast.come_back({"Boris": twins["Boris"]}, limit=1)
+    (boris,) = cast.observers_of(cast.people["Boris"])
+    assert boris.model.list_state()[cast.chats["private"]]["mine"]["peer"]["name"] == "Anna Maria"
 
 
 async def test_a_chat_activated_over_http_opens_on_connections_that_follow(cast: Cast, openapi: dict[str, Any]) -> None:

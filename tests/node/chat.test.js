@@ -265,6 +265,14 @@ describe("a private chat", () => {
     assert.equal((await anna.ask("get_chat", { chat_id: chat.id })).data.mine.others_read_seq, 2);
   });
 
+  it("lists chats by their ids", async () => {
+    const { anna, chat } = await pair();
+    const { data } = await anna.ask("list_chats", { ids: [NOBODY, chat.id] });
+    assert.deepEqual(data.items.map(({ id }) => id), [chat.id]);
+    const both = { ids: [chat.id], changed_since: data.sync };
+    assert.equal((await anna.refused("list_chats", both)).code, "invalid_input");
+  });
+
   it("shows the other user who is typing", async () => {
     const { anna, boris, chat } = await pair();
     boris.forget();
@@ -291,6 +299,7 @@ describe("a private chat", () => {
     assert.equal((await boris.request("PATCH", "/users/me", { json: { name: "Borya" } })).status, 200);
     const { users } = await anna.next("users_changed");
     assert.deepEqual(users.map(({ id, name }) => [id, name]), [[boris.id, "Borya"]]);
+    await anna.next("chats_changed", ({ mine: [own] }) => own?.peer?.name === "Borya");
   });
 
   it("returns the changes since a version", async () => {
