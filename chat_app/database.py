@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
 from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -68,8 +68,8 @@ Db = Transaction | RawConnection
 class Database:
     """An engine with its raw connections. Its commits release their events.
 
-    `remove_files` gets the keys of files that a commit made superfluous. `patience`: seconds that a transaction may
-    wait in all.
+    `remove_files` gets the keys of files that a commit made superfluous. `online`: the users who are online, which use
+    cases read in `info`. `patience`: seconds that a transaction may wait in all.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Database:
         *,
         delivery: Delivery | None = None,
         remove_files: Callable[[list[str]], Awaitable[None]] | None = None,
+        online: Container[UUID] = frozenset(),
         pool_size: int = 10,
         patience: float | None = None,
     ) -> None:
@@ -87,6 +88,7 @@ class Database:
         self.engine = self._driver.engine(url, pool_size)
         self._delivery = delivery or NoDelivery()
         self._remove_files = remove_files
+        self._info = {"online": online}
         self._readers = asyncio.Semaphore(pool_size)
         self._last: Last = {}
         self._removals = Background()
@@ -98,7 +100,8 @@ class Database:
 
         Raises Unavailable when the database can't be reached or does not answer in time.
         """
-        db, until = Transaction(self.engine, expire_on_commit=False, autoflush=False), self._until()
+        db = Transaction(self.engine, expire_on_commit=False, autoflush=False, info=self._info)
+        until = self._until()
         with closing(Place(db, self._last)), unavailable_without_database():
             async with db:
                 try:
@@ -134,6 +137,7 @@ class Database:
                 await self._readers.acquire()
             try:
                 async with self._driver.borrow(until) as raw:
+                    raw.info.update(self._info)
                     yield raw
             finally:
                 self._readers.release()
@@ -211,7 +215,7 @@ async def read_clock(db: AsyncSession) -> datetime:
 def _versions(events: list[Recorded]) -> dict[str, int]:
     """The chats that got a new version, for the log."""
     versions: dict[UUID | None, int] = {}
-    for kind, _, _, header, _ in events:
+    for kind, _, _, header, *_ in events:
         if kind.reach is not Reach.NODE:
             versions[header.chat_id] = header.version or header.removed_version
     return {str(chat_id): version for chat_id, version in versions.items() if version}

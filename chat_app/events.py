@@ -80,6 +80,9 @@ class Ready(ClientEvent):
     sync: str = Field(description="If it equals that of your last chat list, you missed nothing.")
     limits: dict[str, int]
     server_time: datetime
+    online: list[UUID] = Field(
+        description="Of your private peers, and of the members of the active chat, those who are online."
+    )
 
 
 class ChatsChanged(ClientEvent):
@@ -125,7 +128,7 @@ class MessagesChanged(ClientEvent):
 
 
 class ReadChanged(ClientEvent):
-    """A member of the active chat has read further."""
+    """A member of the active chat, or the peer of a private chat, has read further."""
 
     reach = Reach.OPEN_CHAT
 
@@ -135,7 +138,9 @@ class ReadChanged(ClientEvent):
 
 
 class TypingChanged(ClientEvent):
-    """A member of the active chat is typing, or stopped. Repeated every 3 seconds; forget it after 6."""
+    """A member of the active chat, or the peer of a private chat, is typing, or stopped. Repeated every 3 seconds;
+    forget it after 6.
+    """
 
     reach = Reach.OPEN_CHAT
 
@@ -145,13 +150,15 @@ class TypingChanged(ClientEvent):
 
 
 class PresenceChanged(ClientEvent):
-    """A user of a private chat, or of the active chat, is online now, or offline."""
+    """A user of a private chat, or of the active chat, is online now, or offline. `ready` and the answer that opens a
+    chat have in `online` who is already.
+    """
 
     reach = Reach.ONE
 
     user_id: UUID
     online: bool
-    last_seen_at: datetime | None = Field(description="null while online.")
+    last_seen_at: datetime | None = Field(description="When the user was last online, before now; null: never.")
 
 
 class UsersChanged(ClientEvent):
@@ -208,8 +215,9 @@ class Recorded(NamedTuple):
     audience: Audience
     body: bytes
     header: Header = Header()
-    # Deliver it only to connections that have this chat open.
+    # Deliver it only to connections that have this chat open, and to all connections of the peer of a private chat.
     open_chat_id: UUID | None = None
+    peer_id: UUID | None = None
 
     @property
     def event(self) -> Event:
@@ -233,15 +241,19 @@ class Recording(Protocol):
     def info(self) -> dict[Any, Any]: ...
 
 
-def record(db: Recording, event: Event, audience: Audience, open_chat_id: UUID | None = None) -> None:
+def record(
+    db: Recording, event: Event, audience: Audience, open_chat_id: UUID | None = None, peer_id: UUID | None = None
+) -> None:
     """Keep an event until the commit, which releases it; a rollback drops it.
 
     `open_chat_id`: deliver it only where this chat is open. For an event whose reach that is, it is the event's chat.
+    `peer_id`: somebody of its audience who gets it on all connections, whether the chat is open there or not.
     """
     header = event.header()
     if event.reach is Reach.OPEN_CHAT:
         open_chat_id = header.chat_id
-    db.info.setdefault("events", []).append(Recorded(type(event), audience, as_json(event), header, open_chat_id))
+    made = Recorded(type(event), audience, as_json(event), header, open_chat_id, peer_id)
+    db.info.setdefault("events", []).append(made)
 
 
 def recorded(db: Recording) -> list[Recorded]:

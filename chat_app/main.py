@@ -31,7 +31,7 @@ from chat_app.live.cluster import Cluster, ClusterFanout
 from chat_app.live.connections import Connections
 from chat_app.live.engine.server import CHECK_SECONDS, ChatServer
 from chat_app.live.fanout import Fanout
-from chat_app.live.presence import Presence
+from chat_app.live.presence import OnlineUsers, Presence
 from chat_app.live.server import SESSION_CHECK_SECONDS, Live
 from chat_app.media.storage import Storage
 from chat_app.settings import LOCAL_ORIGINS, Settings
@@ -79,8 +79,13 @@ def create_app(settings: Settings) -> ASGIApp:
     bus = Bus(settings.bus_url.get_secret_value()) if settings.bus_url else None
     fanout = ClusterFanout(connections, bus) if bus else Fanout(connections)
     storage = Storage(settings.media_location)
+    online = OnlineUsers()
     database = Database(
-        settings.asyncpg_url, delivery=fanout, remove_files=storage.delete, pool_size=settings.database_pool
+        settings.asyncpg_url,
+        delivery=fanout,
+        remove_files=storage.delete,
+        online=online,
+        pool_size=settings.database_pool,
     )
     limits = Limits(
         enabled=settings.rate_limits == "on",
@@ -88,7 +93,7 @@ def create_app(settings: Settings) -> ASGIApp:
         is_up=lambda: bus is not None and bus.is_up,
     )
     outbox = Outbox(database)
-    presence = Presence(connections, database, bus)
+    presence = Presence(online, connections, database, bus)
     cluster = Cluster(fanout, database, presence) if isinstance(fanout, ClusterFanout) else None
     live = Live(database, limits, outbox, connections, presence)
     server = ChatServer(

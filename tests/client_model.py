@@ -297,8 +297,8 @@ class ClientModel:
     def _read_changed(self, event: Json) -> None:
         if self.window and self.window.chat_id == event["chat_id"]:
             self.window.has_read(event["user_id"], event["last_read_seq"])
-            if event["user_id"] != self.user_id:
-                self._others_read(event["chat_id"], event["last_read_seq"])
+        if event["user_id"] != self.user_id:
+            self._others_read(event["chat_id"], event["last_read_seq"])
 
     def _users_changed(self, event: Json) -> None:
         self._learn_users(event["users"])

@@ -81,6 +81,6 @@ async def unpin_chat(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -
 async def mark_read(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ReadUpTo) -> ChatRead:
     """Mark messages as read up to a seq; the position never moves back.
 
-    You get `chats_changed`, those who have the chat active `read_changed`.
+    You get `chats_changed`, those who have the chat active `read_changed`, and so does the peer of a private chat.
     """
     return await chats.mark_read(db, actor, chat_id, data.seq)

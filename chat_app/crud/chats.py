@@ -18,6 +18,7 @@ from chat_app.crud.entries import list_chats as list_chats
 from chat_app.crud.entries import mentioned, mine_of, read_for_members, shared_part
 from chat_app.crud.history import list_messages, read_members
 from chat_app.crud.members import end_memberships, write_memberships
+from chat_app.crud.presence import is_online
 from chat_app.crud.users import check_users_exist
 from chat_app.database import Db, Transaction, read_clock
 from chat_app.delivery import order_delivery
@@ -131,7 +132,7 @@ async def mark_read(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> C
     chat, is_new = await _change_mine(db, actor, chat_id, differs, last_read_seq=position)
     if is_new:
         event = ReadChanged(chat_id=chat_id, user_id=actor.id, last_read_seq=position)
-        record(db, event, await access.audience_of(db, chat_id))
+        record(db, event, await access.audience_of(db, chat_id), peer_id=view.peer_id)
     return chat
 
 
@@ -150,10 +151,10 @@ async def _change_mine(
 
 async def set_typing(db: Transaction, actor: Actor, chat_id: UUID, typing: bool) -> None:
     """Show the other members that the actor types, or stopped. Raises ChatNotFound."""
-    await access.view_chat(db, actor, chat_id)
+    view = await access.view_chat(db, actor, chat_id)
     others = dict(await access.audience_of(db, chat_id))
     others.pop(actor.id, None)
-    record(db, TypingChanged(chat_id=chat_id, user_id=actor.id, typing=typing), others)
+    record(db, TypingChanged(chat_id=chat_id, user_id=actor.id, typing=typing), others, peer_id=view.peer_id)
 
 
 async def active_chat(db: Transaction, actor: Actor) -> UUID:
@@ -199,10 +200,12 @@ async def open_chat(db: Db, actor: Actor, chat_id: UUID) -> OpenChat:
     chat = await get_chat(db, actor, chat_id)
     page = await list_messages(db, actor, chat_id)
     members = await read_members(db, chat_id)
-    users = mentioned([chat]) | {member.user_id for member in members} | {user.id for user in page.users}
+    people = mentioned([chat]) | {member.user_id for member in members} | {user.id for user in page.users}
+    users = await list_briefs(db, people)
     # The page was read after the chat and may be newer; the version must not be newer than the chat.
     page.version = min(page.version, chat.version)
-    return OpenChat(chat=chat, page=page, members=members, users=await list_briefs(db, users))
+    online = [member.user_id for member in members if is_online(db, member.user_id)]
+    return OpenChat(chat=chat, page=page, members=members, users=users, online=online)
 
 
 async def list_changed(db: Transaction, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:

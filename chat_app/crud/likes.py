@@ -8,12 +8,13 @@ from sqlmodel import col, select
 
 from chat_app.crud import access, recording
 from chat_app.crud.history import get_message, read_message
+from chat_app.crud.users import profile
 from chat_app.database import Transaction
 from chat_app.errors import InvalidInput, MessageDeleted
 from chat_app.models import Like, User
 from chat_app.models.messages import MessageRead
 from chat_app.models.sessions import Actor
-from chat_app.models.users import UserPage, UserRead, profile
+from chat_app.models.users import UserPage, UserRead
 
 
 async def like_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> MessageRead:
@@ -52,7 +53,7 @@ async def list_likes(
         likes = likes.where(col(Like.user_id) > _parse_cursor(cursor))
     users = list(await db.exec(likes.order_by(col(Like.user_id)).limit(limit + 1)))
     return UserPage(
-        items=[profile(user, UserRead) for user in users[:limit]],
+        items=[profile(db, user, UserRead) for user in users[:limit]],
         next_cursor=users[limit - 1].id.hex if len(users) > limit else None,
     )
 

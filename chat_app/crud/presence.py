@@ -1,4 +1,4 @@
-"""The users who get the presence and the profile of a user, and when a user was seen last."""
+"""Who is online, the users who get the presence and the profile of a user, and when a user was seen last."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -11,10 +11,26 @@ from chat_app.database import Db, Transaction, read_clock
 from chat_app.models import User
 
 
-async def list_watchers(db: Db, user_id: UUID) -> tuple[set[UUID], set[UUID]]:
-    """The peers of this user's private chats, and the chats of which the user is a member."""
-    chats = await _ids(db, "SELECT chat_id FROM membership WHERE user_id = $1 AND removed_at IS NULL", user_id)
-    return await _ids(db, _PRIVATE_PEERS, user_id), chats
+def is_online(db: Db, user_id: UUID) -> bool:
+    """Whether the user is connected to any node, as far as this one knows, or was a moment ago.
+
+    No statement: an answer that has it of several users takes it after all that it reads.
+    """
+    return user_id in db.info["online"]
+
+
+_PRIVATE_PEERS = "SELECT high_id FROM chat WHERE low_id = $1 UNION ALL SELECT low_id FROM chat WHERE high_id = $1"
+_WATCHERS = f"""
+SELECT last_seen_at, ARRAY({_PRIVATE_PEERS}), ARRAY(
+    SELECT chat_id FROM membership WHERE user_id = $1 AND removed_at IS NULL
+) FROM "user" WHERE id = $1
+"""
+
+
+async def read_watchers(db: Db, user_id: UUID) -> tuple[datetime | None, list[UUID], list[UUID]]:
+    """When this user was seen last, the peers of the user's private chats, and the chats with the user as a member."""
+    ((last_seen_at, peers, chats),) = await db.fetch(_WATCHERS, user_id)
+    return last_seen_at, peers, chats
 
 
 _CONTACTS = """
@@ -35,10 +51,10 @@ async def list_contacts(db: Db, user_id: UUID) -> tuple[set[UUID], dict[UUID, se
 
 async def list_peers(db: Db, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
     """Users whose presence this one gets: private peers, and the other members of the open chat, if it is theirs."""
-    peers = await _ids(db, _PRIVATE_PEERS, user_id)
+    peers = {peer for (peer,) in await db.fetch(_PRIVATE_PEERS, user_id)}
     if open_chat_id:
         members = await audience_of(db, open_chat_id)
-        peers |= members.keys() if user_id in members else set()
+        peers |= members.keys() - {user_id} if user_id in members else set()
     return peers
 
 
@@ -49,10 +65,3 @@ async def write_last_seen(db: Transaction, user_ids: Collection[UUID]) -> dateti
     locked = select(User.id).where(col(User.id).in_(user_ids)).order_by(col(User.id)).with_for_update()
     await db.exec(update(User).where(col(User.id).in_(locked)).values(last_seen_at=now))
     return now
-
-
-_PRIVATE_PEERS = "SELECT high_id FROM chat WHERE low_id = $1 UNION ALL SELECT low_id FROM chat WHERE high_id = $1"
-
-
-async def _ids(db: Db, query: str, of: UUID) -> set[UUID]:
-    return {row[0] for row in await db.fetch(query, of)}

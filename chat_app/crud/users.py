@@ -1,7 +1,7 @@
 """Accounts and profiles: reading, finding and changing them."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, false, func, or_
@@ -10,19 +10,21 @@ from sqlmodel import col, select
 
 from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import mine_of, read_for_peers
-from chat_app.crud.presence import list_contacts
+from chat_app.crud.presence import is_online, list_contacts
 from chat_app.database import Transaction
 from chat_app.delivery import order_delivery
 from chat_app.errors import UsernameTaken, UserNotFound
 from chat_app.events import ChatsChanged, UsersChanged, record
 from chat_app.models import User
 from chat_app.models.sessions import Actor
-from chat_app.models.users import UserLookup, UserMe, UserRead, UserUpdate, brief, profile
+from chat_app.models.users import Avatar, UserLookup, UserMe, UserRead, UserUpdate, brief
+
+Profile = TypeVar("Profile", bound=UserRead)
 
 
 async def get_me(db: Transaction, actor: Actor) -> UserMe:
     """The actor's own account: the only answer with a phone."""
-    return profile(await access_user(db, col(User.id) == actor.id), UserMe)
+    return profile(db, await access_user(db, col(User.id) == actor.id), UserMe)
 
 
 async def update_me(db: Transaction, actor: Actor, data: UserUpdate) -> UserMe:
@@ -32,7 +34,7 @@ async def update_me(db: Transaction, actor: Actor, data: UserUpdate) -> UserMe:
         await change_user(db, user, data.model_dump(exclude_unset=True))
     except IntegrityError as error:
         raise UsernameTaken from error
-    return profile(user, UserMe)
+    return profile(db, user, UserMe)
 
 
 async def change_user(db: Transaction, user: User, fields: dict[str, Any]) -> User:
@@ -90,12 +92,12 @@ async def access_user(db: Transaction, is_meant: ColumnElement[bool], *, lock: b
 
 async def get_user(db: Transaction, user_id: UUID) -> UserRead:
     """The public profile of a user. Raises UserNotFound."""
-    return profile(await access_user(db, col(User.id) == user_id), UserRead)
+    return profile(db, await access_user(db, col(User.id) == user_id), UserRead)
 
 
 async def lookup_user(db: Transaction, data: UserLookup) -> UserRead:
     """The profile behind a phone number that the client knows already. Raises UserNotFound."""
-    return profile(await access_user(db, col(User.phone) == data.phone), UserRead)
+    return profile(db, await access_user(db, col(User.phone) == data.phone), UserRead)
 
 
 async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID] | None, limit: int) -> list[UserRead]:
@@ -113,7 +115,14 @@ async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID
         # The comparison with a missing username is null, which would come first.
         statement = statement.order_by(func.coalesce(begins, false()).desc(), closeness.desc())
     users = await db.exec(statement.order_by(func.lower(User.name), col(User.id)).limit(limit))
-    return [profile(user, UserRead) for user in users]
+    return [profile(db, user, UserRead) for user in users]
+
+
+def profile(db: Transaction, user: User, kind: type[Profile]) -> Profile:
+    """The public profile of a user, or a larger model."""
+    avatar = user.avatar_key and Avatar.of(user.avatar_key)
+    more = {"avatar": avatar, "online": is_online(db, user.id)}
+    return kind.model_validate(user, update=more, from_attributes=True)
 
 
 async def check_users_exist(db: Transaction, user_ids: Iterable[UUID]) -> None:

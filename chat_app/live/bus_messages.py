@@ -44,7 +44,7 @@ class Online(BaseModel):
 
 
 class _Event(BaseModel):
-    """More fields are those of its header."""
+    """More fields are those of its header, and `peer_id`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -74,8 +74,9 @@ def encode(node: UUID, number: int, since: int, events: Sequence[Recorded] = (),
 
 def _heads(events: Iterable[Recorded]) -> Iterator[dict[str, Any]]:
     before: Audience | None = None
-    for kind, audience, _, header, open_chat_id in events:
-        head = {name: value for name, value in zip(Header._fields, header, strict=True) if value}
+    for kind, audience, _, header, open_chat_id, peer_id in events:
+        fields = zip((*Header._fields, "peer_id"), (*header, peer_id), strict=True)
+        head = {name: value for name, value in fields if value}
         recipients = None if audience == before else list(audience.items())
         yield {"kind": kind.event, "audience": recipients, "open_chat_id": open_chat_id, **head}
         before = audience
@@ -102,7 +103,8 @@ def _open(kind: type[Event], audience: Audience, body: bytes, event: _Event) -> 
         fields = {name: given[name] for name in NEEDED.get(kind, set()) | given.keys() & set(Header._fields)}
         if open_chat_id is not None or kind.reach is Reach.OPEN_CHAT:
             open_chat_id = UUID(open_chat_id)
-        return Recorded(kind, audience, body, _header.validate_python(fields), open_chat_id)
+        peer_id = given.get("peer_id")
+        return Recorded(kind, audience, body, _header.validate_python(fields), open_chat_id, peer_id and UUID(peer_id))
     except Exception as error:
         log.warning("bus event not understood", kind=kind.event, error=type(error).__name__)
         return resync(audience, "not_understood")

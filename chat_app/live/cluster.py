@@ -83,7 +83,7 @@ class Cluster:
         self.presence.node_present(node, is_there)
 
     def _publish_presence(self, *, ask: bool) -> None:
-        self.bus.publish(online=Online(joined=list(self.presence.here), whole=True, ask=ask))
+        self.bus.publish(online=Online(joined=list(self.presence.online.here), whole=True, ask=ask))
 
     async def _follow(self) -> None:
         """Once for everything that was missed, and for all who asked: after an outage every other node has a gap."""

@@ -160,7 +160,9 @@ class SetTyping(Input):
 
 
 async def _set_typing(db: Transaction, connection: Connection, data: SetTyping) -> None:
-    """Show that you are typing; repeat every 3 seconds. Others who have the chat active get `typing_changed`."""
+    """Show that you are typing; repeat every 3 seconds. Others who have the chat active get `typing_changed`, and so
+    does the peer of a private chat.
+    """
     await use_cases.set_typing(db, connection.actor, _chat_id(connection, data), data.typing)
 
 

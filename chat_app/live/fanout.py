@@ -68,7 +68,10 @@ class Fanout:
         assert event.open_chat_id
         packets: dict[int, Packet] = {}
         audience, first_seq = event.audience, event.header.first_seq
-        for connection in self.connections.with_open(event.open_chat_id):
+        connections = self.connections.with_open(event.open_chat_id)
+        if event.peer_id:
+            connections = connections | self.connections.of_user(event.peer_id)
+        for connection in connections:
             visible_from_seq = audience.get(connection.key)
             if visible_from_seq is None:
                 continue

@@ -17,6 +17,7 @@ from chat_app.crud import access, sessions
 from chat_app.crud.entries import read_sync
 from chat_app.crud.messages import Draft, Sent
 from chat_app.crud.outbox import Outbox
+from chat_app.crud.presence import is_online, list_peers
 from chat_app.database import Database, Db
 from chat_app.errors import ChatError, ChatNotFound, InvalidInput, NotAuthenticated, UnknownCommand
 from chat_app.events import Ready, SessionEnded
@@ -122,7 +123,7 @@ class Live:
     def start(self, connection: Connection) -> None:
         """The client knows that its login succeeded."""
         connection.start()
-        self.presence.joined(connection)
+        self.presence.joined(connection.actor.id)
         log.info("connected", connections=len(self.connections))
 
     def lose(self, connection_id: str, reason: str) -> None:
@@ -179,13 +180,10 @@ class Live:
         chat_id = getattr(data, "chat_id", None) or connection.active_chat_id
         logs.bind(chat=chat_id)
         call.authorize(chat_id)
-        former_chat_id = connection.active_chat_id
         opened: Any = self.database.reading() if command.reads else self.database.transaction()
         with connection.choosing():
             async with opened as db:
                 result = await command.handler(db, connection, data)
-        if connection.active_chat_id not in (None, former_chat_id):
-            self.presence.opened(connection)
         return status_and_data(result)
 
     async def end_sessions(self) -> None:
@@ -221,11 +219,13 @@ async def _open_active(db: Db, connection: Connection, chat_id: UUID | None) -> 
 
 
 async def _ready(db: Db, connection: Connection) -> Ready:
+    user_id, session_id = connection.actor
     return Ready(
-        user_id=connection.actor.id,
-        session_id=connection.actor.session_id,
+        user_id=user_id,
+        session_id=session_id,
         active_chat_id=connection.active_chat_id,
-        sync=await read_sync(db, connection.actor.id),
+        sync=await read_sync(db, user_id),
         limits=LIMITS,
         server_time=datetime.now(UTC),
+        online=[peer for peer in await list_peers(db, user_id, connection.active_chat_id) if is_online(db, peer)],
     )

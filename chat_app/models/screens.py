@@ -1,5 +1,7 @@
 """Answers that join several models: what a chat screen needs, and what it missed."""
 
+from uuid import UUID
+
 from sqlmodel import Field, SQLModel
 
 from chat_app.models.chats import ChatRead, MemberRead
@@ -14,6 +16,7 @@ class OpenChat(SQLModel):
     page: MessagePage
     members: list[MemberRead]
     users: list[UserBrief]
+    online: list[UUID] = Field(description="The members who are online. `presence_changed` follows.")
 
 
 class Changes(SQLModel):

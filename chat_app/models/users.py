@@ -1,7 +1,7 @@
 """Users: the account, the public profile and its changes."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import StringConstraints
@@ -97,7 +97,8 @@ class UserBrief(SQLModel):
 class UserRead(UserBrief):
     username: str | None
     bio: str
-    last_seen_at: datetime | None
+    last_seen_at: datetime | None = Field(description="When the user was last online, before now; null: never.")
+    online: bool = Field(description="At the time of this answer.")
 
 
 class UserMe(UserRead):
@@ -118,12 +119,3 @@ class UserPage(UserList):
 def brief(user_id: UUID, name: str, avatar_key: str | None) -> UserBrief:
     """A user as everybody sees it beside a message."""
     return construct(UserBrief, {"id": user_id, "name": name, "avatar": avatar_key and Avatar.of(avatar_key)})
-
-
-Profile = TypeVar("Profile", bound=UserRead)
-
-
-def profile(user: User, kind: type[Profile]) -> Profile:
-    """The public profile of a user, or a larger model."""
-    avatar = user.avatar_key and Avatar.of(user.avatar_key)
-    return kind.model_validate(user, update={"avatar": avatar}, from_attributes=True)

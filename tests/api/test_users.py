@@ -12,7 +12,7 @@ from tests.clients import Answer, HttpTransport, Person, http_answer
 from tests.service import MakePerson
 
 USERS = "/api/v1/users"
-PROFILE = {"id", "name", "avatar", "username", "bio", "last_seen_at"}
+PROFILE = {"id", "name", "avatar", "username", "bio", "last_seen_at", "online"}
 NUMBERS = count(1)
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from inspect import signature
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import asyncpg
 from sqlmodel import select
@@ -19,7 +20,7 @@ from chat_app import auth
 from chat_app.crud import access, outbox, sending
 from chat_app.crud import history as crud_history
 from chat_app.database import Database
-from chat_app.events import recorded
+from chat_app.events import PresenceChanged, recorded
 from chat_app.live.bus import Bus
 from chat_app.live.connections import Connection
 from chat_app.live.fanout import Fanout, encode
@@ -179,10 +180,10 @@ def ignored_revocation() -> None:
 def presence_to_all() -> None:
     """Every connection gets everybody's presence."""
 
-    async def deliver(self: Any, event: Any) -> None:
-        packet = encode(event)
+    async def deliver(self: Any, user_id: UUID, online: bool) -> None:
+        packet = encode(PresenceChanged(user_id=user_id, online=online, last_seen_at=None))
         for connection in self.connections:
-            if connection.actor.id != event.user_id:
+            if connection.actor.id != user_id:
                 connection.send(packet)
 
     replace(Presence, _deliver=deliver)

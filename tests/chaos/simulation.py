@@ -181,12 +181,12 @@ class Service:
         position = min(args["seq"], len(chat.rows))
         if position > chat.read.get(user, 0):
             chat.read[user] = position
-            for conn in self._open(chat):
+            for conn in self._passing(user, chat):
                 self.deliver(conn, "read_changed", {"chat": chat.id, "user": user, "seq": position})
         return {"data": self._chat(user, chat)}
 
     def _set_typing(self, user: str, chat: Chat, args: Json) -> Json:
-        for conn in self._open(chat):
+        for conn in self._passing(user, chat):
             if conn.user != user:
                 self.deliver(conn, "typing_changed", {"chat": chat.id, "user": user})
         return {"status": 204}
@@ -271,6 +271,12 @@ class Service:
 
     def _open(self, chat: Chat) -> list[Connection]:
         return [conn for conn in self.connections if conn.active == chat.id and conn.user in chat.members]
+
+    def _passing(self, user: str, chat: Chat) -> list[Connection]:
+        """The connections that get who reads and types: in a private chat all of the peer."""
+        peers = chat.members.keys() - {user} if chat.type == "private" else set()
+        elsewhere = [conn for conn in self.connections if conn.user in peers and conn.active != chat.id]
+        return [*self._open(chat), *elsewhere]
 
     def _tell(self, chat: Chat, rows: list[Row], *, members: Any = (), since: int | None = None) -> None:
         about = {"chat": chat.id, "version": chat.version, "count": len(chat.rows), "members": list(members)}

@@ -138,8 +138,8 @@ async def test_presence_reaches_other_nodes(
     await SOCKET.open_private_chat(clara, boris)
     await boris.socket.close()
     late = await clara.connect()
-    assert (await late.wait_for("presence_changed"))["user_id"] == boris.id, "he is online on another node"
-    elsewhere, left = nodes[0].service.live.presence._elsewhere, nodes[1].service.cluster.bus.node
+    assert late.named("ready")[0]["online"] == [boris.id], "he is online on another node"
+    elsewhere, left = nodes[0].service.live.presence.online.elsewhere, nodes[1].service.cluster.bus.node
     await until(lambda: UUID(boris.id) not in elsewhere[left])
     await anna.settle()
     assert not [event for event in anna.socket.named("presence_changed") if not event["online"]], (
@@ -152,6 +152,32 @@ async def test_presence_reaches_other_nodes(
     assert profile["last_seen_at"] == offline["last_seen_at"]
     await boris.connect()
     await anna.socket.wait_for("presence_changed", lambda event: event["online"])
+
+
+async def test_answers_say_who_is_online_on_other_nodes(person_at: MakePersonAt, nodes: list[Node]) -> None:
+    anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(2, "Clara")
+    online = nodes[0].service.live.presence.online
+    await until(lambda: all(UUID(person.id) in online for person in (boris, clara)))
+    chat_id = await open_group(anna, boris, clara)
+    screen = await SOCKET.do(anna, "activate_chat", chat_id=chat_id)
+    assert set(screen["online"]) == {anna.id, boris.id, clara.id}
+    assert (await anna.http.put("/api/v1/chats/active", json={"chat_id": chat_id})).json()["online"] == screen["online"]
+    assert (await anna.http.get(f"/api/v1/users/{boris.id}")).json()["online"] is True
+
+
+async def test_typing_and_reading_in_a_private_chat_reach_every_connection_of_the_peer(
+    person_at: MakePersonAt,
+) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    tablet = await person_at(2, "Boris's tablet", again=boris)
+    chat = await SOCKET.open_private_chat(anna, boris)
+    await SOCKET.send(boris, chat["id"])
+    await SOCKET.do(anna, "set_typing", chat_id=chat["id"], typing=True)
+    await SOCKET.do(anna, "mark_read", chat_id=chat["id"], seq=1)
+    for device in (boris, tablet):
+        assert (await device.socket.wait_for("typing_changed"))["user_id"] == anna.id
+        assert (await device.socket.wait_for("read_changed"))["last_read_seq"] == 1
+    assert anna.socket.named("typing_changed") == []
 
 
 async def test_a_new_name_reaches_private_peers_and_members_who_have_the_chat_open(person_at: MakePersonAt) -> None:

@@ -172,7 +172,7 @@ async def test_a_killed_node_takes_its_users_offline_and_causes_a_resync(
     await boris.socket.close()
     moved = at(process.base, boris)
     await moved.connect()
-    await until(lambda: not nodes[1].service.live.presence.here & {UUID(boris.id)})
+    await until(lambda: not nodes[1].service.live.presence.online.here & {UUID(boris.id)})
     await anna.forget()
     await process.kill()
     await anna.socket.wait_for(RESYNC)
@@ -196,6 +196,7 @@ async def test_invalid_messages_on_the_bus_are_ignored(
         ("messages_changed", f'{needed},"version":9,"first_seq":null'),
         ("messages_changed", f'{needed},"version":9,"since":-0.5'),
         ("typing_changed", ',"open_chat_id":"nowhere"'),
+        *(("typing_changed", f'{needed},"peer_id":{peer}') for peer in ("7", '"nobody"')),
         ("chats_changed", ',"chat_id":[]'),
     ]
     whole = [head % (chat_id, name, boris.id, fields) + "\n{}" for name, fields in wrong]

@@ -103,6 +103,30 @@ async def test_fields_missing_in_the_events_of_an_older_node_cause_no_resync(
     await assert_no_resync(nodes, anna, boris, idle)
 
 
+async def test_typing_of_an_older_node_reaches_only_the_open_chat(
+    person_at: MakePersonAt, nodes: list[Node], valkey: Valkey, other_node: OtherNode
+) -> None:
+    """It names no peer of a private chat."""
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    window = await boris.connect()
+    chat = await SOCKET.open_private_chat(anna, boris)
+    assert (await window.call("activate_chat", {"chat_id": chat["id"]})).ok
+    await boris.socket.call("activate_chat", {"chat_id": None})
+    async with published(valkey) as events:
+        await SOCKET.do(anna, "set_typing", chat_id=chat["id"], typing=True)
+        await boris.socket.wait_for("typing_changed")
+    (typing,) = [event for event in events if event["kind"] == "typing_changed"]
+    assert (typing["peer_id"], typing["open_chat_id"]) == (boris.id, chat["id"])
+    await boris.forget()
+
+    del typing["peer_id"]
+    await other_node.publish(typing)
+
+    await window.wait_for("typing_changed")
+    assert await boris.received("typing_changed") == []
+    await assert_no_resync(nodes, anna, boris)
+
+
 async def test_an_event_without_a_required_field_resyncs_only_its_audience(
     person_at: MakePersonAt, nodes: list[Node], valkey: Valkey, other_node: OtherNode
 ) -> None:

@@ -15,6 +15,7 @@ from chat_app import driver
 from chat_app.crud import chats, history, members
 from chat_app.crud.attachments import create_attachment
 from chat_app.crud.messages import Draft, send_messages
+from chat_app.crud.presence import list_peers, read_watchers
 from chat_app.crud.sessions import check_session, list_ended, open_session
 from chat_app.database import Database, Db
 from chat_app.driver import BY_KEY, RawConnection
@@ -44,6 +45,8 @@ USES: dict[str, Use] = {
     ),
     "changed chats": lambda unit, actor, _: chats.list_chats(unit, actor, cursor=None, limit=50, changed_since="1.0"),
     "session": lambda unit, actor, _: check_session(unit, actor),
+    "watchers": lambda unit, actor, _: read_watchers(unit, actor.id),
+    "watched": lambda unit, actor, chat_id: list_peers(unit, actor.id, chat_id),
     "ended sessions": lambda unit, actor, _: list_ended(unit, [actor.session_id]),
 }
 

@@ -273,8 +273,9 @@ describe("a private chat", () => {
     assert.equal((await anna.refused("list_chats", both)).code, "invalid_input");
   });
 
-  it("shows the other user who is typing", async () => {
+  it("shows the other user who is typing, wherever that is", async () => {
     const { anna, boris, chat } = await pair();
+    await anna.ask("activate_chat", { chat_id: null });
     boris.forget();
     await boris.ask("set_typing", { typing: true });
     assert.deepEqual(await anna.next("typing_changed"), { chat_id: chat.id, user_id: boris.id, typing: true });
@@ -284,14 +285,18 @@ describe("a private chat", () => {
   });
 
   it("shows when the other user goes online and offline", async () => {
-    const { anna, boris } = await pair();
-    const about = ({ user_id }) => user_id === boris.id;
-    const online = { user_id: boris.id, online: true, last_seen_at: null };
-    assert.deepEqual(await anna.next("presence_changed", about), online);
+    const { anna, boris, chat } = await pair();
+    const { data } = await anna.ask("activate_chat", { chat_id: chat.id });
+    assert.deepEqual(data.online.sort(), [anna.id, boris.id].sort());
     boris.close();
     // A reconnect within ten seconds causes no event.
-    const left = await anna.next("presence_changed", (event) => about(event) && !event.online, 20_000);
+    const left = await anna.next("presence_changed", (event) => !event.online, 20_000);
+    assert.equal(left.user_id, boris.id);
     assert.notEqual(left.last_seen_at, null);
+    boris.forget();
+    assert.deepEqual((await boris.connect()).online, [anna.id]);
+    const back = await anna.next("presence_changed", (event) => event.online);
+    assert.deepEqual(back, { ...left, online: true });
   });
 
   it("shows a new name of the other user", async () => {

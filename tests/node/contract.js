@@ -28,7 +28,7 @@ const fields = (required, optional = {}) => (value, path) => {
 
 const avatar = fields({ original: text, large: text, medium: text, small: text });
 const userBrief = { id: uuid, name: text, avatar: orNull(avatar) };
-const userRead = { ...userBrief, username: orNull(text), bio: text, last_seen_at: orNull(time) };
+const userRead = { ...userBrief, username: orNull(text), bio: text, last_seen_at: orNull(time), online: flag };
 const users = list(fields(userBrief));
 const system = fields({
   event: one("group_created", "became_group", "members_added", "member_removed", "member_left"),
@@ -125,7 +125,7 @@ const messagePage = fields({
   users,
   replied: list(messageRead),
 });
-const openChat = fields({ chat: chatRead, page: messagePage, members, users });
+const openChat = fields({ chat: chatRead, page: messagePage, members, users, online: list(uuid) });
 
 const userPage = fields({ items: list(fields(userRead)), next_cursor: orNull(text) });
 
@@ -187,6 +187,7 @@ export const events = {
     sync: text,
     limits: counts,
     server_time: time,
+    online: list(uuid),
   }),
   chats_changed: fields({
     chats: list(fields(chatShared)),
