@@ -231,6 +231,13 @@ class TestAsyncAPI:
 
 
 class TestBoth:
+    def test_a_client_id_is_required_over_socket_io_only(self, http: Node, live: Node) -> None:
+        for kind in ("Text", "Attachment", "Location", "Contact"):
+            optional = http["components"]["schemas"][f"{kind}Create"]
+            assert "client_id" not in optional["required"]
+            assert "can't be repeated" in optional["properties"]["client_id"]["description"]
+            assert "client_id" in live["components"]["schemas"][f"Send{kind}"]["required"]
+
     def test_a_command_has_the_errors_of_its_route(self, http: Node, live: Node) -> None:
         of_http = {
             "not_authenticated",

@@ -58,7 +58,8 @@ async def list_messages(
 async def send_message(
     node: NodeDep, actor: CurrentActor, chat_id: ChatIdPath, data: NewMessage
 ) -> Created[MessageRead]:
-    """Send a message; the same `client_id` again answers 200 with the same message.
+    """Send a message; the same `client_id` again answers 200 with the same message. Without a `client_id` don't repeat
+    a request whose answer was lost: the message would be sent twice.
 
     Members get `chats_changed`, those who have the chat active also `messages_changed`.
     """

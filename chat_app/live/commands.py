@@ -26,7 +26,7 @@ from chat_app.database import Transaction
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NoActiveChat, RateLimited, Unavailable
 from chat_app.live.connections import Connection
 from chat_app.models.base import Input
-from chat_app.models.messages import BY_TYPE, CREATES
+from chat_app.models.messages import BY_TYPE, CREATES, ONCE
 from chat_app.models.screens import OpenChat
 
 # Commands with only these fields share a schema, for the sake of generated clients.
@@ -127,9 +127,12 @@ def _chat_id(connection: Connection, data: Any) -> UUID:
     return chat_id
 
 
+# A client that reconnects sends what was not answered again.
+CLIENT_ID: Any = (UUID, Field(description=ONCE))
 # Each kind of message, with a chat: a new kind needs nothing here.
 _sends = [
-    create_model(f"Send{kind.__name__.removesuffix('Create')}", __base__=kind, chat_id=OPEN_CHAT) for kind in CREATES
+    create_model(f"Send{kind.__name__.removesuffix('Create')}", __base__=kind, chat_id=OPEN_CHAT, client_id=CLIENT_ID)
+    for kind in CREATES
 ]
 SendMessage: Any = TypeAliasType("MessageCreate", Annotated[reduce(or_, _sends), *BY_TYPE])
 

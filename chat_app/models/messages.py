@@ -15,7 +15,7 @@ from typing_extensions import TypeAliasType
 
 from chat_app.errors import InvalidInput
 from chat_app.models.attachments import AttachmentRead
-from chat_app.models.base import NO_NUL, NOW, UNSET, Body, Counter, Input, Line, Seq, Update, text_enum
+from chat_app.models.base import NO_NUL, NOW, UNSET, Body, Counter, Input, Line, Seq, Update, new_id, text_enum
 from chat_app.models.users import UserBrief
 
 
@@ -97,6 +97,9 @@ class System(SQLModel):
     title: str | None = None
 
 
+ONCE = "Made by the client; the same id again sends nothing twice."
+
+
 class CreateBase(Input):
     """The common fields of a new message. A kind names the payload that its own fields make."""
 
@@ -104,7 +107,7 @@ class CreateBase(Input):
     # By type, the beginning of the content type of its file. Empty: without a file.
     content_types: ClassVar[dict[str, str]] = {}
 
-    client_id: UUID = Field(description="Made by the client; the same id again sends nothing twice.")
+    client_id: UUID = Field(default_factory=new_id, description=f"{ONCE} Without one a lost answer can't be repeated.")
     reply_to: Seq | None = Field(default=None, description="The seq of the message that this one answers.")
 
 

@@ -401,6 +401,27 @@ class TestResending:
         assert await boris.received("chats_changed") == []
         assert (await transport.do(boris, "get_chat", chat_id=chat["id"]))["version"] == first.data["version"]
 
+    async def test_over_http_the_service_makes_a_missing_client_id(self, anna: Person, boris: Person) -> None:
+        chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
+        assert (await anna.http.put("/api/v1/chats/active", json={"chat_id": chat_id})).status_code == 200
+        for kind in ({"type": "text", "text": "again"}, LOCATION, CONTACT):
+            made = []
+            for path in (f"{chat_id}/messages", f"{chat_id}/messages", "active/messages"):
+                response = await anna.http.post(f"/api/v1/chats/{path}", json=kind)
+                assert response.status_code == 201, response.text
+                made.append(response.json())
+            assert len({message["client_id"] for message in made}) == len({message["seq"] for message in made}) == 3
+            given = kind | {"client_id": made[0]["client_id"]}
+            again = await anna.http.post(f"/api/v1/chats/{chat_id}/messages", json=given)
+            assert (again.status_code, again.json()) == (200, made[0])
+
+    async def test_over_socket_io_a_client_id_is_required(self, anna: Person, boris: Person) -> None:
+        chat_id = (await SocketTransport().open_private_chat(anna, boris))["id"]
+        for kind in ({"type": "text", "text": "again"}, LOCATION, CONTACT):
+            ack = await anna.socket.client.call("send_message", {"chat_id": chat_id, **kind})
+            (error,) = ack["error"]["errors"]
+            assert (error["pointer"], error["code"]) == ("/client_id", "missing")
+
     async def test_simultaneous_resends_over_both_transports_make_one_message(
         self, transport: Transport, other_transport: Transport, anna: Person, boris: Person
     ) -> None:
