@@ -52,7 +52,6 @@ from chat_app.settings import get_settings
 
 Result = TypeVar("Result")
 
-ACCESS_SECONDS = 15 * 60
 AUDIENCE = "chat_app"
 CLAIMS = ["exp", "iat", "sub", "sid", "aud"]
 LOGIN_PATH = "/api/v1/auth/login"
@@ -139,7 +138,8 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
     """Access tokens that carry the session, and are valid until it ends. `authenticate` reads them, not the library."""
 
     def __init__(self) -> None:
-        super().__init__(get_settings().signing_secret.decode(), ACCESS_SECONDS, [AUDIENCE])
+        settings = get_settings()
+        super().__init__(settings.signing_secret.decode(), settings.access_seconds, [AUDIENCE])
 
     def decode(self, token: str) -> Actor:
         """The actor of a token. Raises NotAuthenticated, TokenExpired."""
@@ -162,7 +162,7 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
         user_id, session_id = map(str, opened.actor)
         claims = {"sub": user_id, "sid": session_id, "aud": AUDIENCE, "iat": datetime.now(UTC)}
         token = generate_jwt(claims, self.encode_key, self.lifetime_seconds, algorithm=self.algorithm)
-        return Tokens(access_token=token, refresh_token=opened.refresh_token, expires_in=ACCESS_SECONDS)
+        return Tokens(access_token=token, refresh_token=opened.refresh_token, expires_in=get_settings().access_seconds)
 
 
 def plain_phone(phone: str) -> str | None:

@@ -1,5 +1,6 @@
 """The settings, read once from environment variables `CHAT_…`."""
 
+import hmac
 import os
 import secrets
 import tempfile
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     media_url: str | None = None
     public_url: str | None = None
     secret: SecretStr | None = None
+    access_seconds: int = Field(default=900, ge=1, le=31_536_000)
     cors_origins: Listed = []
     phone_region: Annotated[str, AfterValidator(_check_region)] = "RU"
     sms_url: SecretStr | None = None
@@ -66,6 +68,7 @@ class Settings(BaseSettings):
             "CHAT_CORS_ORIGINS must name the origins of your pages, not *": "*" in self.cors_origins,
             "CHAT_LOG_LEVEL must not be DEBUG": self.log_level == "DEBUG",
             "CHAT_DATABASE_URL must be set": self.database_url is None,
+            "CHAT_ACCESS_SECONDS is for development only": "access_seconds" in self.model_fields_set,
             "CHAT_RATE_LIMITS must not be off; use load-test for load tests": self.rate_limits == "off",
         }
         return [text for text, is_so in found.items() if is_so]
@@ -97,12 +100,17 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """The start of URLs in answers. In production without `CHAT_PUBLIC_URL` it is empty, and they are paths."""
-        if self.public_url is not None:
-            return self.public_url.rstrip("/")
-        if not self.is_development:
-            return ""
-        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{host}:{self.port}"
+        return self.any_host or (self.public_url or "").rstrip("/")
+
+    @property
+    def any_host(self) -> str | None:
+        """In development, unless `CHAT_PUBLIC_URL` is set, the mark for the host of each client: see `media/links.py`.
+
+        Nobody can guess it, so no text contains it.
+        """
+        if not self.is_development or self.public_url is not None:
+            return None
+        return f"http://{hmac.digest(self.signing_secret, b'any host', 'sha256').hex()}"
 
 
 @cache

@@ -293,6 +293,7 @@ def production(**changes: object) -> Settings:
         ({"cors_origins": ["*"]}, "CHAT_CORS_ORIGINS"),
         ({"log_level": "DEBUG"}, "CHAT_LOG_LEVEL"),
         ({"database_url": None}, "CHAT_DATABASE_URL"),
+        ({"access_seconds": 900}, "CHAT_ACCESS_SECONDS"),
     ],
 )
 def test_a_production_start_refuses_unsafe_settings(changes: dict[str, object], complaint: str) -> None:

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 
 from chat_app.api.deps import authenticated, bearer
 from chat_app.logs import bind
+from chat_app.media.links import at_host, host_of
 from chat_app.models.answers import Created, status_and_data
 from chat_app.models.wire_json import as_json
 
@@ -33,7 +34,11 @@ class Protected(APIRoute):
 
         async def authenticate_first(request: Request) -> Response:
             request.state.actor = await authenticated(request, await bearer(request))
-            return await handle(_Request(request.scope, request.receive))
+            response = await handle(_Request(request.scope, request.receive))
+            if (host := host_of(request.scope)) is not None:
+                del response.headers["content-length"]
+                response = Response(at_host(bytes(response.body), host), response.status_code, response.headers)
+            return response
 
         return authenticate_first
 

@@ -89,7 +89,8 @@ def listener(settings: Settings) -> Iterator[socket.socket]:
 
 def addresses(settings: Settings) -> str:
     """The addresses of the service, its documents and its data, to print."""
-    base = settings.base_url or f"http://{settings.host}:{settings.port}"
+    host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host
+    base = settings.public_url or f"http://{host}:{settings.port}"
     # Password and query are left out, as both may hold secrets.
     database = make_url(settings.asyncpg_url)
     place = f"{database.host}/{database.database}" if database.host else database.query.get("host")

@@ -89,7 +89,9 @@ class Connection:
         """Send the waiting packets, and all later ones at once."""
         self.is_started = True
         # The shortest call, as it is made for each recipient of an event.
-        self.send = self.socket.fast.send if self.socket.fast else self.socket.deliver
+        send = self.socket.fast.send if self.socket.fast else self.socket.deliver
+        host = self.socket.host
+        self.send = send if host is None else (lambda packet: send(packet.at(host)))
         for packet in self.waiting:
             self.send(packet)
         self.waiting.clear()

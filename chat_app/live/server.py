@@ -28,6 +28,7 @@ from chat_app.live.engine.sockets import Socket
 from chat_app.live.fanout import encode
 from chat_app.live.presence import Presence
 from chat_app.logs import log
+from chat_app.media.links import at_host
 from chat_app.models.answers import status_and_data
 from chat_app.models.base import LIMITS, Input
 from chat_app.models.wire_json import as_json
@@ -71,7 +72,7 @@ class Call:
         self._finish(problem.status, problem.code, {"ok": False, "error": problem.problem(self.id)})
 
     def _finish(self, status: int, code: str, ack: dict[str, Any]) -> None:
-        json, seconds = as_json(ack), time.perf_counter() - self.started
+        json, seconds = at_host(as_json(ack), self.connection.socket.host), time.perf_counter() - self.started
         metrics.observe_command(self.name, code, seconds)
         logs.line("answered", {**self.log_values, "status": status, "code": code, "ms": round(seconds * 1000, 1)})
         self._respond(json)

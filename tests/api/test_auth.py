@@ -156,6 +156,15 @@ class TestLogin:
         assert logged_in["token_type"] == "bearer" and logged_in["expires_in"] > 0
         assert (await me(visitor, logged_in["access_token"])).data["phone"] == logged_in["phone"]
 
+    async def test_the_life_of_access_tokens_is_a_setting(
+        self, visitor: httpx.AsyncClient, logged_in: Tokens, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert logged_in["expires_in"] == 900
+        monkeypatch.setattr(get_settings(), "access_seconds", 5)
+        renewed = (await refresh(visitor, logged_in["refresh_token"])).data
+        claims = jwt.decode(renewed["access_token"], options={"verify_signature": False})
+        assert (renewed["expires_in"], claims["exp"] - claims["iat"]) == (5, 5)
+
     async def test_a_wrong_password_and_an_unknown_phone_get_the_same_answer(
         self, visitor: httpx.AsyncClient, logged_in: Tokens
     ) -> None:

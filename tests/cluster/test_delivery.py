@@ -1,6 +1,7 @@
 """Events of one node reach their audience on the others, and nobody else."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable
 from uuid import UUID, uuid4
 
@@ -13,8 +14,9 @@ from chat_app.live import order
 from chat_app.models.sessions import Actor
 from chat_app.models.users import UserUpdate
 from chat_app.settings import Settings
-from tests.clients import DEADLINE, Person, SocketTransport, until
+from tests.clients import DEADLINE, Person, Socket, SocketTransport, until
 from tests.cluster.conftest import MakePersonAt, Node, OtherNode, Valkey
+from tests.media.pictures import loaded
 from tests.process import Process
 
 SOCKET = SocketTransport()
@@ -178,6 +180,19 @@ async def test_typing_and_reading_in_a_private_chat_reach_every_connection_of_th
         assert (await device.socket.wait_for("typing_changed"))["user_id"] == anna.id
         assert (await device.socket.wait_for("read_changed"))["last_read_seq"] == 1
     assert anna.socket.named("typing_changed") == []
+
+
+async def test_urls_of_media_have_the_host_of_the_receiver_on_its_node(person_at: MakePersonAt) -> None:
+    anna, boris = await person_at(0, "Anna"), await person_at(1, "Boris")
+    await SOCKET.open_private_chat(anna, boris)
+    phone = Socket()
+    boris.sockets.append(phone)
+    await phone.connect(boris.base, {"token": boris.token}, headers={"Host": "10.0.2.2:8000"})
+    image = b64encode(loaded("PNG")).decode()
+    assert (await anna.http.put("/api/v1/users/me/avatar", json={"image": image})).status_code == 200
+    for socket, start in ((boris.socket, boris.base), (phone, "http://10.0.2.2:8000")):
+        (user,) = (await socket.wait_for("users_changed"))["users"]
+        assert user["avatar"]["small"].startswith(f"{start}/media/")
 
 
 async def test_a_new_name_reaches_private_peers_and_members_who_have_the_chat_open(person_at: MakePersonAt) -> None:

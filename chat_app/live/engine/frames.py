@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from websockets.frames import CloseCode
 
+from chat_app.media.links import at_host
+
 # The largest packet, of one frame or of several fragments. A text of the greatest length, each character escaped, is
 # far below.
 MOST_PACKET_BYTES = 256 * 1024
@@ -41,12 +43,19 @@ def frame(packet: bytes) -> bytes:
 class Packet:
     """A Socket.IO packet: encoded and framed once for all its recipients."""
 
-    __slots__ = ("body", "framed")
+    __slots__ = ("_at", "body", "framed")
 
     def __init__(self, body: bytes) -> None:
         self.body = body
+        self._at: dict[bytes, Packet] = {}
         # 4: to Engine.IO it is a message.
         self.framed = frame(b"4" + body)
+
+    def at(self, host: bytes) -> "Packet":
+        """This packet for the clients of a host: encoded and framed once for all of them."""
+        if host not in self._at:
+            self._at[host] = Packet(at_host(self.body, host))
+        return self._at[host]
 
 
 class Refused(Exception):

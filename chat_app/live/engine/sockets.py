@@ -22,6 +22,7 @@ from chat_app.live.engine.frames import PACKET_TYPES, Packet
 from chat_app.live.engine.frames import frame as frame_of
 from chat_app.live.engine.protocol import FastProtocol
 from chat_app.logs import log
+from chat_app.media.links import host_of
 
 if TYPE_CHECKING:  # it makes these
     from chat_app.live.engine.server import ChatServer
@@ -58,7 +59,8 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
 
     def open(self, environ: dict[str, Any], count: int) -> None:
         """`count`: how many transports its address has already."""
-        self.address, self.count = address_of(environ["asgi.scope"]), count
+        scope = environ["asgi.scope"]
+        self.address, self.host, self.count = address_of(scope), host_of(scope), count
         if protocol_of(environ["asgi.send"]):
             # Without this a task would wait to send the first ping.
             self.last_ping = None
