@@ -55,6 +55,10 @@ Result = TypeVar("Result")
 AUDIENCE = "chat_app"
 CLAIMS = ["exp", "iat", "sub", "sid", "aud"]
 LOGIN_PATH = "/api/v1/auth/login"
+PREFIXED = "The token itself begins with `Bearer`: leave that word out of it."
+UNREADABLE = (
+    "This is not an access token of this service: send the `access_token` of a login as it is, or log in again."
+)
 MOST_WAITING = 100
 
 
@@ -155,7 +159,7 @@ class SessionStrategy(JWTStrategy[User, UUID]):  # type: ignore[type-var]  # as 
         except jwt.ExpiredSignatureError as error:
             raise TokenExpired from error
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
-            raise NotAuthenticated from error
+            raise NotAuthenticated(PREFIXED if token[:7].lower() == "bearer " else UNREADABLE) from error
 
     def tokens(self, opened: OpenedSession) -> Tokens:
         """The tokens of a session that was opened or refreshed."""
@@ -203,7 +207,7 @@ async def verify_phone(manager: UserManager, actor: Actor, data: CodeUse) -> Non
     """Mark the actor's number as verified. Raises BadCode, or NotAuthenticated if it is not the actor's number."""
     user = await manager.db.get(User, actor.id)
     if user is None or user.phone != data.phone:
-        raise NotAuthenticated
+        raise NotAuthenticated("Send the access token of the account that has this number.")
     await change_user(manager.db, await _use_code(manager, data, Purpose.VERIFY), {"is_verified": True})
 
 

@@ -58,7 +58,7 @@ class WebsocketOnly(ChatError, status=400):
 
 
 class NotAuthenticated(ChatError, status=401):
-    """This needs a valid access token."""
+    """Send a valid access token: over HTTP as `Authorization: Bearer <token>`, over Socket.IO as `auth: { token }`."""
 
 
 class TokenExpired(ChatError, status=401):

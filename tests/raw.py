@@ -104,9 +104,10 @@ class RawSocket:
         self.numbers = count(1)
 
     @classmethod
-    async def open(cls, base: str, path: str = PATH) -> Self:
+    async def open(cls, base: str, path: str = PATH, **headers: str) -> Self:
         """Open the transport only, without the handshake of Socket.IO."""
-        raw = cls(await connect(base.replace("http", "ws", 1) + path, compression=None, proxy=None, max_size=None))
+        options: Any = {"compression": None, "proxy": None, "max_size": None, "additional_headers": headers}
+        raw = cls(await connect(base.replace("http", "ws", 1) + path, **options))
         assert (await raw.receive()).startswith("0{")
         return raw
 

@@ -22,6 +22,7 @@ from chat_app.signing import sign
 LIFETIME = timedelta(days=30)
 # A client that lost the answer to a refresh may ask again with the token before.
 REPEAT_WINDOW = timedelta(seconds=30)
+UNKNOWN = "This is not a refresh token of this service: send the last one that you got, or log in again."
 
 
 class OpenedSession(NamedTuple):
@@ -60,7 +61,7 @@ async def refresh_session(db: Transaction, refresh_token: str) -> OpenedSession:
     row = await db.get(Session, session_id, with_for_update=True, populate_existing=True)
     now = await read_clock(db)
     if row is None:
-        raise NotAuthenticated
+        raise NotAuthenticated(UNKNOWN)
     is_active = (await db.exec(select(User.is_active).where(User.id == row.user_id))).one()
     if row.revoked_at or not is_active:
         raise SessionRevoked
@@ -202,8 +203,8 @@ def _parse(refresh_token: str) -> tuple[UUID, bytes]:
     try:
         token = base64.urlsafe_b64decode(refresh_token)
     except ValueError as error:
-        raise NotAuthenticated from error
+        raise NotAuthenticated(UNKNOWN) from error
     content, seal = token[:-16], token[-16:]
     if len(token) != 64 or not hmac.compare_digest(seal, _seal(content)):
-        raise NotAuthenticated
+        raise NotAuthenticated(UNKNOWN)
     return UUID(bytes=content[:16]), content[16:]

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 from pydantic import ValidationError
+from sqlmodel import Field
 
 from chat_app import logs, metrics
 from chat_app.auth import authenticate
@@ -39,7 +40,7 @@ SESSION_CHECK_SECONDS = 2
 class Handshake(Input):
     """The `auth` object of a connecting client."""
 
-    token: str
+    token: str = Field(description="The `access_token`, without `Bearer`.")
     active_chat_id: UUID | None = None
 
 
@@ -101,7 +102,7 @@ class Live:
         self.limits.check("connect", address=socket.address)
         self.limits.check_connections(address=socket.count)
         if not isinstance(auth, dict) or not auth.get("token"):
-            raise NotAuthenticated
+            raise NotAuthenticated(socket.misplaced)
         handshake: Handshake = _valid(Handshake.model_validate, auth)
         try:
             async with self.database.reading() as db:

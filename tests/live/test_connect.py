@@ -19,7 +19,7 @@ from chat_app.models.base import LIMITS
 from chat_app.settings import get_settings
 from tests.clients import DEADLINE, Person, Socket, SocketTransport
 from tests.faults import no_reads
-from tests.raw import RawSocket
+from tests.raw import PATH, RawSocket
 from tests.service import MakePerson, Service
 
 
@@ -117,6 +117,47 @@ class TestAuthentication:
             assert refusal["data"]["request_id"]
             await raw.close()
 
+    async def test_the_message_of_a_refused_connect_says_what_to_do(self, service: Service, anna: Person) -> None:
+        forged = jwt.encode({"sub": anna.id}, "another secret of thirty-two bytes", algorithm="HS256")
+        tokens: list[tuple[object, str]] = [
+            (None, "as `auth: { token }`"),
+            ({"access_token": anna.token}, "as `auth: { token }`"),
+            (anna.token, "as `auth: { token }`"),
+            ({"token": f"Bearer {anna.token}"}, "leave that word out"),
+            ({"token": f"bearer {anna.token}"}, "leave that word out"),
+            ({"token": "kJ3v0Zq9XyR7uVbN2mTc8sLd4wEf6hGa"}, "send the `access_token` of a login"),
+            ({"token": anna.token.partition(".")[2]}, "send the `access_token` of a login"),
+            ({"token": anna.token[:-4]}, "send the `access_token` of a login"),
+            ({"token": forged}, "or log in again"),
+        ]
+        for auth, advice in tokens:
+            assert advice in await message_of(await RawSocket.open(service.base), auth), auth
+
+    @pytest.mark.parametrize("place", ["?token=", "&access_token=", "header", "both"])
+    async def test_a_token_in_another_place_is_named(self, place: str, service: Service, anna: Person) -> None:
+        in_url = f"{PATH}&token={anna.token}" if place != "header" else PATH
+        headers = {"Authorization": f"Bearer {anna.token}"} if place in ("header", "both") else {}
+        for auth in (None, {}, {"active_chat_id": None}):
+            message = await message_of(await RawSocket.open(service.base, in_url, **headers), auth)
+            assert "URL or in a header" in message and "`auth: { token }`" in message
+            assert anna.token not in message
+        raw = await RawSocket.open(service.base, in_url, **headers)
+        assert (await raw.join({"token": anna.token})).startswith("40{"), "beside the right place it is no fault"
+        await raw.close()
+
+    async def test_over_http_too_a_refusal_says_what_to_do(self, anna: Person) -> None:
+        advices = {
+            "": "as `Authorization: Bearer <token>`",
+            anna.token: "as `Authorization: Bearer <token>`",
+            f"Bearer Bearer {anna.token}": "leave that word out",
+            "Bearer abc": "send the `access_token` of a login",
+            f"Bearer {anna.token[:-4]}": "send the `access_token` of a login",
+        }
+        for header, advice in advices.items():
+            refused = await anna.http.get("/api/v1/users/me", headers={"Authorization": header})
+            assert (refused.status_code, refused.json()["code"]) == (401, "not_authenticated")
+            assert advice in refused.json()["detail"]
+
     async def test_a_connect_with_an_expired_token_is_refused(self, anna: Person) -> None:
         expired = token_of(anna, exp=datetime.now(UTC) - timedelta(seconds=1))
         assert await refusal_of(anna, {"token": expired}) == "token_expired"
@@ -184,6 +225,16 @@ class TestAuthentication:
         await anna.http.post(path, content="1")
 
 
+async def message_of(raw: RawSocket, auth: object) -> str:
+    """The message with which a connect is refused."""
+    await raw.send("40" if auth is None else f"40{json.dumps(auth)}")
+    refusal = json.loads((await raw.receive()).removeprefix("44"))
+    await raw.close()
+    assert refusal["data"]["code"] == "not_authenticated"
+    message: str = refusal["message"]
+    return message
+
+
 async def polled(person: Person, path: str) -> str:
     """The body of a poll."""
     return (await person.http.get(path)).text
@@ -237,6 +288,15 @@ class TestFirstEvents:
         assert socket.named("ready")[0]["sync"] == listed["sync"] or socket.named("chats_changed")
 
 
+def assert_other_namespace(packet: str, namespace: str) -> None:
+    """The refusal of a connect to a namespace."""
+    head, _, content = packet.partition(",")
+    assert head == f"44{namespace}"
+    refusal = json.loads(content)
+    assert (refusal["data"]["code"], refusal["message"]) == ("not_found", refusal["data"]["detail"])
+    assert "connect without a path" in refusal["message"]
+
+
 NONSENSE = ["", "x", "4", "4x", "42", "42[", "4245[", "9", "49", "44", "45", "451-", "43", "430[1]", "2probe", "6", "5"]
 
 
@@ -269,9 +329,25 @@ class TestHostileClients:
     async def test_other_namespaces_do_not_exist(self, anna: Person) -> None:
         async with joined(anna) as raw:
             await raw.send("40/admin," + json.dumps({"token": anna.token}))
+            assert_other_namespace(await next_packet(raw), "/admin")
             await raw.send('42/admin,1["list_chats",{}]')
             await raw.send('422["list_chats",{}]')
             assert (await next_ack(raw))[0] == "2"
+
+    async def test_a_connect_to_another_namespace_says_what_to_do(self, service: Service, anna: Person) -> None:
+        """The official client makes a namespace of the path of its address."""
+        raw = await RawSocket.open(service.base)
+        for namespace in ("/api/v1", "/socket.io"):
+            await raw.send(f"40{namespace}," + json.dumps({"token": anna.token}))
+            assert_other_namespace(await raw.receive(), namespace)
+        assert (await raw.join({"token": anna.token})).startswith("40{")
+        await raw.close()
+        client, received = socketio.AsyncClient(reconnection=False), list[Any]()
+        client.on("connect_error", received.append, namespace="/chat")
+        options: Any = {"namespaces": ["/chat"], "transports": ["websocket"], "wait_timeout": DEADLINE}
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            await client.connect(service.base, {"token": anna.token}, **options)
+        assert "connect without a path" in received[0]["message"]
 
     @pytest.mark.one_node
     async def test_a_disconnected_client_gets_no_more_events(

@@ -59,6 +59,17 @@ describe("connecting", () => {
       assert.equal((await refusal(service, auth)).data.code, "not_authenticated");
   });
 
+  it("is refused with what to do, in another namespace and with a token in another place", async () => {
+    const anna = await Person.register(service, "Anna");
+    const inPath = await refusal({ url: `${service.url}/api/v1` }, { token: anna.token });
+    assert.equal(inPath.data.code, "not_found");
+    assert.match(inPath.message, /connect without a path/);
+    const inQuery = await refusal({ url: `${service.url}?token=${anna.token}` }, {});
+    assert.match(inQuery.message, /in the URL or in a header/);
+    const prefixed = await refusal(service, { token: `Bearer ${anna.token}` });
+    assert.match(prefixed.message, /leave that word out/);
+  });
+
   it("is refused with a token without a valid signature", async () => {
     assert.equal((await refusal(service, { token: "not.a.token" })).data.code, "not_authenticated");
   });

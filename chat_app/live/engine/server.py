@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import orjson
 import socketio
 from engineio.exceptions import SocketIsClosedError
-from socketio.packet import ACK, BINARY_ACK, BINARY_EVENT, EVENT
+from socketio.packet import ACK, BINARY_ACK, BINARY_EVENT, CONNECT_ERROR, EVENT
 from socketio.packet import Packet as SocketPacket
 
 from chat_app import logs
 from chat_app.background import Background
-from chat_app.errors import TooManyConnections
+from chat_app.errors import NotFound, TooManyConnections
 from chat_app.limits import MOST_TRANSPORTS, Limits, address_of
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.engine.fast_socket import FastSocket
@@ -35,6 +35,7 @@ DRAIN_SECONDS = 4
 CHECK_SECONDS, CHECK_PARTS = 0.25, 8
 # A message that is an event: without a namespace, with or without the number of its ack.
 PLAIN_TYPES = {BINARY_EVENT: EVENT, BINARY_ACK: ACK}
+OTHER_NAMESPACE = NotFound("There is only the default namespace: connect without a path, as io('https://host').")
 FAST_EVENT = re.compile(rb"42([0-9]{0,15})(?=\[)")
 
 
@@ -206,6 +207,10 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
 
     async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
         socket = self.eio.sockets.get(eio_sid)
+        if namespace not in (None, "/"):
+            content = {"message": OTHER_NAMESPACE.detail, "data": OTHER_NAMESPACE.problem(None)}
+            await self._send_packet(eio_sid, self.packet_class(CONNECT_ERROR, data=content, namespace=namespace))
+            return
         if socket is None or not socket.is_open or self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
             return  # connecting twice over one transport, or after its end
         try:

@@ -34,6 +34,7 @@ LOGIN_SECONDS = 10
 # For each packet of an upgrade from polling: the WebSocket is not counted as a transport, and not checked.
 UPGRADE_SECONDS = 10
 
+MISPLACED = "A token in the URL or in a header is not read: send it as `auth: { token }`."
 # Of one transport.
 MALFORMED_LINES = 5
 # The errors that the libraries raise for a packet that can't be read.
@@ -61,6 +62,9 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
         """`count`: how many transports its address has already."""
         scope = environ["asgi.scope"]
         self.address, self.host, self.count = address_of(scope), host_of(scope), count
+        is_misplaced = b"token" in scope["query_string"] or b"authorization" in dict(scope["headers"])
+        # What to answer to a connect without a token.
+        self.misplaced = MISPLACED if is_misplaced else None
         if protocol_of(environ["asgi.send"]):
             # Without this a task would wait to send the first ping.
             self.last_ping = None
