@@ -111,7 +111,7 @@ def phones_in_logs() -> None:
 
 def originals_as_uploaded() -> None:
     """The original of a picture is the file as it was uploaded."""
-    replace(images, _copied=lambda image, data: data)
+    replace(images, _copied=lambda image, data: data, _original=lambda image, data: data)
 
 
 def unread_is_kept() -> None:

@@ -12,6 +12,7 @@ from chat_app.crud.attachments import find_attachment
 from chat_app.crud.avatars import SIZES
 from chat_app.errors import NotFound
 from chat_app.media.links import is_signed
+from chat_app.media.sniff import picture_format
 from chat_app.media.storage import Storage
 
 router = APIRouter(prefix="/media", include_in_schema=False)
@@ -29,12 +30,16 @@ async def get_avatar_picture(request: Request, node: NodeDep, key: str, size: st
     found = AVATAR_KEY.fullmatch(key)
     if found is None or size not in SIZES:
         raise NotFound
+    path, content_type = f"avatars/{key}/{size}", AVATAR_TYPES[found[1]]
+    if size == "original":  # of any format
+        head = b"".join([chunk async for chunk in (await node.storage.get(path, (0, 12))).chunks])
+        content_type = f"image/{picture_format(head)}".lower()
     headers = {
-        "Content-Type": AVATAR_TYPES[found[1]],
+        "Content-Type": content_type,
         "Cache-Control": "public, max-age=31536000, immutable",
         "ETag": f'"{key}-{size}"',
     }
-    return await _answer(request, node.storage, f"avatars/{key}/{size}", headers)
+    return await _answer(request, node.storage, path, headers)
 
 
 @router.api_route("/attachments/{attachment_id}", methods=["GET", "HEAD"])

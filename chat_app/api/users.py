@@ -80,8 +80,9 @@ async def set_avatar(node: NodeDep, actor: CurrentActor, data: AvatarUpload) -> 
     """Set your picture: JPEG, PNG, WebP or GIF, at most 10 MB and 40 megapixels (JPEG: 64).
 
     A picture that takes more than two seconds to read is refused. Above 12 megapixels it needs a byte for 200 pixels.
-    It is kept as it is, and cut to squares of 400, 100 and 50 pixels; all four without metadata. A JPEG of more than
-    12 megapixels keeps its orientation as EXIF.
+    `original` is your picture in the same format, with the same pixels and frames. Of its metadata only the orientation
+    and the numbers of the colour profile stay. A picture whose colours need more of its profile is refused. The others
+    are squares of 400, 100 and 50 pixels, upright and in sRGB.
     """
     async with avatars.stored_avatar(actor, node.storage, data.image) as key, changing_profile(node, actor) as db:
         return await avatars.set_avatar(db, actor, key)

@@ -4,7 +4,7 @@ import binascii
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import NamedTuple
@@ -14,11 +14,15 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from chat_app.errors import BadImage, ChatError, TooLarge
 from chat_app.media.animations import clean_gif, clean_webp, is_animated_webp
 from chat_app.media.jpeg import clean_jpeg, plain_profile
+from chat_app.media.png import clean_png
 from chat_app.media.sniff import picture_format
 from chat_app.media.worker import Large
 
 DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+# They keep the encoded pixels of a format.
+CLEANERS: dict[str | None, Callable[..., bytes]]
+CLEANERS = {"JPEG": clean_jpeg, "PNG": clean_png, "WEBP": clean_webp, "GIF": clean_gif}
 # Higher compression doubles the CPU time and saves a few percent.
 OPTIONS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 2}, "WEBP": {"quality": 90, "method": 0}}
 # Decoded, these are 160 MB, and twice that during a rotation. A large JPEG is decoded only at a smaller scale.
@@ -32,7 +36,7 @@ PREVIEW_SIZE = (400, 400)
 
 
 class Pictures(NamedTuple):
-    """An avatar in four sizes of the same format, named by `suffix`. `digest` is that of the upload."""
+    """An avatar: the original, and three sizes of the format that `suffix` names. `digest` is that of the upload."""
 
     digest: bytes
     suffix: str
@@ -66,15 +70,14 @@ def avatars_of_text(image: str, most_bytes: int, *, is_large: bool = False) -> P
 
 
 def avatars(data: bytes, *, is_large: bool = False) -> Pictures:
-    """Make JPEGs, or PNGs for a picture with transparency. Raises BadImage, Large."""
+    """The original without metadata, and JPEGs, or PNGs for a picture with transparency. Raises BadImage, Large."""
     with _opened(data, is_large=is_large) as image:
-        original = _copied(image, data)
-        pixels = _pixels(image, (400, 400) if original else None)
+        original, pixels = _original(image, data), _pixels(image, (400, 400))
         suffix, kind = ("png", "PNG") if pixels.mode == "RGBA" else ("jpg", "JPEG")
         # Each size is made of the one before, so the full picture is scaled only once.
         large = ImageOps.fit(pixels, (400, 400))
         scaled = [_encoded(ImageOps.fit(large, (side, side)), kind) for side in (400, 100, 50)]
-        return Pictures(hashlib.sha256(data).digest(), suffix, original or _encoded(pixels, kind), *scaled)
+        return Pictures(hashlib.sha256(data).digest(), suffix, original, *scaled)
 
 
 def clean(data: bytes, *, is_large: bool = False) -> Picture | None:
@@ -132,6 +135,16 @@ def _orientation(image: Image.Image) -> int:
     with suppress(Exception):
         return range(9).index(image.getexif().get(ExifTags.Base.Orientation, 1)) or 1
     return 1
+
+
+def _original(image: Image.Image, data: bytes) -> bytes:
+    """The picture that came: format, pixels and frames stay, metadata goes. Raises BadImage if that can't be done."""
+    profile = image.info.get("icc_profile")
+    plain = plain_profile(profile) if profile else None
+    # One without this mark is none, and is ignored by every viewer.
+    if profile and plain is None and profile[36:40] == b"acsp":
+        raise BadImage("The colours of this picture need a profile with metadata: save the picture in sRGB.")
+    return CLEANERS[picture_format(data)](data, _orientation(image), plain)
 
 
 def _copied(image: Image.Image, data: bytes) -> bytes | None:

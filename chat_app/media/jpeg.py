@@ -1,4 +1,4 @@
-"""Removes metadata from large JPEGs. The encoded pixels stay untouched, as decoding them takes too long."""
+"""Removes metadata from JPEGs. The encoded pixels stay untouched."""
 
 import re
 import struct
@@ -12,7 +12,6 @@ START, END, SCAN, TABLE, RESTART, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0x
 KEPT = {SCAN, TABLE, RESTART} | set(range(0xC0, 0xD0))
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 ADOBE = b"Adobe\0\x64\0\0\0\0"
-EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0%c\0\0\0\0\0\0"
 # The tags of a profile that are kept: primaries, white and curves, each with its largest size.
 PROFILE_TAGS = dict.fromkeys((b"rXYZ", b"gXYZ", b"bXYZ", b"wtpt"), 20)
 PROFILE_TAGS |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), 8204)
@@ -22,7 +21,7 @@ def clean_jpeg(data: bytes, orientation: int, profile: bytes | None) -> bytes:
     """Keep frame, tables and scans. Of the metadata keep only the orientation and the profile. Raises BadImage."""
     has_jfif = data[3] == APP0 and data[6:11] == JFIF[:5]
     kept = [data[:2], _segment(APP0, JFIF) if has_jfif else b""]
-    kept.append(_segment(0xE1, EXIF % orientation) if orientation > 1 else b"")
+    kept.append(_segment(0xE1, b"Exif\0\0" + exif(orientation)) if orientation > 1 else b"")
     kept.append(_segment(0xE2, b"ICC_PROFILE\0\1\1" + profile) if profile else b"")
     at, kind = 2, START
     while kind != END:
@@ -42,6 +41,11 @@ def clean_jpeg(data: bytes, orientation: int, profile: bytes | None) -> bytes:
             elif kind == APP14 and content.startswith(ADOBE[:5]):
                 kept.append(_segment(APP14, ADOBE + content[11:12]))
     return b"".join([*kept, b"\xff\xd9"])
+
+
+def exif(orientation: int) -> bytes:
+    """EXIF of nothing but an orientation."""
+    return b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0%c\0\0\0\0\0\0" % orientation
 
 
 def plain_profile(profile: bytes) -> bytes | None:

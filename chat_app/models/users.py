@@ -69,7 +69,7 @@ class UserLookup(Input):
 class Avatar(SQLModel):
     """The addresses of the four pictures. A new picture has new addresses, so each can be cached for ever."""
 
-    original: str
+    original: str = Field(description="The picture that was uploaded, without metadata.")
     large: str = Field(description="400x400")
     medium: str = Field(description="100x100")
     small: str = Field(description="50x50")

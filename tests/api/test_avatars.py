@@ -16,7 +16,7 @@ from chat_app.crud import avatars
 from chat_app.errors import Internal, Unavailable
 from tests.api.test_attachments import no_connection_held
 from tests.clients import Person, http_answer
-from tests.media.pictures import RED, SECRET, bomb, colours, corners, encoded, loaded
+from tests.media.pictures import RED, SECRET, animation, bomb, colours, corners, encoded, loaded
 from tests.service import MakePerson, Service
 from tests.stores import Files
 
@@ -225,9 +225,20 @@ async def test_a_transparent_picture_becomes_a_png(anna: Person) -> None:
     image = corners(mode="RGBA")
     image.paste((0, 0, 0, 0), (30, 20, 60, 40))
     made = await upload(anna, encoded(image, "WEBP", lossless=True))
-    response = await anna.http.get(made["original"])
+    response = await anna.http.get(made["large"])
     assert response.headers["content-type"] == "image/png"
     assert colours(response.content)[0] == RED
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+async def test_the_original_is_served_in_its_own_format(anna: Person, kind: str) -> None:
+    made = await upload(anna, loaded(kind) if kind != "GIF" else animation(kind))
+    for size in SIZES:
+        response = await anna.http.get(made[size])
+        expected = kind if size == "original" else "JPEG"
+        assert response.headers["content-type"] == f"image/{expected.lower()}"
+        assert Image.open(BytesIO(response.content)).format == expected
+        assert (await anna.http.head(made[size])).headers["content-type"] == response.headers["content-type"]
 
 
 @pytest.mark.parametrize(

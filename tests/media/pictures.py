@@ -61,6 +61,14 @@ def profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
+def swapped_profile() -> bytes:
+    """A profile in which red is blue, so that its use is visible. Pillow has none with other primaries."""
+    made = bytearray(profile())
+    red, blue = made.index(b"rXYZ"), made.index(b"bXYZ")
+    made[red : red + 4], made[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(made)
+
+
 def loaded(kind: str, orientation: int = 1, image: Image.Image | None = None) -> bytes:
     """A picture with every kind of metadata that its format knows, and with bytes after its end."""
     image = image or corners()
@@ -81,7 +89,13 @@ def loaded(kind: str, orientation: int = 1, image: Image.Image | None = None) ->
 def animation(kind: str) -> bytes:
     """Three frames that loop forever, with metadata and a trailer."""
     frames = [Image.new("RGB", (64, 48), colour) for colour in (RED, GREEN, BLUE)]
-    options = {"GIF": {"comment": SECRET}, "WEBP": {"exif": exif(), "xmp": XMP, "icc_profile": profile()}}[kind]
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Comment", SECRET.decode())
+    options: dict[str, Any] = {
+        "GIF": {"comment": SECRET},
+        "WEBP": {"exif": exif(), "xmp": XMP, "icc_profile": profile()},
+        "PNG": {"exif": exif(), "pnginfo": notes, "icc_profile": profile()},
+    }[kind]
     return (
         encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=[100, 200, 300], loop=0, **options)
         + TRAILER

@@ -4,21 +4,25 @@ import struct
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from chat_app.errors import BadImage, UnsupportedMediaType
 from chat_app.media import images
 from chat_app.media.images import avatars, clean
+from chat_app.media.jpeg import plain_profile
 from tests.media.pictures import (
     BLUE,
     FORMATS,
     GREEN,
+    ORIENTATION,
     RED,
     SECRET,
+    TRAILER,
     WHITE,
     animation,
     bomb,
@@ -29,6 +33,8 @@ from tests.media.pictures import (
     exif,
     loaded,
     png_header,
+    profile,
+    swapped_profile,
 )
 
 UPRIGHT = [RED, GREEN, BLUE, WHITE]
@@ -57,6 +63,24 @@ def pictures(data: bytes) -> dict[str, bytes]:
     return {name: made[name] for name in ("original", "large", "medium", "small")}
 
 
+def scaled(data: bytes) -> list[bytes]:
+    """The pictures of an avatar that are made anew."""
+    return list(pictures(data).values())[1:]
+
+
+def assert_same_pixels(data: bytes, uploaded: bytes) -> None:
+    """Format, pixels, frames and timing are those of the upload."""
+    after, before = Image.open(BytesIO(data)), Image.open(BytesIO(uploaded))
+    assert (after.format, after.size, after.mode) == (before.format, before.size, before.mode)
+    assert getattr(after, "n_frames", 1) == getattr(before, "n_frames", 1)
+    assert after.info.get("loop") == before.info.get("loop")
+    for frame in range(getattr(before, "n_frames", 1)):
+        after.seek(frame)
+        before.seek(frame)
+        assert after.tobytes() == before.tobytes()
+        assert after.info.get("duration") == before.info.get("duration")
+
+
 def assert_bare(data: bytes) -> None:
     assert [leftover for leftover in LEFTOVERS if leftover in data] == []
     image = opened(data)
@@ -82,9 +106,74 @@ def test_pictures_of_any_proportion_are_cut_to_squares(size: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_no_avatar_keeps_metadata_or_a_trailer(kind: str) -> None:
-    for data in pictures(loaded(kind)).values():
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_no_avatar_keeps_metadata_or_a_trailer(kind: str, orientation: int) -> None:
+    uploaded = loaded(kind, orientation)
+    for data in scaled(uploaded):
         assert_bare(data)
+    original = avatars(uploaded).original
+    assert_same_pixels(original, uploaded)
+    assert [leftover for leftover in (SECRET, b"xmpmeta", b"XMP ", b"script", b"sRGB") if leftover in original] == []
+    image = opened(original)
+    turned = orientation > 1 and kind != "GIF"
+    assert dict(image.getexif()) == ({ORIENTATION: orientation} if turned else {})
+    assert image.info.get("icc_profile") == (None if kind == "GIF" else plain_profile(profile()))
+    assert len(original) < len(uploaded)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_the_original_of_an_animation_keeps_its_frames(kind: str) -> None:
+    uploaded = animation(kind)
+    original = avatars(uploaded).original
+    assert opened(uploaded).n_frames == 3, "or this test means nothing"  # type: ignore[attr-defined]
+    assert_same_pixels(original, uploaded)
+    assert SECRET not in original and b"script" not in original
+    for data in scaled(uploaded):
+        assert colours(data) == [RED] * 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        *(("PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
+        *(("JPEG", mode, {"quality": 95}) for mode in ("L", "RGB", "CMYK")),
+        *(("JPEG", "RGB", {"progressive": True}), ("WEBP", "RGBA", {"lossless": True}), ("WEBP", "RGB", {})),
+        ("GIF", "P", {}),
+    ],
+)
+def test_the_original_keeps_its_pixels_in_every_mode(kind: str, mode: str, options: dict[str, Any]) -> None:
+    uploaded = encoded(corners(mode="L" if mode == "I;16" else mode).convert(mode), kind, **options)
+    original = avatars(uploaded + TRAILER).original
+    assert_same_pixels(original, uploaded)
+    assert SECRET not in original
+
+
+def test_data_in_and_between_the_chunks_of_a_png_is_removed() -> None:
+    plain = encoded(corners(), "PNG")
+    head, rest = plain[:33], plain[33:-12]
+    hidden = b"".join(chunk(name, SECRET) for name in (b"tIME", b"prIv", b"iTXt", b"dSIG"))
+    uploaded = head + hidden + chunk(b"gAMA", SECRET * 40) + rest + hidden + chunk(b"IEND", SECRET) + TRAILER
+    original = avatars(uploaded).original
+    assert_same_pixels(original, plain)
+    assert SECRET not in original and original.endswith(chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_original_keeps_the_colours_of_its_profile_without_its_texts(kind: str) -> None:
+    uploaded = encoded(Image.new("RGB", (20, 20), (255, 0, 0)), kind, icc_profile=swapped_profile())
+    made = avatars(uploaded)
+    assert_same_pixels(made.original, uploaded)
+    kept = opened(made.original).info["icc_profile"]
+    assert kept == plain_profile(swapped_profile()) and b"sRGB" not in kept
+    assert colours(made.large) == [BLUE] * 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_avatar_whose_profile_has_more_than_numbers_is_refused(kind: str) -> None:
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    with pytest.raises(BadImage) as refused:
+        avatars(encoded(corners(), kind, icc_profile=lab))
+    assert "save the picture in sRGB" in refused.value.detail
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -105,10 +194,12 @@ def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
     assert colours(data) == UPRIGHT, "the pixels themselves lie, or nothing is to be turned"
     picture = clean(data)
     assert picture is not None
-    for made in (*pictures(data).values(), picture.data, picture.preview):
+    for made in (*scaled(data), picture.data, picture.preview):
         assert colours(made) == SHOWN[orientation]
     size = (60, 40) if orientation < 5 else (40, 60)
-    assert opened(avatars(data).original).size == opened(picture.data).size == (picture.width, picture.height) == size
+    assert opened(picture.data).size == (picture.width, picture.height) == size
+    original = ImageOps.exif_transpose(opened(avatars(data).original))
+    assert (original.size, colours(encoded(original, "PNG"))) == (size, SHOWN[orientation]), "as viewers show it"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
@@ -119,15 +210,15 @@ def test_every_mode_of_png_is_accepted(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "YCbCr"])
 def test_every_mode_of_jpeg_is_accepted(mode: str) -> None:
-    original = avatars(encoded(corners(mode=mode), "JPEG", quality=95)).original
-    assert opened(original).mode == "RGB"
-    if mode != "L":
-        assert colours(original) == UPRIGHT
+    for data in scaled(encoded(corners(mode=mode), "JPEG", quality=95)):
+        assert opened(data).mode == "RGB"
+        if mode != "L":
+            assert colours(data) == UPRIGHT
 
 
 def test_sixteen_bits_keep_their_shades() -> None:
     grey = Image.new("I;16", (8, 8), 0x8000)
-    assert abs(opened(avatars(encoded(grey, "PNG")).original).getpixel((4, 4))[0] - 128) <= 2  # type: ignore[index]
+    assert abs(opened(avatars(encoded(grey, "PNG")).large).getpixel((4, 4))[0] - 128) <= 2  # type: ignore[index]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
@@ -150,18 +241,12 @@ def test_an_opaque_alpha_channel_is_not_transparency() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_the_colours_of_a_profile_become_srgb(mode: str) -> None:
-    # Pillow has no profile with other primaries. One with exchanged colours shows the same.
-    swapped = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    red, blue = swapped.index(b"rXYZ"), swapped.index(b"bXYZ")
-    swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
     image = Image.new(mode if mode != "P" else "RGB", (20, 20), (255, 0, 0)).convert(mode)
-    made = avatars(encoded(image, "PNG", icc_profile=bytes(swapped)))
-    assert colours(made.original) == [BLUE] * 4
+    made = avatars(encoded(image, "PNG", icc_profile=swapped_profile()))
+    assert colours(made.large) == [BLUE] * 4
 
 
-@pytest.mark.parametrize(
-    "rubbish", [b"rubbish", b"\0" * 500, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()]
-)
+@pytest.mark.parametrize("rubbish", [b"rubbish", b"\0" * 500])
 def test_a_bad_profile_is_dropped(rubbish: bytes) -> None:
     made = avatars(encoded(corners(), "PNG", icc_profile=rubbish))
     assert colours(made.original) == UPRIGHT

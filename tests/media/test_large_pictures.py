@@ -29,6 +29,7 @@ from tests.media.pictures import (
     photo,
     profile,
     screenshot,
+    swapped_profile,
 )
 from tests.media.test_images import SHOWN, UPRIGHT, opened
 
@@ -36,14 +37,6 @@ PHOTO = (8160, 6144)
 LARGE = (4200, 3000)
 
 avatars, clean = partial(images.avatars, is_large=True), partial(images.clean, is_large=True)
-
-
-def swapped_profile() -> bytes:
-    """A profile in which red is blue, so that its use is visible."""
-    made = bytearray(profile())
-    red, blue = made.index(b"rXYZ"), made.index(b"bXYZ")
-    made[red : red + 4], made[blue : blue + 4] = b"bXYZ", b"rXYZ"
-    return bytes(made)
 
 
 @pytest.mark.parametrize(
