@@ -36,6 +36,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["python", "-c", 
     sys.exit(server.getresponse().status != 200)"]
 CMD ["python", "-m", "chat_app", "run"]
 ARG REVISION=unknown
+ENV CHAT_REVISION=$REVISION
 LABEL org.opencontainers.image.title="chat-app" \
     org.opencontainers.image.description="A chat backend: phone registration, private and group chats, live events" \
     org.opencontainers.image.revision=$REVISION

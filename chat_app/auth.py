@@ -31,18 +31,17 @@ from sqlmodel import col, select
 from chat_app.crud import codes, sessions
 from chat_app.crud.sessions import OpenedSession
 from chat_app.crud.users import change_user, lock_user
-from chat_app.database import Db, Transaction
+from chat_app.database import Db, Transaction, note
 from chat_app.errors import (
     BadCode,
     BadCredentials,
-    ChatError,
     NotAuthenticated,
     PhoneNotVerified,
     PhoneTaken,
     TokenExpired,
     Unavailable,
 )
-from chat_app.logs import bind, log, log_info
+from chat_app.logs import bind, log_info
 from chat_app.models import User
 from chat_app.models.base import Phone
 from chat_app.models.codes import CodeLogin, CodeUse, PasswordChange, PasswordReset, Purpose
@@ -100,7 +99,7 @@ class UserManager(UUIDIDMixin, BaseUserManager[User, UUID]):  # type: ignore[typ
         hashed = await hash_password(user_create.password)
         fields = {"phone": user_create.phone, "name": user_create.name, "hashed_password": hashed}
         user = await self.insert_user(fields) or await self._register_anew(fields)
-        log.info("registered", user=user.id)
+        note(self.db, "registered", user=user.id)
         return user
 
     async def insert_user(self, fields: dict[str, Any]) -> User | None:
@@ -199,7 +198,7 @@ async def log_in_with_code(manager: UserManager, data: CodeLogin, device: Device
 
 async def _open_session(manager: UserManager, user: User, device: Device) -> Tokens:
     opened = await sessions.open_session(manager.db, user.id, *device)
-    bind(user=user.id, session=opened.actor.session_id)
+    note(manager.db, "logged in", user=user.id, session=opened.actor.session_id)
     return SessionStrategy().tokens(opened)
 
 
@@ -230,6 +229,7 @@ async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> Us
 
 async def _set_password(manager: UserManager, user: User, hashed: str | None) -> None:
     """Replace or clear the password of a user who has proven the number, and end all sessions."""
+    note(manager.db, "password changed", user=user.id)
     await change_user(manager.db, user, {"hashed_password": hashed, "is_verified": True})
     await sessions.revoke_sessions(manager.db, user.id)
 
@@ -245,6 +245,7 @@ async def change_password(manager: UserManager, actor: Actor, data: PasswordChan
         raise BadCredentials
     # A first login by code may have ended this session and cleared the password after the request was authenticated.
     await sessions.check_session(db, actor)
+    note(db, "password changed")
     await change_user(manager.db, user, {"hashed_password": hashed})
     await sessions.revoke_sessions(db, actor.id, keep=actor.session_id)
 
@@ -258,10 +259,6 @@ async def authenticate(db: Db, token: str | None) -> tuple[Actor, UUID | None]:
         raise NotAuthenticated
     actor = SessionStrategy().decode(token)
     bind(user=actor.id, session=actor.session_id)
-    try:
-        active_chat_id = await sessions.check_session(db, actor)
-    except ChatError as refused:
-        log.info("refused", code=refused.code)
-        raise
-    log_info("authorized")
+    active_chat_id = await sessions.check_session(db, actor)
+    log_info("authenticated")
     return actor, active_chat_id

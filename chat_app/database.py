@@ -18,7 +18,7 @@ from chat_app.delivery import Last, Place
 from chat_app.driver import Driver, RawConnection, unavailable_without_database
 from chat_app.errors import ChatError, Unavailable
 from chat_app.events import Reach, Recorded, recorded
-from chat_app.logs import log, log_info
+from chat_app.logs import AUDIT, bind, log, log_info
 
 # How long a transaction may wait in all, for a connection, for locks and for answers: from the request for the
 # connection to the answer to its commit. An operator's transactions may wait longer.
@@ -159,6 +159,11 @@ class Database:
                 self._looks.spawn(self._resync_again(process, events))
             raise
         committed_at = time.perf_counter()
+        notes = db.info.get("notes", [])
+        if events or notes:
+            log_info("committed", events=len(events), versions=_versions(events))
+        for event in filter(None, notes):
+            log_info(event, AUDIT)
         if keys := db.info.get("superfluous_files"):
             self._removals.spawn(self._remove(keys))
         try:
@@ -168,7 +173,6 @@ class Database:
                 self._delivery.resync(events)
             raise
         if events:
-            log_info("committed", events=len(events), versions=_versions(events))
             log_info("delivered", connections=self._delivery.deliver(events))
             metrics.delivery.observe(time.perf_counter() - committed_at)
 
@@ -204,6 +208,12 @@ class Database:
 def remove_files(db: Db, keys: Iterable[str]) -> None:
     """Remove these files when the transaction is committed: nothing refers to them then. A rollback keeps them."""
     db.info.setdefault("superfluous_files", []).extend(keys)
+
+
+def note(db: Db, security_event: str | None = None, **ids: object) -> None:
+    """Have the commit logged, also without events. `ids`: what it makes, changes or removes, for the log context."""
+    bind(**ids)
+    db.info.setdefault("notes", []).append(security_event)
 
 
 async def read_clock(db: AsyncSession) -> datetime:

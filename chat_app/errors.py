@@ -48,6 +48,13 @@ class ChatError(Exception):
         }
         return {name: value for name, value in problem.items() if value is not None or name == "request_id"}
 
+    def reasons(self) -> dict[str, Any]:
+        """What the log has of it: of invalid input no value, and no name of a field that the client made up."""
+        first = (self.errors or [{"pointer": "", "code": self.detail}])[0]
+        parent, slash, field = first["pointer"].rpartition("/")
+        shown = "…" if first["code"] == "extra_forbidden" else field
+        return {"code": self.code, "pointer": parent + slash + shown, "reason": first["code"]}
+
 
 class BadCode(ChatError, status=400, commits=True):
     """The code is wrong, used, or too old; ask for another."""

@@ -10,18 +10,35 @@ import re
 import secrets
 import sys
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 import structlog
-from structlog import processors, stdlib
+from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars, merge_contextvars
+from structlog.dev import ConsoleRenderer
+from structlog.processors import JSONRenderer, TimeStamper
+from structlog.stdlib import (
+    BoundLogger,
+    LoggerFactory,
+    ProcessorFormatter,
+    add_log_level,
+    add_logger_name,
+    filter_by_level,
+)
 from structlog.typing import EventDict, Processor
 
 from chat_app.errors import ChatError, Internal
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# In what a client calls itself: what may be a phone number or a token, and all but printable ASCII.
+SUSPECT = re.compile(r"\d{9,}|[\w.=-]{40,}|[^ -~]")
+# The names of loggers. That of security events CHAT_LOG_LEVEL=WARNING leaves on. That of health checks is for DEBUG.
+SERVICE, AUDIT, PROBES = "chat_app", "chat_app.audit", "chat_app.probes"
+# The lines of a request before its last one. CHAT_LOG_LINES=requests leaves them out.
+STAGES = {"received", "authenticated", "authorized", "committed", "published", "delivered"}
 
 # At INFO these log secrets: URLs with queries, frames with tokens and texts, statements with values. The last one logs
 # its plugins at each start.
@@ -30,51 +47,58 @@ VERBOSE = (
     *("sqlalchemy.engine", "chat_app.driver.Pool", "asyncio", "alembic.runtime.plugins"),
 )
 
-log: stdlib.BoundLogger = structlog.get_logger("chat_app")
+log: BoundLogger = structlog.get_logger(SERVICE)
 
 
-def configure(level: str, style: str | None) -> None:
-    """Send all logs to stderr. `style` is console, json or None. None means console in a terminal, else json."""
-    global _is_json
-    console = style == "console" or (style is None and sys.stderr.isatty())
-    _is_json = not console and logging.getLevelName(level) <= logging.INFO
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        stdlib.add_log_level,
-        stdlib.add_logger_name,
-        processors.TimeStamper(fmt="iso", utc=True),
-        _plain_values,
-    ]
+def configure(level: str, style: str | None, lines: str = "stages") -> None:
+    """Send all logs to stderr. `style` is console, json or None. None means console in a terminal, else json.
+
+    `lines`: "requests" for one line for each request, or "stages".
+    """
+    global _is_json, _is_brief, _written
+    least, console = logging.getLevelName(level), style == "console" or (style is None and sys.stderr.isatty())
+    _is_json, _is_brief = not console, lines == "requests"
+    of_audit = least if least > logging.WARNING else logging.INFO
+    levels = dict.fromkeys(VERBOSE, max(logging.WARNING, least))
+    levels |= {SERVICE: least, AUDIT: of_audit, PROBES: least + logging.DEBUG}
+    _written = {name for name in levels if levels[name] <= logging.INFO}
+    shared: list[Processor] = [merge_contextvars, add_log_level, add_logger_name, TimeStamper(fmt="iso", utc=True)]
     structlog.configure(
-        processors=[stdlib.filter_by_level, *shared, stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=stdlib.LoggerFactory(),
-        wrapper_class=stdlib.BoundLogger,
+        processors=[filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
+        logger_factory=LoggerFactory(),
+        wrapper_class=BoundLogger,
         cache_logger_on_first_use=True,
     )
-    for_people: list[Processor] = [structlog.dev.ConsoleRenderer()]
-    for_programs: list[Processor] = [processors.format_exc_info, processors.JSONRenderer()]
-    render = [stdlib.ProcessorFormatter.remove_processors_meta, *(for_people if console else for_programs)]
+    json = JSONRenderer(separators=(",", ":"), ensure_ascii=False, default=str)
+    render: list[Processor] = [_plain_values, ConsoleRenderer()] if console else [_with_place, json]
+    render.insert(0, ProcessorFormatter.remove_processors_meta)
     handler = _Handler()
-    handler.setFormatter(stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=render))
+    handler.setFormatter(ProcessorFormatter(foreign_pre_chain=shared, processors=render))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for name in VERBOSE:
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    for name, lowest in levels.items():
+        logging.getLogger(name).setLevel(lowest)
+    # It describes its context at every health check.
+    logging.getLogger("alembic.runtime.migration").addFilter(lambda record: record.msg.startswith("Running"))
+    logging.captureWarnings(True)  # Python would print them as plain text
 
 
-def line(event: str, values: dict[str, Any]) -> None:
+def line(event: str, values: Mapping[str, Any], name: str = SERVICE) -> None:
     """A fast log.info for hot paths. Lines are written once in an iteration of the event loop, and share their time."""
     global _now
-    if not _is_json:
-        log.info(event, **values)
+    if _is_brief and event in STAGES:
         return
-    if not _lines:
-        asyncio.get_running_loop().call_soon(_write_lines)
-        _now = datetime.now(UTC)
-    line = {"event": event, "level": "info", "logger": "chat_app", "timestamp": _now, **values}
-    # str: the driver has a UUID type of its own.
-    _lines.append(orjson.dumps(line, str, _LINE))
+    if not _is_json:
+        structlog.get_logger(name).info(event, **values)
+    elif name in _written:
+        if not _lines:
+            asyncio.get_running_loop().call_soon(_write_lines)
+            _now = datetime.now(UTC)
+        level = "debug" if name == PROBES else "info"
+        line = {"event": event, "level": level, "logger": name, "timestamp": _now, **values}
+        # str: the driver has a UUID type of its own.
+        _lines.append(orjson.dumps(line, str, _LINE))
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -85,12 +109,46 @@ class _Handler(logging.StreamHandler[Any]):
         return super().handle(record)
 
 
-def log_info(event: str, **values: Any) -> None:
+def log_info(event: str, name: str = SERVICE, /, **values: Any) -> None:
     """As `line`, with the log context of the request."""
-    line(event, structlog.contextvars.get_contextvars() | values)
+    line(event, context() | values, name)
 
 
-_is_json = False
+def log_authorized(**values: Any) -> None:
+    """Log, once for each request, that its actor has the permission. `values` join its log context."""
+    if "authorized" not in context():
+        bind(authorized=True, **values)
+        log_info("authorized")
+
+
+def log_answered(values: dict[str, Any], client: dict[str, Any], name: str = SERVICE) -> None:
+    """Log the end of a request, and before it why it was refused. Lines that may be the only ones have its `client`."""
+    if values.get("code", Internal.code) != Internal.code:
+        line("refused", values | client, AUDIT)
+    line("answered", {"code": "ok", **values, **(client if _is_brief else {})}, name)
+
+
+def log_fault(text: str) -> None:
+    """Write why a command can't do its work."""
+    if _is_json:
+        log.error("failed", reason=text)
+    else:
+        sys.stderr.write(f"{text}\n")
+
+
+def client(address: str | None, agent: str | None) -> dict[str, Any]:
+    """Where a request comes from, with a user agent that can't hold a secret."""
+    return {"client": address, "agent": SUSPECT.sub("…", (agent or "")[:200])}
+
+
+def ids_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids among the arguments of an operation, by their names in the log."""
+    ids = {name: value for name, value in arguments.items() if name == "seq" or isinstance(value, UUID)}
+    return {"chat" if name == "chat_id" else name: value for name, value in ids.items()}
+
+
+_is_json = _is_brief = False
+_written: set[str] = set()
 _LINE = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
 _lines: list[bytes] = []
 _now = datetime.now(UTC)
@@ -107,6 +165,12 @@ def _plain_values(_logger: Any, _name: str, event: EventDict) -> EventDict:
     return {key: str(value) if isinstance(value, UUID) else value for key, value in event.items()}
 
 
+def _with_place(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    """Exceptions that libraries log look like our own."""
+    _, error, *_ = event.pop("exc_info", None) or (None, None)
+    return {**event, **_place(error)} if error else event
+
+
 def new_request_id(proposed: str | None = None) -> str:
     """Return the client's id if its characters are safe, else a new id."""
     return proposed if proposed and REQUEST_ID.fullmatch(proposed) else f"{_process}{next(_numbers):012x}"
@@ -118,39 +182,40 @@ _numbers = itertools.count(1)
 
 def bind_request(**values: Any) -> None:
     """Start the log context of a request or command. All later lines carry these values."""
-    structlog.contextvars.clear_contextvars()
+    clear_contextvars()
     bind(**values)
 
 
-# Add to the log context of the request.
-bind = structlog.contextvars.bind_contextvars
+# Add to the log context of the request, and read it.
+bind, context = bind_contextvars, get_contextvars
 
 
 def request_ids() -> list[str]:
     """Those of the requests and commands that this commit is for."""
-    context = structlog.contextvars.get_contextvars()
-    return [id for id in context.get("requests", [context.get("request_id")]) if id]
+    values = context()
+    return [id for id in values.get("requests", [values.get("request_id")]) if id]
 
 
 def bound(name: str) -> str | None:
     """A value of the log context."""
-    found: str | None = structlog.contextvars.get_contextvars().get(name)
+    found: str | None = context().get(name)
     return found
 
 
-def as_chat_error(error: Exception) -> ChatError:
-    """The error that a client gets. One that nobody expected is logged."""
+def as_chat_error(error: Exception, **values: Any) -> ChatError:
+    """The error that a client gets. One that nobody expected is logged, with these values."""
     if isinstance(error, ChatError):
         return error
-    log_crash(error)
+    log_crash(error, **values)
     return Internal()
 
 
-def log_crash(error: BaseException) -> None:
+def log_crash(error: BaseException, **values: Any) -> None:
     """Log the type and the traceback of an unexpected error, but not its text, which may hold client input."""
+    log.error("crashed", **values, **_place(error))
+
+
+def _place(error: BaseException) -> dict[str, Any]:
     frames = traceback.extract_tb(error.__traceback__)
-    log.error(
-        "crashed",
-        error=f"{type(error).__module__}.{type(error).__qualname__}",
-        trace=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-25:]],
-    )
+    trace = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-25:]]
+    return {"error": f"{type(error).__module__}.{type(error).__qualname__}", "trace": trace}

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from chat_app import metrics
+from chat_app import __version__, logs, metrics
 from chat_app.api import active, attachments, auth, chats, health, media, members, messages, users
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
@@ -34,7 +34,7 @@ from chat_app.live.fanout import Fanout
 from chat_app.live.presence import OnlineUsers, Presence
 from chat_app.live.server import SESSION_CHECK_SECONDS, Live
 from chat_app.media.storage import Storage
-from chat_app.settings import LOCAL_ORIGINS, Settings
+from chat_app.settings import LOCAL_ORIGINS, Settings, get_settings
 from chat_app.sms import CodeSender
 from chat_app.web import openapi, pages
 
@@ -61,6 +61,8 @@ class Node(Components):
         if self.cluster:
             background.repeat(self.limits.exchange, seconds=EXCHANGE_SECONDS)
             await self.cluster.start()
+        node = self.bus and self.bus.node
+        logs.log_info("started", logs.AUDIT, version=__version__, revision=get_settings().revision, node=node)
         try:
             yield
         finally:

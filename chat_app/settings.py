@@ -55,7 +55,9 @@ class Settings(BaseSettings):
     rate_limits: Literal["on", "off", "load-test"] = "on"
     trusted_proxies: Listed = []
     log_format: Literal["console", "json"] | None = None
+    log_lines: Literal["stages", "requests"] = "stages"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    revision: str = "unknown"
 
     def unsafe(self) -> list[str]:
         """The settings that production refuses, explained for the operator."""

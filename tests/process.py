@@ -29,7 +29,7 @@ PATIENT = "from chat_app import database; database.PATIENCE_SECONDS = {}; from {
 
 
 class Process:
-    """One node on the database of the tests. `lines` has its log from its start on.
+    """One node on the database of the tests. `lines` has its log from its start on. `options` are those of `run`.
 
     `patience`: seconds that its transactions may wait, instead of the default.
     """
@@ -38,6 +38,7 @@ class Process:
         module, *name = planted.launcher
         program = ("-c", PATIENT.format(patience, module)) if patience else ("-m", module)
         self.program = (*program, *name)
+        self.options: tuple[str, ...] = ()
         port = free_port()
         self.base = f"http://127.0.0.1:{port}"
         assert settings.database_url
@@ -54,7 +55,7 @@ class Process:
 
     async def start(self) -> None:
         """Start the process, or start it again."""
-        command = (sys.executable, *self.program, "run", "--no-seed")
+        command = (sys.executable, *self.program, "run", "--no-seed", *self.options)
         self.process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, env=self.environment, stdout=PIPE, stderr=PIPE
         )

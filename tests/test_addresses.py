@@ -109,13 +109,17 @@ async def make_role(url: str) -> None:
     await connection.close()
 
 
+# As in a terminal.
+PLAIN_ERRORS = {"CHAT_LOG_LEVEL": "ERROR", "CHAT_LOG_FORMAT": "console"}
+
+
 async def refusal(command: str, **environment: str) -> str:
     """Run a command that has to refuse its settings. Returns its output, after the checks common to all refusals."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CHAT_", "PG"))}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "chat_app", *COMMANDS[command]),
         cwd=ROOT,
-        env=kept | {"CHAT_PORT": str(free_port()), "CHAT_LOG_LEVEL": "ERROR"} | environment,
+        env=kept | {"CHAT_PORT": str(free_port()), **PLAIN_ERRORS} | environment,
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,

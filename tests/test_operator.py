@@ -227,7 +227,8 @@ async def test_a_sweep_deletes_unsent_attachments(stored: Stored) -> None:
 
 async def run(stored: Stored, *arguments: str, typed: str = "", **environment: str) -> tuple[int | None, str, str]:
     """Run a command. Returns its status, stdout and stderr."""
-    settings = {"CHAT_DATABASE_URL": stored.url, "CHAT_MEDIA_URL": stored.folder.as_uri(), "CHAT_LOG_LEVEL": "ERROR"}
+    settings = {"CHAT_DATABASE_URL": stored.url, "CHAT_MEDIA_URL": stored.folder.as_uri()}
+    settings |= {"CHAT_LOG_LEVEL": "ERROR", "CHAT_LOG_FORMAT": "console"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "chat_app", *arguments),
         cwd=ROOT,

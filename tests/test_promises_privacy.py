@@ -456,6 +456,9 @@ class TestP20:
         for path in (f"{api}/users/{phone}", f"/{phone}", f"{api}/users?query={phone}", f"{api}/users?cursor={token}"):
             await http.get(path, headers={"X-Request-ID": phone})
         await http.get(f"{api}/{token}")
+        await http.get(f"{api}/users/me", headers={"User-Agent": f"App/1.0 {phone} {token}"})
+        await http.post(f"{api}/chats/groups", json={phone: token, "title": [phone], "member_ids": [phone, token]})
+        await http.patch(f"{api}/users/me", json={"name": f"{phone}\x00", token: phone})
         await http.post(f"{api}/auth/register", json=user)
         await http.post(f"{api}/auth/register", json=user | {phone: phone})
         await http.post(f"{api}/auth/register", json=user | {"name": f"{phone}\x00"})
@@ -478,6 +481,7 @@ class TestP20:
         await raw.call(token)
         await raw.call("lookup_user", json.dumps({"phone": phone}))
         await raw.call("get_chat", json.dumps({"chat_id": phone, phone: token}))
+        await raw.call("send_message", json.dumps({"type": phone, "text": self.TEXT, token: phone}))
         await raw.send(f'427["{token}"', f"43{phone[1:]}[1]", f"44{token}", f"40{{{token}", f"4{token}", f"9{token}")
         await raw.close()
 

@@ -37,7 +37,7 @@ async def start(folder: Path) -> AsyncIterator[Start]:
     """`await start(port)`: a new process with its data in the folder of this test."""
     processes: list[Process] = []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
-    environment |= {"CHAT_DATA_DIR": str(folder / "data"), "CHAT_LOG_LEVEL": "ERROR"}
+    environment |= {"CHAT_DATA_DIR": str(folder / "data"), "CHAT_LOG_LEVEL": "ERROR", "CHAT_LOG_FORMAT": "console"}
 
     async def begin(port: int, *options: str) -> Process:
         command = [sys.executable, "-m", "chat_app", "run", "--port", str(port), *options]

@@ -34,7 +34,8 @@ async def start(service_settings: Settings) -> AsyncIterator[Start]:
     async def begin(port: int, **environment: str) -> Process:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
         kept |= {"CHAT_DATABASE_URL": service_settings.database_url.get_secret_value()}
-        kept |= {"CHAT_DATA_DIR": str(service_settings.data_dir), "CHAT_LOG_LEVEL": "ERROR"}
+        kept |= {"CHAT_DATA_DIR": str(service_settings.data_dir)}
+        kept |= {"CHAT_LOG_LEVEL": "ERROR", "CHAT_LOG_FORMAT": "console"}
         command = [sys.executable, "-m", "chat_app", "run", "--no-seed", "--workers", "2", "--port", str(port)]
         process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, env=kept | environment, stdout=PIPE, stderr=PIPE

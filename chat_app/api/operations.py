@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from chat_app.api.deps import authenticated, bearer
-from chat_app.logs import bind
+from chat_app.logs import bind, ids_in
 from chat_app.media.links import at_host, host_of
 from chat_app.models.answers import Created, status_and_data
 from chat_app.models.wire_json import as_json
@@ -61,8 +61,7 @@ class Operation(Protected):
 def _answered(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     async def answer(**arguments: Any) -> Response:
-        if "chat_id" in arguments:
-            bind(chat=arguments["chat_id"])
+        bind(**ids_in(arguments))
         status, data = status_and_data(await function(**arguments))
         if status == 204:
             return Response(status_code=204)

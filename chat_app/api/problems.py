@@ -56,7 +56,7 @@ def errors_of(path: str, answers: Mapping[Any, Any]) -> set[type[ChatError]]:
 
 def problem_response(error: ChatError, headers: Mapping[str, str] | None = None) -> Response:
     """The error as `application/problem+json`."""
-    bind(code=error.code)
+    bind(**error.reasons())
     sent = dict(headers or {})
     if error.status == 401:
         sent["WWW-Authenticate"] = "Bearer"

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chat_app import logs
 from chat_app.api.problems import problem_response
 from chat_app.errors import Unavailable
+from chat_app.limits import address_of
 
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -21,7 +22,8 @@ SAFE_HEADERS = {
     "Cache-Control": "no-store",
 }
 # A client may put a phone number or the like into a path by mistake.
-PLAIN_PART = re.compile(r"[a-z._-]{0,40}|[0-9]{1,6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PLAIN_PART = re.compile(r"[a-z._-]{0,40}|v[0-9]|[0-9]{1,6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PROBES = ("/healthz", "/readyz", "/metrics")
 
 
 class RequestLog:
@@ -37,9 +39,11 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
-        request_id = logs.new_request_id(Headers(scope=scope).get("x-request-id"))
+        started, given = time.perf_counter(), Headers(scope=scope)
+        request_id = logs.new_request_id(given.get("x-request-id"))
+        name = logs.PROBES if scope["path"] in PROBES else logs.SERVICE
         logs.bind_request(request_id=request_id, method=scope["method"])
+        client = {"path": _plain(scope["path"]), **logs.client(address_of(scope), given.get("user-agent"))}
         answer: MutableMapping[str, Any] = {}
 
         async def send_with_id(message: Message) -> None:
@@ -47,11 +51,11 @@ class RequestLog:
                 answer.update(message)
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                for name, value in SAFE_HEADERS.items():
-                    headers.setdefault(name, value)
+                for header, value in SAFE_HEADERS.items():
+                    headers.setdefault(header, value)
             await send(message)
 
-        logs.log_info("received", path=_plain(scope["path"]))
+        logs.log_info("received", name, **client)
         try:
             await self.app(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
@@ -60,9 +64,10 @@ class RequestLog:
             if not answer:
                 await problem_response(problem)(scope, receive, send_with_id)
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
-        code = logs.bound("code") or "ok"
-        route = getattr(scope.get("route"), "path", None)
-        logs.log_info("answered", status=answer.get("status"), code=code, route=route, ms=milliseconds)
+        # The route of an included router lacks the prefixes.
+        route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+        about = {"status": answer.get("status"), "route": getattr(route, "path", None), "ms": milliseconds}
+        logs.log_answered(logs.context() | about, client, name)
 
 
 def _plain(path: str) -> str:

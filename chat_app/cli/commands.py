@@ -1,6 +1,7 @@
 """The commands: run the server, prepare its database, maintain its data, print its documents."""
 
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -32,12 +33,14 @@ cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @cli.callback()
 def prepare() -> None:
     """A chat backend. All its settings are environment variables that begin with CHAT_."""
+    # For the line that names a wrong setting.
+    logs.configure("INFO", os.environ.get("CHAT_LOG_FORMAT"))
     try:
         settings = get_settings()
     except ValidationError as error:
         faults = {f"CHAT_{fault['loc'][0]}".upper(): fault["msg"] for fault in error.errors(include_input=False)}
         raise Refusal("\n".join(f"{name}: {faults[name].removeprefix('Value error, ')}" for name in faults)) from None
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format, settings.log_lines)
 
 
 @cli.command()
@@ -173,6 +176,8 @@ def _print_json(document: dict[str, Any]) -> None:
 
 
 def _announce(settings: Settings, has_demo: bool) -> None:
+    if not settings.is_development:
+        return  # a collector reads stdout too, and the line `started` is in the log
     typer.echo(addresses(settings))
     if has_demo:
         typer.echo(f"  Demo users  password {DEMO_PASSWORD}")

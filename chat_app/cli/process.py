@@ -12,6 +12,7 @@ from typing import NoReturn
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
+from chat_app import logs
 from chat_app.addresses import database_fault
 from chat_app.errors import ChatError
 
@@ -36,7 +37,7 @@ def run_and_exit(work: Callable[[], object], *, status_on_signal: int) -> NoRetu
         status = str(error) or repr(error)
     with suppress(OSError):
         if isinstance(status, str):
-            sys.stderr.write(f"{status}\n")
+            logs.log_fault(status)
         sys.stdout.flush()
         sys.stderr.flush()
     # A thread of the file storage that still works would make an ordinary exit abort.

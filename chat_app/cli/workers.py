@@ -92,7 +92,7 @@ def _work(settings: Settings, listening: socket.socket, ready: Connection) -> No
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     use_settings(settings)
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format, settings.log_lines)
     run_and_exit(partial(serve, settings, listening, partial(ready.send_bytes, b"ready")), status_on_signal=0)
 
 

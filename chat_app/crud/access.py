@@ -1,6 +1,6 @@
 """Permissions: every one in the program is decided here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,11 +18,15 @@ from chat_app.errors import (
     NotCreator,
 )
 from chat_app.events import Audience
+from chat_app.logs import log_authorized
 from chat_app.models import Chat, Message
 from chat_app.models.chats import ChatType
 from chat_app.models.messages import MessageBase, MessageType
 from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import as_json
+
+# What an actor must be allowed beside seeing a message.
+Check = Callable[[Chat, Message, Actor], None] | None
 
 
 class View(NamedTuple):
@@ -45,6 +49,12 @@ FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND user_id = 
 
 async def view_chat(db: Db, actor: Actor, chat_id: UUID) -> View:
     """The actor's view; a chat they are not in does not exist for them. Raises ChatNotFound."""
+    view = await _view(db, actor, chat_id)
+    log_authorized(chat=chat_id)
+    return view
+
+
+async def _view(db: Db, actor: Actor, chat_id: UUID) -> View:
     rows = await db.fetch(_VIEW, chat_id, actor.id)
     if not rows:
         raise ChatNotFound
@@ -66,27 +76,40 @@ async def lock_chats(db: Transaction, chat_ids: Iterable[UUID]) -> dict[UUID, Ch
 
 async def lock_chat(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, View]:
     """For every shared change: the chat, locked until the commit, and the actor's view. Raises ChatNotFound."""
+    chat, view = await _lock(db, actor, chat_id)
+    log_authorized(chat=chat_id)
+    return chat, view
+
+
+async def _lock(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, View]:
     chat = (await lock_chats(db, [chat_id])).get(chat_id)
-    view = await view_chat(db, actor, chat_id)
+    view = await _view(db, actor, chat_id)
     if chat is None:
         raise ChatNotFound
     return chat, view
 
 
-async def lock_group(db: Transaction, actor: Actor, chat_id: UUID) -> Chat:
-    """As lock_chat, for changes of groups. Raises NotAGroup."""
-    chat, _ = await lock_chat(db, actor, chat_id)
+async def lock_group(db: Transaction, actor: Actor, chat_id: UUID, *, as_creator: bool = False) -> Chat:
+    """As lock_chat, for changes of groups, some of which only the creator may make. Raises NotAGroup, NotCreator."""
+    chat, _ = await _lock(db, actor, chat_id)
     if chat.type is not ChatType.GROUP:
         raise NotAGroup
-    return chat
-
-
-async def lock_group_as_creator(db: Transaction, actor: Actor, chat_id: UUID) -> Chat:
-    """As lock_group, for changes that only the creator may make. Raises NotCreator."""
-    chat = await lock_group(db, actor, chat_id)
-    if chat.creator_id != actor.id:
+    if as_creator and chat.creator_id != actor.id:
         raise NotCreator
+    log_authorized(chat=chat_id)
     return chat
+
+
+async def lock_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, check: Check) -> tuple[Chat, Message]:
+    """As lock_chat, with a message that the actor may see, deleted or not. Raises MessageNotFound, and as `check`."""
+    chat, view = await _lock(db, actor, chat_id)
+    message = await db.get(Message, (chat_id, seq), populate_existing=True)
+    if message is None or seq < view.visible_from_seq:
+        raise MessageNotFound
+    if check:
+        check(chat, message, actor)
+    log_authorized(chat=chat_id, seq=seq)
+    return chat, message
 
 
 # A statement of its own: one that waited for a lock still sees the past in everything else.
@@ -182,15 +205,7 @@ async def list_present(db: Db, memberships: Iterable[tuple[UUID, UUID]]) -> set[
     return {(chat_id, user_id) for chat_id, user_id in await db.fetch(_PRESENT, chat_ids, user_ids)}
 
 
-async def access_message(db: Transaction, chat: Chat, view: View, seq: int) -> Message:
-    """A message of a locked chat that the actor may see, deleted or not. Raises MessageNotFound."""
-    message = await db.get(Message, (chat.id, seq), populate_existing=True)
-    if message is None or seq < view.visible_from_seq:
-        raise MessageNotFound
-    return message
-
-
-def check_may_edit(message: Message, actor: Actor) -> None:
+def check_may_edit(_chat: Chat, message: Message, actor: Actor) -> None:
     """Authors edit their own messages; nobody edits a system message."""
     if message.type is MessageType.SYSTEM or message.sender_id != actor.id:
         raise NotAuthor

@@ -12,8 +12,9 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlmodel import select
 
-from chat_app.database import Db, Transaction, remove_files
+from chat_app.database import Db, Transaction, note, remove_files
 from chat_app.errors import AttachmentNotFound, TooLarge, UnsupportedMediaType
+from chat_app.logs import log_authorized
 from chat_app.media import images
 from chat_app.media.links import attachment_url
 from chat_app.media.sniff import picture_format
@@ -63,6 +64,7 @@ async def create_attachment(db: Transaction, attachment: Attachment) -> Attachme
     """Write the row of a stored file."""
     db.add(attachment)
     await db.flush()
+    note(db, attachment_id=attachment.id)
     return attachment_read(attachment.model_dump())
 
 
@@ -117,6 +119,7 @@ async def _find(db: Transaction, attachment_id: UUID, condition: str, **values: 
     found = (await db.exec(statement)).first()
     if found is None:
         raise AttachmentNotFound
+    log_authorized(attachment_id=attachment_id)
     return found
 
 

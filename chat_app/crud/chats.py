@@ -20,7 +20,7 @@ from chat_app.crud.history import list_messages, read_members
 from chat_app.crud.members import end_memberships, write_memberships
 from chat_app.crud.presence import is_online
 from chat_app.crud.users import check_users_exist
-from chat_app.database import Db, Transaction, read_clock
+from chat_app.database import Db, Transaction, note, read_clock
 from chat_app.delivery import order_delivery
 from chat_app.errors import ChatNotFound, ClientIdReused, GroupFull, InvalidInput, NoActiveChat
 from chat_app.events import ActiveChatSet, ChatsChanged, ReadChanged, TypingChanged, record
@@ -95,12 +95,13 @@ async def _insert_chat(db: Transaction, values: dict[str, Any], unique: Iterable
     chat = (await db.exec(new.returning(Chat))).scalars().first()
     if chat is not None:
         order_delivery(db, chat.id)
+        note(db, chat=chat.id)
     return chat
 
 
 async def delete_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     """End the actor's group for all members. Raises NotAGroup, NotCreator."""
-    chat = await access.lock_group_as_creator(db, actor, chat_id)
+    chat = await access.lock_group(db, actor, chat_id, as_creator=True)
     members = list(await access.audience_of(db, chat_id))
     chat.deleted_at = await recording.take_version(db, chat)
     chat.member_count = 0

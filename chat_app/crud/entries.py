@@ -10,6 +10,7 @@ from chat_app.crud.briefs import list_briefs
 from chat_app.crud.history import people_in
 from chat_app.database import LONGEST_TRANSACTION, Db
 from chat_app.errors import ChatNotFound, InvalidInput
+from chat_app.logs import log_authorized
 from chat_app.models import Chat
 from chat_app.models.base import BIGGEST
 from chat_app.models.chats import (
@@ -66,6 +67,7 @@ async def get_chat(db: Db, actor: Actor, chat_id: UUID) -> ChatRead:
     entries = await read_for_members(db, chat_id, [actor.id])
     if not entries:
         raise ChatNotFound
+    log_authorized(chat=chat_id)
     return entries[actor.id]
 
 

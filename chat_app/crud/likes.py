@@ -32,8 +32,7 @@ async def unlike_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int)
 async def _change(
     db: Transaction, actor: Actor, chat_id: UUID, seq: int, statement: Insert | Delete, by: int
 ) -> MessageRead:
-    chat, view = await access.lock_chat(db, actor, chat_id)
-    message = await access.access_message(db, chat, view, seq)
+    chat, message = await access.lock_message(db, actor, chat_id, seq, None)
     if message.deleted_at and by > 0:
         raise MessageDeleted
     if (await db.exec(statement.returning(col(Like.seq)))).first():

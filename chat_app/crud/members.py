@@ -12,7 +12,7 @@ from chat_app.crud.entries import get_chat
 from chat_app.crud.history import read_members
 from chat_app.crud.sessions import clear_active_chat
 from chat_app.crud.users import check_users_exist
-from chat_app.database import Db, Transaction
+from chat_app.database import Db, Transaction, note
 from chat_app.delivery import order_delivery
 from chat_app.errors import GroupFull, MemberNotFound
 from chat_app.events import ChatsChanged, record
@@ -78,6 +78,7 @@ async def write_memberships(
     rows = [{"chat_id": chat.id, "user_id": user_id, "mine_version": 1, **fields} for user_id in user_ids]
     anew = {"mine_version": Membership.mine_version + 1, **fields}
     written = insert(Membership).values(rows)
+    note(db, joined=user_ids)
     await db.exec(written.on_conflict_do_update(index_elements=["chat_id", "user_id"], set_=anew))
 
 
@@ -100,7 +101,7 @@ async def _names(db: Transaction, chat: Chat, joining: list[UUID]) -> str:
 
 async def remove_member(db: Transaction, actor: Actor, chat_id: UUID, user_id: UUID) -> None:
     """Remove a member from the actor's group. Raises NotAGroup, NotCreator, CreatorCannotLeave, MemberNotFound."""
-    chat = await access.lock_group_as_creator(db, actor, chat_id)
+    chat = await access.lock_group(db, actor, chat_id, as_creator=True)
     if user_id not in await access.audience_of(db, chat_id):
         raise MemberNotFound
     await _part(db, actor, chat, user_id, RemovedReason.REMOVED)
@@ -131,5 +132,6 @@ async def end_memberships(db: Transaction, chat: Chat, user_ids: Sequence[UUID],
     for user_id in user_ids:
         order_delivery(db, (chat.id, user_id))
     await clear_active_chat(db, chat.id, list(user_ids))
+    note(db, removed=user_ids)
     removed = RemovedChat(chat_id=chat.id, version=chat.version, reason=reason)
     record(db, ChatsChanged(removed=[removed]), dict.fromkeys(user_ids, 1))

@@ -37,14 +37,12 @@ async def send_messages(db: Db, drafts: Sequence[Draft], *, patience: float | No
     placed = [sending.place(draft) for draft in drafts]
     await sending.write()
     await sending.read_resent()
-    return [result if isinstance(result, ChatError) else Created(result[0].json, result[1]) for result in placed]
+    return [each if isinstance(each, ChatError) else Created(each[0].json, each[1], each[0].seq) for each in placed]
 
 
 async def edit_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, data: MessageUpdate) -> MessageRead:
     """Change the text or caption of the actor's message; None removes a caption."""
-    chat, view = await access.lock_chat(db, actor, chat_id)
-    message = await access.access_message(db, chat, view, seq)
-    access.check_may_edit(message, actor)
+    chat, message = await access.lock_message(db, actor, chat_id, seq, access.check_may_edit)
     field = CREATE_OF[message.type].model_fields.get("text")
     if field is None or (field.is_required() and data.text is None):
         raise InvalidInput.at("/text", "not_editable", f"A message of type {message.type} can't be given this text.")
@@ -57,9 +55,7 @@ async def edit_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, d
 
 async def delete_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> None:
     """Leave a tombstone: seq, type, sender and times stay, the content goes. A second time nothing happens."""
-    chat, view = await access.lock_chat(db, actor, chat_id)
-    message = await access.access_message(db, chat, view, seq)
-    access.check_may_delete(chat, message, actor)
+    chat, message = await access.lock_message(db, actor, chat_id, seq, access.check_may_delete)
     if message.deleted_at:
         return
     message.deleted_at = await recording.take_version(db, chat)

@@ -59,7 +59,9 @@ class Outbox:
         """Send a message and wait. Raises its error."""
         result: asyncio.Future[Sent | ChatError] = asyncio.get_running_loop().create_future()
         self.put(draft, lambda sent: None if result.done() else result.set_result(sent), logs.bound("request_id"))
-        return one([await result])
+        sent = one([await result])
+        logs.bind(chat=draft.chat_id, seq=sent.seq)
+        return sent
 
     async def close(self) -> None:
         """Wait for the sends that are under way."""
@@ -110,6 +112,10 @@ class Outbox:
                 results: list[Sent | ChatError] = await send_messages(
                     db, [waiting.draft for waiting in batch], patience=patience
                 )
+                both = zip(batch, results, strict=True)
+                if accepted := [sent.request_id for sent, result in both if not isinstance(result, ChatError)]:
+                    logs.bind(requests=accepted)
+                    logs.log_info("authorized")
             metrics.commit_batch.observe(len(batch))
         except Exception as error:
             if isinstance(error, Busy) and not is_contended:

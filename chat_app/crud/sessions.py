@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import func
 from sqlmodel import col, select
 
-from chat_app.database import Db, Transaction, read_clock
+from chat_app.database import Db, Transaction, note, read_clock
 from chat_app.errors import NotAuthenticated, RefreshReused, SessionNotFound, SessionRevoked, TokenExpired
 from chat_app.events import SessionsRevoked, record
 from chat_app.models import Session, User
@@ -76,6 +76,7 @@ async def refresh_session(db: Transaction, refresh_token: str) -> OpenedSession:
         await _revoke(db, [row])
         raise RefreshReused
     await db.flush()
+    note(db, user=row.user_id, session=row.id)
     return OpenedSession(Actor(row.user_id, row.id), _refresh_token(row.id, successor))
 
 
@@ -182,6 +183,7 @@ async def _revoke(db: Transaction, rows: list[Session]) -> None:
     for row in rows:
         row.revoked_at = now
     await db.flush()
+    note(db, "sessions revoked", user=rows[0].user_id, revoked=[row.id for row in rows])
     record(db, SessionsRevoked(session_ids=[row.id for row in rows]), {})
 
 

@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import mine_of, read_for_peers
 from chat_app.crud.presence import is_online, list_contacts
-from chat_app.database import Transaction
+from chat_app.database import Transaction, note
 from chat_app.delivery import order_delivery
 from chat_app.errors import UsernameTaken, UserNotFound
 from chat_app.events import ChatsChanged, UsersChanged, record
@@ -44,6 +44,7 @@ async def change_user(db: Transaction, user: User, fields: dict[str, Any]) -> Us
     former = user.name, user.avatar_key
     user.sqlmodel_update(fields)
     await db.flush()
+    note(db, user=user.id)
     if (user.name, user.avatar_key) != former:
         event = UsersChanged(users=[brief(user.id, user.name, user.avatar_key)])
         peers, members = await list_contacts(db, user.id)

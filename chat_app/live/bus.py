@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -104,10 +105,14 @@ class Bus:
     ) -> None:
         """Publish soon, or not at all: what was not published leaves a gap in the numbers."""
         since, self._number = self._number, self._number + bool(events)
-        if self.is_up and self._waiting.qsize() < MOST_WAITING:
+        is_dropped = not self.is_up or self._waiting.qsize() >= MOST_WAITING
+        if events:
+            logs.log_info("not published" if is_dropped else "published", bus_up=self.is_up, number=self._number)
+        if not is_dropped:
             presence = online and online.model_dump(mode="json")
             fields = {"requests": logs.request_ids(), "online": presence, "is_leaving": is_leaving}
-            self._waiting.put_nowait(encode(self.node, self._number, since, events, **fields))
+            packet = encode(self.node, self._number, since, events, published_at=time.time(), **fields)
+            self._waiting.put_nowait(packet)
 
     async def run(self, listener: Listener) -> None:
         """Keep up the connection to the bus until cancelled."""
@@ -201,7 +206,8 @@ class Bus:
             if message["type"] != "message":
                 continue
             if message["channel"] == CHANNEL.encode():
-                self._receive(message["data"])
+                # In a context of its own, so that the log context is that of one message.
+                copy_context().run(self._receive, message["data"])
             elif message["data"] != FORMER_PACKET:
                 self._former_at = time.monotonic()
 
@@ -222,6 +228,7 @@ class Bus:
             self._listener.missed()
 
     def _take(self, message: Message, events: list[Recorded]) -> None:
+        logs.bind_request(node=message.node, requests=message.requests)
         known = self._nodes.get(message.node)
         before = known.number if known else 0 if self._others_known else message.since
         # A bus that was frozen may send an old message after one that was published over the next connection.
@@ -229,7 +236,7 @@ class Bus:
         if known is None or known.is_silent:
             self._listener.present(message.node, is_there=True)
         if before < message.since:
-            log.warning("missed on the bus", node=str(message.node), messages=message.since - before)
+            log.warning("missed on the bus", messages=message.since - before)
             self._listener.missed()
         self._listener.received(message, events)
         if message.is_leaving:

@@ -64,6 +64,8 @@ class Message(BaseModel):
     events: list[_Event] = []
     online: Online | None = None
     is_leaving: bool = False
+    # By the clock of the other node, in seconds since 1970.
+    published_at: float | None = None
 
 
 def encode(node: UUID, number: int, since: int, events: Sequence[Recorded] = (), **fields: Any) -> bytes:

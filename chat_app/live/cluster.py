@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
-from chat_app import logs, metrics
+from chat_app import logs
 from chat_app.background import Background
 from chat_app.crud.access import list_present
 from chat_app.crud.chats import list_changed
@@ -17,7 +17,7 @@ from chat_app.events import Recorded, ResyncRequired
 from chat_app.live.bus import Bus
 from chat_app.live.bus_messages import Message, Online
 from chat_app.live.connections import Connection, Connections
-from chat_app.live.fanout import Fanout, encode
+from chat_app.live.fanout import Fanout, encode, log_resync
 from chat_app.live.order import Order
 from chat_app.live.presence import Presence
 
@@ -66,8 +66,10 @@ class Cluster:
                 await self.bus.client.aclose()
 
     def received(self, message: Message, events: list[Recorded]) -> None:
-        if events and (reached := self.order.release(events)):
-            logs.log_info("delivered", requests=message.requests, node=message.node, connections=reached)
+        if events:
+            reached = self.order.release(events)
+            ms = message.published_at and round((time.time() - message.published_at) * 1000, 1)
+            logs.log_info("delivered", connections=reached, delay_ms=ms)
         if message.online:
             self.presence.received(message.node, message.online)
             self._is_asked |= message.online.ask
@@ -89,7 +91,7 @@ class Cluster:
         """Once for everything that was missed, and for all who asked: after an outage every other node has a gap."""
         if self._resync:
             # To all connections: which of them missed something is not known.
-            _ask_to_resync(self.connections, "missed")
+            _ask_to_resync(list(self.connections), "missed")
         if self._resync or self._is_asked:
             self._publish_presence(ask=self._resync)
         self._resync = self._is_asked = False
@@ -139,8 +141,8 @@ class Cluster:
                 connection.open_chat(None if is_lost else chat_id, version)
 
 
-def _ask_to_resync(connections: Iterable[Connection], reason: str) -> None:
+def _ask_to_resync(connections: Collection[Connection], reason: str) -> None:
     packet = encode(ResyncRequired(reason=reason))
     for connection in connections:
         connection.send(packet)
-        metrics.resyncs.labels(reason).inc()
+    log_resync(connections, reason)

@@ -44,7 +44,7 @@ class Connection:
         self.actor = actor
         # The user's id as audiences hold it: the driver's own class is found in dictionaries three times as fast.
         self.key: UUID = DriverUUID(actor.id.bytes)
-        self.log_values = {"user": str(actor.id), "session": str(actor.session_id)}
+        self.log_values = {"user": str(actor.id), "session": str(actor.session_id), "connection": self.id}
         # Whether this connection ever chose its active chat itself; if not, it follows what HTTP sets for the session.
         self.chose_chat = chose_chat
         # Whether the login is over. Packets that are sent earlier wait.

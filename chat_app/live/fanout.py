@@ -1,12 +1,14 @@
 """Delivers events to the connections of this process. No other module does."""
 
+from collections.abc import Collection
+
 import orjson
 
 from chat_app import metrics
 from chat_app.events import ActiveChatSet, ClientEvent, Event, Reach, Recorded, ResyncRequired, SessionsRevoked, resync
 from chat_app.live.connections import Connection, Connections
 from chat_app.live.engine.frames import Packet
-from chat_app.logs import log_crash
+from chat_app.logs import log_crash, log_info
 from chat_app.models.wire_json import as_json
 
 Reached = set[Connection]
@@ -19,6 +21,14 @@ def encode(event: ClientEvent) -> Packet:
 
 def _packet(event: Recorded) -> Packet:
     return Packet(b'2["%b",%b]' % (event.kind.event.encode(), event.body))
+
+
+def log_resync(connections: Collection[Connection], reason: str) -> None:
+    """Count and log connections that are asked to resync."""
+    metrics.resyncs.labels(reason).inc(len(connections))
+    # Collectors cut long lines.
+    users = list({connection.actor.id for connection in connections})[:300]
+    log_info("resync required", reason=reason, connections=len(connections), users=users)
 
 
 class Fanout:
@@ -59,7 +69,7 @@ class Fanout:
             for connection in connections:
                 connection.lose_chat(event.header.chat_id, event.header.removed_version)
         if event.kind is ResyncRequired:
-            metrics.resyncs.labels(orjson.loads(event.body)["reason"]).inc(len(connections))
+            log_resync(connections, orjson.loads(event.body)["reason"])
         for connection in connections:
             connection.send(packet)
         reached.update(connections)

@@ -6,14 +6,19 @@ kept for each chat, not for each connection: who connects later reads a snapshot
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable
+from contextvars import Context, copy_context
 from uuid import UUID
 
 from chat_app.events import ActiveChatSet, Audience, ChatsChanged, Header, MessagesChanged, Recorded, resync
+from chat_app.logs import log_info
 
 WAIT_SECONDS = 0.1
 # A version that was followed by so many of others can't be overtaken any more.
 MOST_KNOWN = 50_000
 MOST_WAITING = 1000
+
+# Events of one commit that wait, with the log context in which they arrived.
+Held = tuple[list[Recorded], Context]
 
 
 class _Newest:
@@ -45,19 +50,19 @@ class Order:
         self.is_waiting_worth_it = is_waiting_worth_it
         self._deliver = deliver
         self._windows, self._entries, self._mine, self._members, self._removals = (_Newest() for _ in range(5))
-        self._waiting: list[list[Recorded]] = []
+        self._waiting: list[Held] = []
 
     def release(self, events: list[Recorded]) -> int:
         """Deliver the events of one commit in their order. Returns how many connections were reached."""
         if (early := self._early(events)) and self.is_waiting_worth_it() and len(self._waiting) < MOST_WAITING:
-            held = [event for event in events if event.header.chat_id in early]
+            held = [event for event in events if event.header.chat_id in early], copy_context()
             self._waiting.append(held)
             asyncio.get_running_loop().call_later(WAIT_SECONDS, self._give_up, held)
+            _log("held back", held[0])
             events = [event for event in events if event.header.chat_id not in early]
         reached = self._pass(events)
-        while ready := next((held for held in self._waiting if not self._early(held)), None):
-            self._waiting.remove(ready)
-            reached += self._pass(ready)
+        while ready := next((held for held in self._waiting if not self._early(held[0])), None):
+            self._let_go(ready)
         return reached
 
     def is_behind(self, chat_id: UUID, version: int) -> bool:
@@ -68,11 +73,14 @@ class Order:
         """Whether a removal of this user was delivered that is newer than this version of the chat."""
         return self._removals.get((chat_id, user_id)) > version
 
-    def _give_up(self, held: list[Recorded]) -> None:
+    def _give_up(self, held: Held) -> None:
         if any(waiting is held for waiting in self._waiting):
-            self._waiting = [waiting for waiting in self._waiting if waiting is not held]
-            self._pass(held)
+            self._let_go(held)
             self.release([])
+
+    def _let_go(self, held: Held) -> None:
+        self._waiting = [waiting for waiting in self._waiting if waiting is not held]
+        held[1].run(lambda: log_info("delivered", connections=self._pass(held[0]), held_back=True))
 
     def _early(self, events: list[Recorded]) -> set[UUID | None]:
         """The chats of which an earlier change has not arrived yet."""
@@ -80,7 +88,9 @@ class Order:
         return {header.chat_id for header in headers if 0 < self._windows.get(header.chat_id) < header.since}
 
     def _pass(self, events: list[Recorded]) -> int:
-        return self._deliver([passed for event in events for passed in self._sift(event)])
+        sifted = [(event, self._sift(event)) for event in events]
+        _log("overtaken", [event for event, passed in sifted if passed != [event]])
+        return self._deliver([event for _, passed in sifted for event in passed])
 
     def _sift(self, event: Recorded) -> list[Recorded]:
         """What of an event no newer one has overtaken."""
@@ -120,3 +130,8 @@ class Order:
         if header.version and not self._members.pass_each(header.chat_id, audience, header.version):
             return False
         return self._mine.pass_each(header.chat_id, audience, header.mine_version)
+
+
+def _log(what: str, events: Iterable[Recorded]) -> None:
+    for kind, audience, _, header, _ in events:
+        log_info(what, kind=kind.event, chat=header.chat_id, version=header.version, users=list(audience))

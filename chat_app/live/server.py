@@ -28,7 +28,6 @@ from chat_app.live.connections import Connection, Connections, Opened
 from chat_app.live.engine.sockets import Socket
 from chat_app.live.fanout import encode
 from chat_app.live.presence import Presence
-from chat_app.logs import log
 from chat_app.media.links import at_host
 from chat_app.models.answers import status_and_data
 from chat_app.models.base import LIMITS, Input
@@ -60,22 +59,18 @@ class Call:
         self.log_values: dict[str, Any] = {"request_id": self.id, "command": self.name, **connection.log_values}
         logs.line("received", self.log_values)
 
-    def authorize(self, chat_id: UUID | None) -> None:
-        """Log that it may be run, on this chat."""
-        self.log_values["chat"] = chat_id
-        logs.line("authorized", self.log_values)
-
     def succeed(self, status: int, data: Any) -> None:
         self._finish(status, "ok", {"ok": True, "status": status, "data": data, "request_id": self.id})
 
     def fail(self, error: Exception) -> None:
-        problem = logs.as_chat_error(error)
+        problem = logs.as_chat_error(error, **self.log_values)
+        self.log_values.update(problem.reasons())
         self._finish(problem.status, problem.code, {"ok": False, "error": problem.problem(self.id)})
 
     def _finish(self, status: int, code: str, ack: dict[str, Any]) -> None:
         json, seconds = at_host(as_json(ack), self.connection.socket.host), time.perf_counter() - self.started
         metrics.observe_command(self.name, code, seconds)
-        logs.line("answered", {**self.log_values, "status": status, "code": code, "ms": round(seconds * 1000, 1)})
+        logs.log_answered({**self.log_values, "status": status, "ms": round(seconds * 1000, 1)}, {})
         self._respond(json)
 
     def send(self, result: Sent | ChatError) -> None:
@@ -83,6 +78,7 @@ class Call:
         if isinstance(result, ChatError):
             self.fail(result)
         else:
+            self.log_values["seq"] = result.seq
             self.succeed(201 if result.is_new else 200, orjson.Fragment(result.data))
 
 
@@ -126,7 +122,7 @@ class Live:
         """The client knows that its login succeeded."""
         connection.start()
         self.presence.joined(connection.actor.id)
-        log.info("connected", connections=len(self.connections))
+        logs.log_info("connected", connections=len(self.connections), **connection.log_values)
 
     def lose(self, connection_id: str, reason: str) -> None:
         """Forget a connection that ended. An unknown one is ignored."""
@@ -134,7 +130,7 @@ class Live:
         # Before the start of the connection its user was not announced as online.
         if connection is not None and connection.is_started:
             self.presence.left(connection.actor.id)
-            log.info("disconnected", reason=reason, connections=len(self.connections), **connection.log_values)
+            logs.log_info("disconnected", reason=reason, connections=len(self.connections), **connection.log_values)
 
     def _end(self, connection: Connection) -> None:
         """Send `session_revoked` to a connection, and close it for good."""
@@ -151,7 +147,7 @@ class Live:
             return self._run(call, event)
         try:
             draft: Draft = COMMANDS[call.name].handler(connection, self._argument(call, event))
-            call.authorize(draft.chat_id)
+            call.log_values["chat"] = draft.chat_id
         except Exception as error:
             call.fail(error)
         else:
@@ -172,16 +168,18 @@ class Live:
     async def _run(self, call: Call, event: Any) -> None:
         logs.bind_request(**call.log_values)
         try:
-            call.succeed(*await self._execute(call, event))
+            try:
+                answer = await self._execute(call, event)
+            finally:
+                call.log_values.update(logs.context())
+            call.succeed(*answer)
         except Exception as error:
             call.fail(error)
 
     async def _execute(self, call: Call, event: Any) -> tuple[int, Any]:
         data, connection = self._argument(call, event), call.connection
         command = COMMANDS[call.name or ""]
-        chat_id = getattr(data, "chat_id", None) or connection.active_chat_id
-        logs.bind(chat=chat_id)
-        call.authorize(chat_id)
+        logs.bind(**{"chat": connection.active_chat_id} | logs.ids_in(vars(data)))
         opened: Any = self.database.reading() if command.reads else self.database.transaction()
         with connection.choosing():
             async with opened as db:

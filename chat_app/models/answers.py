@@ -6,10 +6,11 @@ Read = TypeVar("Read")
 
 
 class Created(NamedTuple, Generic[Read]):
-    """Something new (201), or something that was there already (200)."""
+    """Something new (201), or something that was there already (200). `seq`: of a message, for the log."""
 
     data: Read
     is_new: bool
+    seq: int | None = None
 
 
 def status_and_data(result: Any) -> tuple[int, Any]:

@@ -89,7 +89,7 @@ class Rig:
     def _make_template(self) -> None:
         """Make a database with our tables by the migrations in `root`. The others are copies of it."""
         self._run(f"CREATE DATABASE {self.name}")
-        environment = self._settings(self.url.replace("/postgres?", f"/{self.name}?"))
+        environment = self._settings(self.url.replace("/postgres?", f"/{self.name}?"), CHAT_LOG_FORMAT="console")
         command = [sys.executable, "-m", "chat_app", "migrate"]
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

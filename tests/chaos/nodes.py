@@ -158,14 +158,15 @@ class Node:
                 cwd=ROOT,
                 env=self.environment | environment,
                 stdin=DEVNULL,
-                stdout=PIPE,
+                stdout=DEVNULL,
                 stderr=log,
                 preexec_fn=end_with_parent,
             )
-        assert self.process.stdout
         async with asyncio.timeout(2 * START_SECONDS):
-            while not (line := await self.process.stdout.readline()).startswith(b"Ready"):
-                assert line, f"node {self.name} did not start: see {self.folder}/node-{self.name}.log"
+            while not await self._answers():
+                log_file = f"{self.folder}/node-{self.name}.log"
+                assert self.process.returncode is None, f"node {self.name} did not start: see {log_file}"
+                await asyncio.sleep(0.05)
         self._is_meant_to_run = True
         self._watching = asyncio.create_task(self._watch(self.process))
 
@@ -176,6 +177,17 @@ class Node:
             await self.start()
         finally:
             self.launcher = usual
+
+    async def _answers(self) -> bool:
+        """Whether it answers a request, which waits until it can."""
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+            answer = await reader.readline()
+            writer.close()
+        except OSError:
+            return False
+        return answer.startswith(b"HTTP/1.1 200")
 
     async def _watch(self, process: Process) -> None:
         await process.wait()

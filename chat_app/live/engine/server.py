@@ -28,7 +28,7 @@ from chat_app.live.connections import Connection, Connections
 from chat_app.live.engine.fast_socket import FastSocket
 from chat_app.live.engine.frames import MOST_PACKET_BYTES, Packet
 from chat_app.live.engine.sockets import MALFORMED, Engine, Socket
-from chat_app.logs import log, log_crash
+from chat_app.logs import log_crash
 
 # At the end of the process commands that have begun get so long for their answers.
 DRAIN_SECONDS = 4
@@ -179,13 +179,15 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
         self.application.lose(self.manager.eio_sid_from_sid(sid, "/"), reason)
 
     async def _log_in(self, sid: str, environ: dict[str, Any], auth: Any) -> None:
+        socket = self.eio.sockets[self.manager.eio_sid_from_sid(sid, "/")]
         logs.bind_request(request_id=logs.new_request_id(environ.get("HTTP_X_REQUEST_ID")), command="connect")
-        log.info("received")
+        logs.bind(connection=socket.sid, **logs.client(socket.address, environ.pop("HTTP_USER_AGENT", None)))
+        logs.log_info("received")
         try:
-            await self.application.log_in(self.eio.sockets[self.manager.eio_sid_from_sid(sid, "/")], auth)
+            await self.application.log_in(socket, auth)
         except Exception as error:
             problem = logs.as_chat_error(error)
-            log.info("refused", code=problem.code)
+            logs.log_info("refused", logs.AUDIT, **problem.reasons())
             content = problem.problem(logs.bound("request_id"))
             raise socketio.exceptions.ConnectionRefusedError(problem.detail, content) from error
 

@@ -163,8 +163,9 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
         self.connected = self.upgraded = True
         self.last_ping = None
         environ = self.server.chat_server.environ[self.sid]
-        # A browser's headers are 4 KB for each connection, as long as it lives.
-        for name in [name for name in environ if name.startswith("HTTP_") and name != "HTTP_X_REQUEST_ID"]:
+        # A browser's headers are 4 KB for each connection, as long as it lives. The login takes what it logs.
+        kept = ("HTTP_X_REQUEST_ID", "HTTP_USER_AGENT")
+        for name in [name for name in environ if name.startswith("HTTP_") and name not in kept]:
             del environ[name]
         self.fast = FastSocket(self.server.chat_server, self, protocol)
         while not self.queue.empty():
