@@ -1,6 +1,7 @@
 """`python -m chat_app`: the command line."""
 
-from chat_app.cli.commands import main
-
 if __name__ == "__main__":
+    # Not above: a process that reads pictures runs this file under another name, and needs nothing of it.
+    from chat_app.cli.commands import main
+
     main()

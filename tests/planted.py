@@ -196,7 +196,7 @@ TESTS = {
 }
 
 # The module of a server's command line, and what comes before its own arguments.
-launcher = ["chat_app.__main__"]
+launcher = ["chat_app"]
 
 
 def plant(name: str) -> None:
@@ -207,7 +207,7 @@ def plant(name: str) -> None:
 
 def main() -> None:
     plant(sys.argv.pop(1))
-    from chat_app.__main__ import main as run
+    from chat_app.cli.commands import main as run
 
     run()
 

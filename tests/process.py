@@ -25,7 +25,12 @@ START_SECONDS = 40
 
 
 # Runs the command line with other timeouts of the database.
-PATIENT = "from chat_app import database; database.PATIENCE_SECONDS = {}; from {} import main; main()"
+PATIENT = """
+import runpy
+from chat_app import database
+database.PATIENCE_SECONDS = {}
+runpy.run_module({!r}, run_name="__main__", alter_sys=True)
+"""
 
 
 class Process:

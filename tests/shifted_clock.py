@@ -7,7 +7,7 @@ from typing import Any
 
 # Every module that reads the clock has to be imported before it is shifted.
 import chat_app.main  # noqa: F401
-from chat_app.__main__ import main
+from chat_app.cli.commands import main
 
 SHIFTED_PACKAGES = ("chat_app", "jwt", "fastapi_users", "redis", "engineio")
 

@@ -25,6 +25,6 @@ if __name__ == "__main__":
     socket.getaddrinfo = getaddrinfo
     # uvloop calls the C library and not this function, so asyncio's own loop runs.
     sys.modules["uvloop"] = None  # type: ignore[assignment]
-    from chat_app.__main__ import main
+    from chat_app.cli.commands import main
 
     main()

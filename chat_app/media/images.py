@@ -13,10 +13,10 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from chat_app.errors import BadImage, ChatError, TooLarge
 from chat_app.media.animations import clean_gif, clean_webp, is_animated_webp
+from chat_app.media.job import Large
 from chat_app.media.jpeg import clean_jpeg, plain_profile
 from chat_app.media.png import clean_png
 from chat_app.media.sniff import picture_format
-from chat_app.media.worker import Large
 
 DATA_URI = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")

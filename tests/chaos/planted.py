@@ -225,7 +225,7 @@ PLANTED = {
 def main() -> None:
     name = sys.argv.pop(1)
     PLANTED[name].plant()
-    from chat_app.__main__ import main as run
+    from chat_app.cli.commands import main as run
 
     run()
 

@@ -21,6 +21,7 @@ from chat_app.media import images, worker
 from chat_app.media.worker import in_worker
 from tests.clients import DEADLINE
 from tests.media.pictures import corners, encoded
+from tests.process import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,22 @@ async def test_a_job_runs_in_another_process_at_low_priority() -> None:
     assert process.pid == await in_worker(own_pid) != os.getpid()
     assert process.nice() == 10
     assert others == []
+
+
+# What such a process does: it runs the main module of the service under another name, and imports the job.
+CHILD = """
+import runpy, sys
+runpy.run_path("chat_app/__main__.py", run_name="__mp_main__")
+from chat_app.media import images, job
+print(*sorted(name for name in sys.modules if name.startswith("chat_app.") or name == "prometheus_client"))
+"""
+
+
+def test_a_worker_does_not_import_the_service() -> None:
+    imported = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True, check=True)
+    packages = {name.removeprefix("chat_app.").partition(".")[0] for name in imported.stdout.split()}
+    assert packages == {"errors", "media"}
+    assert "chat_app.media.worker" not in imported.stdout.split()
 
 
 async def test_a_picture_is_processed() -> None:

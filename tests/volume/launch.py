@@ -99,7 +99,7 @@ def main() -> None:
     count_what_is_held(Path(os.environ.pop("COUNTS_FILE")))
     if name != "none":
         PLANTED[name]()
-    from chat_app.__main__ import main as run
+    from chat_app.cli.commands import main as run
 
     run()
 
