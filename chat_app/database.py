@@ -142,6 +142,18 @@ class Database:
             finally:
                 self._readers.release()
 
+    def sample(self) -> None:
+        """Set the metrics of the connections."""
+        pool: Any = self.engine.pool
+        changes, reads = pool.checkedout(), pool.size() - self._readers._value
+        uses = {"changes": changes, "reads": reads, "sends": max(len(self._driver.deadlines) - changes - reads, 0)}
+        for use, count in {**uses, "idle": pool.checkedin() + len(self._driver.idle)}.items():
+            metrics.database_connections.labels(use).set(count)
+        metrics.pool_size.set(pool.size())
+        # There are no public counters of those that wait.
+        metrics.pool_waiting.labels("changes").set(len(pool._pool._queue._getters))
+        metrics.pool_waiting.labels("reads").set(len(self._readers._waiters or ()))
+
     def _until(self) -> float:
         return asyncio.get_running_loop().time() + self.patience
 

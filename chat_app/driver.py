@@ -109,8 +109,9 @@ class Driver:
     def __init__(self, url: str, patience: float) -> None:
         self.url = url
         self.patience = patience
-        self._idle: list[RawConnection] = []
-        self._deadlines: dict[Any, asyncio.TimerHandle] = {}
+        # Raw connections that are free, and the ends of all transactions under way.
+        self.idle: list[RawConnection] = []
+        self.deadlines: dict[Any, asyncio.TimerHandle] = {}
 
     def engine(self, url: str, pool_size: int) -> AsyncEngine:
         """The connections of database sessions, in a pool."""
@@ -134,8 +135,8 @@ class Driver:
     async def borrow(self, until: float) -> AsyncIterator[RawConnection]:
         """A raw connection, closed at this time of the event loop unless it is given back before."""
         # A restart of the server ended the others.
-        self._idle = [raw for raw in self._idle if not raw.connection.is_closed()]
-        raw = self._idle.pop() if self._idle else RawConnection(await self._connect(until, BY_KEY), {})
+        self.idle = [raw for raw in self.idle if not raw.connection.is_closed()]
+        raw = self.idle.pop() if self.idle else RawConnection(await self._connect(until, BY_KEY), {})
         self._start_deadline(raw.connection, until)
         raw.info = {}
         try:
@@ -153,7 +154,7 @@ class Driver:
                 if raw.is_in_transaction:
                     raw.connection.terminate()
                 else:
-                    self._idle.append(raw)
+                    self.idle.append(raw)
 
     async def _connect(self, until: float, more: Mapping[str, str] | None = None) -> Any:
         patience = round(self.patience * 1000)
@@ -183,18 +184,18 @@ class Driver:
 
     def _start_deadline(self, connection: Any, until: float) -> None:
         self._stop_deadline(connection)
-        self._deadlines[connection] = asyncio.get_running_loop().call_at(until, self._end, connection)
+        self.deadlines[connection] = asyncio.get_running_loop().call_at(until, self._end, connection)
 
     def _stop_deadline(self, connection: Any) -> None:
-        if timer := self._deadlines.pop(connection, None):
+        if timer := self.deadlines.pop(connection, None):
             timer.cancel()
 
     def _end(self, connection: Any) -> None:
-        del self._deadlines[connection]
+        del self.deadlines[connection]
         connection.terminate()
 
     def close(self) -> None:
-        for raw in self._idle:
+        for raw in self.idle:
             raw.connection.terminate()
 
 

@@ -76,6 +76,9 @@ RATES = {"user": PER_USER, "address": PER_ADDRESS, "pair": PER_PAIR, "phone": PE
 RATES["profile"] = PER_PROFILE
 
 
+# Made now, so that their values begin at 0.
+_refused = {(scope, action): metrics.rate_limited.labels(action, scope) for scope in RATES for action in RATES[scope]}
+
 EXCHANGE_SECONDS = 0.25
 EXCHANGE_TIMEOUT = 0.5
 
@@ -233,5 +236,5 @@ def _spans(action: str, who: dict[str, object]) -> list[_Span]:
 
 def _refuse(span: _Span) -> NoReturn:
     log.warning("rate limited", action=span.action, by=span.scope)
-    metrics.rate_limited.labels(span.action, span.scope).inc()
+    _refused[span.scope, span.action].inc()
     raise RateLimited(retry_after=max(1, math.ceil(span.ends_at - time())))

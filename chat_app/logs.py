@@ -30,6 +30,7 @@ from structlog.stdlib import (
 )
 from structlog.typing import EventDict, Processor
 
+from chat_app import metrics
 from chat_app.errors import ChatError, Internal
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -206,12 +207,13 @@ def as_chat_error(error: Exception, **values: Any) -> ChatError:
     """The error that a client gets. One that nobody expected is logged, with these values."""
     if isinstance(error, ChatError):
         return error
-    log_crash(error, **values)
+    log_crash(error, "request", **values)
     return Internal()
 
 
-def log_crash(error: BaseException, **values: Any) -> None:
-    """Log the type and the traceback of an unexpected error, but not its text, which may hold client input."""
+def log_crash(error: BaseException, source: str = "background", **values: Any) -> None:
+    """Count an unexpected error and log its type and traceback. Its text, which may hold client input, is left out."""
+    metrics.crashes.labels(source).inc()
     log.error("crashed", **values, **_place(error))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from chat_app.web import openapi, pages
 
 PREFIX = "/api/v1"
 CLOSE_SECONDS = 2
+SAMPLE_SECONDS = 0.5
 
 
 @dataclass
@@ -53,9 +55,8 @@ class Node(Components):
     @asynccontextmanager
     async def run(self, _api: FastAPI) -> AsyncIterator[None]:
         """The lifespan of the application: start what works in the background, and close everything at the end."""
-        metrics.watch_pool(self.database.engine.pool)
-        metrics.connections.set_function(self.live.connections.__len__)
         background = Background()
+        background.spawn(self._sample())
         background.repeat(self.live.end_sessions, seconds=SESSION_CHECK_SECONDS)
         background.repeat(self.server.sweep, seconds=CHECK_SECONDS)
         if self.cluster:
@@ -74,9 +75,21 @@ class Node(Components):
                         if part:
                             await part.close()
 
+    async def _sample(self) -> None:
+        """Measure how late the event loop is, and set the gauges of what happens at no place of its own."""
+        while True:
+            started = time.perf_counter()
+            await asyncio.sleep(SAMPLE_SECONDS)
+            metrics.loop_lag.observe(max(time.perf_counter() - started - SAMPLE_SECONDS, 0))
+            metrics.connections.set(len(self.live.connections))
+            metrics.bus_waiting.set(self.bus.waiting.qsize() if self.bus else 0)
+            metrics.sample_process()
+            self.database.sample()
+
 
 def create_app(settings: Settings) -> ASGIApp:
     """The application of one process. Each line needs only what stands above it."""
+    metrics.build.labels(__version__, settings.revision).set(1)
     connections = Connections()
     bus = Bus(settings.bus_url.get_secret_value()) if settings.bus_url else None
     fanout = ClusterFanout(connections, bus) if bus else Fanout(connections)
@@ -127,6 +140,8 @@ def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
         api.include_router(module.router, prefix=PREFIX)
     for module in (media, pages, health):
         api.include_router(module.router)
+    if settings.metrics_port is None:
+        api.include_router(health.metrics_router)
     instrumentator = Instrumentator(should_group_status_codes=False, excluded_handlers=["/metrics"])
     instrumentator.add(metrics.count_request).instrument(api)
     api.add_middleware(BodyLimit)

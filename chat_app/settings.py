@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     env: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
     data_dir: Path = Path(".data")
     database_url: DatabaseUrl | None = None
     database_pool: int = 10

@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 
+from chat_app import metrics
 from chat_app.background import Background
 from chat_app.errors import Unavailable
 from chat_app.logs import log
@@ -43,11 +44,13 @@ class CodeSender:
                 )
                 response.raise_for_status()
                 log.info("code sent", attempt=attempt)
+                metrics.sms.labels("sent").inc()
                 return
             except httpx.HTTPError as error:
                 log.warning("code not sent", attempt=attempt, error=type(error).__name__)
                 await asyncio.sleep(attempt)
         log.error("code given up")
+        metrics.sms.labels("failed").inc()
 
     async def close(self) -> None:
         """Wait for the codes that are under way."""

@@ -1,7 +1,11 @@
-"""Metrics, alerts and runbook name only metrics, alerts and log lines that exist."""
+"""The metrics and what they count. Alerts and runbook name only metrics, alerts and log lines that exist."""
 
 import asyncio
 import re
+import subprocess
+import sys
+import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +13,21 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import socketio
 import yaml
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Gauge
 
-from chat_app import metrics
+from chat_app import __version__
+from chat_app.background import Background
 from chat_app.database import Database
 from chat_app.errors import RateLimited
-from chat_app.limits import Limits
+from chat_app.limits import RATES, Limits
+from chat_app.logs import as_chat_error
 from chat_app.main import create_api
 from chat_app.settings import Settings
-from tests.clients import DEADLINE, Person, SocketTransport
+from tests.accounts import Account
+from tests.clients import DEADLINE, Person, SocketTransport, until
+from tests.conftest import free_port
 from tests.faults import no_commits
 from tests.process import ROOT, Process
 from tests.service import MakePerson, Service
@@ -72,11 +81,81 @@ def test_the_runbook_names_only_existing_metrics_and_log_lines(served: str) -> N
     assert logged <= set(re.findall(r'\b(?:log\.\w+|log_\w+|line)\(\s*"([^"]+)"', code))
 
 
-def test_a_command_is_counted_by_its_name_and_code() -> None:
-    for command, label, code in (("send_message", "send_message", "ok"), (None, "unknown", "unknown_command")):
-        before = value("chat_command_seconds_count", command=label, code=code)
-        metrics.observe_command(command, code, 0.002)
-        assert value("chat_command_seconds_count", command=label, code=code) == before + 1
+def test_every_gauge_says_how_the_values_of_workers_are_combined() -> None:
+    gauges = [gauge for gauge in REGISTRY._collector_to_names if isinstance(gauge, Gauge)]
+    assert gauges
+    assert [gauge._name for gauge in gauges if not gauge._multiprocess_mode.startswith("live")] == []
+
+
+FRESH = """
+from prometheus_client import generate_latest
+import chat_app.main
+print(generate_latest().decode())
+"""
+
+
+def test_counters_begin_at_0_so_that_the_first_event_is_an_increase() -> None:
+    served = subprocess.run([sys.executable, "-c", FRESH], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    counters = re.findall(r"^# TYPE (chat_\S+) counter$", served, re.MULTILINE)
+    assert len(counters) >= 10
+    assert [name for name in counters if not re.search(rf"^{name}(?:{{.*}})? 0\.0$", served, re.MULTILINE)] == []
+    code = "".join(path.read_text() for path in Path(ROOT / "chat_app").rglob("*.py"))
+    reasons = set(re.findall(r'_ask_to_resync\([^"]*"(\w+)"|resync\([^"\n]*"(\w+)"', code))
+    assert len(reasons) >= 4
+    for reason in (one or other for one, other in reasons):
+        assert f'chat_resyncs_total{{reason="{reason}"}} 0.0' in served
+    for scope, rates in RATES.items():
+        for action in rates:
+            assert f'chat_rate_limited_total{{action="{action}",by="{scope}"}} 0.0' in served
+
+
+def test_the_version_is_that_of_the_project(served: str) -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+    assert f'chat_build_info{{revision="unknown",version="{__version__}"}} 1.0' in served
+
+
+async def test_crashes_are_counted_in_requests_and_in_the_background() -> None:
+    async def fail() -> None:
+        raise RuntimeError
+
+    before = {source: value("chat_crashes_total", source=source) for source in ("request", "background")}
+    background = Background()
+    background.spawn(fail())
+    await background.finish()
+    await asyncio.sleep(0)
+    assert value("chat_crashes_total", source="background") == before["background"] + 1
+    assert value("chat_crashes_total", source="request") == before["request"]
+    as_chat_error(RuntimeError())
+    assert value("chat_crashes_total", source="request") == before["request"] + 1
+
+
+async def test_the_lag_of_the_event_loop_is_measured(service: Service) -> None:
+    before = value("chat_event_loop_lag_seconds_sum")
+    time.sleep(1.2)  # noqa: ASYNC251  # the loop has to be blocked
+    await until(lambda: value("chat_event_loop_lag_seconds_sum") >= before + 0.5)
+
+
+async def test_logins_are_counted_by_their_outcome(service: Service, database: Database) -> None:
+    outcomes = [
+        *(("password", "ok"), ("password", "bad_credentials"), ("code", "bad_code"), ("refresh", "ok")),
+        *(("refresh", "not_authenticated"), ("connect", "ok"), ("connect", "not_authenticated")),
+    ]
+    before = [value("chat_logins_total", by=by, code=code) for by, code in outcomes]
+    async with Account.at(service.base, database) as account:
+        tokens = await account.registered()
+        assert not (await account.log_in("another password")).ok
+        assert not (await account.post("codes/login", {"phone": account.phone, "code": "000000"})).ok
+        assert (await account.refresh(tokens)).ok
+        assert not (await account.refresh({"refresh_token": "A" * 43})).ok
+        for token in (tokens["access_token"], "forged"):
+            client = socketio.AsyncClient(reconnection=False)
+            try:
+                await client.connect(service.base, auth={"token": token}, transports=["websocket"])
+            except socketio.exceptions.ConnectionError:
+                assert token == "forged"
+            await client.disconnect()
+    after = [value("chat_logins_total", by=by, code=code) for by, code in outcomes]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1] * len(outcomes)
 
 
 def test_a_limited_operation_is_counted_without_its_user() -> None:
@@ -100,29 +179,71 @@ async def test_open_connections_are_counted(
 
     before = await opened()
     socket = await person.connect()
-    assert await opened() == before + 1
-    await socket.close()
-    async with asyncio.timeout(DEADLINE):
-        while await opened() != before:  # noqa: ASYNC110  # no event to wait for
-            await asyncio.sleep(0.01)
+    for expected in (before + 1, before):
+        async with asyncio.timeout(DEADLINE):
+            while await opened() != expected:  # noqa: ASYNC110  # no event to wait for
+                await asyncio.sleep(0.01)
+        await socket.close()
 
 
-async def test_waiting_for_the_pool_is_counted(service: Service, service_settings: Settings) -> None:
+USES = ("changes", "reads", "sends", "idle")
+
+
+async def test_connections_to_the_database_are_counted_by_their_use(service_settings: Settings) -> None:
     database = Database(service_settings.asyncpg_url, pool_size=2)
-    metrics.watch_pool(database.engine.pool)
+
+    def used() -> dict[str, float]:
+        database.sample()
+        return {use: value("chat_database_connections", use=use) for use in USES}
+
+    def waiting(pool: str) -> float:
+        database.sample()
+        return value("chat_database_pool_waiting", pool=pool)
+
+    async def read() -> None:
+        async with database.reading():
+            pass
+
     try:
-        assert (value("chat_database_pool_size"), value("chat_database_pool_in_use")) == (2, 0)
-        async with database.engine.connect(), database.engine.connect():
-            assert (value("chat_database_pool_in_use"), value("chat_database_pool_waiting")) == (2, 0)
-            waiting = asyncio.create_task(database.engine.connect().start())  # type: ignore[arg-type]  # a coroutine
-            async with asyncio.timeout(DEADLINE):
-                while not value("chat_database_pool_waiting"):  # noqa: ASYNC110  # no event to wait for
-                    await asyncio.sleep(0.01)
-        await (await waiting).close()
-        assert (value("chat_database_pool_in_use"), value("chat_database_pool_waiting")) == (0, 0)
+        assert used() == dict.fromkeys(USES, 0)
+        assert value("chat_database_pool_size") == 2
+        async with database.engine.connect(), database.engine.connect(), database.reading(), database.reading():
+            async with database.raw_transaction():
+                assert used() == {"changes": 2, "reads": 2, "sends": 1, "idle": 0}
+                assert (waiting("changes"), waiting("reads")) == (0, 0)
+            assert used() == {"changes": 2, "reads": 2, "sends": 0, "idle": 1}
+            change = asyncio.create_task(database.engine.connect().start())  # type: ignore[arg-type]  # a coroutine
+            reading = asyncio.create_task(read())
+            await until(lambda: waiting("changes") and waiting("reads"))
+        await reading
+        await (await change).close()
+        assert used() == {"changes": 0, "reads": 0, "sends": 0, "idle": 5}
+        assert (waiting("changes"), waiting("reads")) == (0, 0)
     finally:
-        metrics.watch_pool(service.database.engine.pool)
         await database.close()
+
+
+async def test_the_metrics_may_have_a_port_of_their_own(service_settings: Settings) -> None:
+    port = free_port()
+    process = Process(service_settings)
+    process.environment |= {"CHAT_METRICS_PORT": str(port), "CHAT_REVISION": "5d8b534e"}
+    await process.start()
+    try:
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+            assert answer.status_code == 200
+            assert f'chat_build_info{{revision="5d8b534e",version="{__version__}"}} 1.0' in answer.text
+            assert "process_resident_memory_bytes" in answer.text
+            assert (await client.get(f"{process.base}/metrics")).status_code == 404
+            assert "/metrics" not in (await client.get(f"{process.base}/openapi.json")).json()["paths"]
+        second = Process(service_settings)
+        second.environment |= {"CHAT_METRICS_PORT": str(port)}
+        refusal = f"port {port}: Address already in use. Set CHAT_HOST or CHAT_METRICS_PORT"
+        with pytest.raises(AssertionError, match=refusal):
+            await second.start()
+        await second.kill()
+    finally:
+        await process.stop()
 
 
 async def test_requests_are_counted_by_route_and_status_but_never_by_address(service: Service) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request
 from fastapi.security import OAuth2PasswordRequestForm
 
-from chat_app import auth
+from chat_app import auth, metrics
 from chat_app.api.deps import (
     CurrentActor,
     NodeDep,
@@ -57,7 +57,7 @@ async def login(
 
     After five wrong passwords an address has to wait. Logins with a code are counted separately.
     """
-    async with attempt(request, auth.plain_phone(form.username)) as device:
+    async with metrics.count_login("password"), attempt(request, auth.plain_phone(form.username)) as device:
         return await auth.log_in(manager, form.username, form.password, device)
 
 
@@ -68,7 +68,8 @@ async def refresh(request: Request, db: SessionDep, data: RefreshRequest) -> Tok
     Repeating the last one within 30 seconds gives the same answer; using an older one ends the session.
     """
     await count_unauthenticated(request)
-    return auth.SessionStrategy().tokens(await sessions.refresh_session(db, data.refresh_token))
+    async with metrics.count_login("refresh"):
+        return auth.SessionStrategy().tokens(await sessions.refresh_session(db, data.refresh_token))
 
 
 @protected.post("/logout", status_code=204)
@@ -118,7 +119,7 @@ async def login_with_code(request: Request, manager: UserManagerDep, data: CodeL
     If the number was registered but never verified, this makes you its only owner: the password that it was registered
     with is cleared and all other sessions end. `has_password` of `GET /users/me` shows whether one is set.
     """
-    async with attempt(request, data.phone) as device:
+    async with metrics.count_login("code"), attempt(request, data.phone) as device:
         return await auth.log_in_with_code(manager, data, device)
 
 

@@ -16,7 +16,7 @@ from chat_app.cli import inspection, operate
 from chat_app.cli.environment import add_demo_data, environment, prepare_tables, upgrade, with_database
 from chat_app.cli.process import Refusal, run_and_exit
 from chat_app.cli.seed import DEMO_PASSWORD, DEMO_USERS
-from chat_app.cli.serving import addresses, listener, serve
+from chat_app.cli.serving import addresses, listener, serve, shared_metrics
 from chat_app.cli.workers import supervise
 from chat_app.database import Database
 from chat_app.main import create_api
@@ -58,7 +58,7 @@ def run(
     if settings.rate_limits == "load-test":
         logs.log.warning("nothing is limited, as CHAT_RATE_LIMITS is load-test: any client can flood this server")
     has_demo = seed and settings.is_development
-    with listener(settings) as listening, environment(workers=workers) as settings:
+    with shared_metrics(workers), listener(settings) as listening, environment(workers=workers) as settings:
         prepare_tables()
         if has_demo:
             add_demo_data()

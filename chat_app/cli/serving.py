@@ -1,13 +1,16 @@
 """A process that serves: its port, uvicorn, and the addresses that it prints when it is ready."""
 
 import gc
+import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from prometheus_client import start_http_server
 from sqlalchemy import make_url
 
 from chat_app.api.health import ending
@@ -15,6 +18,7 @@ from chat_app.api.http_protocol import KEEP_ALIVE_SECONDS, HttpProtocol
 from chat_app.background import run
 from chat_app.live.engine.protocol import FastProtocol
 from chat_app.main import create_app
+from chat_app.metrics import FOLDER, registry
 from chat_app.settings import Settings
 
 SHUTDOWN_SECONDS = 5
@@ -71,20 +75,34 @@ def configuration(app: Any) -> uvicorn.Config:
 
 @contextmanager
 def listener(settings: Settings) -> Iterator[socket.socket]:
-    """Bind the port, before anything is started that would have to be stopped again. Raises OSError."""
-    address = (settings.host, settings.port)
+    """Bind the port, before anything is started that would have to be stopped again. Raises OSError.
+
+    On the port of the metrics, if there is one, a thread answers: it outlives every worker and waits for no event loop.
+    """
+    address, setting = (settings.host, settings.port), "CHAT_PORT"
     try:
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server(address, family=family, backlog=2048)
+        if settings.metrics_port:
+            address, setting = (settings.host, settings.metrics_port), "CHAT_METRICS_PORT"
+            start_http_server(settings.metrics_port, settings.host, registry())
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
-        message = f"Can't listen on {settings.host}, port {settings.port}: {reason}. Set CHAT_HOST or CHAT_PORT"
+        message = f"Can't listen on {address[0]}, port {address[1]}: {reason}. Set CHAT_HOST or {setting}"
         raise OSError(message) from error
     with listening:
         # Accepted connections inherit this option. Only Linux has it.
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_MILLISECONDS)
         yield listening
+
+
+@contextmanager
+def shared_metrics(workers: int) -> Iterator[None]:
+    """Give the workers that are started inside, if any, a new folder for their metrics."""
+    with tempfile.TemporaryDirectory(prefix="chat-metrics-") if workers > 1 else nullcontext() as folder:
+        os.environ.update({FOLDER: folder} if folder else {})
+        yield
 
 
 def addresses(settings: Settings) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from chat_app import logs
 from chat_app.cli.process import Refusal, run_and_exit
 from chat_app.cli.serving import serve
@@ -29,7 +31,9 @@ spawn = multiprocessing.get_context("spawn")
 
 
 class _Worker:
-    def __init__(self, settings: Settings, listening: socket.socket) -> None:
+    def __init__(self, number: int, settings: Settings, listening: socket.socket) -> None:
+        # The files of its metrics have this name.
+        self._name = str(number)
         self._arguments = (settings, listening)
         self._pause = FIRST_PAUSE_SECONDS
         self._start_at: float | None = None
@@ -37,7 +41,7 @@ class _Worker:
 
     def start(self) -> None:
         self._ready, ready = spawn.Pipe(duplex=False)
-        self.process = spawn.Process(target=_work, args=(*self._arguments, ready))
+        self.process = spawn.Process(target=_work, args=(*self._arguments, ready), name=self._name)
         self.process.start()
         ready.close()
         self._started_at = time.monotonic()
@@ -62,13 +66,14 @@ class _Worker:
             self._start_at = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             logs.log.error("worker ended", status=self.process.exitcode)
+            mark_process_dead(self._name)  # type: ignore[no-untyped-call]  # the library is not typed here
 
 
 def supervise(count: int, settings: Settings, listening: socket.socket, on_ready: Callable[[], None]) -> None:
     """Run workers until a signal, as SystemExit, ends them. Raises Refusal if one can't start."""
     workers: list[_Worker] = []
     try:
-        workers.extend(_Worker(settings, listening) for _ in range(count))
+        workers.extend(_Worker(number, settings, listening) for number in range(count))
         for worker in workers:
             worker.wait_until_ready()
         on_ready()

@@ -87,7 +87,7 @@ class Bus:
         self._own = b'{"node":"%b"' % str(self.node).encode()
         self._listener: Listener
         self._number = 0
-        self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
+        self.waiting: asyncio.Queue[bytes] = asyncio.Queue()
         self._joined = asyncio.Event()
         self._nodes: dict[UUID, _Node] = {}
         self._others_known = False
@@ -105,14 +105,16 @@ class Bus:
     ) -> None:
         """Publish soon, or not at all: what was not published leaves a gap in the numbers."""
         since, self._number = self._number, self._number + bool(events)
-        is_dropped = not self.is_up or self._waiting.qsize() >= MOST_WAITING
+        is_dropped = not self.is_up or self.waiting.qsize() >= MOST_WAITING
         if events:
             logs.log_info("not published" if is_dropped else "published", bus_up=self.is_up, number=self._number)
-        if not is_dropped:
+        if is_dropped:
+            metrics.bus_dropped.labels("full" if self.is_up else "down").inc()
+        else:
             presence = online and online.model_dump(mode="json")
             fields = {"requests": logs.request_ids(), "online": presence, "is_leaving": is_leaving}
             packet = encode(self.node, self._number, since, events, published_at=time.time(), **fields)
-            self._waiting.put_nowait(packet)
+            self.waiting.put_nowait(packet)
 
     async def run(self, listener: Listener) -> None:
         """Keep up the connection to the bus until cancelled."""
@@ -147,7 +149,7 @@ class Bus:
         self.publish(is_leaving=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_SECONDS):
-                await self._waiting.join()
+                await self.waiting.join()
 
     async def _join(self, subscription: PubSub) -> None:
         async with asyncio.timeout(2 * TIMEOUT_SECONDS):
@@ -173,7 +175,8 @@ class Bus:
     async def _close(self, subscription: PubSub) -> None:
         self.is_up = False
         metrics.bus_up.set(False)
-        self._waiting = asyncio.Queue()
+        metrics.bus_dropped.labels("down").inc(self.waiting.qsize())
+        self.waiting = asyncio.Queue()
         with suppress(TimeoutError):  # a frozen bus does not answer
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await subscription.aclose()  # type: ignore[no-untyped-call]  # the library is not typed here
@@ -185,16 +188,16 @@ class Bus:
             packets: list[bytes] = []
             with suppress(TimeoutError):  # there is nothing to publish but that this node lives
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    packets.append(await self._waiting.get())
-            while not self._waiting.empty():
-                packets.append(self._waiting.get_nowait())
+                    packets.append(await self.waiting.get())
+            while not self.waiting.empty():
+                packets.append(self.waiting.get_nowait())
             sending = self.client.pipeline(transaction=False)
             for packet in packets or [encode(self.node, self._number, self._number)]:
                 sending.publish(CHANNEL, packet)
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await sending.execute()
             for _ in packets:
-                self._waiting.task_done()
+                self.waiting.task_done()
             self._check_silence()
 
     async def _read(self, subscription: PubSub) -> None:
@@ -237,6 +240,7 @@ class Bus:
             self._listener.present(message.node, is_there=True)
         if before < message.since:
             log.warning("missed on the bus", messages=message.since - before)
+            metrics.bus_missed.inc(message.since - before)
             self._listener.missed()
         self._listener.received(message, events)
         if message.is_leaving:

@@ -133,5 +133,5 @@ class Order:
 
 
 def _log(what: str, events: Iterable[Recorded]) -> None:
-    for kind, audience, _, header, _ in events:
+    for kind, audience, _, header, *_ in events:
         log_info(what, kind=kind.event, chat=header.chat_id, version=header.version, users=list(audience))

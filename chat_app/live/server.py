@@ -69,7 +69,7 @@ class Call:
 
     def _finish(self, status: int, code: str, ack: dict[str, Any]) -> None:
         json, seconds = at_host(as_json(ack), self.connection.socket.host), time.perf_counter() - self.started
-        metrics.observe_command(self.name, code, seconds)
+        metrics.command_seconds(self.name or "unknown", code).observe(seconds)
         logs.log_answered({**self.log_values, "status": status, "ms": round(seconds * 1000, 1)}, {})
         self._respond(json)
 

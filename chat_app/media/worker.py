@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
 
+from chat_app import metrics
 from chat_app.errors import BadImage, Unavailable
 from chat_app.logs import log
 from chat_app.media.job import Large, run_job
@@ -41,13 +42,16 @@ class _Queue:
         """Wait for a free worker. Jobs of one owner run one after another, so others wait for one of them at most."""
         is_full = self._jobs.total() >= MAX_WAITING + PROCESSES or self._jobs[owner] >= MAX_OF_ONE
         if is_full or self._bytes + size > MAX_WAITING_BYTES:
+            metrics.media_failures.labels("full").inc()
             raise Unavailable("Too many pictures are waiting. Try again.", retry_after=5)
         self._jobs[owner] += 1
         self._bytes += size
+        metrics.media_jobs.inc()
         try:
             async with self._locks.setdefault(owner, asyncio.Lock()), self._slots:
                 yield
         finally:
+            metrics.media_jobs.dec()
             self._jobs -= {owner: 1}
             self._bytes -= size
 
@@ -78,8 +82,10 @@ async def _in_process(function: Callable[..., T], args: tuple[Any, ...]) -> T:
             # Cancelling kills the process, as its answer would be taken for that of the next job.
             return await to_process.run_sync(run_job, function, args, cancellable=True, limiter=CapacityLimiter(1))
     except BrokenWorkerProcess:
+        metrics.media_failures.labels("crash").inc()
         log.warning("media worker lost", reason="crash, memory or CPU time")
         raise BadImage("This picture is broken, or reading it takes too much time or memory.") from None
     except TimeoutError:
+        metrics.media_failures.labels("timeout").inc()
         log.warning("media worker lost", reason="timeout")
         raise Unavailable("The machine is too busy to read this picture. Try again.", retry_after=30) from None

@@ -9,14 +9,16 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from sqlmodel import select
 
+from chat_app import sms
 from chat_app.crud import codes
 from chat_app.database import Database
 from chat_app.models import Code
 from chat_app.settings import Settings
 from chat_app.sms import CodeSender
-from tests.clients import DEADLINE, Answer, http_answer
+from tests.clients import DEADLINE, Answer, http_answer, until
 from tests.service import Service
 
 
@@ -233,6 +235,23 @@ async def test_a_failed_request_to_the_gateway_is_repeated(http: httpx.AsyncClie
     await request_code(http, phone, "login")
     assert await gateway.code_for(phone)
     assert gateway.fails == 0 and len(gateway.sent) == 1
+
+
+async def test_codes_that_were_sent_or_given_up_are_counted(
+    http: httpx.AsyncClient, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(outcome: str) -> float:
+        return REGISTRY.get_sample_value("chat_sms_total", {"outcome": outcome}) or 0
+
+    monkeypatch.setattr(sms, "TRIES", 2)
+    sent, failed = count("sent"), count("failed")
+    gateway.fails = 2
+    await request_code(http, new_phone(), "login")
+    await until(lambda: count("failed") == failed + 1)
+    assert count("sent") == sent
+    await request_code(http, new_phone(), "login")
+    await until(lambda: count("sent") == sent + 1)
+    assert count("failed") == failed + 1
 
 
 async def test_unverified_numbers_are_refused_where_verification_is_required(

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from anyio.to_process import _process_pool_workers
+from prometheus_client import REGISTRY
 
 from chat_app.errors import BadImage, ChatError, InvalidInput, Unavailable, all_errors
 from chat_app.media import images, worker
@@ -37,6 +38,14 @@ async def close() -> None:
             process.kill()
             await process.wait()
     assert children() == []
+
+
+def failures(reason: str) -> float:
+    return REGISTRY.get_sample_value("chat_media_failures_total", {"reason": reason}) or 0
+
+
+def jobs() -> float:
+    return REGISTRY.get_sample_value("chat_media_jobs") or 0
 
 
 def children() -> list[psutil.Process]:
@@ -137,9 +146,10 @@ def test_every_error_can_be_pickled(error: type[ChatError]) -> None:
 
 @pytest.mark.parametrize("broken", [crash, fail])
 async def test_the_next_job_runs_after_a_crash(broken: object) -> None:
-    before = await in_worker(own_pid)
+    before, failed = await in_worker(own_pid), failures("crash")
     with pytest.raises(BadImage):
         await in_worker(broken)  # type: ignore[arg-type]  # either of the two
+    assert failures("crash") == failed + 1
     assert await in_worker(own_pid) != before
     assert len(children()) == 1
 
@@ -158,9 +168,11 @@ async def test_a_job_gets_two_seconds_of_processor_time() -> None:
 async def test_a_job_without_processor_time_is_killed_and_may_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     await in_worker(own_pid)
     monkeypatch.setattr(worker, "JOB_SECONDS", 0.3)
+    failed = failures("timeout")
     with pytest.raises(Unavailable) as refused:
         await in_worker(doze, 60)
     assert refused.value.retry_after
+    assert failures("timeout") == failed + 1
     assert children() == []
 
 
@@ -232,12 +244,15 @@ async def test_answers_are_not_mixed_up_after_a_cancelled_job() -> None:
 
 async def test_the_number_of_waiting_jobs_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "MAX_WAITING", 3)
-    jobs = [asyncio.create_task(in_worker(doze, 0.2)) for _ in range(worker.PROCESSES + 3)]
+    before, failed = jobs(), failures("full")
+    tasks = [asyncio.create_task(in_worker(doze, 0.2)) for _ in range(worker.PROCESSES + 3)]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable) as refused:
         await in_worker(double, 1)
     assert refused.value.retry_after
-    await asyncio.gather(*jobs)
+    assert (jobs(), failures("full")) == (before + worker.PROCESSES + 3, failed + 1)
+    await asyncio.gather(*tasks)
+    assert jobs() == before
     assert await in_worker(double, 1) == 2
     monkeypatch.setattr(worker, "MAX_WAITING_BYTES", 1000)
     with pytest.raises(Unavailable):

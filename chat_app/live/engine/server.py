@@ -20,7 +20,7 @@ from engineio.exceptions import SocketIsClosedError
 from socketio.packet import ACK, BINARY_ACK, BINARY_EVENT, CONNECT_ERROR, EVENT
 from socketio.packet import Packet as SocketPacket
 
-from chat_app import logs
+from chat_app import logs, metrics
 from chat_app.background import Background
 from chat_app.errors import NotFound, TooManyConnections
 from chat_app.limits import MOST_TRANSPORTS, Limits, address_of
@@ -184,7 +184,8 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
         logs.bind(connection=socket.sid, **logs.client(socket.address, environ.pop("HTTP_USER_AGENT", None)))
         logs.log_info("received")
         try:
-            await self.application.log_in(socket, auth)
+            async with metrics.count_login("connect"):
+                await self.application.log_in(socket, auth)
         except Exception as error:
             problem = logs.as_chat_error(error)
             logs.log_info("refused", logs.AUDIT, **problem.reasons())
