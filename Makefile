@@ -69,8 +69,9 @@ lint: $(READY) ## Check style, types, the layers of the imports, YAML, Dockerfil
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python -m tests.code_lines
 
-lint-manifests: $(READY) ## Check the manifests for Kubernetes; needs kubectl
+lint-manifests: $(READY) ## Check the manifests for Kubernetes, test the alerts; needs kubectl and promtool
 	@command -v kubectl >/dev/null || { echo "kubectl is needed: it builds the manifests" >&2; exit 1; }
+	@command -v promtool >/dev/null || { echo "promtool is needed: it is in the package prometheus" >&2; exit 1; }
 	@validate() { \
 		found=$$($(BIN)/kubernetes-validate --strict --quiet - 2>&1 | grep -vE 'kind (HTTPRoute|PodMonitor|PrometheusRule)'); \
 		[ -z "$$found" ] || { echo "$$1: $$found" >&2; return 1; }; \
@@ -80,6 +81,7 @@ lint-manifests: $(READY) ## Check the manifests for Kubernetes; needs kubectl
 		built=$$(kubectl kustomize $$folder) || exit 1; \
 		echo "$$built" | validate $$folder || exit 1; \
 	done
+	@$(BIN)/python -m tests.promtool
 
 format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""The metrics and what they count. Alerts and runbook name only metrics, alerts and log lines that exist."""
+"""The metrics and what they count. Alerts, dashboard and runbook name only metrics, alerts and log lines that exist."""
 
 import asyncio
 import re
@@ -14,7 +14,6 @@ from uuid import uuid4
 import httpx
 import pytest
 import socketio
-import yaml
 from prometheus_client import REGISTRY, Gauge
 
 from chat_app import __version__
@@ -25,6 +24,7 @@ from chat_app.limits import RATES, Limits
 from chat_app.logs import as_chat_error
 from chat_app.main import create_api
 from chat_app.settings import Settings
+from tests import promtool
 from tests.accounts import Account
 from tests.clients import DEADLINE, Person, SocketTransport, until
 from tests.conftest import free_port
@@ -32,10 +32,8 @@ from tests.faults import no_commits
 from tests.process import ROOT, Process
 from tests.service import MakePerson, Service
 
-MANIFESTS = ROOT / "manifests"
-RUNBOOK = (MANIFESTS / "RUNBOOK.md").read_text()
-GROUPS = yaml.safe_load((MANIFESTS / "components/monitoring/rules.yaml").read_text())["spec"]["groups"]
-ALERTS: list[dict[str, Any]] = [alert for group in GROUPS for alert in group["rules"]]
+RUNBOOK = (ROOT / "manifests/RUNBOOK.md").read_text()
+ALERTS = promtool.alerts()
 # Metrics of Prometheus itself.
 FOREIGN = {"up"}
 METRIC = re.compile(r"\b(?:chat|http|process)_[a-z_]+\b|\bup\b")
@@ -69,6 +67,28 @@ def test_alerts_use_existing_metrics_and_have_an_entry_in_the_runbook(alert: dic
     assert anchor == alert["alert"].lower()
     entry = re.search(rf"^## {alert['alert']}\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
     assert entry and "**Look**" in entry[1] and "**Do**" in entry[1]
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_each_alert_has_series_with_which_it_fires_and_others_with_which_it_does_not(alert: dict[str, Any]) -> None:
+    checks = [check for case in promtool.cases() for check in case["alert_rule_test"]]
+    fired = [bool(check["exp_alerts"]) for check in checks if check["alertname"] == alert["alert"]]
+    assert set(fired) == {True, False}
+
+
+def test_the_dashboard_shows_existing_metrics(served: str) -> None:
+    assert {name for query in promtool.queries() for name in METRIC.findall(query)} <= names(served)
+    assert not any("$" in query for query in promtool.queries()), "a variable that promtool does not know"
+    assert len(promtool.panels()) >= 12
+    assert all(panel["title"] and panel["targets"] for panel in promtool.panels())
+
+
+def test_every_metric_of_the_service_is_on_the_dashboard_or_in_the_runbook(served: str) -> None:
+    used = set(METRIC.findall("\n".join(promtool.queries()) + RUNBOOK))
+    stems = {re.sub("_(bucket|count|sum)$", "", name) for name in used}
+    own = {name for name in names(served) if name.startswith("chat_")}
+    assert own
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in own} <= stems
 
 
 def test_the_runbook_names_only_existing_metrics_and_log_lines(served: str) -> None:
