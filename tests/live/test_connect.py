@@ -212,6 +212,16 @@ class TestAuthentication:
         await anna.http.post(path, content="1")
 
     @pytest.mark.one_node
+    async def test_no_answer_is_a_script(self, anna: Person) -> None:
+        """Pages of other origins may run the answers of any server as scripts, and so read JSONP."""
+        path = "/socket.io/?EIO=4&transport=polling&j=0"
+        opened = await polled(anna, path)
+        path += f"&sid={json.loads(opened.removeprefix('0'))['sid']}"
+        await anna.http.post(path, content="40" + json.dumps({"token": anna.token}))
+        assert (await polled(anna, path)).startswith('40{"sid":')
+        assert (await anna.http.post(path, content="1")).text.upper() == "OK"
+
+    @pytest.mark.one_node
     async def test_a_poll_returns_all_waiting_answers_at_once(self, anna: Person) -> None:
         path = "/socket.io/?EIO=4&transport=polling"
         path += f"&sid={json.loads((await anna.http.get(path)).text[1:])['sid']}"

@@ -212,6 +212,10 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # as above
             # All queued packets are sent, then the transport is closed, whether or not the client closes it.
             await socket.queue.put(None)
 
+    def _ok(self, packets: Any = None, headers: Any = None, jsonp_index: int | None = None) -> dict[str, Any]:
+        """Never as a script: with JSONP a page of any origin could read the answer."""
+        return cast(dict[str, Any], super()._ok(packets, headers))
+
     def _bad_request(self, message: str | None = None) -> dict[str, Any]:
         if message == "Invalid transport" and self.transports == ["websocket"]:
             return self._unauthorized(WebsocketOnly())
