@@ -4,10 +4,15 @@ import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar
 
+import orjson
+
 MOST_ERRORS = 20
-LONGEST_DETAIL = 200
+LONGEST_NAME = 200
+# The texts for the errors of a validation: by the pattern or the kind of the error, or by the text of a library.
+DETAILS: dict[str, str] = orjson.loads((Path(__file__).parent / "details.json").read_bytes())
 
 
 class ChatError(Exception):
@@ -222,12 +227,19 @@ class UnknownCommand(ChatError, status=404):
 def _wrong(error: Mapping[str, Any], skip: int) -> dict[str, str]:
     parts = (_harmless(str(part)).replace("~", "~0").replace("/", "~1") for part in error["loc"][skip:])
     pointer = "".join(f"/{part}" for part in parts)
-    return {"pointer": pointer, "code": str(error["type"]), "detail": _harmless(error["msg"])}
+    return {"pointer": pointer, "code": str(error["type"]), "detail": _detail(error)}
 
 
-def _harmless(text: str) -> str:
-    """Field names and messages may repeat what was sent."""
-    return text.encode(errors="replace").decode()[:LONGEST_DETAIL]
+def _detail(error: Mapping[str, Any]) -> str:
+    """Our own words: those of the library are for programmers, and may repeat what was sent."""
+    facts = error.get("ctx", {})
+    known = (DETAILS[key] for key in (facts.get("pattern"), error.get("msg"), error["type"]) if key in DETAILS)
+    return next(known, DETAILS["value_error"]).format_map(facts)
+
+
+def _harmless(name: str) -> str:
+    """The names of unknown fields repeat what was sent."""
+    return name.encode(errors="replace").decode()[:LONGEST_NAME]
 
 
 def all_errors() -> list[type[ChatError]]:

@@ -5,6 +5,7 @@ The input is made from the published schemas, so a new operation or field is tes
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from itertools import product
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
 from chat_app.database import Database
+from chat_app.errors import DETAILS
 from chat_app.live.commands import COMMANDS
 from tests.clients import DEADLINE, SocketTransport, Transport
 from tests.operations import (
@@ -38,6 +40,8 @@ INVALID = (422, "invalid_input")
 # The schema of a picture does not check its content.
 REFUSALS = {"/image": {INVALID, (422, "bad_image")}}
 LONGEST_ANSWER = 1500
+# The words of the library that validates; its sentences have no full stop.
+FOREIGN = re.compile(r"Input should|Extra inputs|Value error|String should|List should|Field required|[^.]$")
 
 WITH_QUERY = [name for name, route in ROUTES.items() if route.parameters("query")]
 WITH_PATH = [name for name, route in ROUTES.items() if route.parameters("path")]
@@ -132,11 +136,18 @@ def complaint(what: Any, answer: Json, pointer: str) -> str | None:
         return f"{shown}: {kind(answer)}"
     if len(json.dumps(answer)) > LONGEST_ANSWER * max(1, len(answer.get("errors", []))):
         return f"{shown}: a long answer"
+    if foreign := [detail for detail in details(answer) if FOREIGN.search(detail) or detail == DETAILS["value_error"]]:
+        return f"{shown}: {foreign}"
     pointers = [error["pointer"] for error in answer.get("errors", [])]
     # Input nested too deeply or with too many digits is not JSON to the parser, so the error names no field.
     if kind(answer) == INVALID and not any(f"{found}/".startswith(f"{pointer}/") for found in pointers):
         return None if pointers == [""] else f"{shown}: {pointers}"
     return None
+
+
+def details(answer: Json) -> list[str]:
+    """The texts of the errors in an answer."""
+    return [error["detail"] for error in answer.get("errors", [])]
 
 
 @pytest.fixture(scope="module")
@@ -192,16 +203,19 @@ class TestRoutes:
         }
         assert {case: kind(answer) for case, answer in answers.items()} == dict.fromkeys(answers, INVALID)
         assert max(len(json.dumps(answer)) for answer in answers.values()) < LONGEST_ANSWER
+        texts = {detail for answer in answers.values() for detail in details(answer)}
+        assert [detail for detail in texts if FOREIGN.search(detail)] == []
 
     async def test_routes_refuse_a_body_of_another_content_type(self, scene: Scene) -> None:
-        answers = {}
+        answers, texts = {}, set()
         for name in WITH_JSON:
             valid = written(ROUTES[name].body(valid_arguments(scene)[name])).encode()
             for content_type in ("text/plain", "application/xml", "multipart/form-data", "", "x/y; z"):
-                answers[name, content_type] = kind(
-                    await self.send(scene, name, valid, **{"Content-Type": content_type})
-                )
+                answer = await self.send(scene, name, valid, **{"Content-Type": content_type})
+                answers[name, content_type] = kind(answer)
+                texts.update(details(answer))
         assert answers == dict.fromkeys(answers, INVALID)
+        assert texts == {"Send JSON: the Content-Type is application/json.", "This has to be an object, as JSON."}
 
     @pytest.mark.parametrize("name", WITH_QUERY)
     async def test_routes_refuse_a_query_with_any_fault(self, name: str, scene: Scene) -> None:
@@ -249,8 +263,23 @@ class TestRoutes:
 class TestForms:
     async def test_a_login_form_needs_both_fields(self, scene: Scene) -> None:
         for fields in ({}, {"username": "+79990000000"}, {"password": "long enough"}, {"username": "", "password": ""}):
-            answer = await scene.creator.http.post("/api/v1/auth/login", data=fields)
-            assert kind(answer.json()) == INVALID
+            answer = (await scene.creator.http.post("/api/v1/auth/login", data=fields)).json()
+            assert kind(answer) == INVALID
+            assert {*details(answer)} == {"This is required."}
+
+    @pytest.mark.parametrize(
+        ("path", "content_type"),
+        [("auth/login", "application/x-www-form-urlencoded"), ("attachments", "multipart/form-data")],
+    )
+    async def test_json_in_the_place_of_a_form_is_answered_with_the_content_type_of_the_form(
+        self, path: str, content_type: str, scene: Scene
+    ) -> None:
+        sent = {"username": "+79990000000", "password": "long enough"}
+        answer = (await scene.creator.http.post(f"/api/v1/{path}", json=sent)).json()
+        assert kind(answer) == INVALID
+        (error,) = answer["errors"]
+        assert (error["pointer"], error["code"]) == ("", "content_type_expected")
+        assert error["detail"] == f"Send a form: the Content-Type is {content_type}."
 
     async def test_a_login_form_with_a_malformed_phone_is_bad_credentials(self, scene: Scene) -> None:
         for phone in ("\x00", "anna", "+7", "x" * 20_000, "١٢٣", b"\xed\xa0\x80", "' OR 1=1"):
@@ -280,8 +309,9 @@ class TestForms:
     )
     async def test_an_upload_form_needs_a_file(self, content_type: str, content: bytes, scene: Scene) -> None:
         sent = {"content": content, "headers": {"Content-Type": content_type}}
-        answer = await scene.creator.http.post("/api/v1/attachments", **sent)
-        assert kind(answer.json()) == INVALID
+        answer = (await scene.creator.http.post("/api/v1/attachments", **sent)).json()
+        assert kind(answer) == INVALID
+        assert [detail for detail in details(answer) if FOREIGN.search(detail)] == []
 
 
 class TestCommands:
@@ -314,6 +344,8 @@ class TestCommands:
         }
         assert {case: kind(answer) for case, answer in answers.items()} == dict.fromkeys(answers, INVALID)
         assert max(len(json.dumps(answer)) for answer in answers.values()) < LONGEST_ANSWER
+        texts = {detail for answer in answers.values() for detail in details(answer)}
+        assert [detail for detail in texts if FOREIGN.search(detail)] == []
 
     async def test_unknown_commands_are_answered(self, raw: RawSocket) -> None:
         contents = (

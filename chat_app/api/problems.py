@@ -77,6 +77,9 @@ def handle_errors(api: FastAPI) -> None:
         allowed = _allowed(request)
         if allowed and request.method not in allowed:
             return _method_not_allowed(allowed)
+        if expected := _expected_content_type(request):
+            detail = f"Send {'JSON' if expected.endswith('json') else 'a form'}: the Content-Type is {expected}."
+            return problem_response(InvalidInput.at("", "content_type_expected", detail))
         # For invalid JSON the location is a position, not a field.
         is_json = error.errors()[0]["type"] != "json_invalid"
         return problem_response(InvalidInput.found(error.errors(), skip=1 if is_json else 2))
@@ -91,6 +94,13 @@ def handle_errors(api: FastAPI) -> None:
 
 def _method_not_allowed(allowed: Iterable[str]) -> Response:
     return problem_response(MethodNotAllowed(), {"Allow": ", ".join(sorted(allowed))})
+
+
+def _expected_content_type(request: Request) -> str | None:
+    """The content type of the body that the route reads, if the request has another one."""
+    sent, body = request.headers.get("content-type", "").partition(";")[0].strip(), request.scope["route"].body_field
+    expected: str | None = body and body.field_info.media_type
+    return expected if sent and sent.lower() != expected else None
 
 
 def _allowed(request: Request) -> set[str]:

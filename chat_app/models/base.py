@@ -95,7 +95,7 @@ class Update(Input):
         for name in names:
             setattr(self, name, None)
         if self.one_of and self.model_fields_set.isdisjoint(self.one_of):
-            raise InvalidInput.at(f"/{self.one_of[0]}", "missing", "Field required")
+            raise InvalidInput.found([{"type": "missing", "loc": self.one_of[:1]}])
         return self
 
 
