@@ -32,6 +32,7 @@ class Rate(NamedTuple):
 PER_USER = {
     "any": Rate(1200, 60),
     "send_message": Rate(300, 60),
+    "send_active_message": Rate(300, 60),
     "create_group": Rate(30, 60),
     "open_private_chat": Rate(60, 60),
     "add_members": Rate(60, 60),

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import socketio
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -133,7 +132,8 @@ def _joined(server: ChatServer, api: FastAPI, trusted_proxies: list[str]) -> ASG
 
 def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
     """The HTTP API. Without a node it has its documents only."""
-    api = FastAPIOffline(docs_url="/docs/", redoc_url=None, lifespan=node and node.run, **openapi.ABOUT)
+    # `pages` has our own documents and pages.
+    api = FastAPI(openapi_url=None, docs_url=None, lifespan=node.run if node else None, **openapi.ABOUT)
     api.state.components = node
     handle_errors(api)
     for module in (auth, users, active, chats, members, messages, attachments):
@@ -142,6 +142,7 @@ def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
         api.include_router(module.router)
     if settings.metrics_port is None:
         api.include_router(health.metrics_router)
+    api.mount("/docs/static", pages.STATIC)
     instrumentator = Instrumentator(should_group_status_codes=False, excluded_handlers=["/metrics"])
     instrumentator.add(metrics.count_request).instrument(api)
     api.add_middleware(BodyLimit)

@@ -35,7 +35,7 @@ class Route(NamedTuple):
 
     @property
     def is_public(self) -> bool:
-        return "security" not in self.described
+        return not self.described["security"]
 
     @property
     def content_type(self) -> str | None:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 PASSWORD = "demo-password"
 ANNA, BORIS = "+79000000001", "+79000000002"
-PAGES = ("docs/", "docs/events/", "openapi.json", "asyncapi.json", "static-offline-docs/swagger-ui-bundle.js")
+PAGES = ("docs/", "docs/events/", "openapi.json", "asyncapi.json", "docs/static/swagger-ui-bundle.js")
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
 

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from sqlmodel import SQLModel
 
-from chat_app import errors, events
+from chat_app import errors, events, limits
 from chat_app.cli import seed
 from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS
@@ -27,6 +27,12 @@ from chat_app.web.asyncapi import asyncapi
 from chat_app.web.openapi import ABOUT, FORM, Problem
 
 Node = dict[str, Any]
+
+# Summaries begin with one of these.
+VERBS = re.compile(
+    "(Add|Change|Check|Close|Create|Delete|Edit|End|Find|Get|Give|Leave|Like|List|Log|Make|Mark|Open|Pin|Register|Remove"
+    "|Send|Set|Show|Unpin|Upload|Verify) "
+)
 
 
 @pytest.fixture(scope="module")
@@ -148,17 +154,32 @@ class TestOpenAPI:
         assert len(ids) == len(set(ids))
         assert all(re.fullmatch("[a-z_]+", operation_id) for operation_id in ids)
 
-    def test_tags_are_in_reading_order(self, http: Node) -> None:
+    def test_every_operation_is_under_one_tag_and_tags_are_in_reading_order(self, http: Node) -> None:
         tags = [tag["name"] for tag in ABOUT["openapi_tags"]]
         assert [tag["name"] for tag in http["tags"]] == tags
-        routes = operations(http | {"webhooks": {}}).values()
-        assert {tag for operation in routes for tag in operation["tags"]} == set(tags)
+        found = {name: operation["tags"] for name, operation in operations(http).items()}
+        assert {name: of for name, of in found.items() if len(of) != 1} == {}
+        assert {tag for (tag,) in found.values()} == set(tags)
+
+    def test_summaries_say_what_an_operation_does(self, http: Node) -> None:
+        summaries = {name: route["summary"] for name, route in operations(http | {"webhooks": {}}).items()}
+        assert summaries["get /api/v1/chats"] == "List your chats"
+        assert {name: text for name, text in summaries.items() if not VERBS.match(f"{text} ") or len(text) > 60} == {}
+        assert len(set(summaries.values())) == len(summaries)
+
+    def test_operations_without_a_token_say_so(self, http: Node) -> None:
+        public = {name for name, operation in operations(http).items() if operation["security"] == []}
+        assert {"post /api/v1/auth/login", "get /healthz", "post event: ready"} <= public
+        assert "get /api/v1/chats" not in public
+
+    def test_login_takes_a_phone_and_a_password(self, http: Node) -> None:
+        assert list(http["components"]["schemas"]["Body_login"]["properties"]) == ["username", "password"]
 
     def test_routes_document_the_errors_that_follow_from_their_structure(self, http: Node) -> None:
         protected = 0
         for operation in operations(http | {"webhooks": {}}).values():
-            protected += "security" in operation
-            expected = {"408", "431", "500", "503"} | ({"401"} if "security" in operation else set())
+            protected += bool(operation["security"])
+            expected = {"408", "431", "500", "503"} | ({"401", "429"} if operation["security"] else set())
             assert expected <= set(operation["responses"])
         assert protected > 20
 
@@ -167,7 +188,24 @@ class TestOpenAPI:
             codes = refusals(operation)
             assert ("chat_not_found" in codes) >= ("{chat_id}" in name), name
             assert ("message_not_found" in codes) >= ("{seq}" in name), name
-            assert ("rate_limited" in codes) == ("/api/" in name), name
+
+    def test_429_is_documented_where_it_can_come_with_the_rates(self, http: Node) -> None:
+        for name, operation in operations(http | {"webhooks": {}}).items():
+            own = [
+                rates[operation["operationId"]] for rates in limits.RATES.values() if operation["operationId"] in rates
+            ]
+            assert ("rate_limited" in refusals(operation)) == bool(own or operation["security"]), name
+            for rate in own:
+                assert f"{rate.times:,} in {rate.seconds:,} s" in operation["responses"]["429"]["description"], name
+
+    def test_a_route_without_a_rate_has_no_429(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The tables themselves stay, as the documents have their order.
+        rates = {action: rate for action, rate in limits.PER_ADDRESS.items() if action != "refresh"}
+        monkeypatch.setitem(limits.RATES, "address", rates)
+        monkeypatch.setitem(limits.RATES, "all", limits.IN_ALL | {"healthz": limits.Rate(7, 60)})
+        paths = create_api(get_settings()).openapi()["paths"]
+        assert "429" not in paths["/api/v1/auth/refresh"]["post"]["responses"]
+        assert "7 in 60 s by all clients together" in paths["/healthz"]["get"]["responses"]["429"]["description"]
 
     def test_the_limits_are_those_of_the_schemas(self, http: Node) -> None:
         pages = [
@@ -185,7 +223,7 @@ class TestOpenAPI:
         assert longest(inputs, "user_ids") | longest(inputs, "member_ids") == {LIMITS["members_at_once"]}
 
     def test_every_event_is_a_webhook(self, http: Node) -> None:
-        assert set(http["webhooks"]) == {event.event for event in CLIENT_EVENTS}
+        assert list(http["webhooks"]) == [f"event: {event.event}" for event in CLIENT_EVENTS]
 
     def test_no_error_schema_of_the_framework_is_left(self, http: Node) -> None:
         assert "HTTPValidationError" not in str(http)
@@ -229,6 +267,43 @@ class TestAsyncAPI:
             assert refused["required"] == ["ok", "error"]
             assert done["properties"]["status"]["enum"] == list(command.statuses)
 
+    def test_every_operation_is_under_one_tag_that_of_its_route(self, http: Node, live: Node) -> None:
+        tags = {name: [tag["name"] for tag in operation["tags"]] for name, operation in live["operations"].items()}
+        routes = {route["operationId"]: route["tags"] for route in operations(http).values()}
+        assert {
+            name: found for name, found in tags.items() if found != routes.get(name, found) or len(found) != 1
+        } == {}
+
+    def test_every_command_has_its_errors(self, live: Node) -> None:
+        for name, command in COMMANDS.items():
+            codes = {error.code for error in command.errors}
+            (reply,) = live["operations"][name]["reply"]["messages"]
+            _, refused = resolve(resolve(reply, live), live)["payload"]["oneOf"]
+            assert set(refused["properties"]["error"]["properties"]["code"]["enum"]) == codes
+            assert set(re.findall("`([a-z_]+)`", last_paragraph(live, name, "Errors"))) == codes, name
+
+    def test_commands_with_a_rate_have_it(self, live: Node) -> None:
+        assert "300 in 60 s by one user" in last_paragraph(live, "send_message", "At most")
+        assert "600 in 60 s from one address" in last_paragraph(live, "connect", "At most")
+        assert "At most" not in live["operations"]["list_chats"]["description"]
+
+    def test_the_errors_of_a_connect_have_examples(self, live: Node) -> None:
+        names = {example["name"] for example in live["components"]["messages"]["connect_error"]["examples"]}
+        assert names == set(re.findall("`([a-z_]+)`", last_paragraph(live, "connect", "Errors")))
+        assert {"not_authenticated", "token_expired", "session_revoked", "too_many_connections"} <= names
+
+    def test_every_event_has_a_rule_at_the_top(self, live: Node) -> None:
+        first, *_ = re.findall(r"\n### (.*?)(?=\n### )", live["info"]["description"], re.DOTALL)
+        subjects = {name for rule in re.findall(r"\n- (.*?)[,:]? ", first) for name in re.findall("`([a-z_]+)`", rule)}
+        assert subjects == {event.event for event in CLIENT_EVENTS} - {"resync_required"} | {"connect_error"}
+        assert "**`resync_required`**" in first
+
+
+def last_paragraph(live: Node, name: str, beginning: str) -> str:
+    """The paragraph of an operation's description with this beginning."""
+    paragraphs = live["operations"][name]["description"].split("\n\n")
+    return next(paragraph for paragraph in paragraphs if paragraph.startswith(beginning))
+
 
 class TestBoth:
     def test_a_client_id_is_required_over_socket_io_only(self, http: Node, live: Node) -> None:
@@ -237,6 +312,21 @@ class TestBoth:
             assert "client_id" not in optional["required"]
             assert "can't be repeated" in optional["properties"]["client_id"]["description"]
             assert "client_id" in live["components"]["schemas"][f"Send{kind}"]["required"]
+
+    def test_all_rates_are_in_a_table(self, either: Node) -> None:
+        rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", either["info"]["description"], re.MULTILINE))
+        for rates in limits.RATES.values():
+            for action, rate in rates.items():
+                assert f"{rate.times:,} in {rate.seconds:,} s " in rows[action], action
+
+    def test_every_pattern_of_an_input_has_a_text(self, either: Node) -> None:
+        patterns = {node["pattern"] for node in nodes(either) if isinstance(node.get("pattern"), str)}
+        assert len(patterns) >= 4
+        assert patterns <= errors.DETAILS.keys()
+
+    def test_descriptions_are_not_indented(self, either: Node) -> None:
+        texts = [node["description"] for node in nodes(either) if isinstance(node.get("description"), str)]
+        assert [text for text in texts if re.search(r"\n {4}", text.partition("```")[0])] == []
 
     def test_a_command_has_the_errors_of_its_route(self, http: Node, live: Node) -> None:
         of_http = {
@@ -354,13 +444,30 @@ class TestPages:
         answer = await client.get(page)
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         loaded = re.findall(r"""(?:src|href|url)\s*[=:(]\s*["']([^"']+)["']""", answer.text)
-        assert len(loaded) >= 3
+        assert len(loaded) >= 4
         for address in loaded:
             assert "//" not in address
             assert (await client.get(str(httpx.URL(f"http://chat{page}").join(address)))).status_code == 200, address
 
+    @pytest.mark.parametrize("page", ["/docs/", "/docs/events/"])
+    async def test_scripts_and_styles_of_pages_are_files_of_the_service(
+        self, client: httpx.AsyncClient, page: str
+    ) -> None:
+        answer = await client.get(page)
+        policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == "'none'"
+        assert {policy[f"{kind}-src"] for kind in ("script", "style", "connect")} == {"'self'"}
+        scripts = re.findall(r"<script([^>]*)>(.*?)</script>", answer.text, re.DOTALL)
+        assert scripts
+        assert [text for attributes, text in scripts if text or " src=" not in attributes] == []
+        assert not re.search(r"\s(on\w+|style)=|javascript:|<style", answer.text)
+
+    async def test_the_page_knows_the_client_id_of_the_examples(self, client: httpx.AsyncClient) -> None:
+        assert f'"{examples.VALUES["client_id"]}"' in (await client.get("/docs/static/docs.js")).text
+
     async def test_pages_link_to_each_other(self, client: httpx.AsyncClient, http: Node) -> None:
         assert 'href="../"' in (await client.get("/docs/events/")).text
+        assert 'href="events/"' in (await client.get("/docs/")).text
         assert "(/docs/events/)" in http["info"]["description"]
 
     @pytest.mark.parametrize(
@@ -371,5 +478,24 @@ class TestPages:
         assert (answer.status_code, answer.url.path) == (200, page)
 
     async def test_the_documents_are_served(self, client: httpx.AsyncClient, http: Node, live: Node) -> None:
-        assert (await client.get("/openapi.json")).json() == http
-        assert (await client.get("/asyncapi.json")).json() == live
+        local = {"Host": "localhost:8000"}
+        assert (await client.get("/openapi.json", headers=local)).json() == http
+        assert (await client.get("/asyncapi.json", headers=local)).json() == live
+
+    @pytest.mark.parametrize("name", ["openapi", "asyncapi"])
+    async def test_documents_have_the_address_under_which_they_are_opened(
+        self, client: httpx.AsyncClient, name: str
+    ) -> None:
+        answer = await client.get(f"https://chat.example:8443/{name}.json")
+        assert "localhost:8000" not in answer.text
+        document = answer.json()
+        snippet = re.findall(r"```js\n(.*?)```", document["info"]["description"], re.DOTALL)[0]
+        assert 'const base = "https://chat.example:8443";' in snippet
+        assert 'transports: ["websocket"]' in snippet
+        server = document["servers"]["chat"]["host"] if name == "asyncapi" else document["servers"][0]["url"]
+        assert server == {"asyncapi": "chat.example:8443", "openapi": "https://chat.example:8443"}[name]
+
+    async def test_a_malformed_host_is_not_part_of_a_document(self, client: httpx.AsyncClient) -> None:
+        for host in ('a"b', "a\\b", "a<b>", "a b", ""):
+            answer = await client.get("http://chat:8000/openapi.json", headers={"Host": host})
+            assert answer.json()["servers"][0]["url"] == "http://chat:8000", host

@@ -47,12 +47,10 @@ UNDOCUMENTED = {
     "/docs/",
     "/docs/events",
     "/docs/events/",
-    "/docs/events/asyncapi-viewer.js",
-    "/docs/oauth2-redirect",
+    "/docs/static",
     "/media/attachments/{attachment_id}",
     "/media/avatars/{key}/{size}",
     "/openapi.json",
-    "/static-offline-docs",
 }
 # Only a member can do this: the creator can't leave.
 BY_MEMBER = {"leave_chat"}

@@ -25,7 +25,7 @@ router = APIRouter(prefix="/chats/active", route_class=Operation)
 
 @router.get("", tags=["chats"], responses=responses(NoActiveChat))
 async def get_active_chat(db: SessionDep, actor: CurrentActor) -> OpenChat:
-    """The active chat of your session, with all that a screen needs."""
+    """Get the active chat of your session: all that a screen needs."""
     return await chats.open_chat(db, actor, await chats.active_chat(db, actor))
 
 
@@ -45,7 +45,7 @@ async def activate_chat(node: NodeDep, actor: CurrentActor, data: ActiveChat) ->
 
 @router.delete("", tags=["chats"])
 async def clear_active_chat(db: SessionDep, actor: CurrentActor) -> None:
-    """No chat is active any more."""
+    """Close the active chat of your session: none is active any more."""
     await chats.clear_active(db, actor)
 
 
@@ -58,14 +58,14 @@ async def list_active_messages(
     around: Bound = None,
     limit: Limit = 50,
 ) -> MessagePage:
-    """Messages of the active chat; otherwise as `list_messages`."""
+    """List messages of the active chat; otherwise as `list_messages`."""
     chat_id = await chats.active_chat(db, actor)
     return await history.list_messages(db, actor, chat_id, before=before, after=after, around=around, limit=limit)
 
 
 @router.post("/messages", tags=["messages"], responses=responses(ChatNotFound, NoActiveChat, *SEND_ERRORS))
 async def send_active_message(node: NodeDep, actor: CurrentActor, data: NewMessage) -> Created[MessageRead]:
-    """Send to the active chat; otherwise as `send_message`."""
+    """Send a message to the active chat; otherwise as `send_message`."""
     async with node.database.transaction() as db:
         chat_id = await chats.active_chat(db, actor)
     return Created[Any](*await node.outbox.send(Draft(actor, chat_id, data)))

@@ -37,5 +37,5 @@ async def create_attachment(
 
 @router.get("/attachments/{attachment_id}", responses=responses(AttachmentNotFound))
 async def get_attachment(db: SessionDep, actor: CurrentActor, attachment_id: UUID) -> AttachmentRead:
-    """An attachment with fresh addresses. Until it is sent only you see it, then everybody who sees the message."""
+    """Get an attachment with fresh addresses. Until it is sent only you see it, then everybody who sees the message."""
     return await attachments.get_attachment(db, actor, attachment_id)

@@ -3,8 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.security import OAuth2PasswordRequestForm
+from fastapi import APIRouter, Form, Request
 
 from chat_app import auth, metrics
 from chat_app.api.deps import (
@@ -39,7 +38,7 @@ protected = APIRouter(route_class=Protected)
 
 @router.post("/register", status_code=201, responses=responses(PhoneTaken))
 async def register(request: Request, db: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
-    """Register by phone number, however it is written. Then log in with the same phone and password.
+    """Register by phone number. It may be written in any form. Then log in with the same phone and password.
 
     If numbers have to be verified (`CHAT_PHONE_VERIFICATION=required`), log in with a code first. Until the first login
     the number can be registered again, with another name and password.
@@ -51,14 +50,19 @@ async def register(request: Request, db: SessionDep, manager: UserManagerDep, da
 
 @router.post("/login", responses=responses(BadCredentials, PhoneNotVerified))
 async def login(
-    request: Request, manager: UserManagerDep, form: Annotated[OAuth2PasswordRequestForm, Depends()]
+    request: Request,
+    manager: UserManagerDep,
+    username: Annotated[str, Form(description="The phone number.")],
+    password: Annotated[str, Form(json_schema_extra={"format": "password"})],
 ) -> Tokens:
-    """Log in: `username` is the phone. Each login is a session of its own, with its own connections.
+    """Log in with phone and password. Each login is a session of its own, with its own connections.
+
+    Send a form, as OAuth 2 has it: `username` is the phone.
 
     After five wrong passwords an address has to wait. Logins with a code are counted separately.
     """
-    async with metrics.count_login("password"), attempt(request, auth.plain_phone(form.username)) as device:
-        return await auth.log_in(manager, form.username, form.password, device)
+    async with metrics.count_login("password"), attempt(request, auth.plain_phone(username)) as device:
+        return await auth.log_in(manager, username, password, device)
 
 
 @router.post("/refresh", responses=responses(NotAuthenticated, SessionRevoked, RefreshReused))
@@ -74,13 +78,13 @@ async def refresh(request: Request, db: SessionDep, data: RefreshRequest) -> Tok
 
 @protected.post("/logout", status_code=204)
 async def logout(db: SessionDep, actor: CurrentActor) -> None:
-    """End this session. Its connections get `session_revoked` and are closed."""
+    """Log out: this session ends. Its connections get `session_revoked` and are closed."""
     await sessions.revoke_session(db, actor, actor.session_id)
 
 
 @protected.get("/sessions")
 async def list_sessions(db: SessionDep, actor: CurrentActor) -> list[SessionRead]:
-    """Your sessions, the latest used first."""
+    """List your sessions: the latest used first."""
     return await sessions.list_sessions(db, actor)
 
 
@@ -92,13 +96,13 @@ async def revoke_session(db: SessionDep, actor: CurrentActor, session_id: UUID) 
 
 @protected.post("/password", status_code=204, responses=responses(BadCredentials))
 async def change_password(actor: CurrentActor, manager: UserManagerDep, data: PasswordChange) -> None:
-    """Set a new password. Your other sessions end. `current_password` may be missing only if you have none."""
+    """Change your password. Your other sessions end. `current_password` may be missing only if you have none."""
     await auth.change_password(manager, actor, data)
 
 
 @router.post("/codes", status_code=202)
 async def request_code(request: Request, node: NodeDep, data: CodeRequest) -> CodeSent:
-    """Send six digits to a phone. The code is valid for its purpose only: to log in, to verify the number of
+    """Send a code to a phone. Its six digits are valid for its purpose only: to log in, to verify the number of
     your account, to reset the password, to change your number to this one, or to delete your account.
 
     The answer is the same for every number. In development the code is in the log.

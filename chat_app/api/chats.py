@@ -17,7 +17,7 @@ from chat_app.api.problems import responses
 from chat_app.crud import chats
 from chat_app.errors import ClientIdReused, GroupFull, NotAGroup, NotCreator, UserNotFound
 from chat_app.models.answers import Created
-from chat_app.models.chats import ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen, ReadUpTo
+from chat_app.models.chats import ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen
 
 router = APIRouter(prefix="/chats", tags=["chats"], route_class=Operation)
 
@@ -31,7 +31,7 @@ async def list_chats(
     changed_since: SyncQuery = None,
     ids: ChatIdsQuery = None,
 ) -> ChatList:
-    """Your chats: pinned ones first, the latest pin on top, then the latest updated."""
+    """List your chats: pinned ones first, the latest pin on top, then the latest updated."""
     return await chats.list_chats(db, actor, cursor=cursor, limit=limit, changed_since=changed_since, ids=ids)
 
 
@@ -49,13 +49,13 @@ async def create_group(db: SessionDep, actor: CurrentActor, data: GroupCreate) -
 
 @router.get("/{chat_id}")
 async def get_chat(db: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath) -> ChatRead:
-    """One of your chats."""
+    """Get one of your chats."""
     return await chats.get_chat(db, actor, chat_id)
 
 
 @router.patch("/{chat_id}")
 async def rename_chat(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ChatUpdate) -> ChatRead:
-    """Give a chat your own title, which nobody else sees; null removes it. You get `chats_changed`."""
+    """Give a chat your own title: nobody else sees it, and null removes it. You get `chats_changed`."""
     return await chats.rename_chat(db, actor, chat_id, data.title)
 
 
@@ -67,20 +67,11 @@ async def delete_chat(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) 
 
 @router.put("/{chat_id}/pin")
 async def pin_chat(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> ChatRead:
-    """Keep a chat on top of your list. You get `chats_changed`."""
+    """Pin a chat: it stays on top of your list. You get `chats_changed`."""
     return await chats.pin_chat(db, actor, chat_id)
 
 
 @router.delete("/{chat_id}/pin")
 async def unpin_chat(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> ChatRead:
-    """Return a pinned chat to its place. You get `chats_changed`."""
+    """Unpin a chat: it returns to its place. You get `chats_changed`."""
     return await chats.unpin_chat(db, actor, chat_id)
-
-
-@router.post("/{chat_id}/read", tags=["messages"])
-async def mark_read(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ReadUpTo) -> ChatRead:
-    """Mark messages as read up to a seq; the position never moves back.
-
-    You get `chats_changed`, those who have the chat active `read_changed`, and so does the peer of a private chat.
-    """
-    return await chats.mark_read(db, actor, chat_id, data.seq)

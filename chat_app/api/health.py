@@ -34,15 +34,15 @@ class Readiness(Health):
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """The process answers."""
+    """Check that the process answers."""
     return Health()
 
 
 @router.get("/readyz", responses=responses(Unavailable))
 async def readyz(node: NodeDep) -> Readiness:
-    """The database answers, its schema is the one that this version needs, and the process is not shutting down.
+    """Check that the service can work: without the bus it can.
 
-    A node works without the bus.
+    The database answers, its schema is the one that this version needs, and the process is not shutting down.
     """
     if ending.is_set():
         raise Unavailable("The process is shutting down.")
@@ -54,5 +54,5 @@ async def readyz(node: NodeDep) -> Readiness:
 # Not async, so it runs in a thread: to read the files of many workers takes a while.
 @metrics_router.get("/metrics", response_class=PlainTextResponse, responses={200: FIGURES})
 def metrics() -> Response:
-    """Metrics for Prometheus."""
+    """Get metrics for Prometheus."""
     return Response(generate_latest(registry()), media_type=CONTENT_TYPE_LATEST)

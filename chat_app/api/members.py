@@ -23,13 +23,13 @@ router = APIRouter(prefix="/chats/{chat_id}", tags=["members"], route_class=Oper
 
 @router.get("/members")
 async def list_members(db: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath) -> MemberList:
-    """The members of a chat, in the order of joining."""
+    """List the members of a chat: in the order of joining."""
     return await members.list_members(db, actor, chat_id)
 
 
 @router.post("/members", responses=responses(UserNotFound, GroupFull))
 async def add_members(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: MembersAdd) -> ChatRead:
-    """Add users. A private chat becomes a group with you as its creator. Present members stay as they are.
+    """Add users to a chat. A private chat becomes a group with you as its creator. Present members stay as they are.
 
     Every member gets `chats_changed`, those who have the chat active `messages_changed` with a system message.
     """

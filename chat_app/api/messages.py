@@ -1,4 +1,4 @@
-"""Messages: send, read, edit, delete, like, catch up."""
+"""Messages: send, read, edit, delete, like, mark as read, catch up."""
 
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from chat_app.api.deps import (
 )
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
-from chat_app.crud import history, likes, messages
+from chat_app.crud import chats, history, likes, messages
 from chat_app.crud.messages import Draft
 from chat_app.errors import (
     AttachmentNotFound,
@@ -29,6 +29,7 @@ from chat_app.errors import (
     NotAuthor,
 )
 from chat_app.models.answers import Created
+from chat_app.models.chats import ChatRead, ReadUpTo
 from chat_app.models.messages import MessageCreate, MessagePage, MessageRead, MessageUpdate
 from chat_app.models.screens import Changes
 from chat_app.models.users import UserPage
@@ -50,7 +51,7 @@ async def list_messages(
     around: Bound = None,
     limit: Limit = 50,
 ) -> MessagePage:
-    """A page of the history: before or after a seq, around one, or the newest. Bounds are exclusive, at most one."""
+    """List messages of a chat: before or after a seq, around one, or the newest. Bounds are exclusive, at most one."""
     return await history.list_messages(db, actor, chat_id, before=before, after=after, around=around, limit=limit)
 
 
@@ -68,7 +69,7 @@ async def send_message(
 
 @router.get("/messages/{seq}")
 async def get_message(db: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
-    """One message."""
+    """Get one message."""
     return await history.get_message(db, actor, chat_id, seq)
 
 
@@ -102,13 +103,22 @@ async def unlike_message(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPat
 async def list_likes(
     db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath, cursor: UsersAfter = None, limit: Limit = 50
 ) -> UserPage:
-    """The users who like a message."""
+    """List the users who like a message."""
     return await likes.list_likes(db, actor, chat_id, seq, cursor=cursor, limit=limit)
+
+
+@router.post("/read")
+async def mark_read(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ReadUpTo) -> ChatRead:
+    """Mark messages as read up to a seq; the position never moves back.
+
+    You get `chats_changed`, those who have the chat active `read_changed`, and so does the peer of a private chat.
+    """
+    return await chats.mark_read(db, actor, chat_id, data.seq)
 
 
 @router.get("/changes")
 async def list_changes(
     db: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath, since: VersionQuery, limit: Limit = 100
 ) -> Changes:
-    """Every message and member that changed after a version, for an open chat that was disconnected."""
+    """List what changed in a chat after a version: messages and members, for an open chat that was disconnected."""
     return await history.list_changes(db, actor, chat_id, since=since, limit=limit)

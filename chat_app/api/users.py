@@ -26,7 +26,7 @@ NameQuery = Annotated[str, StringConstraints(min_length=1, max_length=100, patte
 
 @router.get("/me")
 async def get_me(db: SessionDep, actor: CurrentActor) -> UserMe:
-    """Your own account. No other answer contains a phone number."""
+    """Get your own account. No other answer contains a phone number."""
     return await users.get_me(db, actor)
 
 
@@ -65,13 +65,13 @@ async def search_users(
 
 @router.post("/lookup", responses=responses(UserNotFound))
 async def lookup_user(db: SessionDep, actor: CurrentActor, data: UserLookup) -> UserRead:
-    """The user with this phone number; it has to be complete."""
+    """Find a user by phone number: it has to be complete."""
     return await users.lookup_user(db, data)
 
 
 @router.get("/{user_id}", responses=responses(UserNotFound))
 async def get_user(db: SessionDep, actor: CurrentActor, user_id: UUID) -> UserRead:
-    """The public profile of a user."""
+    """Get the public profile of a user."""
     return await users.get_user(db, user_id)
 
 

@@ -146,7 +146,7 @@ class ActivateChat(Input):
 
 
 async def _activate_chat(db: Transaction, connection: Connection, data: ActivateChat) -> OpenChat | None:
-    """Open a chat on this connection, which then gets its `messages_changed` and `read_changed`. null: none (204)."""
+    """Open a chat on this connection: it then gets its `messages_changed` and `read_changed`. null: none (204)."""
     if data.chat_id is None:
         await use_cases.clear_active(db, connection.actor)
         connection.prepare_chat(None)

@@ -1,20 +1,22 @@
 """The AsyncAPI 3.0 document of the Socket.IO contract, made from the commands and events that the service runs on."""
 
 from collections.abc import Iterator
+from inspect import getdoc
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlmodel import SQLModel
 
-from chat_app.errors import TokenExpired, TooManyConnections, all_errors
+from chat_app.errors import ChatError, NotAuthenticated, SessionRevoked, TokenExpired, TooManyConnections, all_errors
 from chat_app.events import CLIENT_EVENTS
-from chat_app.live.commands import COMMANDS, Command
+from chat_app.live.commands import ALWAYS, COMMANDS, ROUTES, Command, Errors
 from chat_app.live.server import Handshake
 from chat_app.web.examples import Schema, examples
 from chat_app.web.openapi import REFERENCE, REQUEST_ID, VERSION, Problem, problem_example, require_all
-from chat_app.web.texts import describe, read_json
+from chat_app.web.texts import describe, rates_of, read_json
 
 NOTHING: Schema = {"type": "null"}
+CONNECT_ERRORS: Errors = ALWAYS | {NotAuthenticated, TokenExpired, SessionRevoked, TooManyConnections}
 
 
 class ConnectError(SQLModel):
@@ -33,16 +35,14 @@ def asyncapi() -> dict[str, Any]:
     payloads, schemas = _payloads()
     samples = {name: examples(payload, schemas) for name, payload in payloads.items()}
     samples["connect_error"] = {
-        error.code: {"message": error.meaning, "data": problem_example(error)}
-        for error in (TokenExpired, TooManyConnections)
+        error.code: {"message": error.meaning, "data": problem_example(error)} for error in _ordered(CONNECT_ERRORS)
     }
     for command in COMMANDS.values():
         name = f"{command.name}_answer"
         payloads[name] = _answer(command, payloads.get(name, NOTHING))
         done = {"status": command.statuses[0], "data": samples.get(name, {}).get("example"), "request_id": REQUEST_ID}
-        refused = [error for error in all_errors() if error in command.errors]
-        samples[name] = {"done": {"ok": True} | done}
-        samples[name] |= {error.code: {"ok": False, "error": problem_example(error)} for error in refused}
+        refused = {error.code: {"ok": False, "error": problem_example(error)} for error in _ordered(command.errors)}
+        samples[name] = {"done": {"ok": True} | done, **refused}
     document = read_json("asyncapi.json")
     document["info"] |= {"version": VERSION, "description": describe("events.md", all_errors())}
     document["channels"]["chat"]["messages"] = {name: {"$ref": f"#/components/messages/{name}"} for name in payloads}
@@ -77,24 +77,41 @@ def _answer(command: Command, data: Schema) -> Schema:
     may_be_empty = 204 in command.statuses and command.output
     done = {"status": {"enum": list(command.statuses)}, "data": {"anyOf": [data, NOTHING]} if may_be_empty else data}
     schema["oneOf"][0]["properties"] |= done
+    refused = schema["oneOf"][1]["properties"]["error"]
+    refused["properties"]["code"]["enum"] = [error.code for error in _ordered(command.errors)]
     return schema
 
 
 def _operations() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "connect", _operation("send", "connect", Handshake.__doc__, ["ready", "connect_error"])
+    yield "connect", _send("connect", getdoc(Handshake) or "", ("ready", "connect_error"), CONNECT_ERRORS)
     for command in COMMANDS.values():
-        yield command.name, _operation("send", command.name, command.description, [f"{command.name}_answer"])
+        yield command.name, _send(command.name, command.description, (f"{command.name}_answer",), command.errors)
     for name, model in SENT.items():
-        yield name, _operation("receive", name, model.__doc__, [])
+        yield name, _operation("receive", name, "events", getdoc(model) or "")
 
 
-def _operation(action: str, name: str, description: str | None, answers: list[str]) -> dict[str, Any]:
-    def refer(names: list[str]) -> dict[str, Any]:
-        references = [{"$ref": f"#/channels/chat/messages/{name}"} for name in names]
-        return {"channel": {"$ref": "#/channels/chat"}, "messages": references}
+def _send(name: str, description: str, answers: tuple[str, ...], errors: Errors) -> dict[str, Any]:
+    # Of what has no route, the connection and typing.
+    tag = str(ROUTES[name].tags[0]) if name in ROUTES else "chats"
+    codes = ", ".join(f"`{error.code}`" for error in _ordered(errors))
+    rates = rates_of(name)
+    described = f"{description}\n\nErrors: {codes}." + (f"\n\nAt most {rates}." if rates else "")
+    return _operation("send", name, tag, described) | {"reply": _refer(*answers)}
 
-    made = {"action": action, "title": name, "description": description, **refer([name])}
-    return {**made, "reply": refer(answers)} if answers else made
+
+def _operation(action: str, name: str, tag: str, description: str) -> dict[str, Any]:
+    texts = {"title": name, "tags": [{"name": tag}], "description": description}
+    return {"action": action, **texts, **_refer(name)}
+
+
+def _refer(*messages: str) -> dict[str, Any]:
+    references = [{"$ref": f"#/channels/chat/messages/{name}"} for name in messages]
+    return {"channel": {"$ref": "#/channels/chat"}, "messages": references}
+
+
+def _ordered(found: Errors) -> list[type[ChatError]]:
+    """Errors in the order of the tree."""
+    return [error for error in all_errors() if error in found]
 
 
 def _simplify(node: Any) -> None:

@@ -1,6 +1,7 @@
 """Completes the OpenAPI document that FastAPI derives from the routes: texts, errors, examples and the events."""
 
 from functools import cache
+from inspect import getdoc
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,7 +13,7 @@ from chat_app.api.problems import PROBLEM, errors_of, responses
 from chat_app.errors import ChatError
 from chat_app.events import CLIENT_EVENTS
 from chat_app.web.examples import VALUES, Schema, examples, prefill
-from chat_app.web.texts import describe, read_json
+from chat_app.web.texts import describe, rates_of, read_json, summarize
 
 # Of the contract, not of a release: it moves when clients can see a difference.
 VERSION = "2.0.0"
@@ -60,8 +61,8 @@ def customize(api: FastAPI) -> None:
 def problem_example(error: type[ChatError]) -> dict[str, Any]:
     """The error as clients receive it."""
     if error is errors.InvalidInput:
-        wrong = ("/text", "string_too_short", "String should have at least 1 character")
-        return errors.InvalidInput.at(*wrong).problem(REQUEST_ID)
+        wrong = {"type": "string_too_short", "loc": ("text",), "ctx": {"min_length": 1}}
+        return errors.InvalidInput.found([wrong]).problem(REQUEST_ID)
     return error().problem(REQUEST_ID)
 
 
@@ -87,9 +88,11 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     for form in [schema for name, schema in schemas.items() if name.startswith(FORM)]:
         prefill(form)
     for path, operation in _operations(made["paths"]):
+        operation["summary"] = summarize(operation["description"])
         _add_errors(path, operation)
-    made["webhooks"] = {event.event: {"post": _webhook(event)} for event in CLIENT_EVENTS}
+    made["webhooks"] = {f"event: {event.event}": {"post": _webhook(event)} for event in CLIENT_EVENTS}
     for _, operation in _operations(made["paths"] | made["webhooks"]):
+        operation.setdefault("security", [])
         _add_examples(operation, schemas)
     return made
 
@@ -100,12 +103,13 @@ def _operations(paths: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _add_errors(path: str, operation: dict[str, Any]) -> None:
     """Document every error of a route, those that follow from its structure too, in the order of the tree."""
-    declared = operation["responses"]
+    declared, rates = operation["responses"], rates_of(operation["operationId"])
     possible = errors_of(path, declared) | {errors.TooSlow, errors.HeadersTooLarge, errors.Internal, errors.Unavailable}
-    if path.startswith("/api/"):
-        possible.add(errors.RateLimited)
     if "security" in operation:
-        possible |= {errors.NotAuthenticated, errors.TokenExpired, errors.SessionRevoked}
+        # All operations of a user have a rate together.
+        possible |= {errors.NotAuthenticated, errors.TokenExpired, errors.SessionRevoked, errors.RateLimited}
+    if rates:
+        possible.add(errors.RateLimited)
     if "parameters" in operation or "requestBody" in operation:
         possible.add(errors.InvalidInput)
     if "requestBody" in operation:
@@ -114,14 +118,17 @@ def _add_errors(path: str, operation: dict[str, Any]) -> None:
     for status, answer in responses(*(error for error in errors.all_errors() if error in possible)).items():
         answer["content"][PROBLEM]["schema"] = {"$ref": REFERENCE.format(model=Problem.__name__)}
         answers[str(status)] = answer | ({"headers": RETRY_AFTER} if status in (429, 503) else {})
+    if rates:
+        answers["429"]["description"] += f"\n\nAt most {rates}."
     operation["responses"] = answers
 
 
 def _webhook(event: Any) -> dict[str, Any]:
-    meaning = f"{event.__doc__}\n\nOver Socket.IO, not as a request: see [/docs/events/](/docs/events/)."
+    meaning = getdoc(event) or ""
+    described = f"{meaning}\n\nOver Socket.IO, not as a request: see [/docs/events/](/docs/events/)."
     webhook = read_json("webhook.json")
     webhook["requestBody"]["content"]["application/json"]["schema"]["$ref"] = REFERENCE.format(model=event.__name__)
-    return {"summary": event.event, "operationId": event.event, "description": meaning, **webhook}
+    return {"summary": summarize(meaning), "operationId": event.event, "description": described, **webhook}
 
 
 def _add_examples(operation: dict[str, Any], schemas: dict[str, Schema]) -> None:

@@ -36,10 +36,11 @@ export class Service {
     return service;
   }
 
-  async start() {
+  async start(...options) {
     const environment = { CHAT_DATA_DIR: this.folder, CHAT_RATE_LIMITS: "off", CHAT_LOG_FORMAT: "json" };
-    const options = { cwd: root, env: { ...process.env, ...environment }, stdio: ["ignore", "pipe", "pipe"] };
-    this.#process = spawn(python, ["-m", "chat_app", "run", "--port", String(this.port)], options);
+    const command = ["-m", "chat_app", "run", "--port", String(this.port), ...options];
+    const streams = ["ignore", "pipe", "pipe"];
+    this.#process = spawn(python, command, { cwd: root, env: { ...process.env, ...environment }, stdio: streams });
     const failed = once(this.#process, "error");
     for (const stream of [this.#process.stdout, this.#process.stderr])
       stream.on("data", (data) => (this.#output = (this.#output + data).slice(-20_000)));
