@@ -31,7 +31,7 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 # Else each series had a second one, with the time when it began.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library is not typed
 if FOLDER in os.environ:
     # Not by its process id: the worker that replaces another goes on with its counters, and no file is left behind.
     name_files: Any = values.MultiProcessValue
