@@ -36,12 +36,9 @@ def folder() -> Iterator[Path]:
 async def start(folder: Path) -> AsyncIterator[Start]:
     """`await start(port)`: a new process with its data in the folder of this test."""
     processes: list[Process] = []
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
-    environment |= {"CHAT_DATA_DIR": str(folder / "data"), "CHAT_LOG_LEVEL": "ERROR", "CHAT_LOG_FORMAT": "console"}
 
     async def begin(port: int, *options: str) -> Process:
-        command = [sys.executable, "-m", "chat_app", "run", "--port", str(port), *options]
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=PIPE, stderr=PIPE)
+        process = await begin_command(folder, "run", "--port", str(port), *options)
         processes.append(process)
         return process
 
@@ -105,6 +102,42 @@ async def test_a_taken_port_is_refused_in_one_line_and_nothing_is_started(start:
     assert complaint.decode().startswith(f"Can't listen on 127.0.0.1, port {port}: Address already in use.")
     assert complaint.count(b"\n") == 1
     assert files_in(folder) == []
+
+
+async def test_commands_use_the_database_of_the_running_server(start: Start, folder: Path) -> None:
+    port = free_port()
+    process = await start(port)
+    await read_until_ready(process)
+    assert await log_in(port) == 200
+    assert await command(folder, "revoke-sessions", DEMO_USERS[0]["phone"]) == (0, "Sessions ended: 1\n", "")
+    assert await command(folder, "migrate") == (0, "The tables are up to date.\n", "")
+    status, checked, _ = await command(folder, "check")
+    assert (status, checked.split()[2:4]) == (0, ["database", "ok"])
+
+    process.kill()
+    await process.wait()
+    for server in servers_in(folder):
+        server.kill()
+    assert (folder / "data/postgres/postmaster.pid").exists(), "it has to be left for this test to mean anything"
+    place = (folder / "data").resolve()
+    refusal = f"CHAT_DATABASE_URL is not set, and no server runs on {place}: start `make run`\n"
+    for words in (["check"], ["verify"], ["sweep"], ["revoke-sessions", DEMO_USERS[0]["phone"]]):
+        assert await command(folder, *words) == (1, "", refusal)
+    assert servers_in(folder) == []
+
+
+async def begin_command(folder: Path, *words: str) -> Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
+    environment |= {"CHAT_DATA_DIR": str(folder / "data"), "CHAT_LOG_LEVEL": "ERROR", "CHAT_LOG_FORMAT": "console"}
+    program = (sys.executable, "-m", "chat_app", *words)
+    return await asyncio.create_subprocess_exec(*program, cwd=ROOT, env=environment, stdout=PIPE, stderr=PIPE)
+
+
+async def command(folder: Path, *words: str) -> tuple[int | None, str, str]:
+    """Run a command. Returns its status, stdout and stderr."""
+    process = await begin_command(folder, *words)
+    printed, errors = await asyncio.wait_for(process.communicate(), START_SECONDS)
+    return process.returncode, printed.decode(), errors.decode()
 
 
 async def read_until_ready(process: Process) -> str:

@@ -150,7 +150,7 @@ def asyncapi() -> None:
 
 
 def _on_database(use: Callable[[Database], Awaitable[Result]], *, is_checked: bool = True) -> Result:
-    with environment(is_checked=is_checked):
+    with environment(is_checked=is_checked, may_start=False):
         return with_database(use)
 
 

@@ -54,7 +54,17 @@ def embedded_postgres(directory: Path, *, settings: Mapping[str, str] = MappingP
             _initialise(installed, directory, user, sync=settings.get("fsync") != "off")
         options = {"listen_addresses": "", "unix_socket_directories": sockets, **settings}
         with _running(installed, directory, options, user):
-            yield f"postgresql://postgres@/postgres?host={sockets}"
+            yield _url(sockets)
+
+
+def running_postgres(directory: Path) -> str | None:
+    """The URL of the server that another process runs on these files, None without one."""
+    with suppress(OSError, IndexError), socket.socket(socket.AF_UNIX) as client:
+        # PostgreSQL writes the folder of its sockets there. A killed server leaves the file, but nobody answers.
+        sockets = (directory / "postmaster.pid").read_text().splitlines()[4]
+        client.connect(f"{sockets}/.s.PGSQL.5432")
+        return _url(sockets)
+    return None
 
 
 @contextmanager
@@ -89,6 +99,10 @@ def wait_for_valkey(path: Path) -> None:
             return
         time.sleep(0.01)
     raise Refusal("Valkey did not start")
+
+
+def _url(sockets: str) -> str:
+    return f"postgresql://postgres@/postgres?host={sockets}"
 
 
 @contextmanager

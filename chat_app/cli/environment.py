@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import SecretStr
@@ -12,7 +13,7 @@ from rich.console import Console
 from chat_app import migrations
 from chat_app.addresses import bus_fault, database_fault
 from chat_app.background import run
-from chat_app.cli.embedded import embedded_postgres, embedded_valkey
+from chat_app.cli.embedded import embedded_postgres, embedded_valkey, running_postgres
 from chat_app.cli.operate import find_fault
 from chat_app.cli.process import Refusal
 from chat_app.cli.seed import seed
@@ -27,10 +28,10 @@ console = Console(stderr=True)
 
 
 @contextmanager
-def environment(*, workers: int = 0, is_checked: bool = True) -> Iterator[Settings]:
+def environment(*, workers: int = 0, is_checked: bool = True, may_start: bool = True) -> Iterator[Settings]:
     """Settings with a database, and with a bus if several workers serve. Development starts what is not configured.
 
-    Raises Refusal if something is missing or can't be used.
+    `may_start=False` uses only a database that runs. Raises Refusal if something is missing or can't be used.
     """
     settings = get_settings()
     needs_bus = workers > 1 and settings.bus_url is None
@@ -45,8 +46,10 @@ def environment(*, workers: int = 0, is_checked: bool = True) -> Iterator[Settin
     started = {}
     with ExitStack() as stack:
         if settings.database_url is None:
+            running = None if workers else _find_postgres(settings.data_dir, is_required=not may_start)
             with _progress("Starting PostgreSQL …"):
-                started["database_url"] = stack.enter_context(embedded_postgres(settings.data_dir / "postgres"))
+                url = running or stack.enter_context(embedded_postgres(settings.data_dir / "postgres"))
+            started["database_url"] = url
         elif is_checked:
             with _refusing(database_fault):
                 with_database(partial(find_fault, "database", settings))
@@ -54,6 +57,14 @@ def environment(*, workers: int = 0, is_checked: bool = True) -> Iterator[Settin
             started["bus_url"] = stack.enter_context(embedded_valkey())
         secrets = {name: SecretStr(url) for name, url in started.items()}
         yield use_settings(settings.model_copy(update=secrets))
+
+
+def _find_postgres(data_dir: Path, *, is_required: bool) -> str | None:
+    """The URL of the database of a running server. Raises Refusal if there is none and one is required."""
+    url = running_postgres(data_dir / "postgres")
+    if is_required and not url:
+        raise Refusal(f"CHAT_DATABASE_URL is not set, and no server runs on {data_dir.resolve()}: start `make run`")
+    return url
 
 
 def with_database(use: Callable[[Database], Awaitable[Result]]) -> Result:
