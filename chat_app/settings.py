@@ -6,6 +6,7 @@ import secrets
 import tempfile
 from contextlib import suppress
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,8 +29,22 @@ def _check_region(region: str) -> str:
     return region
 
 
+def _check_proxy(proxy: str) -> str:
+    if proxy != "*":
+        # uvicorn would take anything else for a name that no address ever has.
+        ip_network(proxy)
+    return proxy
+
+
+def _is_wide(proxy: str) -> bool:
+    """Whether it stands for more addresses than the proxies of one installation have."""
+    network = ip_network("0.0.0.0/0" if proxy == "*" else proxy)
+    return network.prefixlen < (16 if network.version == 4 else 48)
+
+
 # In the environment, values are separated by commas.
 Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+Proxies = Annotated[list[Annotated[str, AfterValidator(_check_proxy)]], NoDecode, BeforeValidator(_split)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(addresses.check_database)]
 BusUrl = Annotated[SecretStr, AfterValidator(addresses.check_bus)]
 
@@ -54,7 +69,7 @@ class Settings(BaseSettings):
     sms_url: SecretStr | None = None
     phone_verification: Literal["optional", "required"] = "optional"
     rate_limits: Literal["on", "off", "load-test"] = "on"
-    trusted_proxies: Listed = []
+    trusted_proxies: Proxies = []
     log_format: Literal["console", "json"] | None = None
     log_lines: Literal["stages", "requests"] = "stages"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -73,6 +88,7 @@ class Settings(BaseSettings):
             "CHAT_DATABASE_URL must be set": self.database_url is None,
             "CHAT_ACCESS_SECONDS is for development only": "access_seconds" in self.model_fields_set,
             "CHAT_RATE_LIMITS must not be off; use load-test for load tests": self.rate_limits == "off",
+            "CHAT_TRUSTED_PROXIES must not be * or wider than /16, IPv6 /48": any(map(_is_wide, self.trusted_proxies)),
         }
         return [text for text, is_so in found.items() if is_so]
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chat_app import auth, limits
@@ -294,11 +294,27 @@ def production(**changes: object) -> Settings:
         ({"log_level": "DEBUG"}, "CHAT_LOG_LEVEL"),
         ({"database_url": None}, "CHAT_DATABASE_URL"),
         ({"access_seconds": 900}, "CHAT_ACCESS_SECONDS"),
+        ({"trusted_proxies": "*"}, "CHAT_TRUSTED_PROXIES"),
+        ({"trusted_proxies": "10.84.71.0/24, 10.0.0.0/15"}, "CHAT_TRUSTED_PROXIES"),
+        ({"trusted_proxies": "0.0.0.0/0"}, "CHAT_TRUSTED_PROXIES"),
+        ({"trusted_proxies": "fd00:1:2::/47"}, "CHAT_TRUSTED_PROXIES"),
     ],
 )
 def test_a_production_start_refuses_unsafe_settings(changes: dict[str, object], complaint: str) -> None:
     assert production().unsafe() == []
     assert any(complaint in text for text in production(**changes).unsafe())
+
+
+def test_production_trusts_the_networks_of_one_installation() -> None:
+    proxies = "10.84.7.1, 10.84.0.0/16, fd00:1:2::/48, ::1"
+    assert production(trusted_proxies=proxies).unsafe() == []
+    assert Settings(trusted_proxies="*").unsafe() == []
+
+
+@pytest.mark.parametrize("proxy", ["proxy.example.com", "10.84.7.1/16", "10.84.0.0/33", "10.84.7"])
+def test_a_proxy_that_no_address_matches_is_refused_at_the_start(proxy: str) -> None:
+    with pytest.raises(ValidationError, match="trusted_proxies"):
+        Settings(trusted_proxies=f"10.84.7.1,{proxy}")
 
 
 def test_forwarded_addresses_are_used_only_behind_a_trusted_proxy(service_settings: Settings, data_dir: Path) -> None:
