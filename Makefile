@@ -1,22 +1,26 @@
-# The targets need make and Python 3.11 or newer, and Node for test-node. The rest is installed into .venv.
+# The targets need make and Python 3.11 or newer, and Node for test-node. The rest is installed into .venv: for `make run`
+# the packages that it needs, for the other targets all packages. Written for GNU make 3.81, which macOS has.
 
 PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+READY_TO_RUN := $(VENV)/ready-to-run
 YAML := $(wildcard .github manifests compose.yaml)
 YAML_RULES := {extends: default, rules: {line-length: {max: 120}, document-start: disable, \
 	truthy: {check-keys: false}, comments: {min-spaces-from-content: 1}}}
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+# Errors only: a warning about a setting of pip is no concern of a newcomer.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-nodes test-fallback test-node test-fuzz test-root test-system test-image chaos volume bench lint lint-manifests format \
+.PHONY: help run test test-nodes test-fallback test-node test-fuzz test-root test-system test-start test-image chaos volume bench lint lint-manifests format \
 	migrate seed requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(READY) ## Start the server, with a database of its own unless CHAT_DATABASE_URL is set
+run: $(READY_TO_RUN) ## Start the server, with a database of its own unless CHAT_DATABASE_URL is set
 	@exec $(BIN)/python -m chat_app run $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS go to pytest
@@ -41,6 +45,9 @@ test-root: $(READY) ## Run the tests that need root
 
 test-system: $(READY) ## Crash, freeze, roll and restore a system of real processes for some minutes; needs root for full disks
 	@exec $(BIN)/python -m pytest -m system $(ARGS) tests/system tests/volume
+
+test-start: ## Install and start the service in a copy of this folder, and print the seconds; ARGS=--cold without caches
+	@exec python3 -m tests.start $(ARGS)
 
 test-image: $(READY) ## Run the Dockerfile and compose.yaml without a container engine, with faults; needs Linux, root and caddy
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root; with a container engine try: docker compose up --build" >&2; exit 1; }
@@ -92,16 +99,22 @@ migrate: $(READY) ## Migrate the database to the newest revision
 seed: $(READY) ## Write the demo data
 	@exec $(BIN)/python -m chat_app seed
 
-requirements: $(READY) ## Compile requirements*.txt anew from pyproject.toml; ARGS=--upgrade for newer versions
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/$(COMPILE) $(ARGS) pyproject.toml -o requirements.txt
-	@$(BIN)/$(COMPILE) $(ARGS) --extra dev pyproject.toml -o requirements-dev.txt
+requirements: $(READY) ## Compile all requirements anew from pyproject.toml; ARGS=--upgrade for newer versions
+	@$(BIN)/$(COMPILE) $(ARGS) --extra run --extra dev pyproject.toml -o requirements-dev.txt
+	@$(BIN)/$(COMPILE) -c requirements-dev.txt pyproject.toml -o requirements.txt
+	@$(BIN)/$(COMPILE) -c requirements-dev.txt --extra run pyproject.toml -o .ci/requirements-run.txt
+	@echo uv | $(BIN)/$(COMPILE) $(ARGS) - -o .ci/requirements-uv.txt
 
 clean: ## Remove installed and cached files; the data in .data stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+$(READY): REQUIREMENTS := requirements-dev.txt
+$(READY_TO_RUN): REQUIREMENTS := .ci/requirements-run.txt
 $(READY): requirements-dev.txt
+$(READY_TO_RUN): .ci/requirements-run.txt
+# uv installs in seconds what takes pip a minute. It does not read the settings of pip, which may name a mirror.
+$(READY) $(READY_TO_RUN): .ci/requirements-uv.txt
 	@for python in $(PYTHON) ""; do \
 		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
 	done; \
@@ -109,7 +122,9 @@ $(READY): requirements-dev.txt
 		echo "Python 3.11 or newer is needed; tried $(PYTHON). Name one with: make PYTHON=/path/to/python" >&2; \
 		exit 1; \
 	fi; \
-	echo "Installing into $(VENV), once and after changes of $<"; \
+	echo "Installing into $(VENV), once and after changes of $(REQUIREMENTS)"; \
 	$(BIN)/python -c '' 2>/dev/null || "$$python" -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r $<
+	@$(PIP) .ci/requirements-uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement $(REQUIREMENTS) || \
+		{ echo "uv failed; pip installs, which takes longer" >&2; $(PIP) $(REQUIREMENTS); }
 	@touch $@

@@ -83,14 +83,18 @@ def fetch(what: str | Request) -> bytes:
     return body
 
 
+def is_ready(address: str) -> bool:
+    with suppress(OSError):
+        return bool(fetch(urljoin(address, "readyz")))
+    return False
+
+
 def wait_until_ready(address: str, seconds: int = 30) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            fetch(urljoin(address, "readyz"))
-            return
+    while not is_ready(address):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{address} does not get ready")
         time.sleep(0.1)
-    raise SystemExit(f"{address} does not get ready")
 
 
 def main(address: str) -> None:
