@@ -8,17 +8,14 @@ from uuid import UUID, uuid4
 from pydantic import TypeAdapter
 from sqlalchemy import text
 
-from chat_app.crud import chats, members
-from chat_app.crud.attachments import create_attachment
-from chat_app.crud.messages import Draft, Sent, send_messages
+from chat_app.crud import chats
+from chat_app.crud.messages import Draft, Sent
 from chat_app.database import Database
-from chat_app.models import Attachment
-from chat_app.models.base import new_id
-from chat_app.models.chats import GroupCreate, MembersAdd
 from chat_app.models.messages import MessageCreate, MessageRead
 from chat_app.models.sessions import Actor
 from tests.client_model import ClientModel, Json
 from tests.clients import Person, SocketTransport
+from tests.factories import AttachmentFactory, ChatFactory, MembershipFactory, MessageFactory
 from tests.media import pictures
 from tests.observers import Observer, check_equal, read_anew
 
@@ -60,22 +57,21 @@ class Cast:
 
     async def prepare(self, database: Database) -> None:
         """Make the chats with messages at the seqs that the cases name."""
-        anna, boris = self.actor("Anna"), self.actor("Boris")
-        vera_id, gleb_id = self.actor("Vera").id, self.actor("Gleb").id
+        anna, boris, vera, gleb = map(self.actor, ("Anna", "Boris", "Vera", "Gleb"))
         async with database.transaction() as db:
-            private, _ = await chats.open_private_chat(db, anna, boris.id)
-            founders = GroupCreate(title="All", member_ids=[boris.id, vera_id])
-            group, _ = await chats.create_group(db, anna, founders)
-            file = Attachment(id=new_id(), owner_id=anna.id, name="file", content_type=PDF, size=9, key="none")
-            await create_attachment(db, file)
-            with_caption = {"type": "file", "attachment_id": file.id, "text": "look"}
-            drafts = [draft(boris, private.id), draft(anna, group.id), draft(boris, group.id)]
-            await send_messages(db, [*drafts, draft(anna, group.id, **with_caption)])
-            await members.add_members(db, anna, group.id, MembersAdd(user_ids=[gleb_id]))
-            await send_messages(db, [draft(anna, group.id), draft(boris, group.id)])
+            private = await ChatFactory.make(db, creator=anna, members=[boris], title=None)
+            group = await ChatFactory.make(db, creator=anna, members=[boris, vera], title="All")
+            file = await AttachmentFactory.make(db, owner=anna)
+            await MessageFactory.make(db, chat=private, sender_id=boris.id)
+            await MessageFactory.make(db, chat=group)
+            await MessageFactory.make(db, chat=group, sender_id=boris.id)
+            await MessageFactory.make(db, chat=group, type="file", attachment_id=file.id, text="look")
+            await MembershipFactory.make(db, chat=group, user=gleb)
+            await MessageFactory.make(db, chat=group)
+            await MessageFactory.make(db, chat=group, sender_id=boris.id)
             assert (await chats.get_chat(db, anna, group.id)).message_count == NEWEST
-            all_ids = [self.actor(name).id for name in self.people]
-            await chats.create_group(db, anna, GroupCreate(title="Lately", member_ids=all_ids))
+            others = [self.actor(name) for name in self.people if name != "Anna"]
+            await ChatFactory.make(db, creator=anna, members=others, title="Lately")
         self.chats = {"group": str(group.id), "private": str(private.id)}
 
     def actor(self, name: str) -> Actor:

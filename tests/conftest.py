@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one real PostgreSQL, and users made by factories.
+"""Fixtures for all tests: one real PostgreSQL, and factories of users and chats.
 
 No test empties a table. Each makes its own users, so tests don't affect each other.
 """
@@ -8,7 +8,9 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -24,7 +26,7 @@ from chat_app.database import Database
 from chat_app.models import User
 from chat_app.settings import Settings, use_settings
 from tests import planted
-from tests.factories import UserFactory
+from tests.factories import Factory, UserFactory
 
 pytest_plugins = ["tests.service", "tests.process", "tests.stores"]
 
@@ -118,14 +120,20 @@ async def database(service_settings: Settings) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-async def make_user(database: Database) -> Callable[..., Awaitable[User]]:
-    """`await make_user(name="Anna")`: a user written directly to the database, without a password."""
+async def make(database: Database) -> Callable[..., Awaitable[Any]]:
+    """`await make(ChatFactory, title="Trip")`: written directly to the database, in a transaction of its own."""
 
-    async def make(**values: object) -> User:
+    async def make_one(kind: type[Factory], **values: object) -> Any:
         async with database.transaction() as db:
-            return await db.run_sync(lambda sync: UserFactory.make(sync, **values))
+            return await kind.make(db, **values)
 
-    return make
+    return make_one
+
+
+@pytest.fixture(scope="session")
+async def make_user(make: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[User]]:
+    """`await make_user(name="Anna")`: a user without a password."""
+    return partial(make, UserFactory)
 
 
 @asynccontextmanager

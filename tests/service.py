@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from itertools import cycle, permutations
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -30,6 +31,7 @@ from tests.conftest import free_port
 
 MakePerson = Callable[..., Awaitable[Person]]
 MakeUser = Callable[..., Awaitable[User]]
+Make = Callable[..., Awaitable[Any]]
 
 
 class Service:

@@ -60,7 +60,7 @@ async def service(service: Service, url: str, service_settings: Settings) -> Asy
 async def make_user(service: Service) -> MakeUser:
     async def make(**values: object) -> User:
         async with service.database.transaction() as db:
-            return await db.run_sync(lambda sync: UserFactory.make(sync, **values))
+            return await UserFactory.make(db, **values)
 
     return make
 

@@ -1,11 +1,13 @@
-"""Writes the demo data of demo.toml: for development, once, and the same on every machine."""
+"""Writes the demo data of demo.toml: for development, once, and the same on every machine.
+
+The factories of the tests write by `add_user`, `add_chat` and `add_message` too.
+"""
 
 import tomllib
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
-import orjson
 from pydantic import TypeAdapter
 
 from chat_app.auth import hash_password
@@ -14,8 +16,9 @@ from chat_app.crud.likes import like_message
 from chat_app.crud.messages import Draft, one, send_messages
 from chat_app.database import Database, Transaction
 from chat_app.models import User
-from chat_app.models.chats import GroupCreate
-from chat_app.models.messages import MessageCreate
+from chat_app.models.base import new_id
+from chat_app.models.chats import ChatRead, GroupCreate
+from chat_app.models.messages import MessageCreate, MessageRead
 from chat_app.models.sessions import Actor
 
 NAMESPACE = UUID("c4a7d0de-0000-4000-8000-000000000001")
@@ -31,48 +34,61 @@ def demo_id(name: str) -> UUID:
     return uuid5(NAMESPACE, name)
 
 
-def _actor(username: str) -> Actor:
-    return Actor(id=demo_id(username), session_id=demo_id(username))
-
-
 async def seed(database: Database) -> bool:
     """Write all of the demo data in one transaction. Do nothing and return False if a demo phone is registered."""
     async with database.transaction() as db:
         if await db.fetch('SELECT FROM "user" WHERE phone = ANY($1)', [user["phone"] for user in DEMO_USERS]):
             return False
-        await _add_users(db)
-        await _add_chats(db)
+        hashed_password = await hash_password(DEMO_PASSWORD)
+        for user in DEMO_USERS:
+            await add_user(db, id=demo_id(user["username"]), hashed_password=hashed_password, is_verified=True, **user)
+        for chat in (*DEMO["private_chats"], *DEMO["groups"]):
+            await _add_conversation(db, **chat)
+        anna = _actor(demo_id("anna"))
+        await pin_chat(db, anna, demo_id("Project Aurora"))
+        await rename_chat(db, anna, demo_id("Weekend hike"), "Mountains!")
     return True
 
 
-async def _add_users(db: Transaction) -> None:
-    hashed_password = await hash_password(DEMO_PASSWORD)
-    for user in DEMO_USERS:
-        db.add(User(id=demo_id(user["username"]), hashed_password=hashed_password, is_verified=True, **user))
+async def add_user(db: Transaction, **fields: Any) -> User:
+    user = User(**fields)
+    db.add(user)
     await db.flush()
+    return user
 
 
-async def _add_chats(db: Transaction) -> None:
-    for chat in DEMO["private_chats"]:
-        opener, peer = chat["members"]
-        chat_id = demo_id(f"{opener} and {peer}")
-        await open_private_chat(db, _actor(opener), demo_id(peer), chat_id=chat_id)
-        await _send(db, chat_id, chat["messages"])
-    for chat in DEMO["groups"]:
-        creator, *members = chat["members"]
-        chat_id = demo_id(chat["title"])
-        group = GroupCreate(title=chat["title"], member_ids=list(map(demo_id, members)), client_id=chat_id)
-        await create_group(db, _actor(creator), group, chat_id=chat_id)
-        await _send(db, chat_id, chat["messages"])
-    await pin_chat(db, _actor("anna"), demo_id("Project Aurora"))
-    await rename_chat(db, _actor("anna"), demo_id("Weekend hike"), "Mountains!")
+async def add_chat(
+    db: Transaction, creator_id: UUID, member_ids: list[UUID], title: str | None, chat_id: UUID | None = None
+) -> ChatRead:
+    """A group; without a title the private chat with the one member."""
+    creator = _actor(creator_id)
+    if title is None:
+        (peer_id,) = member_ids
+        return (await open_private_chat(db, creator, peer_id, chat_id=chat_id))[0]
+    group = GroupCreate(title=title, member_ids=member_ids, client_id=chat_id)
+    return (await create_group(db, creator, group, chat_id=chat_id))[0]
 
 
-async def _send(db: Transaction, chat_id: UUID, messages: list[dict[str, Any]]) -> None:
+async def add_message(db: Transaction, chat_id: UUID, sender_id: UUID, **fields: Any) -> MessageRead:
+    """A message of these input fields; a text unless they have another type."""
+    content = _MESSAGE.validate_python({"type": "text", "client_id": new_id(), **fields})
+    sent = one(await send_messages(db, [Draft(_actor(sender_id), chat_id, content)]))
+    return MessageRead.model_validate_json(sent.data)
+
+
+def _actor(user_id: UUID) -> Actor:
+    return Actor(id=user_id, session_id=user_id)
+
+
+async def _add_conversation(
+    db: Transaction, members: list[str], messages: list[dict[str, Any]], title: str | None = None
+) -> None:
+    chat_id = demo_id(title or " and ".join(members))
+    creator_id, *member_ids = map(demo_id, members)
+    await add_chat(db, creator_id, member_ids, title, chat_id)
     for number, message in enumerate(messages):
-        fields = {"type": "text", "client_id": demo_id(f"{chat_id} {number}"), **message}
-        sender, fans = _actor(fields.pop("from")), fields.pop("liked_by", ())
-        draft = Draft(sender, chat_id, _MESSAGE.validate_python(fields))
-        seq = orjson.loads(one(await send_messages(db, [draft])).data)["seq"]
+        fields = {"client_id": demo_id(f"{chat_id} {number}"), **message}
+        sender_id, fans = demo_id(fields.pop("from")), fields.pop("liked_by", ())
+        sent = await add_message(db, chat_id, sender_id, **fields)
         for username in fans:
-            await like_message(db, _actor(username), chat_id, seq)
+            await like_message(db, _actor(demo_id(username)), chat_id, sent.seq)

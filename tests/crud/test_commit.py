@@ -32,16 +32,16 @@ from chat_app.main import create_api
 from chat_app.models import Chat, Message, Session, User
 from chat_app.models.answers import Created
 from chat_app.models.base import new_id
-from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from chat_app.settings import Settings, get_settings
 from tests.cast import sent_message
 from tests.clients import DEADLINE
+from tests.factories import ChatFactory
 from tests.faults import END_BACKEND, no_commits
+from tests.service import Make, MakeUser
 
 PACKAGE = Path(chat_app.__file__).parent
-MakeUser = Callable[..., Awaitable[User]]
 
 
 class Delivering(Database):
@@ -380,11 +380,10 @@ class TestBatches:
     """Rule 7: sending is a batch, and one bad draft fails alone."""
 
     async def test_each_draft_has_its_own_result_and_the_good_ones_are_sent(
-        self, delivering: Delivering, actor: Actor, make_user: MakeUser
+        self, delivering: Delivering, actor: Actor, make: Make, make_user: MakeUser
     ) -> None:
         peer, outsider = [Actor((await make_user()).id, new_id()) for _ in range(2)]
-        async with delivering.transaction() as db:
-            chat, _ = await chats.open_private_chat(db, actor, peer.id)
+        chat = await make(ChatFactory, creator=actor, members=[peer], title=None)
         first = text("one")
         drafts = [
             Draft(actor, chat.id, first),
@@ -417,22 +416,19 @@ class TestBatches:
             assert [shared.message_count for shared in delivered.event.chats] == [3]
 
     async def test_a_batch_over_many_chats_sends_to_each(
-        self, delivering: Delivering, actor: Actor, make_user: MakeUser
+        self, delivering: Delivering, actor: Actor, make: Make
     ) -> None:
-        async with delivering.transaction() as db:
-            opened = [(await chats.open_private_chat(db, actor, (await make_user()).id))[0] for _ in range(4)]
+        opened = [await make(ChatFactory, creator=actor, title=None) for _ in range(4)]
         async with delivering.transaction() as db:
             drafts = [Draft(actor, chat.id, text(f"{n}")) for n in range(3) for chat in opened]
             results = await messages.send_messages(db, drafts)
         assert [sent_message(one([result])).seq for result in results] == [1] * 4 + [2] * 4 + [3] * 4
 
     async def test_batches_that_lock_the_same_chats_do_not_deadlock(
-        self, delivering: Delivering, make_user: MakeUser
+        self, delivering: Delivering, make: Make, make_user: MakeUser
     ) -> None:
         anna, boris = [Actor((await make_user()).id, new_id()) for _ in range(2)]
-        data = GroupCreate(title="Trip", member_ids=[boris.id])
-        async with delivering.transaction() as db:
-            groups = [(await chats.create_group(db, anna, data))[0].id for _ in range(3)]
+        groups = [(await make(ChatFactory, creator=anna, members=[boris])).id for _ in range(3)]
 
         async def send(actor: Actor, chat_ids: list[UUID]) -> None:
             drafts = [Draft(actor, chat_id, text("x")) for chat_id in chat_ids]

@@ -12,13 +12,13 @@ from chat_app.crud import chats, members, messages, users
 from chat_app.crud.messages import Draft, one
 from chat_app.database import Database, Delivery, Transaction
 from chat_app.events import Recorded
-from chat_app.models import User
 from chat_app.models.base import new_id
-from chat_app.models.chats import GroupCreate
 from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from chat_app.models.users import UserUpdate
 from chat_app.settings import Settings
+from tests.factories import ChatFactory
+from tests.service import Make, MakeUser
 
 Change = Callable[[Transaction, Actor, UUID], Awaitable[object]]
 
@@ -34,13 +34,12 @@ async def send(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     ids=["shared", "mine and shared", "shared and mine"],
 )
 async def test_a_commit_with_a_late_answer_is_still_delivered_first(
-    first: Change, second: Change, by_one: bool, make_user: Callable[..., Awaitable[User]], service_settings: Settings
+    first: Change, second: Change, by_one: bool, make: Make, make_user: MakeUser, service_settings: Settings
 ) -> None:
     actor, peer = [Actor((await make_user()).id, new_id()) for _ in range(2)]
     noting = Noting()
     database = Database(service_settings.asyncpg_url, delivery=noting)
-    async with database.transaction() as db:
-        chat, _ = await chats.open_private_chat(db, actor, peer.id)
+    chat = await make(ChatFactory, creator=actor, members=[peer], title=None)
 
     async def change_second(db: Transaction) -> None:
         await second(db, actor if by_one else peer, chat.id)
@@ -50,13 +49,12 @@ async def test_a_commit_with_a_late_answer_is_still_delivered_first(
 
 
 async def test_a_new_name_is_delivered_before_a_later_change_of_the_peers_entry(
-    make_user: Callable[..., Awaitable[User]], service_settings: Settings
+    make: Make, make_user: MakeUser, service_settings: Settings
 ) -> None:
     renamed, peer = [Actor((await make_user()).id, new_id()) for _ in range(2)]
     noting = Noting()
     database = Database(service_settings.asyncpg_url, delivery=noting)
-    async with database.transaction() as db:
-        chat, _ = await chats.open_private_chat(db, renamed, peer.id)
+    chat = await make(ChatFactory, creator=renamed, members=[peer], title=None)
 
     async def rename(db: Transaction) -> None:
         await users.update_me(db, renamed, UserUpdate(name="Another"))
@@ -66,13 +64,12 @@ async def test_a_new_name_is_delivered_before_a_later_change_of_the_peers_entry(
 
 
 async def test_a_chat_becomes_active_before_a_later_removal_is_delivered(
-    make_user: Callable[..., Awaitable[User]], service_settings: Settings
+    make: Make, make_user: MakeUser, service_settings: Settings
 ) -> None:
     creator, member = [Actor((await make_user()).id, new_id()) for _ in range(2)]
     noting = Noting()
     database = Database(service_settings.asyncpg_url, delivery=noting)
-    async with database.transaction() as db:
-        chat, _ = await chats.create_group(db, creator, GroupCreate(title="G", member_ids=[member.id]))
+    chat = await make(ChatFactory, creator=creator, members=[member])
 
     async def remove(db: Transaction) -> None:
         await members.remove_member(db, creator, chat.id, member.id)

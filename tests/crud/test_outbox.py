@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chat_app.crud import chats, outbox
+from chat_app.crud import outbox
 from chat_app.crud.messages import Draft, Sent
 from chat_app.crud.outbox import Outbox
 from chat_app.database import Database
@@ -17,7 +17,8 @@ from chat_app.models.messages import TextCreate
 from chat_app.models.sessions import Actor
 from tests.cast import sent_message
 from tests.clients import DEADLINE, until
-from tests.service import MakeUser
+from tests.factories import ChatFactory
+from tests.service import Make, MakeUser
 
 HOLD = "SELECT FROM chat WHERE id = ANY($1::uuid[]) FOR UPDATE"
 
@@ -37,10 +38,8 @@ async def anna(make_user: MakeUser) -> Actor:
 
 
 @pytest.fixture
-async def chat_ids(database: Database, anna: Actor, make_user: MakeUser) -> list[UUID]:
-    others = [await make_user() for _ in range(6)]
-    async with database.transaction() as db:
-        return [(await chats.open_private_chat(db, anna, other.id))[0].id for other in others]
+async def chat_ids(make: Make, anna: Actor) -> list[UUID]:
+    return [(await make(ChatFactory, creator=anna, title=None)).id for _ in range(6)]
 
 
 def draft(actor: Actor, chat_id: UUID, words: str = "hello") -> Draft:

@@ -13,18 +13,16 @@ import pytest
 
 from chat_app import driver
 from chat_app.crud import chats, history, members
-from chat_app.crud.attachments import create_attachment
 from chat_app.crud.messages import Draft, send_messages
 from chat_app.crud.presence import list_peers, read_watchers
 from chat_app.crud.sessions import check_session, list_ended, open_session
 from chat_app.database import Database, Db
 from chat_app.driver import BY_KEY, RawConnection
 from chat_app.events import recorded
-from chat_app.models import Attachment
 from chat_app.models.answers import Created
-from chat_app.models.chats import GroupCreate, PrivateChatOpen
 from chat_app.models.messages import AttachmentCreate, TextCreate
 from chat_app.models.sessions import Actor
+from tests.factories import AttachmentFactory, ChatFactory
 from tests.service import MakeUser
 
 Statements = list[tuple[str, tuple[object, ...]]]
@@ -61,9 +59,8 @@ async def make_actor(database: Database, make_user: MakeUser, *, much: bool) -> 
     async with database.transaction() as db:
         actor = (await open_session(db, people[0].id, "tests")).actor
         for other in people[2:]:
-            await chats.open_private_chat(db, actor, PrivateChatOpen(user_id=other.id).user_id)
-        group = GroupCreate(title="Trip", member_ids=[person.id for person in people[1:]])
-        chat, _ = await chats.create_group(db, actor, group)
+            await ChatFactory.make(db, creator=actor, members=[other], title=None)
+        chat = await ChatFactory.make(db, creator=actor, members=people[1:])
         senders = [Actor(person.id, uuid4()) for person in people]
         texts = [text(f"{number}", reply_to=1) for number in range(40 if much else 1)]
         drafts = [Draft(senders[number % len(senders)], chat.id, data) for number, data in enumerate(texts)]
@@ -164,8 +161,7 @@ class TestSending:
     async def test_quotes_take_no_statement(self, database: Database, make_user: MakeUser) -> None:
         actor, chat_id = await make_actor(database, make_user, much=True)
         async with database.transaction() as db:
-            row = Attachment(owner_id=actor.id, name="a", content_type="a/b", size=1, key="none")
-            file = await create_attachment(db, row)
+            file = await AttachmentFactory.make(db, owner=actor)
             data = AttachmentCreate(client_id=uuid4(), type="file", attachment_id=file.id)
             (carrier,) = await send_messages(db, [Draft(actor, chat_id, data)])
         assert isinstance(carrier, Created)

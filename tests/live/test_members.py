@@ -12,6 +12,7 @@ from chat_app.database import Database
 from chat_app.models import Chat
 from chat_app.models.sessions import Actor
 from tests.clients import DEADLINE, Person, Transport
+from tests.factories import UserFactory
 
 
 async def member_ids(transport: Transport, person: Person, chat_id: str) -> set[str]:
@@ -289,15 +290,10 @@ class TestFullGroups:
 
 async def fill_up(database: Database, chat_id: UUID, number: int) -> None:
     """Write new members of a group directly to the database."""
-    crowd = text(
-        """INSERT INTO "user" (id, phone, name, bio, is_verified, is_active)
-           SELECT gen_random_uuid(), '+7999' || lpad(n::text, 3, '0') || floor(random() * 1e9), 'Crowd', '', false, true
-           FROM generate_series(1, :number) AS n RETURNING id"""
-    )
     async with database.transaction() as db:
         chat = await db.get_one(Chat, chat_id)
-        users = await (await db.connection()).execute(crowd, {"number": number})
-        await members.write_memberships(db, chat, list(users.scalars()), visible_from_seq=1)
+        crowd = [(await UserFactory.make(db)).id for _ in range(number)]
+        await members.write_memberships(db, chat, crowd, visible_from_seq=1)
         chat.member_count += number
         await db.flush()
 

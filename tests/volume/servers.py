@@ -52,7 +52,7 @@ class Servers:
 
     async def make_user(self, name: str = "Somebody") -> str:
         async with self.database.transaction() as db:
-            return str((await db.run_sync(lambda sync: UserFactory.make(sync, name=name))).id)
+            return str((await UserFactory.make(db, name=name)).id)
 
     async def log_in(self, user_id: str | None = None) -> Login:
         """One more session of a user, or of a new one."""
