@@ -1,4 +1,4 @@
-"""The targets, commands, settings and files that the README and the manifests' pages name exist."""
+"""The targets, commands, settings and files exist that the README and the pages for operators name."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from chat_app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / name for name in ("README.md", "manifests/README.md", "manifests/RUNBOOK.md")]
+PAGES = [ROOT / name for name in ("README.md", ".github/SECURITY.md", "manifests/README.md", "manifests/RUNBOOK.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
