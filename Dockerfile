@@ -1,18 +1,25 @@
 # One image for every way to run the service. All settings are environment variables: see README.md.
 
-FROM python:3.13-slim AS build
+# The proxy of compose.yaml. It does not read the file of this folder, which only its owner may be able to read.
+FROM caddy:2.11.4 AS proxy
+COPY --chmod=644 Caddyfile /etc/caddy/Caddyfile
+
+FROM python:3.13.15-slim-trixie AS base
+
+FROM base AS build
 RUN python -m venv --without-pip /venv
 COPY requirements.txt /tmp/
 # Wheels only: nothing is compiled, and no build script of a package runs.
 RUN python -m pip --python /venv/bin/python install --no-cache-dir --only-binary :all: \
         --require-hashes --requirement /tmp/requirements.txt
 WORKDIR /app
-COPY alembic.ini ./
-COPY alembic ./alembic/
-COPY chat_app ./chat_app/
+# Readable for the user of the image, also from a clone that only its owner can read.
+COPY --chmod=755 alembic.ini ./
+COPY --chmod=755 alembic ./alembic/
+COPY --chmod=755 chat_app ./chat_app/
 RUN python -m compileall -q chat_app
 
-FROM python:3.13-slim
+FROM base
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 # The only folder beside /tmp that has to be writable. Ids as numbers: Kubernetes can't check whether a name is root.

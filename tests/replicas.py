@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -23,7 +24,7 @@ import jwt
 from socketio.exceptions import SocketIOError
 
 from chat_app.cli.embedded import embedded_postgres, valkey_command
-from tests import smoke
+from tests import image_proxy, smoke
 from tests.clients import Answer, Person, SocketTransport, http_answer, until
 from tests.conftest import free_port
 
@@ -40,33 +41,39 @@ PAUSE_SECONDS = 0.02
 
 
 class Services:
-    def __init__(self, image: "Stage", place: Path, services: dict[str, Any]) -> None:
-        self.image, self.place, self.services = image, place, services
-        network = f"127.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}"
-        self.addresses = {name: f"{network}.{number}" for number, name in enumerate(services, 1)}
+    def __init__(self, stages: dict[str, "Stage"], place: Path, compose: dict[str, Any]) -> None:
+        self.stages, self.image, self.place = stages, stages["image"], place
         self.port = free_port()
+        # Without a .env file.
+        plain = interpolate(json.dumps(compose)).replace("http://localhost:8000", self.proxy)
+        (subnet,) = json.loads(plain)["networks"]["default"]["ipam"]["config"]
+        # Here the proxy reaches the servers from this address.
+        self.services: dict[str, Any] = json.loads(plain.replace(subnet["subnet"], "127.0.0.1"))["services"]
+        network = f"127.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}"
+        self.addresses = {name: f"{network}.{number}" for number, name in enumerate(self.services, 1)}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def proxy(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def proxy_log(self) -> Path:
+        return self.place / "proxy.log"
+
     def base(self, name: str) -> str:
         """The address of one server, without the proxy."""
         return f"http://{self.addresses[name]}:8000"
 
     def environment(self, name: str) -> dict[str, str]:
-        """The environment without a .env file, but with other addresses: here all services share one network."""
-        text = json.dumps(self.services[name]["environment"])
-        while "${" in text:
-            text = re.sub(r"\$\{\w+:-([^${}]*)\}", r"\1", text)
+        """The environment, but with other addresses: here all services share one network."""
         changed = {"CHAT_HOST": self.addresses[name], "CHAT_LOG_LEVEL": "WARNING", "CHAT_RATE_LIMITS": "off"}
-        found: dict[str, str] = json.loads(text.replace("http://localhost:8000", self.proxy))
-        return found | changed | {"PROXY_PORT": str(self.port)}
+        return self.services[name]["environment"] | changed | {"PROXY_PORT": str(self.port)}
 
     def command(self, name: str) -> list[str]:
-        words = self.services[name].get("command", self.image.commands["CMD"])
-        return self.image.command(words, self.environment(name))
+        service, stage = self.services[name], self.stages.get(name, self.image)
+        words = service.get("command", self.image.commands["CMD"])
+        return stage.command(words, self.environment(name), service.get("user"))
 
     @contextmanager
     def all(self) -> Iterator[None]:
@@ -85,7 +92,9 @@ class Services:
             assert self.health(SERVERS[0]), "healthy without a server"
             for name in SERVERS:
                 self.start(name)
-            self.running["proxy"] = subprocess.Popen(self.command("proxy"), stderr=subprocess.DEVNULL)
+            stack.push(self._show_log_of_failure)
+            with self.proxy_log.open("w") as log:
+                self.running["proxy"] = subprocess.Popen(self.command("proxy"), stderr=log)
             yield
 
     def start(self, name: str) -> None:
@@ -110,15 +119,25 @@ class Services:
     def _prepare(self) -> None:
         """Set up the host names, the volumes and the read-only mounts."""
         hosts = "".join(f"{address} {name}\n" for name, address in self.addresses.items())
-        self.image.inside("/etc/hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
-        source, target, _ = self.services["proxy"]["volumes"][0].split(":")
-        self.image.inside(target).parent.mkdir(exist_ok=True)
-        self.image.inside(target).write_bytes((Path(__file__).parent.parent / source).read_bytes())
-        self.image.mount(self.services["app-1"])
+        for name, stage in (("app-1", self.image), ("proxy", self.stages["proxy"])):
+            (stage.root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
+            stage.mount(self.services[name])
+
+    def _show_log_of_failure(self, error: type[BaseException] | None, *_: object) -> None:
+        if error:
+            sys.stderr.write(self.proxy_log.read_text()[-4000:])
 
     def _kill_all(self) -> None:
         for name in self.running:
             self.kill(name)
+
+
+def interpolate(text: str) -> str:
+    """Replace the variables of a compose file by their defaults."""
+    # The inner ones first: a default may have a variable.
+    while (plain := re.sub(r"\$\{\w+:-([^${}]*)\}", r"\1", text)) != text:
+        text = plain
+    return text
 
 
 async def _make_database(address: str) -> None:
@@ -135,7 +154,13 @@ def check(services: Services) -> None:
         assert smoke.fetch(f"{services.base(name)}/metrics")
     for path in ("metrics", "metrics/", "//metrics", "%6Detrics", "METRICS", "docs/../metrics"):
         assert _status(f"{services.proxy}/{path}") == 404, f"/{path} is public"
+    image_proxy.check_log(services.proxy, services.proxy_log)
+    asyncio.run(image_proxy.check_addresses(services.proxy, services.addresses["postgres"]))
     asyncio.run(_chat_through_faults(services))
+    for name in SERVERS:
+        services.stop(name)
+    image_proxy.check_log_of_errors(services.proxy, services.proxy_log)
+    image_proxy.check_body_limit(services.proxy, services.addresses["app-1"])
 
 
 def _status(address: str) -> int:

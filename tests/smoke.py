@@ -85,7 +85,8 @@ def fetch(what: str | Request) -> bytes:
 
 def is_ready(address: str) -> bool:
     with suppress(OSError):
-        return bool(fetch(urljoin(address, "readyz")))
+        fetch(urljoin(address, "readyz"))
+        return True
     return False
 
 
