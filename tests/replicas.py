@@ -45,7 +45,7 @@ class Services:
         self.stages, self.image, self.place = stages, stages["image"], place
         self.port = free_port()
         # Without a .env file.
-        plain = interpolate(json.dumps(compose)).replace("http://localhost:8000", self.proxy)
+        plain = interpolate(json.dumps(compose))
         (subnet,) = json.loads(plain)["networks"]["default"]["ipam"]["config"]
         # Here the proxy reaches the servers from this address.
         self.services: dict[str, Any] = json.loads(plain.replace(subnet["subnet"], "127.0.0.1"))["services"]
