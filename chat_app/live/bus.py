@@ -113,8 +113,7 @@ class Bus:
         else:
             presence = online and online.model_dump(mode="json")
             fields = {"requests": logs.request_ids(), "online": presence, "is_leaving": is_leaving}
-            packet = encode(self.node, self._number, since, events, published_at=time.time(), **fields)
-            self.waiting.put_nowait(packet)
+            self.waiting.put_nowait(encode(self.node, self._number, since, events, published_at=time.time(), **fields))
 
     async def run(self, listener: Listener) -> None:
         """Keep up the connection to the bus until cancelled."""

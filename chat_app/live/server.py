@@ -168,22 +168,20 @@ class Live:
     async def _run(self, call: Call, event: Any) -> None:
         logs.bind_request(**call.log_values)
         try:
-            try:
-                answer = await self._execute(call, event)
-            finally:
-                call.log_values.update(logs.context())
-            call.succeed(*answer)
+            call.succeed(*await self._execute(call, event))
         except Exception as error:
             call.fail(error)
 
     async def _execute(self, call: Call, event: Any) -> tuple[int, Any]:
         data, connection = self._argument(call, event), call.connection
         command = COMMANDS[call.name or ""]
-        logs.bind(**{"chat": connection.active_chat_id} | logs.ids_in(vars(data)))
+        call.log_values.update({"chat": connection.active_chat_id} | logs.ids_in(vars(data)))
+        logs.bind(**call.log_values)
         opened: Any = self.database.reading() if command.reads else self.database.transaction()
         with connection.choosing():
             async with opened as db:
                 result = await command.handler(db, connection, data)
+                call.log_values.update(logs.context())
         return status_and_data(result)
 
     async def end_sessions(self) -> None:
