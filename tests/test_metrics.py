@@ -120,7 +120,7 @@ def test_counters_begin_at_0_so_that_the_first_event_is_an_increase() -> None:
     assert len(counters) >= 10
     assert [name for name in counters if not re.search(rf"^{name}(?:{{.*}})? 0\.0$", served, re.MULTILINE)] == []
     code = "".join(path.read_text() for path in Path(ROOT / "chat_app").rglob("*.py"))
-    reasons = set(re.findall(r'_ask_to_resync\([^"]*"(\w+)"|resync\([^"\n]*"(\w+)"', code))
+    reasons = set(re.findall(r'_ask_to_resync\([^"]*"(\w+)"|\bresync\([^"\n]*"(\w+)"', code))
     assert len(reasons) >= 4
     for reason in (one or other for one, other in reasons):
         assert f'chat_resyncs_total{{reason="{reason}"}} 0.0' in served
