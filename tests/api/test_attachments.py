@@ -25,16 +25,6 @@ ATTACHMENTS = "/api/v1/attachments"
 VIDEO = bytes(range(256)) * 40
 
 
-@pytest.fixture
-async def anna(make_person: MakePerson) -> Person:
-    return await make_person("Anna")
-
-
-@pytest.fixture
-async def boris(make_person: MakePerson) -> Person:
-    return await make_person("Boris")
-
-
 async def attempt(
     person: Person,
     content: bytes,

@@ -24,11 +24,6 @@ AVATAR = "/api/v1/users/me/avatar"
 SIZES = {"original": (60, 40), "large": (400, 400), "medium": (100, 100), "small": (50, 50)}
 
 
-@pytest.fixture
-async def anna(make_person: MakePerson) -> Person:
-    return await make_person("Anna")
-
-
 async def settled(service: Service) -> None:
     await service.database._removals.finish()
 

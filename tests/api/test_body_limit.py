@@ -13,18 +13,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chat_app.api import body_limit
 from tests.clients import Person, http_answer
-from tests.service import MakePerson, Service
+from tests.service import Service
 
 REGISTER = "/api/v1/auth/register"
 ATTACHMENTS = "/api/v1/attachments"
 MEGABYTE = 2**20
 JSON, FORM = "application/json", "multipart/form-data; boundary=x"
 HEADS = {JSON: b'{"image": "', FORM: b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'}
-
-
-@pytest.fixture
-async def anna(make_person: MakePerson) -> Person:
-    return await make_person("Anna")
 
 
 async def pieces(head: bytes, size: int) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from chat_app.api.http_protocol import HEAD_BYTES, HttpProtocol
 from chat_app.cli.serving import configuration
 from tests.clients import DEADLINE, Person, until
 from tests.raw import RawSocket
-from tests.service import MakePerson, Service
+from tests.service import Service
 
 pytestmark = pytest.mark.one_node
 
@@ -81,11 +81,6 @@ async def connect(service: Service) -> AsyncIterator[Connect]:
 @pytest.fixture
 async def client(connect: Connect) -> Client:
     return await connect()
-
-
-@pytest.fixture
-async def anna(make_person: MakePerson) -> Person:
-    return await make_person("Anna")
 
 
 @pytest.fixture

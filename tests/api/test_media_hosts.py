@@ -18,19 +18,9 @@ from chat_app.models.sessions import Actor
 from chat_app.settings import Settings, get_settings, use_settings
 from tests.clients import Person, Socket, SocketTransport, http_answer
 from tests.media.pictures import loaded
-from tests.service import MakePerson, Service
+from tests.service import Service
 
 PHONE, EMULATOR = "192.168.1.20:8000", "10.0.2.2:8000"
-
-
-@pytest.fixture
-async def anna(make_person: MakePerson) -> Person:
-    return await make_person("Anna")
-
-
-@pytest.fixture
-async def boris(make_person: MakePerson) -> Person:
-    return await make_person("Boris")
 
 
 async def connect(person: Person, host: str) -> Socket:

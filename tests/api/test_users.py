@@ -21,16 +21,6 @@ def unique(word: str) -> str:
     return f"{word}{next(NUMBERS):03d}"
 
 
-@pytest.fixture
-async def anna(make_person: MakePerson) -> Person:
-    return await make_person("Anna")
-
-
-@pytest.fixture
-async def boris(make_person: MakePerson) -> Person:
-    return await make_person("Boris")
-
-
 async def edit(person: Person, **changes: object) -> Answer:
     return http_answer(await person.http.patch(f"{USERS}/me", json=changes))
 

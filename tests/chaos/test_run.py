@@ -223,7 +223,7 @@ async def test_an_interrupted_run_leaves_no_process_behind() -> None:
     left = running()
     process.send_signal(signal.SIGINT)
     _, errors = await process.communicate()
-    interrupted = re.search(r"Interrupted; the history so far is in (/tmp/chaos-\w+)\n", errors.decode())
+    interrupted = re.search(r"Interrupted; the history so far is in (\S+)\n", errors.decode())
     assert process.returncode and interrupted, errors.decode()
     await until(lambda: not any(_lives(child) for child in left))
     shutil.rmtree(interrupted[1])
