@@ -91,7 +91,7 @@ class ChatsChanged(ClientEvent):
     chats: list[ChatShared] = []
     mine: list[ChatMine] = Field(default=[], description="Only your own; drop an older version.")
     removed: list[RemovedChat] = []
-    users: list[UserBrief] = Field(default=[], description="Of a group: who sent the last message, and whom it names.")
+    users: list[UserBrief] = Field(default=[], description="Of a group: sender and people of the last message.")
 
     def header(self) -> Header:
         """Raises ValueError for several chats: they would have to be ordered one by one."""

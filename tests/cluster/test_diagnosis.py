@@ -1,4 +1,4 @@
-"""The logs of two nodes alone tell why a user misses a message."""
+"""The logs of two nodes show why a user misses a message."""
 
 import asyncio
 import tempfile

@@ -51,7 +51,7 @@ class TestPeople:
         await transport.do(anna, "edit_message", chat_id=chat["id"], seq=sent["seq"], text="better")
         assert [event["users"] for event in await boris.received("chats_changed")] == [[], []]
 
-    async def test_a_system_message_comes_with_all_whom_it_names(
+    async def test_a_system_message_comes_with_all_people_in_it(
         self, transport: Transport, anna: Person, boris: Person, clara: Person, outsider: Person
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
