@@ -1,15 +1,17 @@
-"""Rate limits: one table for both transports.
+"""Rate limits: one table, `rates.toml`, for both transports.
 
 Counted here and not by the `limits` library: its store in memory walks through all of its keys at every count.
 """
 
 import asyncio
 import math
+import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 from time import time
 from typing import Any, NamedTuple, NoReturn
 from weakref import WeakValueDictionary
@@ -28,54 +30,16 @@ class Rate(NamedTuple):
     seconds: int
 
 
-# Of one user, over any transport. Everything counts as `any` too.
-PER_USER = {
-    "any": Rate(1200, 60),
-    "send_message": Rate(300, 60),
-    "send_active_message": Rate(300, 60),
-    "create_group": Rate(30, 60),
-    "open_private_chat": Rate(60, 60),
-    "add_members": Rate(60, 60),
-    "search_users": Rate(120, 60),
-    "lookup_user": Rate(20, 60),
-    "create_attachment": Rate(60, 60),
-    "set_avatar": Rate(20, 60),
-    "change_password": Rate(10, 60),
+# By scope and operation.
+RATES = {
+    scope: {action: Rate(*rate) for action, rate in rates.items()}
+    for scope, rates in tomllib.loads(Path(__file__).with_name("rates.toml").read_bytes().decode()).items()
 }
-
-# Changes of one user's name and picture together: each goes to all private peers.
-PER_PROFILE = {"any": Rate(10, 3600)}
-
-WITH_CODE = ("login_with_code", "verify_phone", "reset_password")
-
-# Of one address, for operations without a token; many people may share an address.
-PER_ADDRESS = {
-    "register": Rate(20, 60),
-    "login": Rate(60, 60),
-    "refresh": Rate(120, 60),
-    "connect": Rate(600, 60),
-    "request_code": Rate(20, 60),
-    **dict.fromkeys(WITH_CODE, Rate(30, 60)),
-}
-
-# Of one phone number from one address. Except for `request_code` only wrong passwords and codes count.
-PER_PAIR = {"login": Rate(5, 900), **dict.fromkeys(("request_code", *WITH_CODE), Rate(5, 3600))}
-
-# Of one phone number from all addresses. Except for `request_code` only wrong tries count. An address from which a
-# living session of the number was opened is not bound by this, so that others can't lock the owner out there.
-PER_PHONE = {"request_code": Rate(10, 3600), **dict.fromkeys(("login", *WITH_CODE), Rate(100, 3600))}
 
 # How many connections to one node at a time.
 MOST_CONNECTIONS = {"session": 20, "user": 50, "address": 1000}
 # Above these, connects are refused with an error. Above this, transports are: they cost memory without a login.
 MOST_TRANSPORTS = 1100
-
-# Of all clients together, for what costs money; the route names it.
-IN_ALL = {"request_code": Rate(600, 60)}
-
-RATES = {"user": PER_USER, "address": PER_ADDRESS, "pair": PER_PAIR, "phone": PER_PHONE, "all": IN_ALL}
-RATES["profile"] = PER_PROFILE
-
 
 # Made now, so that their values begin at 0.
 _refused = {(scope, action): metrics.rate_limited.labels(action, scope) for scope in RATES for action in RATES[scope]}

@@ -200,9 +200,9 @@ class TestOpenAPI:
 
     def test_a_route_without_a_rate_has_no_429(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # The tables themselves stay, as the documents have their order.
-        rates = {action: rate for action, rate in limits.PER_ADDRESS.items() if action != "refresh"}
+        rates = {action: rate for action, rate in limits.RATES["address"].items() if action != "refresh"}
         monkeypatch.setitem(limits.RATES, "address", rates)
-        monkeypatch.setitem(limits.RATES, "all", limits.IN_ALL | {"healthz": limits.Rate(7, 60)})
+        monkeypatch.setitem(limits.RATES, "all", limits.RATES["all"] | {"healthz": limits.Rate(7, 60)})
         paths = create_api(get_settings()).openapi()["paths"]
         assert "429" not in paths["/api/v1/auth/refresh"]["post"]["responses"]
         assert "7 in 60 s by all clients together" in paths["/healthz"]["get"]["responses"]["429"]["description"]

@@ -30,9 +30,9 @@ AVATAR = "/api/v1/users/me/avatar"
 def limited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service counts operations and allows few. Its clock is stopped, so no span ends during a test."""
     monkeypatch.setattr(limits, "time", lambda: 1e9)
-    monkeypatch.setitem(limits.PER_USER, "send_message", Rate(3, 60))
-    monkeypatch.setitem(limits.PER_ADDRESS, "login", Rate(4, 60))
-    monkeypatch.setitem(limits.PER_PAIR, "login", Rate(2, 60))
+    monkeypatch.setitem(limits.RATES["user"], "send_message", Rate(3, 60))
+    monkeypatch.setitem(limits.RATES["address"], "login", Rate(4, 60))
+    monkeypatch.setitem(limits.RATES["pair"], "login", Rate(2, 60))
     # One object counts for both transports.
     monkeypatch.setattr(service.live.limits, "enabled", True)
     monkeypatch.setattr(service.live.limits, "_counts", {})
@@ -81,7 +81,7 @@ def counting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(limits, "time", lambda: 1e9)
     for action in ("login", "login_with_code", "verify_phone", "reset_password", "refresh"):
-        monkeypatch.setitem(limits.PER_ADDRESS, action, Rate(1000, 60))
+        monkeypatch.setitem(limits.RATES["address"], action, Rate(1000, 60))
     monkeypatch.setattr(service.live.limits, "enabled", True)
     monkeypatch.setattr(service.live.limits, "_counts", {})
 
@@ -145,7 +145,7 @@ class TestGuessing:
     async def test_an_address_where_the_owner_is_logged_in_is_exempt_from_the_common_limit(
         self, at: At, monkeypatch: pytest.MonkeyPatch, service: Service
     ) -> None:
-        monkeypatch.setitem(limits.PER_PHONE, "login", Rate(7, 3600))
+        monkeypatch.setitem(limits.RATES["phone"], "login", Rate(7, 3600))
         monkeypatch.setattr(service.live.limits, "_counts", {})
         owner, elsewhere = await at(OWNER), await at("127.0.0.7")
         tokens = (await owner.log_in()).data
@@ -183,7 +183,7 @@ class TestGuessing:
     async def test_others_cannot_use_up_the_codes_of_an_owner(
         self, at: At, monkeypatch: pytest.MonkeyPatch, service: Service
     ) -> None:
-        monkeypatch.setitem(limits.PER_PHONE, "request_code", Rate(7, 3600))
+        monkeypatch.setitem(limits.RATES["phone"], "request_code", Rate(7, 3600))
         monkeypatch.setattr(service.live.limits, "_counts", {})
         owner, elsewhere = await at(OWNER), await at("127.0.0.7")
         attackers = [await at(ATTACKER), await at("127.0.0.3")]
@@ -231,7 +231,7 @@ async def test_simultaneous_hits_are_counted_exactly() -> None:
         return True
 
     results = await asyncio.gather(*(hit() for _ in range(100)))
-    assert sum(results) == limits.PER_ADDRESS["register"].times
+    assert sum(results) == limits.RATES["address"]["register"].times
 
 
 async def test_a_name_and_a_picture_change_10_times_an_hour(
@@ -267,10 +267,7 @@ async def test_a_name_and_a_picture_change_10_times_an_hour(
 
 def test_every_limit_names_a_route_or_command(openapi: dict[str, dict[str, dict[str, dict[str, str]]]]) -> None:
     operations = {method["operationId"] for path in openapi["paths"].values() for method in path.values()}
-    named = {*limits.PER_USER, *limits.PER_ADDRESS, *limits.PER_PHONE, *limits.PER_PAIR, *limits.IN_ALL} - {
-        "any",
-        "connect",
-    }
+    named = {action for rates in limits.RATES.values() for action in rates} - {"any", "connect"}
     assert named <= operations, named - operations
 
 

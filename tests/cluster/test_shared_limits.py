@@ -24,7 +24,7 @@ async def two(
     valkey: Valkey, service_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[Limits]]:
     """The limits of two nodes."""
-    monkeypatch.setitem(limits.PER_PHONE, "login", Rate(TIMES, 3600))
+    monkeypatch.setitem(limits.RATES["phone"], "login", Rate(TIMES, 3600))
     # On a busy machine the default timeout would drop late answers.
     monkeypatch.setattr(limits, "EXCHANGE_TIMEOUT", 5.0)
     # No span ends meanwhile.
@@ -67,7 +67,7 @@ async def guess(node: Limits, phone: str, *, is_right: bool = False) -> str:
 
 
 async def test_two_nodes_allow_no_more_wrong_passwords_than_one(two: list[Limits]) -> None:
-    times = limits.PER_PAIR["login"].times
+    times = limits.RATES["pair"]["login"].times
     answers = await asyncio.gather(*(guess(node, "+79165550011") for node in two * times * 2))
     assert 0 < answers.count("bad_credentials") <= times
     one_by_one = [await guess(two[number % 2], "+79165550012") for number in range(times * 2)]
@@ -88,7 +88,7 @@ async def test_counts_are_dropped_after_their_span(two: list[Limits], monkeypatc
     now = time.time()
     for number in range(50):
         await guess(two[0], f"+7916556{number:04d}")
-    monkeypatch.setattr(limits, "time", lambda: now + limits.PER_PAIR["login"].seconds + 1)
+    monkeypatch.setattr(limits, "time", lambda: now + limits.RATES["pair"]["login"].seconds + 1)
     await guess(two[0], "+79165550015")
     assert sum(map(len, two[0]._counts.values())) == 1
 
@@ -107,7 +107,7 @@ async def test_the_keys_on_the_bus_are_keyed_hashes(two: list[Limits], valkey: V
 
 async def test_commands_are_limited_by_the_counts_of_other_nodes(two: list[Limits]) -> None:
     user_id = new_id()
-    times = limits.PER_USER["add_members"].times
+    times = limits.RATES["user"]["add_members"].times
     for _ in range(times // 2):
         for node in two:
             node.check("add_members", user=user_id)
