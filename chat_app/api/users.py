@@ -38,14 +38,14 @@ async def changing_profile(node: Components, actor: Actor) -> AsyncIterator[Tran
         yield db
         me = await users.get_me(db, actor)
         if (me.name, me.avatar) != (former.name, former.avatar):
-            node.limits.check("profile", profile=actor.id)
+            node.limits.check("update_me", profile=actor.id)
 
 
 @router.patch("/me", responses=responses(UsernameTaken))
 async def update_me(node: NodeDep, actor: CurrentActor, data: UserUpdate) -> UserMe:
-    """Change your profile. Fields that you don't send stay. A new name goes to your private peers as `chats_changed`.
+    """Change your profile. Fields that you don't send stay.
 
-    Your name and picture may change 10 times an hour.
+    A new name goes to your private peers as `chats_changed`.
     """
     async with changing_profile(node, actor) as db:
         return await users.update_me(db, actor, data)
