@@ -127,6 +127,24 @@ def test_an_own_part_of_a_chat_that_was_lost_is_kept_too() -> None:
     assert shown(client)["title"] == "after coming back"
 
 
+def test_nothing_from_before_a_removal_brings_the_chat_back() -> None:
+    client = ClientModel(BORIS)
+    client.read_list(listed(entry(5)))
+    client.receive("chats_changed", event(removed=[{"chat_id": CHAT, "version": 6}]))
+    client.receive("chats_changed", event(chats=[shared(6)], mine=[own(9)]))
+    client.read_list(listed(entry(5)))
+    assert client.list_state() == {}
+    client.receive("chats_changed", event(chats=[shared(7)], mine=[own(10)]))
+    assert client.list_state().keys() == {CHAT}
+
+
+def test_a_removal_that_is_older_than_the_entry_is_ignored() -> None:
+    client = ClientModel(BORIS)
+    client.read_list(listed(entry(5)))
+    client.receive("chats_changed", event(removed=[{"chat_id": CHAT, "version": 4}]))
+    assert client.list_state().keys() == {CHAT}
+
+
 def test_an_unknown_chat_without_an_own_part_is_shown_once_it_was_asked_for() -> None:
     client = ClientModel(BORIS)
     client.read_list([{"sync": "1", "items": [], "removed": [], "users": []}])
@@ -156,8 +174,8 @@ def test_what_the_answer_lacks_is_not_ones_own() -> None:
 def test_rows_of_replied_and_older_changed_rows_are_kept_beside_the_window() -> None:
     client = opened(60)
     assert client.window
-    client.window.first = 11
-    client.window.messages = {seq: row for seq, row in client.window.messages.items() if seq > 10}
+    client.window.first = 31
+    client.window.messages = {seq: row for seq, row in client.window.messages.items() if seq > 30}
     before = client.window_state()
     client.receive("messages_changed", change(60, 61, messages=[message(2, 61)], message_count=60))
     assert before and client.window.messages[2]["version"] == 61
@@ -179,6 +197,14 @@ def test_a_row_without_liked_that_is_not_new_leaves_it_unknown() -> None:
     client.read_message(message(2, 61) | {"chat_id": CHAT, "liked": True})
     client.receive("messages_changed", change(61, 62, messages=[without_liked[0] | {"version": 62}]))
     assert client.window.messages[2]["liked"], "now it is known, and an event keeps it"
+
+
+def test_a_deleted_message_is_liked_by_nobody() -> None:
+    client = opened(5)
+    client.read_message(message(2, 5) | {"chat_id": CHAT, "liked": True})
+    deleted = {name: value for name, value in message(2, 6).items() if name != "liked"} | {"deleted_at": NOW}
+    client.receive("messages_changed", change(5, 6, messages=[deleted], message_count=5))
+    assert client.window and client.window.messages[2]["liked"] is False
 
 
 def test_a_position_that_comes_before_its_member_is_kept() -> None:
