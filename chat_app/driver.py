@@ -39,8 +39,6 @@ class Busy(Unavailable):
 class RawConnection:
     """A connection of the driver, for work done thousands of times a second. `info`: as of a database session."""
 
-    __slots__ = ("_locks", "connection", "info", "planned_at")
-
     def __init__(self, connection: Any, info: dict[Any, Any]) -> None:
         self.connection = connection
         self.info = info

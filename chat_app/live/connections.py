@@ -33,11 +33,6 @@ End = Callable[["Connection"], None]
 class Connection:
     """One Socket.IO connection of a session. `end` closes it for good when its session was ended."""
 
-    __slots__ = (
-        *("_connections", "_end", "_opening", "active", "actor", "chose_chat", "id", "is_started", "key"),
-        *("log_values", "send", "socket", "waiting"),
-    )
-
     def __init__(self, socket: Socket, actor: Actor, connections: "Connections", end: End, *, chose_chat: bool) -> None:
         self.id: str = socket.sid
         self.socket = socket

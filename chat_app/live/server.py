@@ -46,8 +46,6 @@ class Handshake(Input):
 class Call:
     """One command: its log lines and its ack."""
 
-    __slots__ = ("_respond", "connection", "id", "log_values", "name", "started")
-
     def __init__(self, connection: Connection, event: Any, respond: Callable[[bytes], None]) -> None:
         self.connection = connection
         is_named = isinstance(event, list) and event and isinstance(event[0], str)

@@ -33,11 +33,6 @@ PING, PONG = frame(b"2"), b"3"
 class FastSocket:
     """The connection of one client on the fast path."""
 
-    __slots__ = (
-        *("_free_at", "_inbox", "_is_beginning", "_is_pinged", "_read_at", "_received_at", "_unread", "_waiting_bytes"),
-        *("frames", "is_busy", "is_draining", "is_full", "protocol", "server", "socket"),
-    )
-
     def __init__(self, server: "ChatServer", socket: "Socket", protocol: FastProtocol) -> None:
         self.server = server
         self.socket = socket

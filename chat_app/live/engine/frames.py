@@ -43,8 +43,6 @@ def frame(packet: bytes) -> bytes:
 class Packet:
     """A Socket.IO packet: encoded and framed once for all its recipients."""
 
-    __slots__ = ("_at", "body", "framed")
-
     def __init__(self, body: bytes) -> None:
         self.body = body
         self._at: dict[bytes, Packet] = {}
@@ -86,8 +84,6 @@ def find_frame(data: bytearray, start: int) -> tuple[int, int] | None:
 
 class Budget:
     """Counts the frames and bytes that one connection sends: within a second, and in its unfinished message."""
-
-    __slots__ = ("_bytes", "_ends", "_flood_seconds", "_fragment_bytes", "_frames", "fragments")
 
     def __init__(self) -> None:
         self._ends = 0.0
