@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlmodel import col, select
-
 from chat_app.database import Db, Transaction
 from chat_app.delivery import order_delivery
 from chat_app.errors import (
@@ -61,19 +59,6 @@ async def _view(db: Db, actor: Actor, chat_id: UUID) -> View:
     return View(*rows[0])
 
 
-async def lock_chats(db: Transaction, chat_ids: Iterable[UUID]) -> dict[UUID, Chat]:
-    """The chats that exist, locked in the order of their ids until the commit.
-
-    Read memberships in a later statement: one that waited for a lock still sees the past.
-    """
-    existing = select(Chat).where(col(Chat.id).in_(set(chat_ids)), col(Chat.deleted_at).is_(None))
-    locking = existing.order_by(col(Chat.id)).with_for_update(key_share=True)
-    locked = {chat.id: chat for chat in await db.exec(locking, execution_options={"populate_existing": True})}
-    for chat_id in locked:
-        order_delivery(db, chat_id)
-    return locked
-
-
 async def lock_chat(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, View]:
     """For every shared change: the chat, locked until the commit, and the actor's view. Raises ChatNotFound."""
     chat, view = await _lock(db, actor, chat_id)
@@ -82,11 +67,12 @@ async def lock_chat(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat,
 
 
 async def _lock(db: Transaction, actor: Actor, chat_id: UUID) -> tuple[Chat, View]:
-    chat = (await lock_chats(db, [chat_id])).get(chat_id)
-    view = await _view(db, actor, chat_id)
+    chat = await db.get(Chat, chat_id, with_for_update={"key_share": True}, populate_existing=True)
     if chat is None:
         raise ChatNotFound
-    return chat, view
+    order_delivery(db, chat_id)
+    # In a later statement: one that waited for a lock still sees the past. A deleted chat has no members.
+    return chat, await _view(db, actor, chat_id)
 
 
 async def lock_group(db: Transaction, actor: Actor, chat_id: UUID, *, as_creator: bool = False) -> Chat:
@@ -181,7 +167,7 @@ SELECT chat_id, user_id, visible_from_seq FROM membership WHERE chat_id = ANY($1
 
 
 async def list_audience(db: Db, chat_ids: Sequence[UUID]) -> dict[UUID, dict[UUID, int]]:
-    """The members of locked chats with the first seq that each may see: they may send, and they get the events."""
+    """The members of chats with the first seq that each may see. Those of locked chats may send, and get the events."""
     audiences: dict[UUID, dict[UUID, int]] = {chat_id: {} for chat_id in chat_ids}
     for chat_id, user_id, visible_from_seq in await db.fetch(_AUDIENCE, list(chat_ids)):
         audiences[chat_id][user_id] = visible_from_seq
