@@ -138,11 +138,6 @@ class ContactCreate(CreateBase):
     phone: Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=NO_NUL)]
 
 
-def types_of(create: type[CreateBase]) -> tuple[str, ...]:
-    """The message types that a class stands for."""
-    return get_args(create.model_fields["type"].annotation)
-
-
 def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Leave out of locations the variant that pydantic adds: it is not part of the input. Raises InvalidInput."""
     try:
@@ -164,7 +159,7 @@ MessageCreate = TypeAliasType(
 # The registry of message types. What else differs by type follows from these classes, but for the payload's field in
 # `MessageShared`.
 CREATES: tuple[type[CreateBase], ...] = get_args(get_args(MessageCreate.__value__)[0])
-CREATE_OF = {MessageType(name): create for create in CREATES for name in types_of(create)}
+CREATE_OF = {MessageType(name): kind for kind in CREATES for name in get_args(kind.model_fields["type"].annotation)}
 WITH_ATTACHMENT = frozenset(kind for kind, create in CREATE_OF.items() if create.content_types)
 PAYLOADS: dict[MessageType, type[SQLModel]] = {MessageType.SYSTEM: System} | {
     kind: create.payload for kind, create in CREATE_OF.items() if create.payload
