@@ -107,10 +107,11 @@ class Cluster:
 
     async def _compare(self) -> None:
         """While messages of others may be lost: look into the database for what changed in the chats that are open."""
-        if self.bus.is_complete:
+        chats = {connection.active_chat_id for connection in self.connections if connection.active_chat_id}
+        # A chat that is opened later is read then.
+        if self.bus.is_complete or not chats:
             self._certain_at = time.monotonic()
             return
-        chats = {connection.active_chat_id for connection in self.connections if connection.active_chat_id}
         # Older changes were received before, unless their commit was that late.
         seconds = time.monotonic() - self._certain_at + LONGEST_TRANSACTION.total_seconds()
         async with self.database.transaction() as db:

@@ -1,6 +1,7 @@
 """Delivers events to the connections of this process. No other module does."""
 
 from collections.abc import Collection
+from uuid import UUID
 
 import orjson
 
@@ -56,7 +57,7 @@ class Fanout:
 
     def _send(self, event: Recorded, reached: Reached) -> None:
         if event.open_chat_id:
-            self._to_open(event, reached)
+            self._to_open(event, event.open_chat_id, reached)
         elif event.kind.reach is Reach.NODE:
             self._apply(event.event, reached)
         else:
@@ -74,11 +75,10 @@ class Fanout:
             connection.send(packet)
         reached.update(connections)
 
-    def _to_open(self, event: Recorded, reached: Reached) -> None:
-        assert event.open_chat_id
+    def _to_open(self, event: Recorded, chat_id: UUID, reached: Reached) -> None:
         packets: dict[int, Packet] = {}
         audience, first_seq = event.audience, event.header.first_seq
-        connections = self.connections.with_open(event.open_chat_id)
+        connections = self.connections.with_open(chat_id)
         if event.peer_id:
             connections = connections | self.connections.of_user(event.peer_id)
         for connection in connections:

@@ -21,21 +21,15 @@ MOST_WAITING = 1000
 Held = tuple[list[Recorded], Context]
 
 
-class _Newest:
+class _Newest(dict[Hashable, int]):
     """The newest version of each thing that was delivered."""
-
-    def __init__(self) -> None:
-        self._versions: dict[Hashable, int] = {}
-
-    def get(self, thing: Hashable) -> int:
-        return self._versions.get(thing, 0)
 
     def pass_by(self, thing: Hashable, version: int) -> bool:
         """Record this version. False if a newer one was delivered already."""
-        known = self._versions.pop(thing, 0)
-        self._versions[thing] = max(known, version)
-        if len(self._versions) > MOST_KNOWN:
-            del self._versions[next(iter(self._versions))]
+        known = self.pop(thing, 0)
+        self[thing] = max(known, version)
+        if len(self) > MOST_KNOWN:
+            del self[next(iter(self))]
         return version >= known
 
     def pass_each(self, chat_id: UUID | None, user_ids: Iterable[UUID], version: int) -> bool:
@@ -67,11 +61,11 @@ class Order:
 
     def is_behind(self, chat_id: UUID, version: int) -> bool:
         """Whether this version of a chat was not delivered yet; from now on it counts as delivered."""
-        return version > self._windows.get(chat_id) and self._windows.pass_by(chat_id, version)
+        return version > self._windows.get(chat_id, 0) and self._windows.pass_by(chat_id, version)
 
     def was_removed(self, chat_id: UUID | None, user_id: UUID | None, version: int) -> bool:
         """Whether a removal of this user was delivered that is newer than this version of the chat."""
-        return self._removals.get((chat_id, user_id)) > version
+        return self._removals.get((chat_id, user_id), 0) > version
 
     def _give_up(self, held: Held) -> None:
         if any(waiting is held for waiting in self._waiting):
@@ -85,7 +79,7 @@ class Order:
     def _early(self, events: list[Recorded]) -> set[UUID | None]:
         """The chats of which an earlier change has not arrived yet."""
         headers = [event.header for event in events if event.kind is MessagesChanged]
-        return {header.chat_id for header in headers if 0 < self._windows.get(header.chat_id) < header.since}
+        return {header.chat_id for header in headers if 0 < self._windows.get(header.chat_id, 0) < header.since}
 
     def _pass(self, events: list[Recorded]) -> int:
         sifted = [(event, self._sift(event)) for event in events]

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Iterable
-from datetime import datetime
 from uuid import UUID
 
 from chat_app.background import Background
@@ -87,7 +86,8 @@ class Presence:
         await asyncio.sleep(GRACE_SECONDS)
         del self._leaving[user_id]
         self.online.here.discard(user_id)
-        last_seen_at = await self._write_last_seen([user_id])
+        async with self.database.transaction() as db:
+            last_seen_at = await write_last_seen(db, [user_id])
         if user_id not in self.online.here:
             self._publish(Online(left={user_id: last_seen_at}))
             await self._announce([user_id], online=False)
@@ -100,16 +100,13 @@ class Presence:
     async def _expire(self, user_ids: Collection[UUID]) -> None:
         """Users whose node did not publish that they left."""
         if gone := [user_id for user_id in user_ids if user_id not in self.online]:
-            await self._write_last_seen(gone)
+            async with self.database.transaction() as db:
+                await write_last_seen(db, gone)
             await self._announce(gone, online=False)
 
     def _publish(self, online: Online) -> None:
         if self.bus:
             self.bus.publish(online=online)
-
-    async def _write_last_seen(self, user_ids: Collection[UUID]) -> datetime:
-        async with self.database.transaction() as db:
-            return await write_last_seen(db, user_ids)
 
     async def _announce(self, user_ids: Iterable[UUID], *, online: bool) -> None:
         """Deliver that these users are online now, or offline, to those who watch them."""
