@@ -88,10 +88,9 @@ def clean(data: bytes, *, is_large: bool = False) -> Picture | None:
     kind = picture_format(data)
     if kind is None:
         return None
-    if is_copied := kind == "GIF":
-        data = clean_gif(data)
-    elif is_copied := kind == "WEBP" and is_animated_webp(data):
-        data = clean_webp(data)
+    is_copied = kind == "GIF" or (kind == "WEBP" and is_animated_webp(data))
+    if is_copied:
+        data = CLEANERS[kind](data)
     with _opened(data, is_large=is_large) as image:
         copied = data if is_copied else _copied(image, data)
         size = image.size if _orientation(image) < 5 else image.size[::-1]
