@@ -93,14 +93,11 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
     """Every message and member that changed after the version `since`, in the order of their versions."""
     view = await view_chat(db, actor, chat_id)
     reset = since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK
-    page = (chat_id, since, view.version, view.visible_from_seq, limit - 1)
-    # A version changes one message at most.
-    is_whole = reset or view.version - since < limit
-    last = [] if is_whole else await db.fetch(_LAST_OF_PAGE, *page)
-    until = last[0]["version"] if last else view.version
-    after = until if reset else since
-    condition = "version > $3 AND version <= $4 AND seq >= $5"
-    messages = await _read(db, actor.id, chat_id, condition, after, until, view.visible_from_seq, order="version, seq")
+    after = view.version if reset else since
+    condition, values = "version > $3 AND version <= $4 AND seq >= $5", (after, view.version, view.visible_from_seq)
+    messages = await _read(db, actor.id, chat_id, condition, *values, limit, order="version LIMIT $6")
+    # A version changes one message at most, so a page never ends within one.
+    until = messages[-1].version if len(messages) == limit else view.version
     members = await read_changed_members(db, chat_id, after, until)
     replied = await _replied(db, actor.id, chat_id, view, messages)
     return Changes(
@@ -114,13 +111,6 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
         has_more=until < view.version,
         reset=reset,
     )
-
-
-# The last version of a page of changes, never in the middle of one; no row if all changes fit.
-_LAST_OF_PAGE = """
-SELECT version FROM message WHERE chat_id = $1 AND version > $2 AND version <= $3 AND seq >= $4
-ORDER BY version OFFSET $5 LIMIT 1
-"""
 
 
 async def read_messages(db: Db, user_id: UUID, chat_id: UUID, seqs: Collection[int]) -> list[MessageRead]:
@@ -144,13 +134,13 @@ async def _read(
 
 
 _COLUMNS = ", ".join(f"message.{name}" for name in MESSAGE_COLUMNS)
-# The numbers from $3 on belong to the condition.
+# The numbers from $3 on belong to the condition and the order.
 _MESSAGES = f"""
 SELECT {_COLUMNS}, like_count > 0 AND EXISTS (
     SELECT FROM "like" WHERE "like".chat_id = message.chat_id AND "like".seq = message.seq AND user_id = $2
 ) AS liked
 FROM message WHERE chat_id = $1 AND {{}} ORDER BY {{}}
-"""  # the names of columns
+"""
 _ATTACHMENTS = "SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bigint[])"
 
 
