@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
 from contextlib import asynccontextmanager, closing
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -65,6 +66,7 @@ class Transaction(AsyncSession):
 Db = Transaction | RawConnection
 
 
+@dataclass(eq=False)
 class Database:
     """An engine with its raw connections. Its commits release their events.
 
@@ -72,24 +74,18 @@ class Database:
     cases read in `info`. `patience`: seconds that a transaction may wait in all.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        delivery: Delivery | None = None,
-        remove_files: Callable[[list[str]], Awaitable[None]] | None = None,
-        online: Container[UUID] = frozenset(),
-        pool_size: int = 10,
-        patience: float | None = None,
-    ) -> None:
-        self.url = url.replace("+asyncpg", "", 1)
-        self.patience = patience or PATIENCE_SECONDS
-        self._driver = Driver(self.url, self.patience)
-        self.engine = self._driver.engine(url, pool_size)
-        self._delivery = delivery or NoDelivery()
-        self._remove_files = remove_files
-        self._info = {"online": online}
-        self._readers = asyncio.Semaphore(pool_size)
+    url: str
+    _: KW_ONLY
+    delivery: Delivery = field(default_factory=NoDelivery)
+    remove_files: Callable[[list[str]], Awaitable[None]] | None = None
+    online: Container[UUID] = frozenset()
+    pool_size: int = 10
+    patience: float = field(default_factory=lambda: PATIENCE_SECONDS)
+
+    def __post_init__(self) -> None:
+        self._driver = Driver(self.url.replace("+asyncpg", "", 1), self.patience)
+        self.engine = self._driver.engine(self.url, self.pool_size)
+        self._readers = asyncio.Semaphore(self.pool_size)
         self._last: Last = {}
         self._removals = Background()
         self._looks = Background()
@@ -100,7 +96,7 @@ class Database:
 
         Raises Unavailable when the database can't be reached or does not answer in time.
         """
-        db = Transaction(self.engine, expire_on_commit=False, autoflush=False, info=self._info)
+        db = Transaction(self.engine, expire_on_commit=False, autoflush=False, info={"online": self.online})
         until = self._until()
         with closing(Place(db, self._last)), unavailable_without_database():
             async with db:
@@ -137,7 +133,7 @@ class Database:
                 await self._readers.acquire()
             try:
                 async with self._driver.borrow(until) as raw:
-                    raw.info.update(self._info)
+                    raw.info["online"] = self.online
                     yield raw
             finally:
                 self._readers.release()
@@ -167,7 +163,7 @@ class Database:
             # The outcome is unknown: the answer may have been lost on its way.
             if connection:
                 connection.terminate()
-                self._delivery.resync(events)
+                self.delivery.resync(events)
                 self._looks.spawn(self._resync_again(process, events))
             raise
         committed_at = time.perf_counter()
@@ -182,10 +178,10 @@ class Database:
             await db.info["place"].wait(until)
         except BaseException:
             if events:
-                self._delivery.resync(events)
+                self.delivery.resync(events)
             raise
         if events:
-            log_info("delivered", connections=self._delivery.deliver(events))
+            log_info("delivered", connections=self.delivery.deliver(events))
             metrics.delivery.observe(time.perf_counter() - committed_at)
 
     async def _resync_again(self, process: int, events: list[Recorded]) -> None:
@@ -200,12 +196,12 @@ class Database:
             except Unavailable:
                 pass  # a frozen server commits nothing
             await asyncio.sleep(LOOK_SECONDS)
-        self._delivery.resync(events)
+        self.delivery.resync(events)
 
     async def _remove(self, keys: list[str]) -> None:
         try:
-            if self._remove_files:
-                await self._remove_files(keys)
+            if self.remove_files:
+                await self.remove_files(keys)
         except Exception as error:
             log.error("files not removed", files=keys, error=type(error).__name__)
 

@@ -82,7 +82,7 @@ def events_before_commit() -> None:
 
     async def early(self: Database, db: Any, until: float) -> None:
         if events := recorded(db):
-            self._delivery.deliver(list(events))
+            self.delivery.deliver(list(events))
             db.info["events"] = []
             await asyncio.sleep(0.1)
         await commit(self, db, until)

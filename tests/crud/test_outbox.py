@@ -137,7 +137,7 @@ async def test_sends_to_a_contended_chat_keep_their_order(
 async def test_only_the_chat_that_stays_locked_is_given_up(
     box: Outbox, anna: Actor, chat_ids: list[UUID], database: Database
 ) -> None:
-    hasty = Database(database.url.replace("://", "+asyncpg://", 1), patience=1)
+    hasty = Database(database.url, patience=1)
     held, free, *_ = chat_ids
     async with database.raw_transaction() as holder:
         await holder.lock(HOLD, [held], patience=1)

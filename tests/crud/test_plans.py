@@ -103,7 +103,9 @@ async def plan_of(batch: RawConnection, statement: str, values: tuple[object, ..
 @asynccontextmanager
 async def empty_tables(database: Database) -> AsyncIterator[RawConnection]:
     """A connection that sees empty tables, with the statistics of empty tables."""
-    batch = RawConnection(await asyncpg.connect(database.url, server_settings=dict(BY_KEY)), {})
+    batch = RawConnection(
+        await asyncpg.connect(database.url.replace("+asyncpg", "", 1), server_settings=dict(BY_KEY)), {}
+    )
     try:
         for table in ("chat", "membership", "message"):
             await batch.connection.execute(f"CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)")
