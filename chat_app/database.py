@@ -232,8 +232,6 @@ async def read_clock(db: AsyncSession) -> datetime:
 
 def _versions(events: list[Recorded]) -> dict[str, int]:
     """The chats that got a new version, for the log."""
-    versions: dict[UUID | None, int] = {}
-    for kind, _, _, header, *_ in events:
-        if kind.reach is not Reach.NODE:
-            versions[header.chat_id] = header.version or header.removed_version
-    return {str(chat_id): version for chat_id, version in versions.items() if version}
+    headers = [event.header for event in events if event.kind.reach is not Reach.NODE]
+    versions = ((str(header.chat_id), header.version or header.removed_version) for header in headers)
+    return {chat_id: version for chat_id, version in versions if version}
