@@ -189,6 +189,17 @@ class TestOpenAPI:
             assert ("chat_not_found" in codes) >= ("{chat_id}" in name), name
             assert ("message_not_found" in codes) >= ("{seq}" in name), name
 
+    def test_errors_that_follow_from_the_input_are_documented(self, http: Node) -> None:
+        for name, operation in operations(http | {"webhooks": {}}).items():
+            codes = refusals(operation)
+            assert ("invalid_input" in codes) == bool({"parameters", "requestBody"} & operation.keys()), name
+            assert ("too_large" in codes) >= ("requestBody" in operation), name
+
+    def test_answers_that_ask_to_wait_have_the_header(self, http: Node) -> None:
+        for name, operation in operations(http | {"webhooks": {}}).items():
+            waiting = {status for status, answer in operation["responses"].items() if "headers" in answer}
+            assert waiting == {"429", "503"} & operation["responses"].keys(), name
+
     def test_429_is_documented_where_it_can_come_with_the_rates(self, http: Node) -> None:
         for name, operation in operations(http | {"webhooks": {}}).items():
             own = [
