@@ -3,25 +3,17 @@
 import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from socket import gaierror
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import SecretStr
 from redis.exceptions import AuthenticationError, RedisError
 
 NOT_ENCODED = re.compile(r"[\s\x00-\x1f\x7f]|%(?![0-9A-Fa-f]{2})|%00")
 # By SQLSTATE. The texts of PostgreSQL quote its input.
-DATABASE_FAULTS = {
-    "28P01": "the role or its password is wrong",
-    "28000": "the role does not exist, or pg_hba.conf of the server refuses it",
-    "3D000": "there is no database of this name",
-    "42501": "the role lacks a right: the tables have to belong to it",
-    "42704": "an option after the ? is unknown",
-    "22023": "an option after the ? has a wrong value",
-    "55P02": "an option after the ? can't be set",
-    "53300": "the server has no connection left for this role",
-    "57P03": "the server is starting or shutting down",
-}
+DATABASE_FAULTS: dict[str, str] = orjson.loads(Path(__file__).with_name("database_faults.json").read_bytes())
 
 
 def _check(url: SecretStr, begin: str, *, expected: str) -> SecretStr:
