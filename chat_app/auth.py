@@ -176,77 +176,77 @@ def plain_phone(phone: str) -> str | None:
         return None
 
 
-async def log_in(manager: UserManager, phone: str, password: str, device: Device) -> Tokens:
+async def log_in(db: Transaction, phone: str, password: str, device: Device) -> Tokens:
     """Open a session with phone and password. Raises BadCredentials, PhoneNotVerified."""
-    user = await manager.check_password(col(User.phone) == plain_phone(phone), password)
+    user = await UserManager(db).check_password(col(User.phone) == plain_phone(phone), password)
     if user is None or not user.is_active:
         raise BadCredentials
     if get_settings().phone_verification == "required" and not user.is_verified:
         raise PhoneNotVerified
-    return await _open_session(manager, user, device)
+    return await _open_session(db, user, device)
 
 
-async def log_in_with_code(manager: UserManager, data: CodeLogin, device: Device) -> Tokens:
+async def log_in_with_code(db: Transaction, data: CodeLogin, device: Device) -> Tokens:
     """Open a session with a code; a number that is new becomes a user. Raises BadCode."""
     hashed = await hash_password(data.password) if data.password else None
-    user = await _use_code(manager, data, Purpose.LOGIN)
+    user = await _use_code(db, data, Purpose.LOGIN)
     # Before the first proof the account may belong to somebody who registered another person's number.
     if hashed or not user.is_verified:
-        await _set_password(manager, user, hashed)
-    return await _open_session(manager, user, device)
+        await _set_password(db, user, hashed)
+    return await _open_session(db, user, device)
 
 
-async def _open_session(manager: UserManager, user: User, device: Device) -> Tokens:
-    opened = await sessions.open_session(manager.db, user.id, *device)
-    note(manager.db, "logged in", user=user.id, session=opened.actor.session_id)
+async def _open_session(db: Transaction, user: User, device: Device) -> Tokens:
+    opened = await sessions.open_session(db, user.id, *device)
+    note(db, "logged in", user=user.id, session=opened.actor.session_id)
     return SessionStrategy().tokens(opened)
 
 
-async def verify_phone(manager: UserManager, actor: Actor, data: CodeUse) -> None:
+async def verify_phone(db: Transaction, actor: Actor, data: CodeUse) -> None:
     """Mark the actor's number as verified. Raises BadCode, or NotAuthenticated if it is not the actor's number."""
-    user = await manager.db.get(User, actor.id)
+    user = await db.get(User, actor.id)
     if user is None or user.phone != data.phone:
         raise NotAuthenticated("Send the access token of the account that has this number.")
-    await change_user(manager.db, await _use_code(manager, data, Purpose.VERIFY), {"is_verified": True})
+    await change_user(db, await _use_code(db, data, Purpose.VERIFY), {"is_verified": True})
 
 
-async def reset_password(manager: UserManager, data: PasswordReset) -> None:
+async def reset_password(db: Transaction, data: PasswordReset) -> None:
     """Set a password with a code; all sessions of the user end. Raises BadCode."""
     hashed = await hash_password(data.new_password)
-    await _set_password(manager, await _use_code(manager, data, Purpose.RESET), hashed)
+    await _set_password(db, await _use_code(db, data, Purpose.RESET), hashed)
 
 
-async def _use_code(manager: UserManager, data: CodeUse, purpose: Purpose) -> User:
+async def _use_code(db: Transaction, data: CodeUse, purpose: Purpose) -> User:
     """The user, locked, of a number that was proven. Raises BadCode."""
-    await codes.use_code(manager.db, data.phone, purpose, data.code)
+    await codes.use_code(db, data.phone, purpose, data.code)
     if purpose is Purpose.LOGIN:
-        await manager.insert_user({"phone": data.phone, "name": DEFAULT_NAME})
-    user = await lock_user(manager.db, col(User.phone) == data.phone)
+        await UserManager(db).insert_user({"phone": data.phone, "name": DEFAULT_NAME})
+    user = await lock_user(db, col(User.phone) == data.phone)
     if user is None or not user.is_active:
         raise BadCode
     return user
 
 
-async def _set_password(manager: UserManager, user: User, hashed: str | None) -> None:
+async def _set_password(db: Transaction, user: User, hashed: str | None) -> None:
     """Replace or clear the password of a user who has proven the number, and end all sessions."""
-    note(manager.db, "password changed", user=user.id)
-    await change_user(manager.db, user, {"hashed_password": hashed, "is_verified": True})
-    await sessions.revoke_sessions(manager.db, user.id)
+    note(db, "password changed", user=user.id)
+    await change_user(db, user, {"hashed_password": hashed, "is_verified": True})
+    await sessions.revoke_sessions(db, user.id)
 
 
-async def change_password(manager: UserManager, actor: Actor, data: PasswordChange) -> None:
+async def change_password(db: Transaction, actor: Actor, data: PasswordChange) -> None:
     """Set a new password; the user's other sessions end. Raises BadCredentials, SessionRevoked."""
     hashed = await hash_password(data.new_password)
-    db, is_meant = manager.db, col(User.id) == actor.id
-    user = await lock_user(manager.db, is_meant)
+    is_meant = col(User.id) == actor.id
+    user = await lock_user(db, is_meant)
     if user is None or user.hashed_password is not None:
-        user = await manager.check_password(is_meant, data.current_password or "")
+        user = await UserManager(db).check_password(is_meant, data.current_password or "")
     if user is None:
         raise BadCredentials
     # A first login by code may have ended this session and cleared the password after the request was authenticated.
     await sessions.check_session(db, actor)
     note(db, "password changed")
-    await change_user(manager.db, user, {"hashed_password": hashed})
+    await change_user(db, user, {"hashed_password": hashed})
     await sessions.revoke_sessions(db, actor.id, keep=actor.session_id)
 
 

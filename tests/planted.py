@@ -14,6 +14,7 @@ from sqlmodel import col, delete
 
 from chat_app import auth, driver
 from chat_app.crud import access, chats, likes, sending
+from chat_app.crud.users import change_user
 from chat_app.errors import ChatNotFound, NotCreator
 from chat_app.live.cluster import Cluster
 from chat_app.live.engine.fast_socket import FastSocket
@@ -102,9 +103,9 @@ def phones_in_logs() -> None:
     """Each login logs its phone number."""
     log_in = auth.log_in
 
-    async def log_phone(manager: Any, phone: str, password: str, device: Any) -> Any:
+    async def log_phone(db: Any, phone: str, password: str, device: Any) -> Any:
         log.info("login", phone=phone)
-        return await log_in(manager, phone, password, device)
+        return await log_in(db, phone, password, device)
 
     replace(auth, log_in=log_phone)
 
@@ -148,8 +149,8 @@ def any_secret() -> None:
 def proof_ends_nothing() -> None:
     """The first proof of a number leaves its former sessions and its password as they are."""
 
-    async def verify(manager: Any, user: Any, hashed: Any) -> None:
-        await manager.user_db.update(user, {"is_verified": True})
+    async def verify(db: Any, user: Any, hashed: Any) -> None:
+        await change_user(db, user, {"is_verified": True})
 
     replace(auth, _set_password=verify)
 

@@ -10,7 +10,6 @@ from chat_app.api.deps import (
     CurrentActor,
     NodeDep,
     SessionDep,
-    UserManagerDep,
     attempt,
     count_code,
     count_unauthenticated,
@@ -37,21 +36,21 @@ protected = APIRouter(route_class=Protected)
 
 
 @router.post("/register", status_code=201, responses=responses(PhoneTaken))
-async def register(request: Request, db: SessionDep, manager: UserManagerDep, data: UserCreate) -> UserMe:
+async def register(request: Request, db: SessionDep, data: UserCreate) -> UserMe:
     """Register by phone number. It may be written in any form. Then log in with the same phone and password.
 
     If numbers have to be verified (`CHAT_PHONE_VERIFICATION=required`), log in with a code first. Until the first login
     the number can be registered again, with another name and password.
     """
     await count_unauthenticated(request)
-    user = await manager.create(data)
+    user = await auth.UserManager(db).create(data)
     return await users.get_me(db, Actor(user.id, user.id))
 
 
 @router.post("/login", responses=responses(BadCredentials, PhoneNotVerified))
 async def login(
     request: Request,
-    manager: UserManagerDep,
+    db: SessionDep,
     username: Annotated[str, Form(description="The phone number.")],
     password: Annotated[str, Form(json_schema_extra={"format": "password"})],
 ) -> Tokens:
@@ -62,7 +61,7 @@ async def login(
     After five wrong passwords an address has to wait. Logins with a code are counted separately.
     """
     async with metrics.count_login("password"), attempt(request, auth.plain_phone(username)) as device:
-        return await auth.log_in(manager, username, password, device)
+        return await auth.log_in(db, username, password, device)
 
 
 @router.post("/refresh", responses=responses(NotAuthenticated, SessionRevoked, RefreshReused))
@@ -95,9 +94,9 @@ async def revoke_session(db: SessionDep, actor: CurrentActor, session_id: UUID) 
 
 
 @protected.post("/password", status_code=204, responses=responses(BadCredentials))
-async def change_password(actor: CurrentActor, manager: UserManagerDep, data: PasswordChange) -> None:
+async def change_password(db: SessionDep, actor: CurrentActor, data: PasswordChange) -> None:
     """Change your password. Your other sessions end. `current_password` may be missing only if you have none."""
-    await auth.change_password(manager, actor, data)
+    await auth.change_password(db, actor, data)
 
 
 @router.post("/codes", status_code=202)
@@ -117,34 +116,32 @@ async def request_code(request: Request, node: NodeDep, data: CodeRequest) -> Co
 
 
 @router.post("/codes/login", responses=responses(BadCode))
-async def login_with_code(request: Request, manager: UserManagerDep, data: CodeLogin) -> Tokens:
+async def login_with_code(request: Request, db: SessionDep, data: CodeLogin) -> Tokens:
     """Log in with a code. A number that is new becomes a user, without a password unless you send one.
 
     If the number was registered but never verified, this makes you its only owner: the password that it was registered
     with is cleared and all other sessions end. `has_password` of `GET /users/me` shows whether one is set.
     """
     async with metrics.count_login("code"), attempt(request, data.phone) as device:
-        return await auth.log_in_with_code(manager, data, device)
+        return await auth.log_in_with_code(db, data, device)
 
 
 @protected.post("/codes/verify", responses=responses(BadCode))
-async def verify_phone(
-    request: Request, db: SessionDep, actor: CurrentActor, manager: UserManagerDep, data: CodeUse
-) -> UserMe:
+async def verify_phone(request: Request, db: SessionDep, actor: CurrentActor, data: CodeUse) -> UserMe:
     """Verify the number of your own account with a code. Password and sessions stay.
 
     The phone has to be that of the account whose access token is sent, otherwise 401.
     """
     async with attempt(request, data.phone):
-        await auth.verify_phone(manager, actor, data)
+        await auth.verify_phone(db, actor, data)
     return await users.get_me(db, actor)
 
 
 @router.post("/codes/reset", status_code=204, responses=responses(BadCode))
-async def reset_password(request: Request, manager: UserManagerDep, data: PasswordReset) -> None:
+async def reset_password(request: Request, db: SessionDep, data: PasswordReset) -> None:
     """Set a new password with a code. All sessions of the user end, and the number counts as verified."""
     async with attempt(request, data.phone):
-        await auth.reset_password(manager, data)
+        await auth.reset_password(db, data)
 
 
 router.include_router(protected)

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request
 from fastapi_users.authentication import BearerTransport
 
-from chat_app.auth import LOGIN_PATH, UserManager, authenticate
+from chat_app.auth import LOGIN_PATH, authenticate
 from chat_app.components import Components
 from chat_app.crud import sessions
 from chat_app.database import Transaction
@@ -45,13 +45,6 @@ async def open_reading(node: NodeDep) -> AsyncIterator[RawConnection]:
 
 
 ReadingDep = Annotated[RawConnection, Depends(open_reading, scope="function")]
-
-
-async def get_user_manager(db: SessionDep) -> UserManager:
-    return UserManager(db)
-
-
-UserManagerDep = Annotated[UserManager, Depends(get_user_manager)]
 
 
 async def count_unauthenticated(request: Request, **who: object) -> None:
