@@ -4,7 +4,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import SecretStr
@@ -46,25 +45,18 @@ def environment(*, workers: int = 0, is_checked: bool = True, may_start: bool = 
     started = {}
     with ExitStack() as stack:
         if settings.database_url is None:
-            running = None if workers else _find_postgres(settings.data_dir, is_required=not may_start)
+            folder = settings.data_dir.resolve() / "postgres"
+            url = None if workers else running_postgres(folder)
+            if not url and not may_start:
+                raise Refusal(f"CHAT_DATABASE_URL is not set, and no server runs on {folder.parent}: start `make run`")
             with _progress("Starting PostgreSQL …"):
-                url = running or stack.enter_context(embedded_postgres(settings.data_dir / "postgres"))
-            started["database_url"] = url
+                started["database_url"] = SecretStr(url or stack.enter_context(embedded_postgres(folder)))
         elif is_checked:
             with _refusing(database_fault):
                 with_database(partial(find_fault, "database", settings))
         if needs_bus:
-            started["bus_url"] = stack.enter_context(embedded_valkey())
-        secrets = {name: SecretStr(url) for name, url in started.items()}
-        yield use_settings(settings.model_copy(update=secrets))
-
-
-def _find_postgres(data_dir: Path, *, is_required: bool) -> str | None:
-    """The URL of the database of a running server. Raises Refusal if there is none and one is required."""
-    url = running_postgres(data_dir / "postgres")
-    if is_required and not url:
-        raise Refusal(f"CHAT_DATABASE_URL is not set, and no server runs on {data_dir.resolve()}: start `make run`")
-    return url
+            started["bus_url"] = SecretStr(stack.enter_context(embedded_valkey()))
+        yield use_settings(settings.model_copy(update=started))
 
 
 def with_database(use: Callable[[Database], Awaitable[Result]]) -> Result:
