@@ -197,12 +197,6 @@ def request_ids() -> list[str]:
     return [id for id in values.get("requests", [values.get("request_id")]) if id]
 
 
-def bound(name: str) -> str | None:
-    """A value of the log context."""
-    found: str | None = context().get(name)
-    return found
-
-
 def as_chat_error(error: Exception, **values: Any) -> ChatError:
     """The error that a client gets. One that nobody expected is logged, with these values."""
     if isinstance(error, ChatError):

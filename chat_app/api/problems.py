@@ -23,7 +23,7 @@ from chat_app.errors import (
     UnsupportedMediaType,
     all_errors,
 )
-from chat_app.logs import bind, bound
+from chat_app.logs import bind, context
 
 PROBLEM = "application/problem+json"
 # For errors of the libraries, which have a status only.
@@ -62,7 +62,7 @@ def problem_response(error: ChatError, headers: Mapping[str, str] | None = None)
         sent["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
         sent["Retry-After"] = str(error.retry_after)
-    return Response(orjson.dumps(error.problem(bound("request_id"))), error.status, sent, media_type=PROBLEM)
+    return Response(orjson.dumps(error.problem(context().get("request_id"))), error.status, sent, media_type=PROBLEM)
 
 
 def handle_errors(api: FastAPI) -> None:

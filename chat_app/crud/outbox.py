@@ -58,7 +58,8 @@ class Outbox:
     async def send(self, draft: Draft) -> Sent:
         """Send a message and wait. Raises its error."""
         result: asyncio.Future[Sent | ChatError] = asyncio.get_running_loop().create_future()
-        self.put(draft, lambda sent: None if result.done() else result.set_result(sent), logs.bound("request_id"))
+        request_id = logs.context().get("request_id")
+        self.put(draft, lambda sent: None if result.done() else result.set_result(sent), request_id)
         sent = one([await result])
         logs.bind(chat=draft.chat_id, seq=sent.seq)
         return sent

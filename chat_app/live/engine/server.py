@@ -189,7 +189,7 @@ class ChatServer(socketio.AsyncServer):  # type: ignore[misc]  # as above
         except Exception as error:
             problem = logs.as_chat_error(error)
             logs.log_info("refused", logs.AUDIT, **problem.reasons())
-            content = problem.problem(logs.bound("request_id"))
+            content = problem.problem(logs.context().get("request_id"))
             raise socketio.exceptions.ConnectionRefusedError(problem.detail, content) from error
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
