@@ -19,17 +19,13 @@ from chat_app.errors import (
     MethodNotAllowed,
     NotAuthenticated,
     NotFound,
-    TooLarge,
-    UnsupportedMediaType,
     all_errors,
 )
 from chat_app.logs import bind, context
 
 PROBLEM = "application/problem+json"
 # For errors of the libraries, which have a status only.
-_BY_STATUS: dict[int, type[ChatError]] = {400: InvalidInput} | {
-    kind.status: kind for kind in (NotAuthenticated, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType)
-}
+_BY_STATUS = {400: InvalidInput, 401: NotAuthenticated, 404: NotFound, 405: MethodNotAllowed}
 # Errors that follow from a path.
 _BY_PATH: dict[str, type[ChatError]] = {"{chat_id}": ChatNotFound, "{seq}": MessageNotFound}
 UNREADABLE = InvalidInput.at("", "unreadable", "The body can't be read.")
