@@ -22,28 +22,22 @@ from chat_app.models.messages import WITH_ATTACHMENT
 AGE = timedelta(days=1)
 AT_ONCE = 20
 
-# By rule, the query that finds its violations.
-RULES = dict(re.findall(r"-- (.+)\n(SELECT[^;]+);", Path(__file__).with_name("rules.sql").read_bytes().decode()))
-
-FILES = f"""(
-    SELECT id, key, size FROM attachment
-    UNION ALL SELECT id, preview_key, NULL FROM attachment WHERE preview_key IS NOT NULL
-    UNION ALL SELECT id, concat_ws('/', 'avatars', avatar_key, picture), NULL
-    FROM "user", unnest(ARRAY{list(SIZES)}) AS picture WHERE avatar_key IS NOT NULL
-) AS file"""
-# A file is deleted after its row, so a missing file is a violation only if the row is still there.
-STILL_THERE = text(f"SELECT 1 FROM {FILES} WHERE id = :id AND key = :key")
-
 # Other files in the storage are not ours.
 OURS = re.compile(r"attachments/(?P<id>[0-9a-f]{32})/.+|avatars/(?P<avatar>[0-9a-f]{40}\.(?:jpg|png))/[a-z]+")
-KNOWN = """
-    SELECT key FROM attachment WHERE id = ANY(CAST(:ids AS uuid[]))
-    UNION ALL SELECT preview_key FROM attachment WHERE id = ANY(CAST(:ids AS uuid[]))
-    UNION ALL SELECT avatar_key FROM "user" WHERE avatar_key = ANY(CAST(:avatars AS text[]))"""
-UNSENT = "SELECT id FROM attachment WHERE chat_id IS NULL AND created_at < :before"
-DELETE_UNSENT = """
-DELETE FROM attachment WHERE id = ANY($1::uuid[]) AND chat_id IS NULL RETURNING id, key, preview_key
-"""
+
+
+def _queries(file: str) -> dict[str, str]:
+    """The queries of a file, by the comment above each."""
+    return dict(re.findall(r"-- (.+)\n(\w[^;]+);", Path(__file__).with_name(file).read_bytes().decode()))
+
+
+# By rule, the query that finds its violations.
+RULES = _queries("rules.sql")
+FILES = _queries("files.sql")
+OF_ROWS = FILES["files of rows"]
+PICTURES = {"pictures": list(SIZES)}
+# A file is deleted after its row, so a missing file is a violation only if the row is still there.
+STILL_THERE = text(f"SELECT 1 FROM ({OF_ROWS}) AS file WHERE id = :id AND key = :key")
 
 
 async def verify(database: Database, storage: Storage) -> AsyncIterator[str]:
@@ -62,11 +56,11 @@ async def _verify_files(database: Database, storage: Storage, reader: AsyncConne
         if found is not None and row.size in (None, found):
             return None
         async with database.engine.connect() as connection:
-            if await connection.scalar(STILL_THERE, {"id": row.id, "key": row.key}) is None:
+            if await connection.scalar(STILL_THERE, PICTURES | {"id": row.id, "key": row.key}) is None:
                 return None
         return f"a file is missing or has another size: {row.key} size={found} expected={row.size or 'any'}"
 
-    async for rows in (await reader.stream(text(f"SELECT * FROM {FILES}"))).partitions(AT_ONCE):
+    async for rows in (await reader.stream(text(OF_ROWS), PICTURES)).partitions(AT_ONCE):
         for violation in filter(None, await asyncio.gather(*map(verify_file, rows))):
             yield violation
 
@@ -75,7 +69,7 @@ async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> A
     """Find unsent attachments and files without a row, if older than a day. `is_deleting` deletes them too."""
     before = datetime.now(UTC) - AGE
     async with _reader(database) as reader:
-        async for rows in (await reader.stream(text(UNSENT), {"before": before})).partitions(1000):
+        async for rows in (await reader.stream(text(FILES["unsent attachments"]), {"before": before})).partitions(1000):
             ids = [row.id for row in rows]
             for attachment_id in await _delete_unsent(database, storage, ids) if is_deleting else ids:
                 yield f"attachment {attachment_id}"
@@ -92,7 +86,7 @@ async def sweep(database: Database, storage: Storage, *, is_deleting: bool) -> A
 async def _delete_unsent(database: Database, storage: Storage, ids: Iterable[UUID]) -> list[UUID]:
     """Delete attachments, except those sent meanwhile. Returns the deleted ids."""
     async with database.transaction() as db:
-        rows = await db.fetch(DELETE_UNSENT, ids)
+        rows = await db.fetch(FILES["delete unsent attachments"], ids)
     await storage.delete([key for _, *keys in rows for key in keys if key is not None])
     return [attachment_id for attachment_id, *_ in rows]
 
@@ -103,7 +97,7 @@ async def _without_row(database: Database, keys: Iterable[str]) -> list[str]:
     ids = {UUID(found["id"]) for found in ours.values() if found["id"]}
     avatars = {found["avatar"] for found in ours.values() if found["avatar"]}
     async with database.engine.connect() as connection:
-        known = set(await connection.scalars(text(KNOWN), {"ids": list(ids), "avatars": list(avatars)}))
+        known = set(await connection.scalars(text(FILES["keys with a row"]), {"ids": [*ids], "avatars": [*avatars]}))
     return [key for key, found in ours.items() if not {key, found["avatar"]} & known]
 
 
