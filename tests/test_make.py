@@ -58,6 +58,9 @@ def test_each_is_installed_once_whatever_came_first(folder: Path) -> None:
 def test_changed_requirements_are_installed_anew(folder: Path) -> None:
     for stamp in ("ready-to-run", "ready"):
         touch(folder / ".venv" / stamp, age=50)
+    touch(folder / DEV, age=40)
+    assert (installed_by("run", folder), installed_by("test", folder)) == (set(), {UV, DEV})
+    touch(folder / ".venv/ready", age=30)
     touch(folder / RUN, age=10)
     assert (installed_by("run", folder), installed_by("test", folder)) == ({UV, RUN}, set())
     touch(folder / UV, age=10)
