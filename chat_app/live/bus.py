@@ -27,10 +27,6 @@ from chat_app.live.bus_messages import Message, Online, decode, encode
 from chat_app.logs import log, log_crash
 
 CHANNEL = "chat:events:2"
-# During a deploy nodes of the former version publish there, in another format. Neither format can be read by the other
-# version, so each has to compare with the database: this packet is to them a node that then falls silent.
-FORMER_CHANNEL = "chat:events"
-FORMER_PACKET = b'{"node":"00000000-0000-0000-0000-000000000000","number":0,"since":0}'
 HEARTBEAT_SECONDS = 1.0
 # A node that publishes nothing for so long is cut off, or gone.
 SILENT_SECONDS = 3.0
@@ -92,13 +88,11 @@ class Bus:
         self._nodes: dict[UUID, _Node] = {}
         self._others_known = False
         self._is_lost = False
-        self._former_at = float("-inf")
 
     @property
     def is_complete(self) -> bool:
         """Whether everything arrives that other nodes commit."""
-        has_former = time.monotonic() - self._former_at < SILENT_SECONDS
-        return self.is_up and not has_former and not any(node.is_silent for node in self._nodes.values())
+        return self.is_up and not any(node.is_silent for node in self._nodes.values())
 
     def publish(
         self, events: Sequence[Recorded] = (), *, online: Online | None = None, is_leaving: bool = False
@@ -152,7 +146,7 @@ class Bus:
 
     async def _join(self, subscription: PubSub) -> None:
         async with asyncio.timeout(2 * TIMEOUT_SECONDS):
-            await subscription.subscribe(CHANNEL, FORMER_CHANNEL)
+            await subscription.subscribe(CHANNEL)
             if await subscription.get_message(timeout=TIMEOUT_SECONDS) is None:
                 raise TimeoutError("no answer to SUBSCRIBE")
         now = time.monotonic()
@@ -182,7 +176,6 @@ class Bus:
                 await self.client.connection_pool.disconnect()
 
     async def _write(self) -> None:
-        await self.client.publish(FORMER_CHANNEL, FORMER_PACKET)
         while True:
             packets: list[bytes] = []
             with suppress(TimeoutError):  # there is nothing to publish but that this node lives
@@ -205,13 +198,9 @@ class Bus:
             message = await subscription.get_message(timeout=HEARTBEAT_SECONDS + TIMEOUT_SECONDS)
             if message is None:
                 raise TimeoutError("nothing was received")
-            if message["type"] != "message":
-                continue
-            if message["channel"] == CHANNEL.encode():
+            if message["type"] == "message":
                 # In a context of its own, so that the log context is that of one message.
                 copy_context().run(self._receive, message["data"])
-            elif message["data"] != FORMER_PACKET:
-                self._former_at = time.monotonic()
 
     def _receive(self, packet: bytes) -> None:
         # Half of what comes is one's own, and reading it would cost as much as the rest.

@@ -1,19 +1,12 @@
 """Nodes of two versions of the service side by side: fields and events that one does not know cause no resync."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from uuid import UUID
 
-import pytest
 from redis.asyncio import Redis
 
-from chat_app.crud import members
-from chat_app.database import Database
-from chat_app.live import bus
-from chat_app.live.bus import CHANNEL, FORMER_CHANNEL
-from chat_app.models.sessions import Actor
-from tests.clients import Person, SocketTransport, until
+from chat_app.live.bus import CHANNEL
+from tests.clients import Person, SocketTransport
 from tests.cluster.conftest import Json, MakePersonAt, Node, OtherNode, Valkey, events_in
 from tests.cluster.test_faults import RESYNC, open_group
 
@@ -154,35 +147,3 @@ async def test_an_unreadable_packet_counts_as_missed(person_at: MakePersonAt, ot
     await other_node.publish_garbage()
     for person in (boris, idle):
         assert (await person.socket.wait_for(RESYNC))["reason"] == "missed"
-
-
-async def test_changes_by_a_node_of_the_former_version_are_found_in_the_database(
-    person_at: MakePersonAt, nodes: list[Node], valkey: Valkey, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It publishes in a format that this version does not read."""
-    # Nodes that ended in other tests are silent, too.
-    monkeypatch.setattr(bus, "FORGOTTEN_SECONDS", 2 * bus.SILENT_SECONDS)
-    anna, boris, clara = await person_at(0, "Anna"), await person_at(1, "Boris"), await person_at(1, "Clara")
-    chat_id = await open_group(anna, boris, clara)
-    await boris.forget()
-    async with Redis(unix_socket_path=str(valkey.path)) as client:
-        await client.publish(FORMER_CHANNEL, '{"node":"of the former version","number":7,"since":7}')
-    async with database.transaction() as db:
-        await members.remove_member(db, Actor(UUID(anna.id), anna.session_id), UUID(chat_id), UUID(clara.id))
-    assert (await boris.socket.wait_for(RESYNC))["reason"] == "bus_lost"
-    await until(lambda: nodes[1].cluster.bus.is_complete)
-
-
-async def test_to_a_node_of_the_former_version_this_one_is_a_node_that_falls_silent(
-    nodes: list[Node], valkey: Valkey
-) -> None:
-    before = [node.cluster.bus._former_at for node in nodes]
-    async with Redis(unix_socket_path=str(valkey.path)) as client, client.pubsub() as subscription:
-        await subscription.subscribe(FORMER_CHANNEL)
-        await subscription.get_message(timeout=5)
-        nodes[1].wire.cut()
-        await until(lambda: not nodes[1].is_whole)
-        nodes[1].wire.heal()
-        packet = await subscription.get_message(timeout=5)
-    assert packet and json.loads(packet["data"]) == {"node": str(UUID(int=0)), "number": 0, "since": 0}
-    assert [node.cluster.bus._former_at for node in nodes] == before, "and to those of this version it is nothing"
