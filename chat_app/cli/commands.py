@@ -11,7 +11,7 @@ import typer
 from alembic.config import main as run_alembic
 from pydantic import ValidationError
 
-from chat_app import logs, migrations
+from chat_app import logs, migrations, tracing
 from chat_app.cli import inspection, operate
 from chat_app.cli.environment import add_demo_data, environment, prepare_tables, upgrade, with_database
 from chat_app.cli.process import Refusal, run_and_exit
@@ -55,6 +55,10 @@ def run(
     settings = use_settings(get_settings().model_copy(update=given))
     if unsafe := settings.unsafe():
         raise Refusal("\n".join(unsafe))
+    try:
+        tracing.configure()
+    except ImportError as error:
+        raise Refusal(f"{tracing.ENDPOINT} is set: install requirements.txt for {error.name}, or unset it") from None
     if settings.rate_limits == "load-test":
         logs.log.warning("nothing is limited, as CHAT_RATE_LIMITS is load-test: any client can flood this server")
     has_demo = seed and settings.is_development

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from chat_app import logs
+from chat_app import logs, tracing
 from chat_app.cli.process import Refusal, run_and_exit
 from chat_app.cli.serving import serve
 from chat_app.settings import Settings, use_settings
@@ -98,6 +98,7 @@ def _work(settings: Settings, listening: socket.socket, ready: Connection) -> No
     threading.Thread(target=_end_with_parent, daemon=True).start()
     use_settings(settings)
     logs.configure(settings.log_level, settings.log_format, settings.log_lines)
+    tracing.configure()
     run_and_exit(partial(serve, settings, listening, partial(ready.send_bytes, b"ready")), status_on_signal=0)
 
 

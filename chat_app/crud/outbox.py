@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from chat_app import logs, metrics
+from opentelemetry.trace import Span, get_current_span
+
+from chat_app import logs, metrics, tracing
 from chat_app.crud.messages import Draft, Sent, one, send_messages
 from chat_app.database import Database
 from chat_app.driver import Busy
@@ -28,6 +30,7 @@ class _Waiting(NamedTuple):
     draft: Draft
     done: Done
     request_id: str | None
+    span: Span | None
     # The end of its patience, as a time of the event loop.
     until: float
 
@@ -49,17 +52,17 @@ class Outbox:
         self._contended: dict[UUID, _Queue] = {}
         self._slots = asyncio.Semaphore(CONTENDED_AT_ONCE)
 
-    def put(self, draft: Draft, done: Done, request_id: str | None = None) -> None:
+    def put(self, draft: Draft, done: Done, request_id: str | None = None, span: Span | None = None) -> None:
         """Send a message. `done` is called with the result, after the commit and its events."""
         queue = self._contended.get(draft.chat_id) if self._contended else None
         until = asyncio.get_running_loop().time() + self.database.patience
-        self._append(queue or self._queue, _Waiting(draft, done, request_id, until))
+        self._append(queue or self._queue, _Waiting(draft, done, request_id, span, until))
 
     async def send(self, draft: Draft) -> Sent:
         """Send a message and wait. Raises its error."""
         result: asyncio.Future[Sent | ChatError] = asyncio.get_running_loop().create_future()
-        request_id = logs.context().get("request_id")
-        self.put(draft, lambda sent: None if result.done() else result.set_result(sent), request_id)
+        origin = logs.context().get("request_id"), get_current_span() if tracing.tracer else None
+        self.put(draft, lambda sent: None if result.done() else result.set_result(sent), *origin)
         sent = one([await result])
         logs.bind(chat=draft.chat_id, seq=sent.seq)
         return sent
@@ -105,6 +108,7 @@ class Outbox:
         if not batch:
             return
         logs.bind_request(requests=[waiting.request_id for waiting in batch])
+        tracing.share(waiting.span for waiting in batch)
         until = min(waiting.until for waiting in batch)
         # A lock that is given up by the server leaves the connection whole.
         patience = 0.9 * (until - asyncio.get_running_loop().time()) if is_contended else PATIENCE_SECONDS

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from uuid_utils.compat import uuid7
 
-from chat_app import logs, metrics
+from chat_app import logs, metrics, tracing
 from chat_app.background import run_together
 from chat_app.events import Recorded
 from chat_app.live.bus_messages import Message, Online, decode, encode
@@ -106,7 +106,7 @@ class Bus:
             metrics.bus_dropped.labels("full" if self.is_up else "down").inc()
         else:
             presence = online and online.model_dump(mode="json")
-            fields = {"requests": logs.request_ids(), "online": presence, "is_leaving": is_leaving}
+            fields = {"requests": logs.request_ids(), "online": presence, "is_leaving": is_leaving, **tracing.headers()}
             self.waiting.put_nowait(encode(self.node, self._number, since, events, published_at=time.time(), **fields))
 
     async def run(self, listener: Listener) -> None:

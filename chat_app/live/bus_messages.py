@@ -61,6 +61,8 @@ class Message(BaseModel):
     since: int
     # Of the requests and commands whose commit this was.
     requests: list[str] = []
+    # Their traceparents, where they are traced.
+    traces: list[str] = []
     events: list[_Event] = []
     online: Online | None = None
     is_leaving: bool = False

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
-from chat_app import logs, metrics
+from chat_app import logs, metrics, tracing
 from chat_app.background import Background
 from chat_app.crud.access import list_present
 from chat_app.crud.chats import list_changed
@@ -67,9 +67,10 @@ class Cluster:
 
     def received(self, message: Message, events: list[Recorded]) -> None:
         if events:
-            reached = self.order.release(events)
+            began, reached = time.time_ns(), self.order.release(events)
             ms = message.published_at and round((time.time() - message.published_at) * 1000, 1)
             logs.log_info("delivered", connections=reached, delay_ms=ms)
+            tracing.delivered(message.traces if reached else [], began, str(message.node), reached)
             if message.published_at:
                 metrics.bus_delay.observe(max(time.time() - message.published_at, 0))
         if message.online:

@@ -11,7 +11,7 @@ import orjson
 from pydantic import ValidationError
 from sqlmodel import Field
 
-from chat_app import logs, metrics
+from chat_app import logs, metrics, tracing
 from chat_app.auth import authenticate
 from chat_app.background import Background
 from chat_app.crud import access, sessions
@@ -44,7 +44,7 @@ class Handshake(Input):
 
 
 class Call:
-    """One command: its log lines and its ack."""
+    """One command: its log lines, its span and its ack."""
 
     def __init__(self, connection: Connection, event: Any, respond: Callable[[bytes], None]) -> None:
         self.connection = connection
@@ -54,6 +54,7 @@ class Call:
         self._respond = respond
         self.started = time.perf_counter()
         self.id = logs.new_request_id()
+        self.span = tracing.begin(self.name, self.id, connection.socket.traceparent)
         self.log_values: dict[str, Any] = {"request_id": self.id, "command": self.name, **connection.log_values}
         logs.line("received", self.log_values)
 
@@ -68,6 +69,7 @@ class Call:
     def _finish(self, status: int, code: str, ack: dict[str, Any]) -> None:
         json, seconds = at_host(as_json(ack), self.connection.socket.host), time.perf_counter() - self.started
         metrics.command_seconds(self.name or "unknown", code).observe(seconds)
+        tracing.end(self.span, status, code)
         logs.log_answered({**self.log_values, "status": status, "ms": round(seconds * 1000, 1)}, {})
         self._respond(json)
 
@@ -149,7 +151,7 @@ class Live:
         except Exception as error:
             call.fail(error)
         else:
-            self.outbox.put(draft, call.send, call.id)
+            self.outbox.put(draft, call.send, call.id, call.span)
         return None
 
     def _argument(self, call: Call, event: Any) -> Any:
@@ -165,10 +167,11 @@ class Live:
 
     async def _run(self, call: Call, event: Any) -> None:
         logs.bind_request(**call.log_values)
-        try:
-            call.succeed(*await self._execute(call, event))
-        except Exception as error:
-            call.fail(error)
+        with tracing.within(call.span):
+            try:
+                call.succeed(*await self._execute(call, event))
+            except Exception as error:
+                call.fail(error)
 
     async def _execute(self, call: Call, event: Any) -> tuple[int, Any]:
         data, connection = self._argument(call, event), call.connection

@@ -62,6 +62,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]  # the library is not typed
         """`count`: how many transports its address has already."""
         scope = environ["asgi.scope"]
         self.address, self.host, self.count = address_of(scope), host_of(scope), count
+        self.traceparent: str | None = environ.get("HTTP_TRACEPARENT")
         is_misplaced = b"token" in scope["query_string"] or b"authorization" in dict(scope["headers"])
         # What to answer to a connect without a token.
         self.misplaced = MISPLACED if is_misplaced else None
