@@ -94,8 +94,8 @@ async def _become_group(db: Transaction, actor: Actor, chat: Chat, title: str) -
 
 async def _names(db: Transaction, chat: Chat, joining: list[UUID]) -> str:
     """A title made of the members' names."""
-    founders = [user_id for user_id in (chat.low_id, chat.high_id) if user_id]
-    names = await db.exec(select(User.name).where(col(User.id).in_([*founders, *joining])).order_by(User.name))
+    people = chat.low_id, chat.high_id, *joining
+    names = await db.exec(select(User.name).where(col(User.id).in_(people)).order_by(User.name))
     return ", ".join(names)[: LIMITS["title_length"]]
 
 

@@ -33,22 +33,6 @@ async def read_watchers(db: Db, user_id: UUID) -> tuple[datetime | None, list[UU
     return last_seen_at, peers, chats
 
 
-_CONTACTS = """
-SELECT chat_id, type = 'private' AS is_private, array_agg(other.user_id) AS user_ids
-FROM membership AS own JOIN chat ON chat.id = chat_id JOIN membership AS other USING (chat_id)
-WHERE own.user_id = $1 AND own.removed_at IS NULL AND other.user_id <> $1 AND other.removed_at IS NULL
-GROUP BY chat_id, type
-"""
-
-
-async def list_contacts(db: Db, user_id: UUID) -> tuple[set[UUID], dict[UUID, set[UUID]]]:
-    """The peers of this user's private chats, and by group the members who are none of these peers."""
-    rows = await db.fetch(_CONTACTS, user_id)
-    peers = {peer for row in rows if row["is_private"] for peer in row["user_ids"]}
-    members = {row["chat_id"]: {*row["user_ids"]} - peers for row in rows if not row["is_private"]}
-    return peers, {chat_id: user_ids for chat_id, user_ids in members.items() if user_ids}
-
-
 async def list_peers(db: Db, user_id: UUID, open_chat_id: UUID | None) -> set[UUID]:
     """Users whose presence this one gets: private peers, and the other members of the open chat, if it is theirs."""
     peers = {peer for (peer,) in await db.fetch(_PRIVATE_PEERS, user_id)}

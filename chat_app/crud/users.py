@@ -8,9 +8,10 @@ from sqlalchemy import ColumnElement, false, func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
+from chat_app.crud.access import list_audience
 from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import mine_of, read_for_peers
-from chat_app.crud.presence import is_online, list_contacts
+from chat_app.crud.presence import is_online, read_watchers
 from chat_app.database import Transaction, note
 from chat_app.delivery import order_delivery
 from chat_app.errors import UsernameTaken, UserNotFound
@@ -47,12 +48,13 @@ async def change_user(db: Transaction, user: User, fields: dict[str, Any]) -> Us
     note(db, user=user.id)
     if (user.name, user.avatar_key) != former:
         event = UsersChanged(users=[brief(user.id, user.name, user.avatar_key)])
-        peers, members = await list_contacts(db, user.id)
+        _, peers, chats = await read_watchers(db, user.id)
         if peers:
             record(db, event, dict.fromkeys(peers, 0))
             await _renew_peer(db, user.id)
-        for chat_id, user_ids in members.items():
-            record(db, event, dict.fromkeys(user_ids, 0), chat_id)
+        for chat_id, members in (await list_audience(db, chats)).items():
+            if others := members.keys() - {user.id, *peers}:
+                record(db, event, dict.fromkeys(others, 0), chat_id)
     return user
 
 
