@@ -8,6 +8,7 @@ from uuid import UUID
 
 from chat_app.crud.briefs import list_briefs
 from chat_app.crud.history import people_in
+from chat_app.crud.statements import read_sql
 from chat_app.database import LONGEST_TRANSACTION, Db
 from chat_app.errors import ChatNotFound, InvalidInput
 from chat_app.logs import log_authorized
@@ -45,21 +46,7 @@ _PREVIEW_FIELDS = tuple(Preview.model_fields)
 _SOURCES = {"text": f"left(last.text, {PREVIEW_LENGTH})", "system": "last.payload"}
 _PREVIEW_COLUMNS = ", ".join(f"{_SOURCES.get(name, f'last.{name}')} AS last_{name}" for name in _PREVIEW_FIELDS)
 
-# The entries of `page`: chats with the membership of the member who sees them.
-_ENTRIES = f"""
-WITH page AS (
-    SELECT chat.*, membership.user_id, {MINE_COLUMNS}, coalesce(pinned_at, 'epoch') AS pinned
-    FROM membership JOIN chat ON chat.id = chat_id WHERE removed_at IS NULL AND {{where}} {{order}}
-)
-SELECT page.*, {_PREVIEW_COLUMNS}, peer.id AS peer_id, peer.name, avatar_key, (
-    SELECT coalesce(max(last_read_seq), 0) FROM membership AS other
-    WHERE chat_id = page.id AND other.user_id <> page.user_id AND removed_at IS NULL
-) AS others_read_seq
-FROM page
-LEFT JOIN message AS last ON last.chat_id = page.id AND last.seq = message_count
-LEFT JOIN "user" AS peer ON peer.id = CASE page.user_id WHEN low_id THEN high_id WHEN high_id THEN low_id END
-{{order_again}}
-"""
+_ENTRIES = read_sql("entries.sql", mine=MINE_COLUMNS, preview=_PREVIEW_COLUMNS)
 
 
 async def get_chat(db: Db, actor: Actor, chat_id: UUID) -> ChatRead:
@@ -124,15 +111,7 @@ def _page(
     return f"({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))", after, order
 
 
-# A removal doubles the membership's share, so that the sum grows with every change, this one too.
-_SYNC = f"""
-SELECT max(greatest(membership.changed_at, CASE WHEN removed_at IS NULL THEN chat.changed_at END)) AS latest,
-    sum(CASE WHEN removed_at IS NULL THEN chat.version ELSE membership.version END
-        + membership.version + mine_version)::bigint AS versions,
-    max(greatest({_WRITTEN.format(table="membership")},
-        CASE WHEN removed_at IS NULL THEN {_WRITTEN.format(table="chat")} END)) AS written
-FROM membership JOIN chat ON chat.id = chat_id WHERE user_id = $1
-"""
+_SYNC = read_sql("sync.sql", **{f"{table}_written": _WRITTEN.format(table=table) for table in ("membership", "chat")})
 
 
 async def read_sync(db: Db, user_id: UUID) -> str:

@@ -18,6 +18,7 @@ from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import MINE_COLUMNS, mine_fields, preview, shared_fields
 from chat_app.crud.history import quoted_by_draft, read_messages
 from chat_app.crud.recording import record_messages
+from chat_app.crud.statements import read_sql
 from chat_app.database import Db
 from chat_app.delivery import order_delivery
 from chat_app.driver import RawConnection
@@ -195,30 +196,12 @@ class Sending:
                     resent[reader_id, message.seq].json = as_json(message)
 
 
-# Memberships are written in the order of their keys: who writes many without the locks of their chats does it, too.
-_WRITE = f"""
-WITH placed AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($2) AS placed (chat_id uuid, seq bigint, version bigint, sender_id uuid,
-        client_id uuid, content_hash text, type text, text text, reply_to bigint, {" jsonb, ".join(NO_PAYLOAD)} jsonb)
-), sent AS (
-    INSERT INTO message (chat_id, seq, version, sender_id, client_id, content_hash,
-        type, text, payload, reply_to, like_count, sent_at)
-    SELECT chat_id, seq, version, sender_id, client_id, decode(content_hash, 'hex'),
-        type, text, coalesce({", ".join(NO_PAYLOAD)}), reply_to, 0, $1
-    FROM placed
-), counted AS (
-    UPDATE chat SET message_count = last.seq, last_user_seq = NULL, version = last.version, updated_at = $1,
-        changed_at = $1
-    FROM (SELECT chat_id, max(seq) AS seq, max(version) AS version FROM placed GROUP BY chat_id) AS last
-    WHERE id = last.chat_id
+_WRITE = read_sql(
+    "write_messages.sql",
+    payloads=", ".join(NO_PAYLOAD),
+    payload_columns=" jsonb, ".join(NO_PAYLOAD),
+    mine=MINE_COLUMNS,
 )
-UPDATE membership SET last_read_seq = own.seq, mine_version = mine_version + 1, changed_at = $1
-FROM (
-    SELECT chat_id, sender_id, max(seq) AS seq FROM placed GROUP BY chat_id, sender_id ORDER BY chat_id, sender_id
-) AS own
-WHERE membership.chat_id = own.chat_id AND user_id = sender_id AND removed_at IS NULL
-RETURNING membership.chat_id, user_id, {MINE_COLUMNS}
-"""
 
 _CARRY = """
 UPDATE attachment SET chat_id = carried.chat_id, seq = carried.seq
