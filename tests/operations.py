@@ -163,7 +163,7 @@ def other_contents(name: str) -> list[Json]:
         return []
     file = {"attachment_id": str(uuid4()), "text": "Look"}
     contents: list[Json] = [
-        {"type": "image", **file},
+        *({"type": kind, **file} for kind in ("image", "video", "audio", "voice", "file")),
         {"type": "location", "latitude": 43.5, "longitude": 39.7, "text": "Here"},
         {"type": "contact", "name": "Anna", "phone": "+7 916 000-00-00"},
     ]

@@ -20,6 +20,14 @@ LONGEST_PAUSE = 16
 READ_BACK_SHARE = 0.1
 PICTURE = pictures.encoded(pictures.corners(), "PNG")
 FORM = "multipart/form-data; boundary=chaos"
+# By the type of message, the content type of a file that can go as one.
+FILES = {
+    "image": "image/png",
+    "video": "video/mp4",
+    "audio": "audio/mpeg",
+    "voice": "audio/ogg",
+    "file": "text/plain",
+}
 
 
 def draft(turn: Turn) -> Json:
@@ -269,13 +277,14 @@ async def delete_avatar(turn: Turn) -> None:
 
 @part(0.8)
 async def create_attachment(turn: Turn) -> None:
-    """Upload a file, and send it."""
-    body = (
-        b'--chaos\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
-        b"%b\r\n--chaos--\r\n" % turn.new_id().encode()
-    )
+    """Upload a file, and send it as a message of its type."""
+    kind, content_type = turn.random.choice(list(FILES.items()))
+    data = PICTURE if kind == "image" else turn.new_id().encode()
+    head = 'form-data; name="file"; filename="a.bin"'
+    body = b"--chaos\r\nContent-Disposition: %b\r\nContent-Type: %b\r\n\r\n%b\r\n--chaos--\r\n"
+    body %= (head.encode(), content_type.encode(), data)
     answer = await turn.client.over_http("create_attachment", {}, body=body, content_type=FORM)
     entry = turn.entry()
     if answer.ok and entry is not None:
-        message = {"type": "file", "attachment_id": answer.data["id"], "client_id": turn.new_id()}
+        message = {"type": kind, "attachment_id": answer.data["id"], "client_id": turn.new_id()}
         await send(turn, entry.shared["id"], message)
