@@ -168,7 +168,8 @@ class Driver:
         )
         self._start_deadline(connection, until)
         if more:
-            await connection.set_type_codec("jsonb", encoder=str, decoder=orjson.loads, schema="pg_catalog")
+            for kind in ("json", "jsonb"):
+                await connection.set_type_codec(kind, encoder=str, decoder=orjson.loads, schema="pg_catalog")
         return connection
 
     def _lend(self, connection: Any, _record: Any, _fairy: Any) -> None:

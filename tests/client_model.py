@@ -386,7 +386,9 @@ def people_in(messages: Iterable[Json]) -> Iterator[str]:
 
 
 def _current(message: Json) -> Json:
-    """A message or preview as this version writes it. Nodes of the version before have one `payload` for all types."""
+    """A message or preview as this version writes it. Earlier ones have one `payload` for all types, or no `extra`."""
+    if "chat_id" in message:
+        message = {"extra": None} | message
     if "payload" not in message:
         return message
     names = PAYLOADS if "chat_id" in message else ("system",)

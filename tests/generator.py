@@ -42,7 +42,7 @@ class Generator:
         match self.rng.choice(kind) if isinstance(kind, list) else kind:
             case "object":
                 required = schema.get("required", [])
-                wanted = [name for name in schema["properties"] if name in required or self.rng.random() < 0.4]
+                wanted = [name for name in schema.get("properties", ()) if name in required or self.rng.random() < 0.4]
                 return {name: self.value(schema["properties"][name]) for name in wanted}
             case "array":
                 return [self.value(schema["items"]) for _ in range(self.rng.randint(1, 3))]

@@ -112,7 +112,7 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "delete_avatar": {},
         "delete_chat": chat,
         "delete_message": message,
-        "edit_message": message | {"text": "Better"},
+        "edit_message": message | {"text": "Better", "extra": {"color": "teal"}},
         "get_active_chat": {},
         "get_attachment": {"attachment_id": str(uuid4())},
         "get_chat": chat,
@@ -152,7 +152,7 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "set_typing": chat | {"typing": True},
         "unlike_message": message,
         "unpin_chat": chat,
-        "update_me": {"name": "Anna", "username": None, "bio": "Here"},
+        "update_me": {"name": "Anna", "username": None, "bio": "Here", "extra": {"color": "teal"}},
         "verify_phone": code,
     }
 
@@ -166,6 +166,7 @@ def other_contents(name: str) -> list[Json]:
         *({"type": kind, **file} for kind in ("image", "video", "audio", "voice", "file")),
         {"type": "location", "latitude": 43.5, "longitude": 39.7, "text": "Here"},
         {"type": "contact", "name": "Anna", "phone": "+7 916 000-00-00"},
+        {"type": "custom", "extra": {"poll": [1, 2]}, "text": "A poll"},
     ]
     return [{"client_id": str(uuid4()), **content} for content in contents]
 

@@ -35,6 +35,7 @@ class Message:
     sender_id: str
     text: str | None = None
     system: Json | None = None
+    extra: Json | None = None
     client_id: str | None = None
     reply_to: int | None = None
     likes: set[str] = field(default_factory=set)
@@ -132,6 +133,7 @@ class Model:
             "contact": None,
             "system": message.system,
             "attachment": None,
+            "extra": message.extra,
             "reply_to": message.reply_to,
             "sender_id": message.sender_id,
             "like_count": len(message.likes),
@@ -200,10 +202,17 @@ class Model:
         return Outcome(201, chat)
 
     def send_message(
-        self, user: str, chat: Chat, type: str, text: str, client_id: str, reply_to: int | None
+        self,
+        user: str,
+        chat: Chat,
+        type: str,
+        text: str,
+        client_id: str,
+        reply_to: int | None,
+        extra: Json | None = None,
     ) -> Outcome:
         self._mine(user, chat)
-        key, content = (id(chat), user, client_id), (text, reply_to)
+        key, content = (id(chat), user, client_id), (type, text, reply_to, extra)
         if key in self.sent:
             message, sent = self.sent[key]
             if sent != content:
@@ -211,20 +220,22 @@ class Model:
             return Outcome(200, message)
         if reply_to is not None:
             self._seen(user, chat, reply_to)
-        message = self._add(chat, user, type=type, text=text, client_id=client_id, reply_to=reply_to)
+        message = self._add(chat, user, type=type, text=text, client_id=client_id, reply_to=reply_to, extra=extra)
         self.sent[key] = message, content
         return Outcome(201, message)
 
-    def edit_message(self, user: str, chat: Chat, seq: int, text: str | None) -> Outcome:
+    def edit_message(self, user: str, chat: Chat, seq: int, **sent: Any) -> Outcome:
         message = self._seen(user, chat, seq)
         if message.type == "system" or message.sender_id != user:
             raise Refused(403, "not_author")
         if message.deleted:
             raise Refused(409, "message_deleted")
-        if text is None:  # a text is no caption
+        needed = "text" if message.type == "text" else "extra"
+        if sent.get(needed, "") is None:
             raise Refused(422, "invalid_input")
-        if text != message.text:
-            message.text, message.edited = text, True
+        if any(getattr(message, name) != value for name, value in sent.items()):
+            message.edited = message.edited or sent.get("text", message.text) != message.text
+            message.text, message.extra = sent.get("text", message.text), sent.get("extra", message.extra)
             self._change(chat, message)
         return Outcome(200, message)
 
@@ -234,7 +245,7 @@ class Model:
             raise Refused(403, "not_author")
         if not message.deleted:
             message.deleted, message.edited, message.likes = True, False, set()
-            message.text = message.reply_to = None
+            message.text = message.extra = message.reply_to = None
             self._change(chat, message)
         return Outcome(204)
 

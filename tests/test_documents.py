@@ -318,7 +318,7 @@ def last_paragraph(live: Node, name: str, beginning: str) -> str:
 
 class TestBoth:
     def test_a_client_id_is_required_over_socket_io_only(self, http: Node, live: Node) -> None:
-        for kind in ("Text", "Attachment", "Location", "Contact"):
+        for kind in ("Text", "Attachment", "Location", "Contact", "Custom"):
             optional = http["components"]["schemas"][f"{kind}Create"]
             assert "client_id" not in optional["required"]
             assert "can't be repeated" in optional["properties"]["client_id"]["description"]

@@ -122,6 +122,23 @@ STATEMENTS["0005"] = {
     ],
 }
 
+STATEMENTS["0006"] = {
+    "message": [
+        """INSERT INTO message (chat_id, seq, version, sender_id, client_id, content_hash, type, text, extra, payload,
+            reply_to, like_count, sent_at, edited_at, deleted_at)
+            VALUES (:one, 1, 1, :one, :one, 'hash', 'custom', 'hello', '{"a": 1}', NULL, NULL, 0, now(), NULL, NULL)""",
+        *STATEMENTS["0001"]["message"][1:-1],
+        """UPDATE message SET text = NULL, extra = NULL, payload = NULL, reply_to = NULL, like_count = like_count + 1,
+            edited_at = NULL, deleted_at = now() WHERE chat_id = :one AND seq = 1""",
+    ],
+    "user": [
+        """INSERT INTO "user" (id, phone, hashed_password, name, username, bio, extra, avatar_key, is_verified,
+            is_active, last_seen_at)
+            VALUES (:one, :name, NULL, 'Anna', :name, '', '{"a": 1}', NULL, false, true, NULL)""",
+        *STATEMENTS["0001"]["user"][1:],
+    ],
+}
+
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(migrations.config()).walk_revisions()][::-1]
 COLUMNS = """
     SELECT table_name, column_name FROM information_schema.columns

@@ -132,6 +132,14 @@ def fields(scene: Scene) -> dict[str, Field]:
         "edited text": Field(
             "edit_message", lambda text: chat | {"seq": scene.seq, "text": text}, lambda m: m["text"], 8000, False
         ),
+        "extra": Field(
+            "send_message",
+            lambda text: message(type="custom", extra={"text": [text]}),
+            lambda m: m["extra"]["text"][0],
+            4096 - len('{"text":[""]}'),
+            False,
+            0,
+        ),
         "own title": Field("rename_chat", lambda text: chat | {"title": text}, lambda c: c["mine"]["title"], 100),
         "group title": Field(
             "create_group", lambda text: {"title": text, "member_ids": [scene.boris.id]}, lambda c: c["title"], 100

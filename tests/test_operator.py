@@ -127,6 +127,11 @@ BROKEN = {
         "UPDATE membership SET joined_version = 10000",
         "UPDATE chat SET version = 1",
     ],
+    "a message has `extra` that should not, or lacks it": [
+        "UPDATE message SET extra = '{}' WHERE type = 'system'",
+        "UPDATE message SET extra = '{}', deleted_at = now() WHERE type = 'text'",
+        "UPDATE message SET extra = NULL WHERE type = 'custom'",
+    ],
     "like_count is not the number of likes": [
         f"UPDATE message SET like_count = like_count + 1 WHERE {LAST}",
         'DELETE FROM "like"',

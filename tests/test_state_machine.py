@@ -40,6 +40,7 @@ SEVERAL = st.sets(USERS, min_size=1, max_size=3).map(sorted)
 TRANSPORTS = st.sampled_from(("http", "socket"))
 # Few, so that values repeat.
 TEXTS = st.sampled_from(("yes", "no", "perhaps"))
+EXTRAS = st.sampled_from(({"a": 1}, {"a": [1]}))
 TITLES = st.sampled_from(("Trip", "Work"))
 USED_IDS = st.integers(1, 3).map(lambda number: str(UUID(int=number)))
 # Distance from the newest message: 0 is the newest, -1 doesn't exist yet.
@@ -154,9 +155,17 @@ class Chats(RuleBasedStateMachine):
         text=TEXTS,
         client_id=st.none() | USED_IDS,
         reply_to=st.none() | BACK,
+        extra=st.none() | EXTRAS,
     )
     def send_message(
-        self, transport: str, user: int, chat: Chat, text: str, client_id: str | None, reply_to: int | None
+        self,
+        transport: str,
+        user: int,
+        chat: Chat,
+        text: str,
+        client_id: str | None,
+        reply_to: int | None,
+        extra: Json | None = None,
     ) -> None:
         self.do(
             transport,
@@ -166,7 +175,8 @@ class Chats(RuleBasedStateMachine):
             text=text,
             client_id=client_id or str(UUID(int=1000 + self.steps)),
             reply_to=None if reply_to is None else max(1, chat.message_count - reply_to),
-            type="text",
+            type="custom" if extra else "text",
+            extra=extra,
         )
 
     @rule(transport=TRANSPORTS, chat=CHATS, back=BACK, what=st.sampled_from(("edit", "delete", "like")))
@@ -178,9 +188,15 @@ class Chats(RuleBasedStateMachine):
             text = {"text": "no"} if what == "edit" else {}
             self.do(transport, user, f"{what}_message", chat, seq=max(1, chat.message_count), **text)
 
-    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, back=BACK, text=st.none() | TEXTS)
-    def edit_message(self, transport: str, user: int, chat: Chat, back: int, text: str | None) -> None:
-        self.do(transport, user, "edit_message", chat, seq=max(1, chat.message_count - back), text=text)
+    @rule(
+        transport=TRANSPORTS,
+        user=USERS,
+        chat=CHATS,
+        back=BACK,
+        sent=st.fixed_dictionaries({}, optional={"text": st.none() | TEXTS, "extra": st.none() | EXTRAS}).filter(bool),
+    )
+    def edit_message(self, transport: str, user: int, chat: Chat, back: int, sent: Json) -> None:
+        self.do(transport, user, "edit_message", chat, seq=max(1, chat.message_count - back), **sent)
 
     @rule(
         transport=TRANSPORTS,

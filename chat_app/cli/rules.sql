@@ -14,6 +14,12 @@ SELECT chat.id AS chat_id, chat.version, max(changed.version) AS row FROM chat J
     UNION ALL SELECT chat_id, greatest(version, joined_version) FROM membership
 ) AS changed ON chat_id = chat.id GROUP BY chat.id HAVING max(changed.version) > chat.version;
 
+-- a message has `extra` that should not, or lacks it
+SELECT chat_id, seq, type FROM message WHERE CASE
+    WHEN deleted_at IS NOT NULL OR type = 'system' THEN extra IS NOT NULL
+    WHEN type = 'custom' THEN extra IS NULL
+END;
+
 -- like_count is not the number of likes
 SELECT chat_id, seq, like_count, count AS likes
 FROM message FULL JOIN (SELECT chat_id, seq, count(*) FROM "like" GROUP BY chat_id, seq) AS likes

@@ -102,9 +102,10 @@ async def lock_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, c
 # A statement of its own: one that waited for a lock still sees the past in everything else.
 _LOCK_CHATS = "SELECT FROM chat WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE"
 
-MESSAGE_COLUMNS = (*MessageBase.model_fields, "payload")
-# The driver reads jsonb only as a column of its own.
-_QUOTED = ", ".join(f"message.{name}" for name in MESSAGE_COLUMNS).replace(".payload", ".payload::text")
+_JSON = ("extra", "payload")
+MESSAGE_COLUMNS = (*(name for name in MessageBase.model_fields if name not in _JSON), *_JSON)
+# The driver reads JSON only as a column of its own.
+_QUOTED = ", ".join(f"message.{name}{'::text' if name in _JSON else ''}" for name in MESSAGE_COLUMNS)
 
 _READ_LOCKED = read_sql("read_locked.sql", quoted=_QUOTED)
 

@@ -166,8 +166,8 @@ def quoted_message(message: MessageRead) -> MessageShared:
 
 def quoted_by_draft(columns: Sequence[Any]) -> MessageShared:
     """A message that `lock_to_send` found, from its columns and its attachment."""
-    *fields, payload, attachment = (*columns[:-2], *(text and orjson.loads(text) for text in columns[-2:]))
-    message = dict(zip(MESSAGE_COLUMNS, (*fields, payload), strict=True))
+    *fields, attachment = (*columns[:-3], *(text and orjson.loads(text) for text in columns[-3:]))
+    message = dict(zip(MESSAGE_COLUMNS, fields, strict=True))
     return quoted_message(_message_read(message, attachment and attachment_read(attachment)))
 
 

@@ -14,6 +14,7 @@ from chat_app.database import Db, Transaction
 from chat_app.errors import ChatError, InvalidInput
 from chat_app.models import Like
 from chat_app.models.answers import Created
+from chat_app.models.extra import canonical
 from chat_app.models.messages import CREATE_OF, MessageRead, MessageUpdate
 from chat_app.models.sessions import Actor
 
@@ -41,15 +42,19 @@ async def send_messages(db: Db, drafts: Sequence[Draft], *, patience: float | No
 
 
 async def edit_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, data: MessageUpdate) -> MessageRead:
-    """Change the text or caption of the actor's message; None removes a caption."""
+    """Change the text, the caption or `extra` of the actor's message; None removes what the message can do without."""
     chat, message = await access.lock_message(db, actor, chat_id, seq, access.check_may_edit)
-    field = CREATE_OF[message.type].model_fields.get("text")
-    if field is None or (field.is_required() and data.text is None):
-        raise InvalidInput.at("/text", "not_editable", f"A message of type {message.type} can't be given this text.")
-    if message.text != data.text:
-        message.edited_at = await recording.take_version(db, chat)
-        message.text = data.text
-        await recording.record_message(db, chat, message)
+    sent, fields = data.model_dump(exclude_unset=True), CREATE_OF[message.type].model_fields
+    for name, value in sent.items():
+        if name not in fields or (value is None and fields[name].is_required()):
+            detail = f"A message of type {message.type} can't be given this {name}."
+            raise InvalidInput.at(f"/{name}", "not_editable", detail)
+    changed = {name for name, value in sent.items() if canonical(value) != canonical(getattr(message, name))}
+    if changed:
+        now = await recording.take_version(db, chat)
+        message.sqlmodel_update({name: sent[name] for name in changed})
+        message.edited_at = now if "text" in changed else message.edited_at
+        await recording.record_message(db, chat, message, is_listed="text" in changed)
     return await read_message(db, actor.id, chat_id, seq)
 
 
@@ -59,7 +64,7 @@ async def delete_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int)
     if message.deleted_at:
         return
     message.deleted_at = await recording.take_version(db, chat)
-    message.text = message.payload = message.reply_to = message.edited_at = None
+    message.text = message.payload = message.extra = message.reply_to = message.edited_at = None
     message.like_count = 0
     await db.exec(delete(Like).where(col(Like.chat_id) == chat_id, col(Like.seq) == seq))
     await drop_attachment(db, chat_id, seq)

@@ -83,10 +83,12 @@ def change_mine(chat_id: UUID, *which: ColumnElement[bool], changed_at: Any, **v
     return change_memberships(chat_id, *which, mine_version=mine_version, changed_at=changed_at, **values)
 
 
-async def record_message(db: Transaction, chat: Chat, message: Message, *, liker: Actor | None = None) -> None:
+async def record_message(
+    db: Transaction, chat: Chat, message: Message, *, liker: Actor | None = None, is_listed: bool = True
+) -> None:
     """Record that a message was edited or deleted, or that `liker` liked or unliked it: only the liker gets `liked`.
 
-    The list shows another text of the newest message, but no likes.
+    The list shows another text of the newest message, but no likes. `is_listed`: it shows what was changed.
     """
     message.version = chat.version
     seqs = {message.seq, message.reply_to or message.seq}
@@ -99,7 +101,7 @@ async def record_message(db: Transaction, chat: Chat, message: Message, *, liker
     record_messages(db, chat, [shared_message(changed)], audience, quoted, people)
     if own:
         record_messages(db, chat, [changed], own, quoted, people)
-    elif changed.seq == chat.message_count:
+    elif is_listed and changed.seq == chat.message_count:
         sender = [user for user in people if user.id == changed.sender_id]
         record(db, ChatsChanged(chats=[shared_part(chat, preview(changed.__dict__))], users=sender), audience)
 

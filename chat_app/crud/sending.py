@@ -34,6 +34,7 @@ from chat_app.errors import (
 from chat_app.events import ChatsChanged, record
 from chat_app.models.answers import Created
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
+from chat_app.models.extra import canonical
 from chat_app.models.messages import NO_PAYLOAD, AttachmentCreate, MessageCreate, MessageShared, MessageType
 from chat_app.models.sessions import Actor
 from chat_app.models.users import brief
@@ -225,6 +226,7 @@ def _fields(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> dict[s
         "sent_at": now,
         "edited_at": None,
         "deleted_at": None,
+        "extra": data.extra,
         **NO_PAYLOAD,
         "attachment": attachment,
     }
@@ -242,4 +244,6 @@ _UNHASHED = ("client_id", "chat_id")
 
 def _content_hash(data: MessageCreate) -> bytes:
     content = {name: value for name, value in data.__dict__.items() if value is not None and name not in _UNHASHED}
+    if data.extra is not None:
+        content["extra"] = canonical(data.extra).decode()
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()

@@ -19,6 +19,8 @@ BIGGEST = 2**53 - 1  # the greatest integer that a JavaScript client reads back 
 # Part of the contract; `ready` contains them.
 LIMITS = {
     "text_length": 8000,
+    "extra_bytes": 4096,
+    "user_extra_bytes": 2048,
     "name_length": 100,
     "title_length": 100,
     "page": 100,

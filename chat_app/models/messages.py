@@ -16,6 +16,7 @@ from typing_extensions import TypeAliasType
 from chat_app.errors import InvalidInput
 from chat_app.models.attachments import AttachmentRead
 from chat_app.models.base import NO_NUL, NOW, UNSET, Body, Counter, Input, Line, Seq, Update, new_id, text_enum
+from chat_app.models.extra import ExtraJson, MessageExtra
 from chat_app.models.users import UserBrief
 
 
@@ -30,6 +31,7 @@ class MessageType(StrEnum):
     FILE = "file"
     LOCATION = "location"
     CONTACT = "contact"
+    CUSTOM = "custom"
     SYSTEM = "system"
 
 
@@ -56,6 +58,9 @@ class MessageBase(SQLModel):
     sent_at: datetime
     edited_at: datetime | None = None
     deleted_at: datetime | None = None
+    extra: dict[str, Any] | None = Field(
+        default=None, sa_type=ExtraJson(none_as_null=True), description="The client's own: the service never reads it."
+    )
 
 
 class Message(MessageBase, table=True):
@@ -97,6 +102,7 @@ class System(SQLModel):
     title: str | None = None
 
 
+EXTRA = "Your own JSON object: at most 4096 bytes without spaces, and 5 levels."
 ONCE = "Made by the client; the same id again sends nothing twice."
 
 
@@ -109,6 +115,7 @@ class CreateBase(Input):
 
     client_id: UUID = Field(default_factory=new_id, description=f"{ONCE} Without one a lost answer can't be repeated.")
     reply_to: Seq | None = Field(default=None, description="The seq of the message that this one answers.")
+    extra: MessageExtra | None = Field(default=None, description=EXTRA)
 
 
 class TextCreate(CreateBase):
@@ -138,6 +145,12 @@ class ContactCreate(CreateBase):
     phone: Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=NO_NUL)]
 
 
+class CustomCreate(CreateBase):
+    type: Literal["custom"]
+    extra: MessageExtra = Field(description=EXTRA)
+    text: Body | None = Field(default=None, description="For previews, and for apps that do not know what `extra` is.")
+
+
 def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Leave out of locations the variant that pydantic adds: it is not part of the input. Raises InvalidInput."""
     try:
@@ -153,7 +166,7 @@ BY_TYPE = (Discriminator("type"), WrapValidator(_without_tag))
 
 # The documents have a schema of this name.
 MessageCreate = TypeAliasType(
-    "MessageCreate", Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate, *BY_TYPE]
+    "MessageCreate", Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate | CustomCreate, *BY_TYPE]
 )
 
 # The registry of message types. What else differs by type follows from these classes, but for the payload's field in
@@ -169,10 +182,11 @@ NO_PAYLOAD: dict[str, Any] = {kind.value: None for kind in PAYLOADS}
 
 
 class MessageUpdate(Update):
-    one_of = ("text",)
+    one_of = ("text", "extra")
 
     text: Body | None = Field(default=None, description="The new text; null takes a caption away.")
-    unset: list[Literal["text"]] = UNSET
+    extra: MessageExtra | None = Field(default=None, description=f"{EXTRA} null takes it away.")
+    unset: list[Literal["text", "extra"]] = UNSET
 
 
 class Preview(SQLModel):

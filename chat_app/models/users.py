@@ -9,6 +9,7 @@ from sqlalchemy import Index, literal_column, text
 from sqlmodel import Field, SQLModel
 
 from chat_app.models.base import NO_NUL, NOW, UNSET, Input, Line, Phone, Update, new_id
+from chat_app.models.extra import ExtraJson, UserExtra
 from chat_app.models.wire_json import construct
 from chat_app.settings import get_settings
 
@@ -17,6 +18,7 @@ Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{2,31
 Bio = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
 
 DEFAULT_NAME = "New user"
+EXTRA = "Your own JSON object, shown to everybody: at most 2048 bytes without spaces, and 5 levels."
 TRIGRAMS: dict[str, Any] = {"postgresql_using": "gin", "postgresql_ops": {"words": "gin_trgm_ops"}}
 
 
@@ -24,6 +26,7 @@ class UserBase(SQLModel):
     name: Line = Field(default=DEFAULT_NAME, description="Shown to everybody.", schema_extra={"examples": ["Anna"]})
     username: Username | None = Field(default=None, description="Unique, regardless of case.")
     bio: Bio = Field(default="")
+    extra: UserExtra | None = Field(default=None, sa_type=ExtraJson(none_as_null=True), description=EXTRA)
 
 
 class User(UserBase, table=True):
@@ -57,9 +60,9 @@ class UserCreate(Input):
 
 
 class UserUpdate(Update, UserBase):
-    """Fields that are not sent stay; null removes the username."""
+    """Fields that are not sent stay; null removes the username or `extra`."""
 
-    unset: list[Literal["username"]] = UNSET
+    unset: list[Literal["username", "extra"]] = UNSET
 
 
 class UserLookup(Input):
@@ -97,6 +100,7 @@ class UserBrief(SQLModel):
 class UserRead(UserBrief):
     username: str | None
     bio: str
+    extra: dict[str, Any] | None = Field(description="The client's own: the service never reads it.")
     last_seen_at: datetime | None = Field(description="When the user was last online, before now; null: never.")
     online: bool = Field(description="At the time of this answer.")
 

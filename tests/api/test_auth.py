@@ -93,7 +93,7 @@ class TestRegistration:
         phone = new_phone()
         answer = await register(visitor, phone)
         assert answer.status == 201
-        public = {"id", "name", "avatar", "username", "bio", "last_seen_at", "online"}
+        public = {"id", "name", "avatar", "username", "bio", "extra", "last_seen_at", "online"}
         assert set(answer.data) == public | {"phone", "is_verified", "has_password", "created_at"}
         assert (answer.data["phone"], answer.data["name"]) == (phone, "New user")
         assert (answer.data["username"], answer.data["avatar"], answer.data["is_verified"]) == (None, None, False)

@@ -12,7 +12,7 @@ from tests.clients import Answer, HttpTransport, Person, http_answer
 from tests.service import MakePerson
 
 USERS = "/api/v1/users"
-PROFILE = {"id", "name", "avatar", "username", "bio", "last_seen_at", "online"}
+PROFILE = {"id", "name", "avatar", "username", "bio", "extra", "last_seen_at", "online"}
 NUMBERS = count(1)
 
 
@@ -64,7 +64,7 @@ class TestOwnProfile:
         ("change", "pointer"),
         [
             ({"unset": ["name"]}, "/unset/0"),
-            ({"unset": ["username", "bio"]}, "/unset/1"),
+            ({"unset": ["username", "extra", "bio"]}, "/unset/2"),
             ({"unset": ["colour"]}, "/unset/0"),
             ({"unset": "username"}, "/unset"),
             ({"unset": ["username"], "username": "other_name"}, "/username"),
@@ -100,6 +100,8 @@ class TestOwnProfile:
             {"bio": None},
             {"bio": "x" * 501},
             {"bio": "nul\x00"},
+            {"extra": []},
+            {"extra": "{}"},
             {"phone": "+79160000000"},
             {"is_verified": True},
             {"avatar": None},

@@ -37,7 +37,9 @@ def draft(turn: Turn) -> Json:
     client_id = turn.new_id()
     if kind < 0.92:
         return {"type": "text", "text": words, "client_id": client_id}
-    if kind < 0.96:
+    if kind < 0.94 and not turn.world.has_earlier:
+        return {"type": "custom", "extra": {"words": [words]}, "text": words, "client_id": client_id}
+    if kind < 0.97:
         return {"type": "location", "latitude": 43.5, "longitude": 39.25, "text": words, "client_id": client_id}
     return {"type": "contact", "name": words, "phone": "+7 916 000-00-00", "client_id": client_id}
 
@@ -120,7 +122,9 @@ async def list_changes(turn: Turn) -> None:
 @part(6)
 async def edit_message(turn: Turn) -> None:
     args = turn.message(own=True)
-    await turn.do("edit_message", args and args | {"text": f"edited {turn.random.getrandbits(32):08x}"})
+    edited = {"text": f"edited {turn.random.getrandbits(32):08x}"}
+    edited |= {"extra": {"edited": True}} if turn.random.random() < 0.2 and not turn.world.has_earlier else {}
+    await turn.do("edit_message", args and args | edited)
 
 
 @part(2)

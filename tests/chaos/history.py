@@ -98,6 +98,7 @@ def content(message: Json) -> Any:
         return [system["event"], system["user_ids"]]
     place = message.get("location") or message.get("contact") or payload or message
     found = {name: place.get(name) for name in ("latitude", "longitude", "name", "phone")}
+    found["extra"] = message.get("extra")
     found |= {"text": message.get("text"), "reply_to": message.get("reply_to")}
     found["file"] = message.get("attachment_id") or (message.get("attachment") or {}).get("id")
     kept = {name: value for name, value in found.items() if value is not None}

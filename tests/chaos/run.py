@@ -103,7 +103,7 @@ async def _run(plan: Plan, folder: Path, recorder: Recorder) -> None:
 async def _make_people(plan: Plan, staged: Stage) -> None:
     """Register users; the last of the clients are second devices of the first users."""
     world, random = staged.world, Random(f"{plan.seed} people")
-    world.burst = plan.burst
+    world.burst, world.has_earlier = plan.burst, "node-version" in plan.faults
     users = max(LEAST_MEMBERS + 4, round(plan.clients * USERS_SHARE))
     world.people = [Person("", world.new_phone(), [account_acts.PASSWORD]) for _ in range(users)]
     for number in range(max(plan.clients, users)):

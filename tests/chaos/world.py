@@ -30,6 +30,8 @@ class World:
         # How many messages a client sends at once; 0: a few, now and then.
         self.burst = 0
         self.is_over = False
+        # Whether an earlier version takes part, which does not know the newest types and fields.
+        self.has_earlier = False
 
     def new_phone(self) -> str:
         return f"+7999{next(self.phones):07d}"

@@ -33,6 +33,7 @@ MESSAGE = {
     "sent_at",
     "edited_at",
     "deleted_at",
+    "extra",
 }
 PAYLOADS = ("location", "contact", "system")
 LOCATION = {"type": "location", "latitude": 55.75, "longitude": 37.6}
@@ -117,7 +118,7 @@ class TestSending:
         assert message["version"] == chat["version"] + 1
         assert (message["type"], message["text"], message["sender_id"]) == ("text", "hello", anna.id)
         assert (message["like_count"], message["liked"]) == (0, False)
-        absent = (*PAYLOADS, "attachment", "reply_to", "edited_at", "deleted_at")
+        absent = (*PAYLOADS, "attachment", "reply_to", "edited_at", "deleted_at", "extra")
         assert {message[field] for field in absent} == {None}
         assert await transport.do(boris, "get_message", chat_id=chat["id"], seq=1) == message
         assert await transport.history(boris, chat["id"]) == [message]
@@ -379,6 +380,7 @@ class TestResending:
             (LOCATION | {"latitude": 55}, b'{"latitude":55.0,"longitude":37.6,"type":"location"}'),
             (LOCATION | {"text": "x"}, b'{"latitude":55.75,"longitude":37.6,"text":"x","type":"location"}'),
             (CONTACT | {"reply_to": 1}, b'{"name":"Doctor","phone":"8 (495) 123-45-67","reply_to":1,"type":"contact"}'),
+            ({"type": "custom", "extra": {"b": 1.0, "a": 2}}, rb'{"extra":"{\"a\":2,\"b\":1}","type":"custom"}'),
         ]
         for fields, _ in contents:
             await transport.do(anna, "send_message", chat_id=chat["id"], client_id=str(uuid4()), **fields)
@@ -638,7 +640,7 @@ class TestDeleting:
         assert (answer.status, answer.data) == (204, None)
         tombstone = await transport.do(boris, "get_message", chat_id=chat["id"], seq=2)
         kept = {key: before[key] for key in ("chat_id", "seq", "client_id", "type", "sender_id", "sent_at")}
-        cleared = dict.fromkeys(("text", *PAYLOADS, "attachment", "reply_to", "edited_at"))
+        cleared = dict.fromkeys(("text", *PAYLOADS, "attachment", "reply_to", "edited_at", "extra"))
         changed = {"version": before["version"] + 1, "deleted_at": tombstone["deleted_at"]}
         assert tombstone == kept | cleared | changed | {"like_count": 0, "liked": False}
         assert tombstone["deleted_at"] > sent["sent_at"]

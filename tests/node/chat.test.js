@@ -208,14 +208,17 @@ describe("a private chat", () => {
     await anna.ask("send_message", textMessage("Two", { reply_to: 1 }));
     await anna.ask("send_message", { client_id: randomUUID(), type: "location", latitude: 55.75, longitude: 37.62 });
     await anna.ask("send_message", { client_id: randomUUID(), type: "contact", name: "Clara", phone: "8 916 1234567" });
+    const poll = { type: "custom", extra: { poll: { options: ["yes", "no"] } }, text: "A poll" };
+    await anna.ask("send_message", { client_id: randomUUID(), ...poll });
     const picture = { type: "image", attachment_id: upload.data.id, text: "Look" };
     await anna.ask("send_message", { client_id: randomUUID(), ...picture });
     const { data: page } = await boris.ask("list_messages");
-    assert.deepEqual(page.items.map(({ type }) => type), ["text", "text", "location", "contact", "image"]);
+    assert.deepEqual(page.items.map(({ type }) => type), ["text", "text", "location", "contact", "custom", "image"]);
     assert.equal(page.items[1].reply_to, 1);
     assert.deepEqual(page.items[2].location, { latitude: 55.75, longitude: 37.62 });
     assert.deepEqual(page.items[3].contact, { name: "Clara", phone: "8 916 1234567" });
-    assert.equal(page.items[4].attachment.id, upload.data.id);
+    assert.deepEqual([page.items[4].extra, page.items[4].text], [poll.extra, poll.text]);
+    assert.equal(page.items[5].attachment.id, upload.data.id);
     const system = { client_id: randomUUID(), type: "system", text: "I am the service" };
     assert.equal((await anna.refused("send_message", system)).code, "invalid_input");
     assert.equal((await anna.refused("send_message", textMessage("?", { reply_to: 99 }))).code, "message_not_found");
@@ -244,6 +247,9 @@ describe("a private chat", () => {
       person.next("messages_changed", ({ messages: [row] }) => row && condition(row));
 
     assert.equal((await boris.refused("edit_message", { ...first, text: "No" })).code, "not_author");
+    const marked = await anna.ask("edit_message", { ...first, extra: { color: "teal" } });
+    assert.deepEqual([marked.data.extra, marked.data.edited_at], [{ color: "teal" }, null]);
+    await change(boris, (row) => row.extra?.color === "teal");
     assert.notEqual((await anna.ask("edit_message", { ...first, text: "Hello" })).data.edited_at, null);
     await change(boris, (row) => row.text === "Hello" && row.edited_at);
 

@@ -11,6 +11,7 @@ const count = is("a whole number", (value) => Number.isSafeInteger(value) && val
 const number = is("a number", (value) => typeof value === "number");
 const counts = is("an object of numbers", (value) => Object.values(value).every(Number.isSafeInteger));
 const one = (...choices) => is(`one of ${choices}`, (value) => choices.includes(value));
+const object = is("an object", (value) => value !== null && typeof value === "object" && !Array.isArray(value));
 const nothing = is("null", (value) => value === null);
 const orNull = (shape) => (value, path) => value === null || shape(value, path);
 const list = (shape) => (value, path) => {
@@ -28,14 +29,14 @@ const fields = (required, optional = {}) => (value, path) => {
 
 const avatar = fields({ original: text, large: text, medium: text, small: text });
 const userBrief = { id: uuid, name: text, avatar: orNull(avatar) };
-const userRead = { ...userBrief, username: orNull(text), bio: text, last_seen_at: orNull(time), online: flag };
+const userRead = { ...userBrief, username: orNull(text), bio: text, extra: orNull(object), last_seen_at: orNull(time), online: flag };
 const users = list(fields(userBrief));
 const system = fields({
   event: one("group_created", "became_group", "members_added", "member_removed", "member_left"),
   user_ids: list(uuid),
   title: orNull(text),
 });
-const types = one("text", "image", "video", "audio", "voice", "file", "location", "contact", "system");
+const types = one("text", "image", "video", "audio", "voice", "file", "location", "contact", "custom", "system");
 const preview = fields({
   seq: count,
   type: types,
@@ -113,6 +114,7 @@ const messageShared = {
   sent_at: time,
   edited_at: orNull(time),
   deleted_at: orNull(time),
+  extra: orNull(object),
 };
 const message = (required, optional) => (value, path) =>
   fields({ ...messageShared, ...payload(value?.type), ...required }, optional)(value, path);
