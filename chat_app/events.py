@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.chats import ChatMine, ChatShared, MemberRead, RemovedChat
+from chat_app.models.chats import ChatMine, ChatShared, MemberRead, RemovedChat, Unread
 from chat_app.models.messages import MessageRead, MessageShared
 from chat_app.models.users import UserBrief
 from chat_app.models.wire_json import as_json
@@ -78,6 +78,7 @@ class Ready(ClientEvent):
     session_id: UUID
     active_chat_id: UUID | None
     sync: str = Field(description="If it equals that of your last chat list, you missed nothing.")
+    unread: Unread
     limits: dict[str, int]
     server_time: datetime
     online: list[UUID] = Field(

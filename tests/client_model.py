@@ -18,28 +18,47 @@ NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 PAYLOADS = ("location", "contact", "system")
 # Events without anything that a snapshot has.
 PASSING = {"ready", "presence_changed", "typing_changed"}
+# What an earlier version lacks in the own part of a chat.
+OWN_DEFAULTS = {"muted_until": None, "archived_at": None, "marked_unread": False, "draft": None, "hidden": False}
 
 
 @dataclass
 class Entry:
-    """A chat of the list: the shared part and the user's own part, with the greatest seq of the user's own messages."""
+    """A chat of the list: the shared part and the user's own part.
+
+    `own_seq`: the greatest seq of the user's own messages, `own_user_seq` without system messages.
+    """
 
     shared: Json
     mine: Json | None = None
     own_seq: int = 0
+    own_user_seq: int = 0
+
+    @property
+    def is_out_of_sight(self) -> bool:
+        """Cleared and hidden, until the next message."""
+        mine = self.mine or {}
+        return bool(mine.get("hidden")) and self.shared["message_count"] < mine["visible_from_seq"]
 
     def others_read(self, seq: int) -> None:
         if self.mine:
             self.mine["others_read_seq"] = max(self.mine["others_read_seq"], seq)
 
     def state(self) -> Json:
-        """The entry as it is shown and compared: an own part from before an own message shows that message as read."""
+        """The entry as it is shown and compared: an own part from before an own message shows that message as read, and
+        neither the mark nor the draft that it took. Nothing before the visible start is shown.
+        """
         shared = {name: value for name, value in self.shared.items() if name != "version"}
         if self.mine is None:
             return shared | {"mine": None}
         mine = {name: value for name, value in self.mine.items() if name not in ("version", "others_read_seq")}
+        mine = OWN_DEFAULTS | mine
         position = max(mine["last_read_seq"], self.own_seq)
         own = {"last_read_seq": position, "unread_count": unread_count(self.shared, position)}
+        own["marked_unread"] = mine["marked_unread"] and mine["last_read_seq"] >= self.own_seq
+        own["draft"] = mine["draft"] if mine["last_read_seq"] >= self.own_user_seq else None
+        if shared["last_message"] and shared["last_message"]["seq"] < mine["visible_from_seq"]:
+            shared["last_message"] = None
         # Nodes of the former release send events without it, while they run beside this one.
         last_user_seq = self.shared.get("last_user_seq", self.shared["message_count"])
         return shared | {"last_user_seq": last_user_seq, "mine": mine | own}
@@ -63,7 +82,8 @@ class Window:
     """An open chat. Only `messages_changed` and `changes` move its version; everything else merges rows.
 
     `opened`: the version at which the chat was opened. It stays when a newest page replaces the window, since for the
-    service that opens nothing anew. `first`: the first seq of the window; rows below it are kept beside it.
+    service that opens nothing anew. `first`: the first seq of the window; rows below it are kept beside it, but none
+    below `visible_from`.
     """
 
     chat_id: str
@@ -77,6 +97,7 @@ class Window:
     read: dict[str, int] = field(default_factory=dict)
     # The version of the newest event that was skipped.
     skipped: int = 0
+    visible_from: int = 1
 
     @property
     def has_gap(self) -> bool:
@@ -86,6 +107,9 @@ class Window:
     def merge_message(self, message: Json) -> None:
         """The greater row version wins. A winner without `liked` keeps the known one; None: unknown."""
         message = _current(message)
+        self.has_read(message["sender_id"], message["seq"])
+        if message["seq"] < self.visible_from:
+            return
         known = self.messages.get(message["seq"])
         if known is None:
             # Nobody but its sender has seen a new one.
@@ -93,7 +117,11 @@ class Window:
         if message["version"] > known["version"] or (message["version"] == known["version"] and "liked" in message):
             liked = False if message.get("deleted_at") else known["liked"]
             self.messages[message["seq"]] = {"liked": liked} | message
-        self.has_read(message["sender_id"], message["seq"])
+
+    def see_from(self, seq: int) -> None:
+        """Take a new visible start."""
+        self.visible_from = seq
+        self.messages = {other: message for other, message in self.messages.items() if other >= seq}
 
     def merge_member(self, member: Json) -> None:
         """The greater row version wins."""
@@ -169,7 +197,11 @@ class ClientModel:
         # By chat, also by one that isn't known, or not any more: the own part, and the newest own message.
         self.mines: dict[str, Json] = {}
         self.own_seqs: dict[str, int] = {}
-        # Chats that came without `mine`: they are not shown until `list_chats {ids}` or `get_chat` has them.
+        self.own_user_seqs: dict[str, int] = {}
+        # As the last whole list had it.
+        self.unread: Json | None = None
+        # Chats that came without `mine`, or the other way round: they are not shown until `list_chats {ids}` or
+        # `get_chat` has them.
         self.unknown: set[str] = set()
         # The versions of removals: anything at or below them is ignored.
         self.removals: dict[str, int] = {}
@@ -183,6 +215,7 @@ class ClientModel:
         """
         if changed_since == self.sync:
             self.sync = pages[0]["sync"]
+        self.unread = pages[0].get("unread")
         for page in pages:
             self._take_list(page)
 
@@ -228,9 +261,12 @@ class ClientModel:
 
     def _open(self, chat_id: str, opened: int, page: Json) -> None:
         self._learn_users(page["users"])
-        seqs = [message["seq"] for message in page["items"]] or [0]
+        visible_from = self.mines[chat_id]["visible_from_seq"]
+        # An empty page: all messages are before the visible start.
+        seqs = [message["seq"] for message in page["items"]] or [visible_from - 1]
         read = self.window.read if self.window and self.window.chat_id == chat_id else {}
         self.window = Window(chat_id, opened, page["version"], seqs[-1], seqs[0], read=dict(read))
+        self.window.see_from(visible_from)
         for message in [*page["items"], *page["replied"]]:
             self.window.merge_message(message)
         self._note_own(chat_id, page["items"])
@@ -284,6 +320,8 @@ class ClientModel:
                 self.unknown.add(chat_id)
         for mine in event["mine"]:
             self._keep_mine(mine["chat_id"], {name: value for name, value in mine.items() if name != "chat_id"})
+            if mine["chat_id"] not in self.entries:
+                self.unknown.add(mine["chat_id"])
 
     def _messages_changed(self, event: Json) -> None:
         self._learn_users(event["users"])
@@ -310,7 +348,8 @@ class ClientModel:
             return False
         shared = shared | {"last_message": shared["last_message"] and _current(shared["last_message"])}
         if chat_id not in self.entries:
-            self.entries[chat_id] = Entry(shared, self.mines.get(chat_id), self.own_seqs.get(chat_id, 0))
+            own_seqs = self.own_seqs.get(chat_id, 0), self.own_user_seqs.get(chat_id, 0)
+            self.entries[chat_id] = Entry(shared, self.mines.get(chat_id), *own_seqs)
         entry = self.entries[chat_id]
         if shared["version"] >= entry.shared["version"]:
             entry.shared = shared
@@ -325,13 +364,17 @@ class ClientModel:
             self._learn_users([mine["peer"]] if mine["peer"] else [])
             if chat_id in self.entries:
                 self.entries[chat_id].mine = self.mines[chat_id]
+            if self.window and self.window.chat_id == chat_id:
+                self.window.see_from(mine["visible_from_seq"])
 
     def _note_own(self, chat_id: str, messages: Iterable[Json]) -> None:
-        """The service has moved the read position to each of the user's messages."""
-        own = [message["seq"] for message in messages if message["sender_id"] == self.user_id]
-        self.own_seqs[chat_id] = max([self.own_seqs.get(chat_id, 0), *own])
+        """The service has moved the read position to each of the user's messages, which took the mark and the draft."""
+        own = [message for message in messages if message["sender_id"] == self.user_id]
+        for seqs, kinds in ((self.own_seqs, own), (self.own_user_seqs, [m for m in own if m["type"] != "system"])):
+            seqs[chat_id] = max([seqs.get(chat_id, 0), *(message["seq"] for message in kinds)])
         if chat_id in self.entries:
-            self.entries[chat_id].own_seq = self.own_seqs[chat_id]
+            entry = self.entries[chat_id]
+            entry.own_seq, entry.own_user_seq = self.own_seqs[chat_id], self.own_user_seqs[chat_id]
 
     def _others_read(self, chat_id: str, seq: int) -> None:
         if chat_id in self.entries:
@@ -346,7 +389,7 @@ class ClientModel:
             self.window = None
 
     def _forget(self, chat_id: str) -> None:
-        del self.entries[chat_id]
+        self.entries.pop(chat_id, None)
         self.unknown.discard(chat_id)
 
     def _learn_users(self, users: list[Json]) -> None:
@@ -359,7 +402,15 @@ class ClientModel:
     def shown_entries(self) -> list[Entry]:
         """The chat list in its order."""
         known = [entry for chat_id, entry in self.entries.items() if chat_id not in self.unknown]
-        return sorted(known, key=Entry.place)
+        return sorted((entry for entry in known if not entry.is_out_of_sight), key=Entry.place)
+
+    def count_unread(self) -> Json:
+        """What `unread` of a new list has: of the chats that are unread or marked, and neither muted nor archived."""
+        now = datetime.now(UTC)
+        shown = [entry.state()["mine"] for entry in self.shown_entries()]
+        loud = [mine for mine in shown if not mine["archived_at"] and not _is_after(mine["muted_until"], now)]
+        counted = [mine["unread_count"] for mine in loud if mine["unread_count"] or mine["marked_unread"]]
+        return {"chats": len(counted), "messages": sum(counted)}
 
     def list_state(self) -> Json:
         """The chat list as it is compared, in its order."""
@@ -375,6 +426,10 @@ class ClientModel:
         if self.window:
             people |= self.window.people()
         return people - {self.user_id, *self.people}
+
+
+def _is_after(time: str | None, now: datetime) -> bool:
+    return time is not None and datetime.fromisoformat(time) > now
 
 
 def people_in(messages: Iterable[Json]) -> Iterator[str]:

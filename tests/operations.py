@@ -107,6 +107,7 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "add_members": chat | {"user_ids": [scene.guest.id], "share_history": True},
         "change_password": {"current_password": "long enough", "new_password": "longer still"},
         "clear_active_chat": {},
+        "clear_chat": chat | {"hide": True},
         "create_attachment": {"duration": 1.5},
         "create_group": {"title": "Ours", "member_ids": [scene.member.id], "client_id": str(uuid4())},
         "delete_avatar": {},
@@ -124,7 +125,7 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "like_message": message,
         "list_active_messages": page,
         "list_changes": chat | {"since": 0} | page,
-        "list_chats": page,
+        "list_chats": page | {"archived": False},
         "list_likes": message | page,
         "list_members": chat,
         "list_messages": chat | page,
@@ -152,6 +153,9 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "set_typing": chat | {"typing": True},
         "unlike_message": message,
         "unpin_chat": chat,
+        "update_mine": chat
+        | {"title": "Mine", "muted_until": "2030-01-01T00:00:00Z", "archived": True, "marked_unread": True}
+        | {"draft": {"text": "Hello", "reply_to": scene.seq}},
         "update_me": {"name": "Anna", "username": None, "bio": "Here", "extra": {"color": "teal"}},
         "verify_phone": code,
     }

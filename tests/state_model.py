@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
+LATER = "2100-01-01T00:00:00Z"
 PREVIEWED = ("seq", "type", "text", "system", "sender_id", "deleted")
 
 
@@ -50,6 +51,11 @@ class Member:
     joined_version: int
     title: str | None = None
     pinned_at: int = 0
+    muted_until: str | None = None
+    archived: bool = False
+    marked: bool = False
+    draft: Json | None = None
+    hidden: bool = False
 
 
 @dataclass
@@ -89,9 +95,23 @@ class Model:
     # What users see.
 
     def chats_of(self, user: str) -> list[Chat]:
-        """The user's chats in the order of the list."""
-        mine = [chat for chat in self.chats if user in chat.members]
+        """The user's chats in the order of the list, but for those out of sight."""
+        mine = [chat for chat in self.chats if user in chat.members and not self.is_out_of_sight(user, chat)]
         return sorted(mine, key=lambda chat: (-chat.members[user].pinned_at, -chat.updated_at))
+
+    def is_out_of_sight(self, user: str, chat: Chat) -> bool:
+        return chat.members[user].hidden and chat.message_count < chat.members[user].visible_from
+
+    def hidden_of(self, user: str) -> list[Chat]:
+        return [chat for chat in self.chats if user in chat.members and self.is_out_of_sight(user, chat)]
+
+    def unread(self, user: str) -> Json:
+        counts = []
+        for chat in self.chats_of(user):
+            mine, count = chat.members[user], self.chat(user, chat)["mine"]["unread_count"]
+            if (count or mine.marked) and not mine.archived and not mine.muted_until:
+                counts.append(count)
+        return {"chats": len(counts), "messages": sum(counts)}
 
     def messages_of(self, user: str, chat: Chat) -> list[Message]:
         return chat.messages[chat.members[user].visible_from - 1 :]
@@ -99,7 +119,8 @@ class Model:
     def chat(self, user: str, chat: Chat) -> Json:
         mine, newest = chat.members[user], chat.messages[-1] if chat.messages else None
         others = [member for other, member in chat.members.items() if other != user]
-        last_message = self.message(user, chat, newest) if newest else None
+        is_seen = newest and newest.seq >= mine.visible_from
+        last_message = self.message(user, chat, newest) if newest and is_seen else None
         return {
             "id": chat.id,
             "type": chat.type,
@@ -118,6 +139,11 @@ class Model:
                 "others_read_seq": max((other.last_read for other in others), default=0),
                 "visible_from_seq": mine.visible_from,
                 "unread_count": chat.message_count - mine.last_read if chat.last_user_seq > mine.last_read else 0,
+                "muted_until": mine.muted_until,
+                "archived": mine.archived,
+                "marked_unread": mine.marked,
+                "draft": mine.draft,
+                "hidden": mine.hidden,
             },
         }
 
@@ -271,7 +297,7 @@ class Model:
 
     def pin_chat(self, user: str, chat: Chat) -> Outcome:
         mine = self._mine(user, chat)
-        mine.pinned_at = mine.pinned_at or next(self.clock)
+        mine.pinned_at, mine.hidden = mine.pinned_at or next(self.clock), False
         return Outcome(200, chat)
 
     def unpin_chat(self, user: str, chat: Chat) -> Outcome:
@@ -280,7 +306,29 @@ class Model:
 
     def mark_read(self, user: str, chat: Chat, seq: int) -> Outcome:
         mine = self._mine(user, chat)
-        mine.last_read = max(mine.last_read, min(seq, chat.message_count))
+        mine.last_read, mine.marked = max(mine.last_read, min(seq, chat.message_count)), False
+        return Outcome(200, chat)
+
+    def update_mine(self, user: str, chat: Chat, **sent: Any) -> Outcome:
+        mine = self._mine(user, chat)
+        draft = sent.get("draft")
+        if draft and draft["reply_to"] is not None:
+            self._seen(user, chat, draft["reply_to"])
+        if "muted_until" in sent:
+            mine.muted_until = sent["muted_until"] if sent["muted_until"] == LATER else None
+        mine.title = sent.get("title", mine.title)
+        mine.archived = bool(sent.get("archived", mine.archived))
+        mine.marked = bool(sent.get("marked_unread", mine.marked))
+        mine.draft = sent.get("draft", mine.draft)
+        if draft or sent.get("marked_unread"):
+            mine.hidden = False
+        return Outcome(200, chat)
+
+    def clear_chat(self, user: str, chat: Chat, hide: bool) -> Outcome:
+        mine = self._mine(user, chat)
+        mine.visible_from, mine.last_read = chat.message_count + 1, chat.message_count
+        mine.marked, mine.hidden = False, hide
+        mine.draft = mine.draft and mine.draft | {"reply_to": None}
         return Outcome(200, chat)
 
     def activate_chat(self, user: str, chat: Chat) -> Outcome:
@@ -357,5 +405,7 @@ class Model:
         message = Message(chat.message_count + 1, chat.version, sender_id=user, **content)
         chat.messages.append(message)
         if user in chat.members:
-            chat.members[user].last_read = message.seq
+            mine = chat.members[user]
+            mine.last_read, mine.marked = message.seq, False
+            mine.draft = mine.draft if message.type == "system" else None
         return message

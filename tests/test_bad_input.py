@@ -233,6 +233,8 @@ class TestRoutes:
         match shape["type"]:
             case "integer":
                 yield from NOT_A_NUMBER
+            case "boolean":
+                yield from ("", "x", "2", "\x00")
             case "array":
                 yield from ("x", "", "\x00", ["x", "y"], [str(uuid4()) for _ in range(101)])
             case "string":

@@ -23,6 +23,7 @@ def change(since: int, version: int, **fields: Any) -> Json:
 
 def screen(version: int) -> Json:
     mine = {"version": 1, "last_read_seq": 0, "unread_count": version, "peer": None, "others_read_seq": 0}
+    mine |= {"visible_from_seq": 1, "pinned_at": None}
     chat = {"id": CHAT, "version": version, "message_count": version, "last_message": None, "mine": mine}
     items = [message(seq, seq) for seq in range(1, version + 1)]
     page = {"items": items, "replied": [], "users": [], "version": version}
@@ -279,3 +280,94 @@ def test_messages_of_the_version_before_are_kept_as_this_version_writes_them() -
     shared = {"id": CHAT, "version": 6, "message_count": 6, "last_message": newest, "updated_at": NOW}
     client.receive("chats_changed", {"chats": [shared], "mine": [], "users": [], "removed": []})
     assert client.entries[CHAT].shared["last_message"].keys() == {"seq", "type", "sender_id", "system"}
+
+
+DRAFT = {"text": "and then", "reply_to": None, "updated_at": NOW}
+
+
+def with_own(seq: int, /, kind: str = "text", **mine: Any) -> ClientModel:
+    """A client whose newest own message has this seq, with an own part from before or after it."""
+    client = ClientModel(ANNA)
+    client.read_list(listed(entry(5, marked_unread=True, draft=DRAFT, unread_count=0, **mine)))
+    sent = message(seq, seq) | {"type": kind, "chat_id": CHAT, "system": {"user_ids": []}}
+    client.read_message(sent)
+    return client
+
+
+def test_an_own_message_takes_the_mark_and_the_draft_of_an_older_own_part() -> None:
+    mine = shown(with_own(6, last_read_seq=5))
+    assert (mine["last_read_seq"], mine["marked_unread"], mine["draft"]) == (6, False, None)
+    mine = shown(with_own(6, last_read_seq=6))
+    assert (mine["last_read_seq"], mine["marked_unread"], mine["draft"]) == (6, True, DRAFT)
+
+
+def test_an_own_system_message_takes_the_mark_and_leaves_the_draft() -> None:
+    mine = shown(with_own(6, kind="system", last_read_seq=5))
+    assert (mine["last_read_seq"], mine["marked_unread"], mine["draft"]) == (6, False, DRAFT)
+
+
+def cleared(seq: int, **mine: Any) -> ClientModel:
+    """A client with an open window of five messages, who has cleared the chat up to this seq."""
+    client = opened(5)
+    client.receive("chats_changed", event(mine=[own(9, visible_from_seq=seq + 1, last_read_seq=seq, **mine)]))
+    return client
+
+
+def rows(client: ClientModel) -> list[int]:
+    assert client.window
+    return sorted(client.window.messages)
+
+
+def test_nothing_before_the_visible_start_is_kept_whatever_brings_it() -> None:
+    client = cleared(3)
+    assert rows(client) == [4, 5]
+    late = [message(2, 6), message(3, 6)]
+    client.receive("messages_changed", change(5, 6, messages=[late[0]], replied=[late[1]]))
+    client.read_message(late[0] | {"version": 7, "chat_id": CHAT})
+    client.read_page({"items": late, "replied": [message(1, 1)], "users": []})
+    client.read_changes(change(6, 7, messages=late, reset=False, has_more=False))
+    client.read_newest_page(screen(5)["page"])
+    assert rows(client) == [4, 5]
+    assert client.window and client.window.read[ANNA] == 5, "who wrote them has read them"
+
+
+def test_an_answer_from_before_a_clearing_opens_no_message_before_the_visible_start() -> None:
+    client = ClientModel(BORIS)
+    client.receive("chats_changed", event(mine=[own(9, visible_from_seq=6, last_read_seq=5)]))
+    client.open(screen(5))
+    assert rows(client) == [] and client.window and client.window.message_count == 5
+
+
+def test_the_last_message_before_the_visible_start_is_not_shown() -> None:
+    client = ClientModel(BORIS)
+    client.read_list(listed(entry(5) | {"last_message": message(5, 5)}))
+    assert client.list_state()[CHAT]["last_message"]
+    client.receive("chats_changed", event(mine=[own(9, visible_from_seq=6, last_read_seq=5)]))
+    assert client.list_state()[CHAT]["last_message"] is None
+    client.receive("chats_changed", event(chats=[shared(6, message_count=5, last_message=message(5, 6))]))
+    assert client.list_state()[CHAT]["last_message"] is None
+    client.receive("chats_changed", event(chats=[shared(7, message_count=6, last_message=message(6, 7))]))
+    assert client.list_state()[CHAT]["last_message"]["seq"] == 6
+
+
+def test_a_hidden_chat_is_kept_and_shown_with_its_next_message() -> None:
+    client = ClientModel(BORIS)
+    client.read_list(listed(entry(5)))
+    client.receive("chats_changed", event(mine=[own(9, visible_from_seq=6, last_read_seq=5, hidden=True)]))
+    assert client.list_state() == {} and client.count_unread() == {"chats": 0, "messages": 0}
+    client.receive("chats_changed", event(chats=[shared(6, message_count=6, last_user_seq=6)]))
+    assert shown(client)["hidden"] and shown(client)["unread_count"] == 1
+    assert client.ids_to_ask() == [] and client.count_unread() == {"chats": 1, "messages": 1}
+
+
+def test_muted_and_archived_chats_are_not_counted_as_unread() -> None:
+    for quiet, count in (
+        ({"muted_until": "2999-01-01T00:00:00Z"}, 0),
+        ({"muted_until": NOW}, 1),
+        ({"archived_at": NOW}, 0),
+        ({"marked_unread": True}, 1),
+        ({"marked_unread": True, "last_read_seq": 5, "unread_count": 0}, 1),
+    ):
+        client = ClientModel(BORIS)
+        client.read_list(listed(entry(5, **quiet)))
+        assert client.count_unread()["chats"] == count, quiet

@@ -12,8 +12,7 @@ EXAMPLES = {
     "Add an operation": r"\bpin_chat\b",
     "Add an event": r'\bTypingChanged\b|\btyping_changed\b|"typing":',
     "Add a message type": r'\bLocationCreate\b|"location"|"latitude"',
-    "Add a personal setting": r"\brename_chat\b|\b[Oo]wn titles?\b|\bMine\.title\b"
-    r'|Column\("title"|changed_at, title, pinned_at',
+    "Add a personal setting": r"\bmuted_until\b",
 }
 PARTS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
 SOURCES = ("*.py", "*.json", "*.md", "*.toml", "*.sql")

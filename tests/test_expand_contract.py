@@ -139,6 +139,16 @@ STATEMENTS["0006"] = {
     ],
 }
 
+STATEMENTS["0007"] = {
+    "membership": [
+        *STATEMENTS["0001"]["membership"][:1],
+        "SELECT user_id, visible_from_seq FROM membership WHERE chat_id = :one AND NOT hidden AND archived_at IS NULL",
+        """UPDATE membership SET last_read_seq = 1, mine_version = mine_version + 1, pinned_at = now(), title = 'Mine',
+            muted_until = now(), archived_at = now(), marked_unread = false, draft = '{"text": "and"}', hidden = true,
+            removed_reason = 'left' WHERE chat_id = :one AND user_id = :one""",
+    ],
+}
+
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(migrations.config()).walk_revisions()][::-1]
 COLUMNS = """
     SELECT table_name, column_name FROM information_schema.columns

@@ -140,6 +140,14 @@ def fields(scene: Scene) -> dict[str, Field]:
             False,
             0,
         ),
+        "draft": Field(
+            "update_mine",
+            lambda text: chat | {"draft": {"text": text}},
+            lambda c: c["mine"]["draft"]["text"],
+            2000,
+            False,
+            0,
+        ),
         "own title": Field("rename_chat", lambda text: chat | {"title": text}, lambda c: c["mine"]["title"], 100),
         "group title": Field(
             "create_group", lambda text: {"title": text, "member_ids": [scene.boris.id]}, lambda c: c["title"], 100

@@ -150,6 +150,12 @@ BROKEN = {
         "UPDATE membership SET visible_from_seq = 0",
         "UPDATE membership SET visible_from_seq = last_read_seq + 2",
     ],
+    "a draft answers a message that is not visible, or a hidden chat is marked as unread": [
+        """UPDATE membership SET draft = '{"text": "", "reply_to": 10000}'""",
+        """UPDATE membership SET draft = '{"text": "", "reply_to": 1}',
+            visible_from_seq = 2, last_read_seq = greatest(last_read_seq, 1)""",
+        "UPDATE membership SET hidden = true, marked_unread = true",
+    ],
     "an attachment has no message": [
         "UPDATE attachment SET seq = 10000 WHERE chat_id IS NOT NULL",
         "UPDATE message SET deleted_at = now() WHERE type = 'image'",

@@ -374,6 +374,7 @@ class TestP20:
     PASSWORDS = "annas long password", "boris' long password"
     PHONES = "+79991234501", "+79991234502"
     OWN_TITLE, TEXT, FRIEND = "Annas own title", "Annas words", "+7 999 765-43-21"
+    DRAFT, EXTRA = "Annas unsent words", "Annas attribute"
 
     async def test_a_conversation_shows_them_to_their_owners_only(
         self, process: Process, openapi: Json, database: Database
@@ -396,21 +397,20 @@ class TestP20:
         phones = [phone for number in self.PHONES for phone in (number, number[1:], number[-10:])]
         in_no_log = [
             *(*phones, *self.PASSWORDS, *anna.tokens, *boris.tokens, *hashes),
-            *(self.OWN_TITLE, self.TEXT, self.FRIEND, "one-time"),
+            *(self.OWN_TITLE, self.TEXT, self.FRIEND, self.DRAFT, self.EXTRA, "one-time"),
         ]
         log = "\n".join(process.written[began:])
         assert anna.person.id in log, "the log has to have this user for this test to mean anything"
         assert find(in_no_log, log) == []
         assert find(in_no_log, metrics) == []
-        annas = [*phones[:3], self.PASSWORDS[0], *anna.tokens, self.OWN_TITLE, *hashes, "hashed_password"]
+        annas = [*phones[:3], self.PASSWORDS[0], *anna.tokens, self.OWN_TITLE, self.DRAFT, *hashes, "hashed_password"]
         assert find(annas, "\n".join(boris_received)) == []
         # Their owners get them; without this the test would mean nothing.
         owners = json.dumps([anna.received, anna.person.socket.events])
-        assert find([self.PHONES[0], self.OWN_TITLE, *anna.tokens], owners) == [
-            *(self.PHONES[0], self.OWN_TITLE),
-            *anna.tokens,
-        ]
-        assert find([self.TEXT, self.FRIEND], "\n".join(boris_received)) == [self.TEXT, self.FRIEND]
+        theirs = [self.PHONES[0], self.OWN_TITLE, self.DRAFT, *anna.tokens]
+        assert find(theirs, owners) == theirs
+        shared = [self.TEXT, self.FRIEND, self.EXTRA]
+        assert find(shared, "\n".join(boris_received)) == shared
 
     async def converse(self, anna: Account, boris: Account, transports: list[Transport]) -> None:
         """Do what users do, and keep all answers."""
@@ -422,7 +422,8 @@ class TestP20:
                     await account.do(transport, "activate_chat", chat_id=chat_id)
                 await anna.do(transport, "rename_chat", chat_id=chat_id, title=self.OWN_TITLE)
                 await anna.do(transport, "pin_chat", chat_id=chat_id)
-                contact = {"type": "contact", "name": "Friend", "phone": self.FRIEND}
+                await anna.do(transport, "update_mine", chat_id=chat_id, draft={"text": self.DRAFT})
+                contact = {"type": "contact", "name": "Friend", "phone": self.FRIEND, "extra": {self.EXTRA: 1}}
                 for kind in (contact, {"type": "text", "text": self.TEXT}):
                     sent = await anna.do(transport, "send_message", chat_id=chat_id, client_id=str(uuid4()), **kind)
                 await boris.do(transport, "like_message", chat_id=chat_id, seq=2)

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from tests.clients import Answer, HttpTransport, Person, SocketTransport, Transport
 from tests.operations import Json
 from tests.service import MakePerson
-from tests.state_model import Chat, Message, Model, Outcome, Refused
+from tests.state_model import LATER, Chat, Message, Model, Outcome, Refused
 
 NAMES = ("Anna", "Boris", "Clara", "David")
 EXAMPLES, STEPS = 8, 50
@@ -42,6 +42,16 @@ TRANSPORTS = st.sampled_from(("http", "socket"))
 TEXTS = st.sampled_from(("yes", "no", "perhaps"))
 EXTRAS = st.sampled_from(({"a": 1}, {"a": [1]}))
 TITLES = st.sampled_from(("Trip", "Work"))
+OWN = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": st.none() | TITLES,
+        "muted_until": st.sampled_from((None, LATER, "2001-01-01T00:00:00Z")),
+        "archived": st.none() | st.booleans(),
+        "marked_unread": st.none() | st.booleans(),
+        "draft": st.none() | TEXTS,
+    },
+).filter(bool)
 USED_IDS = st.integers(1, 3).map(lambda number: str(UUID(int=number)))
 # Distance from the newest message: 0 is the newest, -1 doesn't exist yet.
 BACK = st.integers(-1, 6)
@@ -50,7 +60,9 @@ BACK = st.integers(-1, 6)
 def facts(data: Json) -> Json:
     """The part of an answer that the model predicts: whether something was edited, deleted or pinned, not when."""
     times = {
-        name.removesuffix("_at"): bool(data[name]) for name in ("edited_at", "deleted_at", "pinned_at") if name in data
+        name.removesuffix("_at"): bool(data[name])
+        for name in ("edited_at", "deleted_at", "pinned_at", "archived_at")
+        if name in data
     }
     return {name: value for name, value in data.items() if not name.endswith("_at")} | times
 
@@ -58,6 +70,8 @@ def facts(data: Json) -> Json:
 def chat_facts(chat: Json) -> Json:
     mine = facts(chat["mine"])
     del mine["version"]
+    mine["muted_until"] = chat["mine"]["muted_until"]
+    mine["draft"] = mine["draft"] and {name: mine["draft"][name] for name in ("text", "reply_to")}
     mine["peer"] = mine["peer"] and mine["peer"]["id"]
     return facts(chat) | {"mine": mine, "last_message": chat["last_message"] and facts(chat["last_message"])}
 
@@ -216,6 +230,17 @@ class Chats(RuleBasedStateMachine):
     def rename_chat(self, transport: str, user: int, chat: Chat, title: str | None) -> None:
         self.do(transport, user, "rename_chat", chat, title=title)
 
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, sent=OWN, back=st.none() | BACK)
+    def update_mine(self, transport: str, user: int, chat: Chat, sent: Json, back: int | None) -> None:
+        if sent.get("draft"):
+            reply_to = None if back is None else max(1, chat.message_count - back)
+            sent = sent | {"draft": {"text": sent["draft"], "reply_to": reply_to}}
+        self.do(transport, user, "update_mine", chat, **sent)
+
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, hide=st.booleans())
+    def clear_chat(self, transport: str, user: int, chat: Chat, hide: bool) -> None:
+        self.do(transport, user, "clear_chat", chat, hide=hide)
+
     @rule(
         transport=TRANSPORTS,
         user=USERS,
@@ -254,10 +279,19 @@ class Chats(RuleBasedStateMachine):
 
     async def read(self, transport: Transport, person: Person, again: bool) -> None:
         mine = self.model.chats_of(person.id)
-        listed = (await transport.do(person, "list_chats", limit=100))["items"]
+        page = await transport.do(person, "list_chats", limit=100)
+        listed = page["items"]
+        assert page["unread"] == self.model.unread(person.id)
         assert [chat_facts(chat) for chat in listed] == [self.model.chat(person.id, chat) for chat in mine]
         if ids := [chat.id for chat in self.model.chats]:
-            assert (await transport.do(person, "list_chats", ids=ids))["items"] == listed
+            known = {chat["id"]: chat for chat in (await transport.do(person, "list_chats", ids=ids))["items"]}
+            assert [known.pop(chat["id"]) for chat in listed] == listed
+            hidden = {chat.id: self.model.chat(person.id, chat) for chat in self.model.hidden_of(person.id)}
+            assert {chat_id: chat_facts(chat) for chat_id, chat in known.items()} == hidden
+        for archived in (True, False):
+            kept = [chat["id"] for chat in listed if bool(chat["mine"]["archived_at"]) == archived]
+            found = await transport.do(person, "list_chats", archived=archived, limit=100)
+            assert [chat["id"] for chat in found["items"]] == kept
         for chat in mine:
             await self.read_page(transport, person, chat, again)
             await self.read_members(transport, person, chat, again)

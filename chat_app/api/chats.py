@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from chat_app.api.deps import (
+    ArchivedQuery,
     ChatIdPath,
     ChatIdsQuery,
     ChatsAfter,
@@ -14,10 +15,10 @@ from chat_app.api.deps import (
 )
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
-from chat_app.crud import chats
-from chat_app.errors import ClientIdReused, GroupFull, NotAGroup, NotCreator, UserNotFound
+from chat_app.crud import chats, mine
+from chat_app.errors import ClientIdReused, GroupFull, MessageNotFound, NotAGroup, NotCreator, UserNotFound
 from chat_app.models.answers import Created
-from chat_app.models.chats import ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen
+from chat_app.models.chats import ChatClear, ChatList, ChatRead, ChatUpdate, GroupCreate, PrivateChatOpen
 
 router = APIRouter(prefix="/chats", tags=["chats"], route_class=Operation)
 
@@ -30,9 +31,12 @@ async def list_chats(
     limit: Limit = 50,
     changed_since: SyncQuery = None,
     ids: ChatIdsQuery = None,
+    archived: ArchivedQuery = None,
 ) -> ChatList:
     """List your chats: pinned ones first, the latest pin on top, then the latest updated."""
-    return await chats.list_chats(db, actor, cursor=cursor, limit=limit, changed_since=changed_since, ids=ids)
+    return await chats.list_chats(
+        db, actor, cursor=cursor, limit=limit, changed_since=changed_since, ids=ids, archived=archived
+    )
 
 
 @router.post("/private", responses=responses(UserNotFound))
@@ -53,16 +57,28 @@ async def get_chat(db: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath) -> 
     return await chats.get_chat(db, actor, chat_id)
 
 
-@router.patch("/{chat_id}")
-async def rename_chat(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ChatUpdate) -> ChatRead:
-    """Give a chat your own title: nobody else sees it, and null removes it. You get `chats_changed`."""
-    return await chats.rename_chat(db, actor, chat_id, data.title)
+@router.patch("/{chat_id}", responses=responses(MessageNotFound))
+async def update_mine(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ChatUpdate) -> ChatRead:
+    """Change what is your own in a chat: title, muting, archive, mark and draft. Fields that you don't send stay.
+
+    You get `chats_changed`. Marking a chat as unread or writing a draft shows a hidden chat again.
+    """
+    return await mine.update_mine(db, actor, chat_id, data)
 
 
 @router.delete("/{chat_id}", responses=responses(NotCreator, NotAGroup))
 async def delete_chat(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath) -> None:
     """Delete your own group for everybody. Every member gets `chats_changed` with it in `removed`."""
     await chats.delete_chat(db, actor, chat_id)
+
+
+@router.post("/{chat_id}/clear")
+async def clear_chat(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, data: ChatClear) -> ChatRead:
+    """Clear your view of a chat: you see later messages only. Nobody else loses any.
+
+    You get `chats_changed`. Those who have the chat active get `read_changed`, and so does the peer of a private chat.
+    """
+    return await mine.clear_chat(db, actor, chat_id, hide=data.hide)
 
 
 @router.put("/{chat_id}/pin")

@@ -105,6 +105,7 @@ SyncQuery = Annotated[
 ChatIdsQuery = Annotated[
     list[UUID] | None, Query(max_length=LIMITS["page"], description="Only these, on one page; alone or with `limit`.")
 ]
+ArchivedQuery = Annotated[bool | None, Query(description="Only archived chats, or only the others.")]
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
 VersionQuery = Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")]
 Bound = Annotated[int | None, Query(ge=0, le=BIGGEST)]

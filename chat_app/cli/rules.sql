@@ -42,6 +42,11 @@ FROM membership JOIN chat ON chat.id = chat_id
 WHERE removed_at IS NULL AND NOT (visible_from_seq BETWEEN 1 AND message_count + 1
     AND last_read_seq BETWEEN visible_from_seq - 1 AND message_count);
 
+-- a draft answers a message that is not visible, or a hidden chat is marked as unread
+SELECT chat_id, user_id, draft -> 'reply_to' AS reply_to FROM membership JOIN chat ON chat.id = chat_id
+WHERE removed_at IS NULL
+    AND ((draft ->> 'reply_to')::bigint NOT BETWEEN visible_from_seq AND message_count OR hidden AND marked_unread);
+
 -- an attachment has no message
 SELECT attachment.id AS attachment_id, chat_id, seq FROM attachment LEFT JOIN message USING (chat_id, seq)
 WHERE chat_id IS NOT NULL AND (message.type IS NULL OR deleted_at IS NOT NULL);

@@ -11,13 +11,14 @@ from uuid import UUID, uuid5
 from pydantic import TypeAdapter
 
 from chat_app.auth import hash_password
-from chat_app.crud.chats import create_group, open_private_chat, pin_chat, rename_chat
+from chat_app.crud.chats import create_group, open_private_chat, pin_chat
 from chat_app.crud.likes import like_message
 from chat_app.crud.messages import Draft, one, send_messages
+from chat_app.crud.mine import update_mine
 from chat_app.database import Database, Transaction
 from chat_app.models import User
 from chat_app.models.base import new_id
-from chat_app.models.chats import ChatRead, GroupCreate
+from chat_app.models.chats import ChatRead, ChatUpdate, GroupCreate
 from chat_app.models.messages import MessageCreate, MessageRead
 from chat_app.models.sessions import Actor
 
@@ -44,9 +45,9 @@ async def seed(database: Database) -> bool:
             await add_user(db, id=demo_id(user["username"]), hashed_password=hashed_password, is_verified=True, **user)
         for chat in (*DEMO["private_chats"], *DEMO["groups"]):
             await _add_conversation(db, **chat)
-        anna = _actor(demo_id("anna"))
-        await pin_chat(db, anna, demo_id("Project Aurora"))
-        await rename_chat(db, anna, demo_id("Weekend hike"), "Mountains!")
+        await pin_chat(db, _actor(demo_id("anna")), demo_id("Project Aurora"))
+        for own in DEMO["own"]:
+            await update_mine(db, _actor(demo_id(own["user"])), demo_id(own["chat"]), ChatUpdate(**own["fields"]))
     return True
 
 

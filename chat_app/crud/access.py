@@ -37,11 +37,12 @@ class View(NamedTuple):
     message_count: int
     # The other user of a private chat.
     peer_id: UUID | None
+    last_read_seq: int
 
 
 _VIEW = """
 SELECT visible_from_seq, joined_version, chat.version, message_count,
-    CASE user_id WHEN low_id THEN high_id WHEN high_id THEN low_id END AS peer_id
+    CASE user_id WHEN low_id THEN high_id WHEN high_id THEN low_id END AS peer_id, last_read_seq
 FROM membership JOIN chat ON chat.id = chat_id WHERE chat_id = $1 AND user_id = $2 AND removed_at IS NULL
 """
 

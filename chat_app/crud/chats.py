@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import func, or_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
@@ -111,36 +111,40 @@ async def delete_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
 
 async def rename_chat(db: Transaction, actor: Actor, chat_id: UUID, title: str | None) -> ChatRead:
     """Give a chat a title that only the actor sees; None takes it back."""
-    differs = col(Membership.title).is_distinct_from(title)
-    return (await _change_mine(db, actor, chat_id, differs, title=title))[0]
+    return (await change_own(db, actor, chat_id, title=title))[0]
 
 
 async def pin_chat(db: Transaction, actor: Actor, chat_id: UUID) -> ChatRead:
     """Keep a chat on top of the actor's list; the latest pin comes first."""
-    return (await _change_mine(db, actor, chat_id, col(Membership.pinned_at).is_(None), pinned_at=NOW))[0]
+    pinned_at = func.coalesce(Membership.pinned_at, NOW)
+    return (await change_own(db, actor, chat_id, pinned_at=pinned_at, hidden=False))[0]
 
 
 async def unpin_chat(db: Transaction, actor: Actor, chat_id: UUID) -> ChatRead:
     """Let a pinned chat go back to its place."""
-    return (await _change_mine(db, actor, chat_id, col(Membership.pinned_at).is_not(None), pinned_at=None))[0]
+    return (await change_own(db, actor, chat_id, pinned_at=None))[0]
 
 
 async def mark_read(db: Transaction, actor: Actor, chat_id: UUID, seq: int) -> ChatRead:
-    """Move the actor's read position forward, to the newest message at most; never back."""
+    """Move the actor's read position forward, to the newest message at most; never back. The chat is unmarked."""
     view = await access.view_chat(db, actor, chat_id)
     position = min(seq, view.message_count)
-    differs = col(Membership.last_read_seq) < position
-    chat, is_new = await _change_mine(db, actor, chat_id, differs, last_read_seq=position)
-    if is_new:
-        event = ReadChanged(chat_id=chat_id, user_id=actor.id, last_read_seq=position)
-        record(db, event, await access.audience_of(db, chat_id), peer_id=view.peer_id)
+    furthest = func.greatest(Membership.last_read_seq, position)
+    chat, is_changed = await change_own(db, actor, chat_id, last_read_seq=furthest, marked_unread=False)
+    # It never moves back, so one that was there before is there still.
+    if is_changed and view.last_read_seq < position:
+        await record_read(db, actor, chat_id, position, view)
     return chat
 
 
-async def _change_mine(
-    db: Transaction, actor: Actor, chat_id: UUID, differs: ColumnElement[bool], **values: object
-) -> tuple[ChatRead, bool]:
+async def record_read(db: Transaction, actor: Actor, chat_id: UUID, position: int, view: access.View) -> None:
+    event = ReadChanged(chat_id=chat_id, user_id=actor.id, last_read_seq=position)
+    record(db, event, await access.audience_of(db, chat_id), peer_id=view.peer_id)
+
+
+async def change_own(db: Transaction, actor: Actor, chat_id: UUID, **values: object) -> tuple[ChatRead, bool]:
     """The chat, and whether the personal part differed and was changed: no version is taken, only the actor gets it."""
+    differs = or_(*(col(getattr(Membership, name)).is_distinct_from(value) for name, value in values.items()))
     change = recording.change_mine(chat_id, recording.is_member(actor.id), differs, changed_at=NOW, **values)
     is_changed = (await db.exec(change.returning(col(Membership.version)))).first() is not None
     chat = await get_chat(db, actor, chat_id)

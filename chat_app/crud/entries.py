@@ -24,6 +24,7 @@ from chat_app.models.chats import (
     Membership,
     Mine,
     RemovedChat,
+    Unread,
 )
 from chat_app.models.messages import MessageType, Preview, System
 from chat_app.models.sessions import Actor
@@ -71,19 +72,29 @@ async def read_for_members(db: Db, chat_id: UUID, user_ids: Iterable[UUID]) -> d
 
 
 async def list_chats(
-    db: Db, actor: Actor, *, cursor: str | None, limit: int, changed_since: str | None, ids: list[UUID] | None = None
+    db: Db,
+    actor: Actor,
+    *,
+    cursor: str | None,
+    limit: int,
+    changed_since: str | None,
+    ids: list[UUID] | None = None,
+    archived: bool | None = None,
 ) -> ChatList:
     """A page of the actor's chats: pinned ones first, then the latest updated. Raises InvalidInput for other cursors.
 
     With `changed_since` the order is by id: a chat that moved up between two pages would be on neither, and the client
-    would never learn what it missed. With `ids` all of these that are the actor's are on one page.
+    would never learn what it missed. With `ids` all of these that are the actor's are on one page. Only the whole list
+    leaves out what is out of sight.
     """
-    if ids is not None and (cursor or changed_since):
-        raise InvalidInput.at("/ids", "conflicting_parameters", "Give `ids` without `cursor` and `changed_since`.")
+    if ids is not None and (cursor or changed_since or archived is not None):
+        raise InvalidInput.at("/ids", "conflicting_parameters", "Give `ids` without other parameters but `limit`.")
+    if archived is not None and changed_since:
+        raise InvalidInput.at("/archived", "conflicting_parameters", "Give `archived` without `changed_since`.")
     limit = limit if ids is None else len(ids)
     since = _parse_sync(changed_since) if changed_since else None
-    where, values, order = _page(_parse_cursor(cursor) if cursor else None, since, ids)
-    sync = await read_sync(db, actor.id)
+    where, values, order = _page(_parse_cursor(cursor) if cursor else None, since, ids, archived)
+    sync, unread = await read_sync(db, actor.id)
     rows = await _read(db, f"user_id = $1 AND {where}", actor.id, limit + 1, *values, order=order)
     items = [_chat_read(row) for row in rows[:limit]]
     removed = await db.fetch(_REMOVED, actor.id, *since) if since and not cursor else []
@@ -93,11 +104,15 @@ async def list_chats(
         users=await list_briefs(db, mentioned(items)),
         next_cursor=_cursor(items[-1]) if len(rows) > limit else None,
         sync=sync,
+        unread=None if cursor else unread,
     )
 
 
 def _page(
-    after: tuple[datetime, datetime, UUID] | None, since: tuple[datetime, int] | None, ids: list[UUID] | None
+    after: tuple[datetime, datetime, UUID] | None,
+    since: tuple[datetime, int] | None,
+    ids: list[UUID] | None,
+    archived: bool | None,
 ) -> tuple[str, Sequence[object], str]:
     """The condition of a page, its values from $3 on, and its order. `after`: the position of the chat before it."""
     if since:
@@ -106,22 +121,31 @@ def _page(
     order, pinned = "pinned DESC, updated_at DESC, id", "coalesce(pinned_at, 'epoch')"
     if ids is not None:
         return "chat_id = ANY($3::uuid[])", [ids], order
-    if not after:
-        return "true", [], order
-    return f"({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))", after, order
+    listed = f"NOT ({_OUT_OF_SIGHT})"
+    if archived is not None:
+        listed += f" AND (archived_at IS NOT NULL) = {archived}"
+    if after:
+        listed += f" AND ({pinned} < $3 OR {pinned} = $3 AND (updated_at < $4 OR updated_at = $4 AND id > $5))"
+    return listed, after or [], order
 
 
-_SYNC = read_sql("sync.sql", **{f"{table}_written": _WRITTEN.format(table=table) for table in ("membership", "chat")})
+_OUT_OF_SIGHT = "hidden AND message_count < visible_from_seq"
+_SYNC = read_sql(
+    "sync.sql",
+    out_of_sight=_OUT_OF_SIGHT,
+    **{f"{table}_written": _WRITTEN.format(table=table) for table in ("membership", "chat")},
+)
 
 
-async def read_sync(db: Db, user_id: UUID) -> str:
-    """A mark of the whole chat list of a user: equal marks mean that nothing was missed.
+async def read_sync(db: Db, user_id: UUID) -> tuple[str, Unread]:
+    """A mark of the whole chat list of a user, and what is unread in it: equal marks mean that nothing was missed.
 
     The time is not enough: an earlier change may be committed later. The sum of the versions shows it. The newest
     transaction finds what was written under a clock that went back.
     """
     (row,) = await db.fetch(_SYNC, user_id)
-    return f"{_microseconds(row['latest'] or NEVER)}.{row['versions'] or 0}.{row['written'] or 0}"
+    sync = f"{_microseconds(row['latest'] or NEVER)}.{row['versions'] or 0}.{row['written'] or 0}"
+    return sync, Unread(chats=row["chats"], messages=row["messages"])
 
 
 def shared_fields(chat: Mapping[str, Any], last_message: Preview | None) -> dict[str, Any]:
@@ -217,6 +241,8 @@ def _chat_read(row: Any) -> ChatRead:
     last_message = preview(last | {"type": MessageType(last["type"])}) if last["seq"] else None
     peer = brief(row["peer_id"], row["name"], row["avatar_key"]) if row["peer_id"] else None
     fields = shared_fields(row, last_message) | {"type": ChatType(row["type"])}
+    # Before the visible start nothing is shown.
+    fields["last_message"] = last_message if row["message_count"] >= row["own_visible_from_seq"] else None
     fields["mine"] = construct(Mine, mine_fields(row, peer, fields, row["others_read_seq"]))
     return construct(ChatRead, fields)
 

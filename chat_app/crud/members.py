@@ -67,13 +67,14 @@ async def write_memberships(
     A former member starts anew, but for the read position and the counter of personal changes, which only go up.
     """
     fields = {
-        **dict.fromkeys(("removed_at", "removed_reason", "title", "pinned_at")),
+        **dict.fromkeys(("removed_at", "removed_reason", "title", "pinned_at", "muted_until", "archived_at", "draft")),
         "version": chat.version,
         # Founders were there from the beginning, so that they can catch up from version 0.
         "joined_version": 0 if founding else chat.version,
         **dict.fromkeys(("joined_at", "changed_at"), chat.changed_at),
         "visible_from_seq": visible_from_seq,
         "last_read_seq": chat.message_count,
+        **dict.fromkeys(("marked_unread", "hidden"), False),
     }
     rows = [{"chat_id": chat.id, "user_id": user_id, "mine_version": 1, **fields} for user_id in user_ids]
     anew = {"mine_version": Membership.mine_version + 1, **fields}

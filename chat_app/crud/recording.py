@@ -61,7 +61,8 @@ async def add_system_message(
     db.add(message)
     await db.flush()
     # The sender of a message has read up to it.
-    await db.exec(change_mine(chat.id, is_member(actor.id), last_read_seq=message.seq, changed_at=chat.changed_at))
+    read = {"last_read_seq": message.seq, "marked_unread": False}
+    await db.exec(change_mine(chat.id, is_member(actor.id), **read, changed_at=chat.changed_at))
     # Clients take the position from the message, without a version: it must not overtake an earlier change of `mine`.
     order_delivery(db, (chat.id, actor.id))
     return message
@@ -103,7 +104,8 @@ async def record_message(
         record_messages(db, chat, [changed], own, quoted, people)
     elif is_listed and changed.seq == chat.message_count:
         sender = [user for user in people if user.id == changed.sender_id]
-        record(db, ChatsChanged(chats=[shared_part(chat, preview(changed.__dict__))], users=sender), audience)
+        seeing = {user_id: seen_from for user_id, seen_from in audience.items() if seen_from <= changed.seq}
+        record(db, ChatsChanged(chats=[shared_part(chat, preview(changed.__dict__))], users=sender), seeing)
 
 
 async def record_members(

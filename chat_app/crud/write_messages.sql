@@ -16,7 +16,8 @@ WITH placed AS MATERIALIZED (
     FROM (SELECT chat_id, max(seq) AS seq, max(version) AS version FROM placed GROUP BY chat_id) AS last
     WHERE id = last.chat_id
 )
-UPDATE membership SET last_read_seq = own.seq, mine_version = mine_version + 1, changed_at = $1
+UPDATE membership SET last_read_seq = own.seq, marked_unread = false, draft = NULL, mine_version = mine_version + 1,
+    changed_at = $1
 FROM (
     SELECT chat_id, sender_id, max(seq) AS seq FROM placed GROUP BY chat_id, sender_id ORDER BY chat_id, sender_id
 ) AS own

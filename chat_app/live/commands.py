@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 from inspect import cleandoc
 from operator import or_
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
 from fastapi.dependencies.models import Dependant
@@ -25,7 +25,8 @@ from chat_app.crud.messages import Draft
 from chat_app.database import Transaction
 from chat_app.errors import ChatError, ChatNotFound, Internal, InvalidInput, NoActiveChat, RateLimited, Unavailable
 from chat_app.live.connections import Connection
-from chat_app.models.base import Input
+from chat_app.models.base import UNSET, Input, Line, Update
+from chat_app.models.chats import ChatRead
 from chat_app.models.messages import BY_TYPE, CREATES, ONCE
 from chat_app.models.screens import OpenChat
 
@@ -77,11 +78,11 @@ def _command(name: str, handler: Handler, argument: Any, errors: Errors = frozen
 
 
 def _fields(dependant: Dependant) -> dict[str, Any]:
-    """Path and query as the fields of one object. In a URL everything is text; in JSON a number has to be one."""
+    """Path and query as the fields of one object. In a URL everything is text; JSON has numbers and flags."""
     fields = {}
     for parameter in (*dependant.path_params, *dependant.query_params):
         about = parameter.field_info
-        strict = Strict() if int in (about.annotation, *get_args(about.annotation)) else Field()
+        strict = Strict() if {int, bool} & {about.annotation, *get_args(about.annotation)} else Field()
         fields[parameter.name] = (Annotated[about.annotation, about, strict], about.default)
     return fields
 
@@ -157,6 +158,19 @@ async def _activate_chat(db: Transaction, connection: Connection, data: Activate
     return await use_cases.open_chat(db, connection.actor, data.chat_id)
 
 
+class RenameChat(Update):
+    one_of = ("title",)
+
+    chat_id: UUID
+    title: Line | None = Field(default=None, description="Your own title for the chat; null removes it.")
+    unset: list[Literal["title"]] = UNSET
+
+
+async def _rename_chat(db: Transaction, connection: Connection, data: RenameChat) -> ChatRead:
+    """Give a chat your own title: nobody else sees it, and null removes it. You get `chats_changed`."""
+    return await use_cases.rename_chat(db, connection.actor, data.chat_id, data.title)
+
+
 class SetTyping(Input):
     chat_id: UUID | None = OPEN_CHAT[1]
     typing: StrictBool
@@ -172,6 +186,7 @@ async def _set_typing(db: Transaction, connection: Connection, data: SetTyping) 
 _written = (
     _command("send_message", _send_message, SendMessage, is_draft=True, errors={NoActiveChat}),
     _command("activate_chat", _activate_chat, ActivateChat, statuses=(200, 204)),
+    _command("rename_chat", _rename_chat, RenameChat, {ChatNotFound}, output=ChatRead, statuses=(200,)),
     _command("set_typing", _set_typing, SetTyping, errors={ChatNotFound, NoActiveChat}),
 )
 _derived = [

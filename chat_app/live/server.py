@@ -219,11 +219,13 @@ async def _open_active(db: Db, connection: Connection, chat_id: UUID | None) -> 
 
 async def _ready(db: Db, connection: Connection) -> Ready:
     user_id, session_id = connection.actor
+    sync, unread = await read_sync(db, user_id)
     return Ready(
         user_id=user_id,
         session_id=session_id,
         active_chat_id=connection.active_chat_id,
-        sync=await read_sync(db, user_id),
+        sync=sync,
+        unread=unread,
         limits=LIMITS,
         server_time=datetime.now(UTC),
         online=[peer for peer in await list_peers(db, user_id, connection.active_chat_id) if is_online(db, peer)],

@@ -1,10 +1,22 @@
 """What all models share: the input base, column types, constrained strings and numbers."""
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_extra_types.phone_numbers import PhoneNumberValidator
 from sqlalchemy import BigInteger, func
 from sqlalchemy import Enum as SAEnum
@@ -23,6 +35,7 @@ LIMITS = {
     "user_extra_bytes": 2048,
     "name_length": 100,
     "title_length": 100,
+    "draft_length": 2000,
     "page": 100,
     "members": 256,
     "members_at_once": 100,
@@ -46,6 +59,23 @@ Sync = Annotated[
     StringConstraints(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9._~=+ -]+$"),
     Field(json_schema_extra={"format": "sync"}),
 ]
+
+
+def _text(value: Any) -> Any:
+    # A number would be taken as seconds.
+    if not isinstance(value, str):
+        raise PydanticCustomError("string_type", "not a text")
+    return value
+
+
+def _storable(time: datetime) -> datetime:
+    # PostgreSQL and Python do not hold the same times.
+    if not datetime(2000, 1, 1, tzinfo=UTC) <= time < datetime(9999, 1, 1, tzinfo=UTC):
+        raise PydanticCustomError("time_out_of_range", "out of range")
+    return time
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_storable)]
 # Strict: neither true nor "1" is a number.
 Seq = Annotated[int, Field(ge=1, le=BIGGEST, strict=True)]
 Position = Annotated[int, Field(ge=0, le=BIGGEST, strict=True)]

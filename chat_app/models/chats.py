@@ -2,15 +2,29 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field as Check
-from pydantic import StrictBool
-from sqlalchemy import Index
+from pydantic import StrictBool, StringConstraints
+from sqlalchemy import Index, false
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.base import LIMITS, UNSET, Counter, Input, Line, Position, Update, new_id, text_enum
+from chat_app.models.base import (
+    LIMITS,
+    NO_NUL,
+    UNSET,
+    Counter,
+    Input,
+    Line,
+    Position,
+    Seq,
+    Time,
+    Update,
+    new_id,
+    text_enum,
+)
 from chat_app.models.messages import Preview
 from chat_app.models.users import UserBrief
 
@@ -81,6 +95,22 @@ class Membership(SQLModel, table=True):
     visible_from_seq: int = Field(default=1, sa_type=Counter)
     last_read_seq: int = Field(default=0, sa_type=Counter)
     mine_version: int = Field(default=1, sa_type=Counter)
+    muted_until: datetime | None = None
+    archived_at: datetime | None = None
+    marked_unread: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    draft: dict[str, Any] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
+    hidden: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+
+
+class DraftUpdate(Input):
+    text: Annotated[str, StringConstraints(max_length=LIMITS["draft_length"], pattern=NO_NUL)]
+    reply_to: Seq | None = Field(default=None, description="The seq of the message that it will answer.")
+
+
+class DraftRead(SQLModel):
+    text: str
+    reply_to: int | None
+    updated_at: datetime
 
 
 class Mine(SQLModel):
@@ -94,6 +124,11 @@ class Mine(SQLModel):
     others_read_seq: int = Field(description="The greatest read position of any other member.")
     visible_from_seq: int = Field(description="The first message that you may see.")
     unread_count: int = Field(description="0 while all after the read position are system messages.")
+    muted_until: datetime | None = Field(description="A time in the past is the same as null.")
+    archived_at: datetime | None
+    marked_unread: bool = Field(description="You marked the chat as unread; your next reading or message unmarks it.")
+    draft: DraftRead | None = Field(description="What you have begun to write; your next message takes it away.")
+    hidden: bool = Field(description="While true and `message_count` < `visible_from_seq`, don't show the chat.")
 
 
 class ChatMine(Mine):
@@ -119,12 +154,20 @@ class RemovedChat(SQLModel):
     reason: RemovedReason
 
 
+class Unread(SQLModel):
+    """Of the chats that are unread or marked, and neither muted, archived nor out of sight."""
+
+    chats: int
+    messages: int
+
+
 class ChatList(SQLModel):
     items: list[ChatRead]
     removed: list[RemovedChat] = Field(description="Chats that you lost since `changed_since`, on the first page.")
     users: list[UserBrief]
     next_cursor: str | None
     sync: str = Field(description="Keep the first page's, not that of `ids`. After a reconnect it is `changed_since`.")
+    unread: Unread | None = Field(description="On the first page.")
 
 
 class MemberRead(SQLModel):
@@ -153,10 +196,18 @@ class GroupCreate(Input):
 
 
 class ChatUpdate(Update):
-    one_of = ("title",)
+    one_of = ("title", "muted_until", "archived", "marked_unread", "draft")
 
     title: Line | None = Field(default=None, description="Your own title for the chat; null removes it.")
-    unset: list[Literal["title"]] = UNSET
+    muted_until: Time | None = Field(default=None, description="null or a time in the past: not muted.")
+    archived: StrictBool | None = None
+    marked_unread: StrictBool | None = None
+    draft: DraftUpdate | None = Field(default=None, description="What you have begun to write; null removes it.")
+    unset: list[Literal["title", "muted_until", "archived", "marked_unread", "draft"]] = UNSET
+
+
+class ChatClear(Input):
+    hide: StrictBool = Field(default=False, description="Also take the chat out of the list until its next message.")
 
 
 class MembersAdd(Input):

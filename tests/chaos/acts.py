@@ -167,6 +167,30 @@ async def unpin_chat(turn: Turn) -> None:
     await turn.do("unpin_chat", chat_id and {"chat_id": chat_id})
 
 
+@part(4)
+async def update_mine(turn: Turn) -> None:
+    """Mute, archive or mark a chat, or write a draft; as often take it back."""
+    entry, count = turn.entry(), turn.random.getrandbits(8)
+    draft = {"text": f"draft {count}", "reply_to": entry.shared["message_count"] or None if entry else None}
+    field, value = turn.random.choice(
+        [("muted_until", "2100-01-01T00:00:00Z"), ("archived", True), ("marked_unread", True), ("draft", draft)]
+    )
+    given = {field: value} if turn.random.random() < 0.5 else {"unset": [field]}
+    await turn.do("update_mine", entry and {"chat_id": entry.shared["id"], **given})
+
+
+@part(1)
+async def clear_chat(turn: Turn) -> None:
+    """Not by everybody, so that somebody can read all of a chat at the end."""
+    entry, me = turn.entry(), turn.client.person.id
+    mine = entry.mine if entry else None
+    keeps = entry is None or mine is None or entry.shared["creator_id"] == me
+    if mine and mine["peer"] and me < mine["peer"]["id"]:
+        keeps = True
+    if entry and not keeps:
+        await turn.do("clear_chat", {"chat_id": entry.shared["id"], "hide": turn.random.random() < 0.5})
+
+
 @part(0.4)
 async def create_group(turn: Turn) -> None:
     me = turn.client.person

@@ -75,7 +75,7 @@ class Span(NamedTuple):
     joined_version: int
     joined_seq: int
     visible_from: int
-    surely_from: int
+    surely_from: float
     left_version: float = inf
     left_seq: float = inf
 

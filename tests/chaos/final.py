@@ -54,7 +54,8 @@ async def _compare(client: Client) -> None:
         answer = await client.over_socket("activate_chat", {"chat_id": window})
         if answer.ok:
             fresh.open(answer.data)
-    client.recorder.write("fresh", conn=conn, state=_state(fresh))
+    counted = pages[0].get("unread", fresh.count_unread())  # an earlier version has none
+    client.recorder.write("fresh", conn=conn, state=_state(fresh) | {"unread": counted})
 
 
 def _state(model: ClientModel) -> Json:
@@ -63,7 +64,8 @@ def _state(model: ClientModel) -> Json:
     for chat in chats.values():
         if chat["mine"] and chat["mine"].get("peer"):
             chat["mine"] = chat["mine"] | {"peer": chat["mine"]["peer"]["id"]}
-    return {"chats": chats, "order": list(chats), "window": model.window_state()}
+    unread = model.count_unread()
+    return {"chats": chats, "order": list(chats), "window": model.window_state(), "unread": unread}
 
 
 class _Likes:

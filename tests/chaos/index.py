@@ -173,6 +173,15 @@ class History:
         return found
 
     @cached_property
+    def clearings(self) -> dict[str, set[str]]:
+        """By chat: who may have moved the own visible start."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for operation in self.named("clear_chat"):
+            if operation.outcome != "failed":
+                found[operation.args["chat_id"]].add(operation.user)
+        return found
+
+    @cached_property
     def chats(self) -> "dict[str, Chat]":
         """The chats that somebody read at the end."""
         return {chat_id: Chat(chat_id, finals, self) for chat_id, finals in self.finals.items()}
@@ -242,9 +251,14 @@ class Chat:
                 for user in users or [row.sender]:
                     if spans.get(user):
                         spans[user][-1] = spans[user][-1]._replace(left_version=row.version, left_seq=row.seq)
-        for fields in (final.fields for final in self.finals):
-            if own := spans.get(fields["user"]):
-                own[-1] = own[-1]._replace(visible_from=fields["visible_from"], surely_from=fields["visible_from"])
+        cleared = self._history.clearings[self.id]
+        for user in cleared & spans.keys():
+            # What they saw when is not known.
+            spans[user] = [span._replace(surely_from=inf) for span in spans[user]]
+        for user, first in ((final.fields["user"], final.fields["visible_from"]) for final in self.finals):
+            if own := spans.get(user):
+                least = own[-1].visible_from if user in cleared else first
+                own[-1] = own[-1]._replace(visible_from=least, surely_from=first)
         return spans
 
     def _joined(self, row: Row, user: str, spans: dict[str, list[Span]]) -> Span:
@@ -253,9 +267,10 @@ class Chat:
             return Span(0, 0, 1, 1)
         adding = [op for op in self._history.additions[self.id] if op.user == row.sender]
         shared = {bool(op.args.get("share_history")) for op in adding if user in op.args["user_ids"]}
+        is_surely = shared == {True} and row.sender not in self._history.clearings[self.id]
         adder = spans[row.sender][-1] if spans.get(row.sender) else None
         least = adder.visible_from if adder and True in shared else row.seq
-        return Span(row.version, row.seq, least, adder.surely_from if adder and shared == {True} else row.seq)
+        return Span(row.version, row.seq, least, adder.surely_from if adder and is_surely else row.seq)
 
     def _pair(self) -> list[str]:
         """The founders of a chat that began as a private one."""

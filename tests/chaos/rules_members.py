@@ -16,6 +16,7 @@ from tests.chaos.violation import Violation
 IN_CHAT = {
     *("list_changes", "list_messages", "get_chat", "activate_chat", "list_members", "mark_read", "set_typing"),
     *("edit_message", "delete_message", "like_message", "unlike_message", "pin_chat", "unpin_chat", "rename_chat"),
+    *("update_mine", "clear_chat"),
     *("add_members", *SENDING),
 }
 # The system message that each change of members writes.

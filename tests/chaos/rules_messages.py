@@ -19,6 +19,8 @@ def lost(history: History) -> Iterator[Violation]:
             continue
         chat = history.chats.get(str(op.chat))
         row = chat.rows.get(op.row.seq) if chat else None
+        if row is None and chat and op.row.seq < chat.known_from[1]:
+            continue  # nobody sees it any more
         if row is None or (row.sender, row.client_id) != (op.user, op.args["client_id"]):
             yield Violation("lost", "P1", f"{op}: acknowledged as seq {op.row.seq} of {op.chat}, where {row} stands")
 

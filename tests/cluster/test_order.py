@@ -102,6 +102,11 @@ def own(mine_version: int, version: int | None, user_id: UUID = BORIS) -> Given:
         others_read_seq=0,
         visible_from_seq=1,
         unread_count=0,
+        muted_until=None,
+        archived_at=None,
+        marked_unread=False,
+        draft=None,
+        hidden=False,
     )
     return ChatsChanged(chats=[shared(version, None)] if version else [], mine=[mine]), {user_id: 0}
 

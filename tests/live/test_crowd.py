@@ -29,6 +29,8 @@ WEIGHTS = {
     "remove_member": 6,
     "leave_chat": 2,
     "rename_chat": 5,
+    "update_mine": 8,
+    "clear_chat": 3,
     "pin_chat": 5,
     "unpin_chat": 4,
     "open_private_chat": 3,
@@ -128,15 +130,25 @@ class Crowd:
         somebody, other = (person.id for person in self.random.sample(self.people, 2))
         arguments: dict[str, dict[str, Any]] = {
             "send_message": {"type": "text", "text": word, "client_id": str(uuid4())} | self.quote(),
-            "edit_message": {"text": word},
+            "edit_message": self.random.choice([{"text": word}, {"extra": {word: 1}}]),
             "mark_read": {"seq": self.random.randint(1, 30)},
             "add_members": {"user_ids": [somebody, other], "share_history": self.random.random() < 0.5},
             "remove_member": {"user_id": somebody},
             "rename_chat": {"title": self.random.choice([word, None])},
+            "update_mine": self.own(word),
+            "clear_chat": {"hide": self.random.random() < 0.5},
             "open_private_chat": {"user_id": somebody},
             "create_group": {"title": word, "member_ids": [somebody, other]},
         }
         return arguments.get(operation, {})
+
+    def own(self, word: str) -> Json:
+        """A field of the own part, set or taken back."""
+        draft = {"text": word} | self.quote()
+        field, value = self.random.choice(
+            [("muted_until", "2100-01-01T00:00:00Z"), ("archived", True), ("marked_unread", True), ("draft", draft)]
+        )
+        return {field: self.random.choice([value, None])}
 
     def quote(self) -> dict[str, int]:
         """Sometimes another message, which may not exist for the sender."""

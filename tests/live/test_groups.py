@@ -194,17 +194,19 @@ class TestPrivateChatBecomesGroup:
         group = await transport.do(one, "add_members", chat_id=private["id"], user_ids=[three.id])
         assert group["title"] == f"{'A' * 60}, {'B' * 38}"
 
-    async def test_own_titles_and_peers_are_cleared_but_pins_stay(
+    async def test_own_titles_and_peers_are_cleared_but_pins_and_muting_stay(
         self, transport: Transport, anna: Person, boris: Person, clara: Person
     ) -> None:
         private = await transport.open_private_chat(anna, boris)
         await transport.do(anna, "rename_chat", chat_id=private["id"], title="My friend")
         before = await transport.do(anna, "pin_chat", chat_id=private["id"])
         assert before["mine"]["title"] == "My friend" and before["mine"]["peer"]["id"] == boris.id
+        muted = {"muted_until": "2100-01-01T00:00:00Z"}
+        before = await transport.do(anna, "update_mine", chat_id=private["id"], **muted)
         await transport.do(boris, "add_members", chat_id=private["id"], user_ids=[clara.id])
         after = (await transport.do(anna, "get_chat", chat_id=private["id"]))["mine"]
         assert (after["title"], after["peer"]) == (None, None)
-        assert after["pinned_at"] == before["mine"]["pinned_at"]
+        assert after["pinned_at"] == before["mine"]["pinned_at"] and after["muted_until"] == muted["muted_until"]
         assert after["version"] > before["mine"]["version"]
 
     async def test_all_members_get_both_parts(

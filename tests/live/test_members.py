@@ -248,8 +248,10 @@ class TestNewcomer:
     ) -> None:
         chat = await transport.create_group(anna, boris, clara)
         await transport.do(boris, "rename_chat", chat_id=chat["id"], title="Mine")
-        before = (await transport.do(boris, "pin_chat", chat_id=chat["id"]))["mine"]
-        assert before["title"] and before["pinned_at"]
+        await transport.do(boris, "pin_chat", chat_id=chat["id"])
+        muted = {"muted_until": "2100-01-01T00:00:00Z"}
+        before = (await transport.do(boris, "update_mine", chat_id=chat["id"], **muted))["mine"]
+        assert before["title"] and before["pinned_at"] and before["muted_until"]
         if way == "leave":
             await transport.do(boris, "leave_chat", chat_id=chat["id"])
         else:
@@ -258,7 +260,7 @@ class TestNewcomer:
         await boris.forget()
         back = await transport.do(clara, "add_members", chat_id=chat["id"], user_ids=[boris.id])
         mine = (await transport.do(boris, "get_chat", chat_id=chat["id"]))["mine"]
-        assert (mine["title"], mine["pinned_at"]) == (None, None)
+        assert (mine["title"], mine["pinned_at"], mine["muted_until"]) == (None, None, None)
         assert (mine["visible_from_seq"], mine["last_read_seq"], mine["unread_count"]) == (4, 4, 0)
         assert mine["version"] > before["version"]
         assert [item["seq"] for item in await transport.history(boris, chat["id"])] == [4]

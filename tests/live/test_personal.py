@@ -74,7 +74,13 @@ class TestPins:
 
 @pytest.mark.parametrize(
     ("operation", "more"),
-    [("rename_chat", {"title": "Mine"}), ("pin_chat", {}), ("unpin_chat", {}), ("mark_read", {"seq": 2})],
+    [
+        ("rename_chat", {"title": "Mine"}),
+        ("pin_chat", {}),
+        ("unpin_chat", {}),
+        ("mark_read", {"seq": 2}),
+        ("update_mine", {"muted_until": "2100-01-01T00:00:00Z", "archived": True}),
+    ],
 )
 class TestPersonalChanges:
     async def test_a_personal_change_takes_no_version_and_only_its_user_gets_an_event(
@@ -206,7 +212,7 @@ class TestPages:
         chat = await transport.create_group(anna, boris)
         await transport.do(boris, "add_members", chat_id=chat["id"], user_ids=[clara.id])
         listed = await transport.do(anna, "list_chats")
-        assert set(listed) == {"items", "removed", "users", "next_cursor", "sync"}
+        assert set(listed) == {"items", "removed", "users", "next_cursor", "sync", "unread"}
         assert {user["name"] for user in listed["users"]} == {"Anna", "Boris", "Clara"}
         assert listed["removed"] == [] and listed["next_cursor"] is None
 

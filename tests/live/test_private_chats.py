@@ -30,6 +30,11 @@ MINE = {
     "others_read_seq",
     "visible_from_seq",
     "unread_count",
+    "muted_until",
+    "archived_at",
+    "marked_unread",
+    "draft",
+    "hidden",
 }
 
 

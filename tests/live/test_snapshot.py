@@ -29,7 +29,7 @@ from tests.cast import (
 from tests.client_model import PAGE, Json
 from tests.clients import Answer, HttpTransport, SocketTransport, Transport
 from tests.media import pictures
-from tests.observers import Observer, check_equal, read_anew
+from tests.observers import Observer, ask_for_unknown, check_equal, read_anew
 from tests.service import MakePerson, Service
 
 # Commands that change nothing in a snapshot. Every other command needs a case.
@@ -80,6 +80,13 @@ GLEB_REMOVED: tuple[Call, ...] = (
     ("Anna", "remove_member", {"user_id": "Gleb"}),
 )
 
+LATER = "2100-01-01T00:00:00Z"
+READ: Call = ("Anna", "mark_read", {"seq": NEWEST})
+MARKED: Call = ("Anna", "update_mine", {"marked_unread": True, "draft": {"text": "and", "reply_to": NEWEST}})
+QUIET: Call = ("Anna", "update_mine", {"title": "Mine", "muted_until": LATER, "archived": True})
+# Vera has the chat only in her list, Boris has it open too.
+CLEARED: tuple[Call, ...] = (("Vera", "clear_chat", {}), ("Boris", "clear_chat", {}))
+
 CASES = {
     "a text": sent(type="text", text="hello"),
     "a text that is longer than its preview": sent(type="text", text="long " * 100),
@@ -125,6 +132,39 @@ CASES = {
     "a private chat renamed": Case("rename_chat", {"title": "Mine"}, chat="private", changes="mine"),
     "an own title taken back": Case(
         "rename_chat", {"title": None}, changes="mine", before=(("Anna", "rename_chat", {"title": "Mine"}),)
+    ),
+    "a chat muted": Case("update_mine", {"muted_until": LATER}, changes="mine"),
+    "a chat archived": Case("update_mine", {"archived": True}, changes="mine"),
+    "a chat marked as unread": Case("update_mine", {"marked_unread": True}, changes="mine", before=(READ,)),
+    "a draft begun": Case("update_mine", {"draft": {"text": "and", "reply_to": NEWEST}}, changes="mine"),
+    "the own part taken back": Case(
+        "update_mine",
+        {"unset": ["title", "muted_until", "archived", "marked_unread", "draft"]},
+        changes="mine",
+        before=(QUIET, MARKED),
+    ),
+    "a marked chat read, where the position stays": Case(
+        "mark_read", {"seq": 1}, changes="mine", before=(READ, MARKED)
+    ),
+    "a message of a user with a mark and a draft": sent(type="text", text="hello")._replace(before=(READ, MARKED)),
+    "a member added by a user with a mark and a draft": Case(
+        "add_members", {"user_ids": ["Dina"]}, before=(READ, MARKED)
+    ),
+    "a message in a quiet chat": sent(type="text", text="hello")._replace(actor="Boris", before=(QUIET,)),
+    "a chat cleared": Case("clear_chat", {}, changes="mine"),
+    "a chat with a reply cleared": Case("clear_chat", {}, changes="mine", before=(REPLY, READ, MARKED)),
+    "a private chat cleared": Case("clear_chat", {}, chat="private", changes="mine"),
+    "a chat cleared and hidden": Case("clear_chat", {"hide": True}, changes="gone", before=(("Anna", "pin_chat", {}),)),
+    "a reply to a cleared message": Case(
+        "send_message", message(type="text", text="quite so", reply_to=NEWEST), before=CLEARED
+    ),
+    "the newest message edited, which was cleared": Case(
+        "edit_message", {"seq": NEWEST, "text": "better"}, actor="Boris", before=CLEARED[:1]
+    ),
+    "the newest message liked, which was cleared": Case("like_message", {"seq": NEWEST}, before=CLEARED),
+    "the newest message deleted, which was cleared": Case("delete_message", {"seq": NEWEST}, before=CLEARED),
+    "history shared by a member who cleared it": Case(
+        "add_members", {"user_ids": ["Dina"], "share_history": True}, actor="Vera", before=CLEARED
     ),
     "read up to the newest": Case("mark_read", {"seq": NEWEST}, changes="mine"),
     "read past the newest": Case("mark_read", {"seq": 1000}, changes="mine"),
@@ -268,6 +308,45 @@ async def test_a_quoted_message_beside_the_window_is_kept_up_to_date(
     assert quoted == {"Boris": [ANNAS_OLDEST], "Gleb": []}, "Gleb does not see it"
 
 
+async def test_the_next_message_shows_a_hidden_chat(cast: Cast, database: Database) -> None:
+    group_id = cast.chats["group"]
+    await cast.look(database, group_id)
+    await cast.call("Boris", "clear_chat", chat_id=group_id, hide=True)
+    await cast.settle()
+    await cast.check()
+    (boris,) = cast.observers_of(cast.people["Boris"])
+    assert group_id in boris.model.entries and group_id not in boris.model.list_state()
+    twins = cast.twins()
+
+    await cast.call("Anna", "send_message", chat_id=group_id, **message(type="text", text="hello", reply_to=NEWEST))
+
+    await cast.settle()
+    await cast.check()
+    assert group_id in boris.model.list_state()
+    await cast.come_back(twins, limit=1)
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [("pin_chat", {}), ("update_mine", {"marked_unread": True}), ("update_mine", {"draft": {"text": "and"}})],
+    ids=str,
+)
+async def test_a_hidden_chat_that_another_device_shows_again_is_asked_for(
+    operation: str, arguments: Json, cast: Cast, database: Database
+) -> None:
+    anna, group_id = cast.people["Anna"], cast.chats["group"]
+    await cast.call("Anna", "clear_chat", chat_id=group_id, hide=True)
+    await cast.look(database, None)
+
+    await cast.call("Anna", operation, chat_id=group_id, **arguments)
+
+    await cast.settle()
+    for observer in cast.observers_of(anna):
+        assert observer.model.ids_to_ask() == [group_id], "the list of a device lacked it"
+        await ask_for_unknown(observer.model, observer.socket)
+    await cast.check()
+
+
 async def test_an_open_window_gets_others_read_seq(transport: Transport, cast: Cast, database: Database) -> None:
     group_id = cast.chats["group"]
     await cast.look(database, group_id)
@@ -342,7 +421,7 @@ async def test_a_client_that_missed_every_kind_of_change_catches_up(limit: int, 
     group_id = cast.chats["group"]
     await cast.look(database, group_id)
     twins = cast.twins()
-    answers = [await call_case(cast, case) for case in CASES.values() if case.changes != "gone"]
+    answers = [await call_case(cast, case) for case in CASES.values() if not is_end(case)]
     assert sum(answer.ok for answer in answers) > len(answers) * 0.8
     await cast.call("Anna", "add_members", chat_id=group_id, user_ids=["Boris"])
 
@@ -371,6 +450,11 @@ async def test_a_chat_that_changes_between_two_pages_of_catching_up_is_not_lost(
     second = await cast.call("Anna", "list_chats", changed_since=sync, limit=2, cursor=first["next_cursor"])
 
     assert [chat["id"] for chat in second["items"]] == [last_id]
+
+
+def is_end(case: Case) -> bool:
+    """After it Anna would not see the others."""
+    return case.changes == "gone" or (case.operation, case.chat) == ("clear_chat", "group")
 
 
 async def call_case(cast: Cast, case: Case) -> Answer:

@@ -349,6 +349,44 @@ describe("a private chat", () => {
     assert.deepEqual(await boris.eventNames(), []);
   });
 
+  it("keeps muting, archive, mark and draft to their user", async () => {
+    const { anna, boris, chat } = await pair();
+    await anna.ask("send_message", textMessage("One"));
+    // Of the message.
+    await Promise.all([anna.eventNames(), boris.eventNames()]);
+    boris.forget();
+    anna.forget();
+    const own = { muted_until: "2100-01-01T00:00:00Z", archived: true, marked_unread: true };
+    const { data } = await boris.ask("update_mine", { chat_id: chat.id, ...own, draft: { text: "Two", reply_to: 1 } });
+    const { mine: [changed] } = await boris.next("chats_changed");
+    assert.deepEqual([data.mine.muted_until, data.mine.marked_unread], [own.muted_until, true]);
+    assert.deepEqual([data.mine.draft.text, data.mine.draft.reply_to], ["Two", 1]);
+    assert.deepEqual(changed, { chat_id: chat.id, ...data.mine });
+    assert.deepEqual((await boris.ask("list_chats", { archived: true })).data.items, [data]);
+    assert.deepEqual((await boris.ask("list_chats", { archived: false })).data.items, []);
+    assert.deepEqual((await boris.ask("list_chats")).data.unread, { chats: 0, messages: 0 });
+    const loud = { unset: ["muted_until", "archived", "draft"] };
+    assert.equal((await boris.ask("update_mine", { chat_id: chat.id, ...loud })).data.mine.draft, null);
+    assert.deepEqual((await boris.ask("list_chats")).data.unread, { chats: 1, messages: 1 });
+    assert.equal((await boris.ask("mark_read", { chat_id: chat.id, seq: 1 })).data.mine.marked_unread, false);
+    const unseen = { chat_id: chat.id, draft: { text: "?", reply_to: 9 } };
+    assert.equal((await boris.refused("update_mine", unseen)).code, "message_not_found");
+    assert.deepEqual(await anna.eventNames(), ["read_changed"]);
+  });
+
+  it("can be cleared and hidden by one of the two", async () => {
+    const { anna, boris, chat } = await pair();
+    await anna.ask("send_message", textMessage("One"));
+    const { data } = await boris.ask("clear_chat", { chat_id: chat.id, hide: true });
+    assert.deepEqual([data.mine.visible_from_seq, data.mine.hidden, data.last_message], [2, true, null]);
+    assert.deepEqual(await anna.next("read_changed"), { chat_id: chat.id, user_id: boris.id, last_read_seq: 1 });
+    assert.deepEqual((await boris.ask("list_messages")).data.items, []);
+    assert.deepEqual((await boris.ask("list_chats")).data.items, []);
+    await anna.ask("send_message", textMessage("Two"));
+    assert.deepEqual((await boris.ask("list_chats")).data.items.map(({ id }) => id), [chat.id]);
+    assert.deepEqual(seqs((await anna.ask("list_messages")).data.items), [1, 2]);
+  });
+
   it("is not a group until a third user is added", async () => {
     const { anna, boris, chat } = await pair();
     const [clara] = await connected("Clara");

@@ -55,7 +55,13 @@ const mine = {
   others_read_seq: count,
   visible_from_seq: count,
   unread_count: count,
+  muted_until: orNull(time),
+  archived_at: orNull(time),
+  marked_unread: flag,
+  draft: orNull(fields({ text, reply_to: orNull(count), updated_at: time })),
+  hidden: flag,
 };
+const unread = fields({ chats: count, messages: count });
 const chatShared = {
   id: uuid,
   type: one("private", "group"),
@@ -144,6 +150,7 @@ export const answers = {
     users,
     next_cursor: orNull(text),
     sync: text,
+    unread: orNull(unread),
   }),
   create_group: chatRead,
   open_private_chat: chatRead,
@@ -152,6 +159,8 @@ export const answers = {
   send_message: messageRead,
   get_chat: chatRead,
   rename_chat: chatRead,
+  update_mine: chatRead,
+  clear_chat: chatRead,
   pin_chat: chatRead,
   unpin_chat: chatRead,
   delete_chat: nothing,
@@ -187,6 +196,7 @@ export const events = {
     session_id: uuid,
     active_chat_id: orNull(uuid),
     sync: text,
+    unread,
     limits: counts,
     server_time: time,
     online: list(uuid),
