@@ -139,6 +139,7 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "open_private_chat": {"user_id": scene.guest.id},
         "pin_chat": chat,
         "readyz": {},
+        "lookup_users": {"phones": ["+79990000000", "+79990000001"]},
         "refresh": {"refresh_token": "a.b-c_d"},
         "register": {"phone": "+79990000000", "password": "long enough", "name": "Anna"},
         "remove_member": chat | {"user_id": scene.member.id},

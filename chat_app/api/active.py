@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from chat_app.api.deps import Bound, CurrentActor, Limit, NodeDep, SessionDep
+from chat_app.api.deps import Bound, CurrentActor, Limit, NodeDep, SessionDep, TimeBound
 from chat_app.api.messages import SEND_ERRORS, NewMessage
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
@@ -56,11 +56,13 @@ async def list_active_messages(
     before: Bound = None,
     after: Bound = None,
     around: Bound = None,
+    around_time: TimeBound = None,
     limit: Limit = 50,
 ) -> MessagePage:
     """List messages of the active chat; otherwise as `list_messages`."""
     chat_id = await chats.active_chat(db, actor)
-    return await history.list_messages(db, actor, chat_id, before=before, after=after, around=around, limit=limit)
+    bounds: Any = {"before": before, "after": after, "around": around, "around_time": around_time}
+    return await history.list_messages(db, actor, chat_id, **bounds, limit=limit)
 
 
 @router.post("/messages", tags=["messages"], responses=responses(ChatNotFound, NoActiveChat, *SEND_ERRORS))

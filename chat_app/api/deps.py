@@ -14,7 +14,7 @@ from chat_app.crud import sessions
 from chat_app.database import Transaction
 from chat_app.driver import RawConnection
 from chat_app.limits import address_of
-from chat_app.models.base import BIGGEST, LIMITS, ChatCursor, Sync, UserCursor
+from chat_app.models.base import BIGGEST, LIMITS, ChatCursor, Sync, Time, UserCursor
 from chat_app.models.sessions import Actor, Device
 
 
@@ -109,4 +109,5 @@ ArchivedQuery = Annotated[bool | None, Query(description="Only archived chats, o
 SeqPath = Annotated[int, Path(ge=1, le=BIGGEST, description="The message's position in the chat.")]
 VersionQuery = Annotated[int, Query(ge=0, le=BIGGEST, description="The version of your window.")]
 Bound = Annotated[int | None, Query(ge=0, le=BIGGEST)]
+TimeBound = Annotated[Time | None, Query(description="The page around the first message of this time or later.")]
 ChatIdPath = Annotated[UUID, Path(description="One of your chats.")]

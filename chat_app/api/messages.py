@@ -13,6 +13,7 @@ from chat_app.api.deps import (
     ReadingDep,
     SeqPath,
     SessionDep,
+    TimeBound,
     UsersAfter,
     VersionQuery,
 )
@@ -49,10 +50,14 @@ async def list_messages(
     before: Bound = None,
     after: Bound = None,
     around: Bound = None,
+    around_time: TimeBound = None,
     limit: Limit = 50,
 ) -> MessagePage:
-    """List messages of a chat: before or after a seq, around one, or the newest. Bounds are exclusive, at most one."""
-    return await history.list_messages(db, actor, chat_id, before=before, after=after, around=around, limit=limit)
+    """List messages of a chat: before or after a seq, around one or a time, or the newest. Bounds are exclusive, at
+    most one.
+    """
+    bounds: Any = {"before": before, "after": after, "around": around, "around_time": around_time}
+    return await history.list_messages(db, actor, chat_id, **bounds, limit=limit)
 
 
 @router.post("/messages", responses=responses(*SEND_ERRORS))
@@ -103,7 +108,7 @@ async def unlike_message(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPat
 async def list_likes(
     db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath, cursor: UsersAfter = None, limit: Limit = 50
 ) -> UserPage:
-    """List the users who like a message."""
+    """List the users who like a message, in the order of liking."""
     return await likes.list_likes(db, actor, chat_id, seq, cursor=cursor, limit=limit)
 
 

@@ -17,7 +17,17 @@ from chat_app.database import Transaction
 from chat_app.errors import BadImage, UsernameTaken, UserNotFound
 from chat_app.models.base import LIMITS, NO_NUL
 from chat_app.models.sessions import Actor
-from chat_app.models.users import Avatar, AvatarUpload, UserList, UserLookup, UserMe, UserRead, UserUpdate
+from chat_app.models.users import (
+    Avatar,
+    AvatarUpload,
+    LookedUpList,
+    UserList,
+    UserLookup,
+    UserMe,
+    UserRead,
+    UsersLookup,
+    UserUpdate,
+)
 
 router = APIRouter(prefix="/users", tags=["users"], route_class=Protected)
 
@@ -67,6 +77,12 @@ async def search_users(
 async def lookup_user(db: SessionDep, actor: CurrentActor, data: UserLookup) -> UserRead:
     """Find a user by phone number: it has to be complete."""
     return await users.lookup_user(db, data)
+
+
+@router.post("/lookup/many")
+async def lookup_users(db: SessionDep, actor: CurrentActor, data: UsersLookup) -> LookedUpList:
+    """Find which of the numbers of an address book have users: at most 100 complete phone numbers."""
+    return await users.lookup_users(db, data)
 
 
 @router.get("/{user_id}", responses=responses(UserNotFound))

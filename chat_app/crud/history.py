@@ -1,6 +1,7 @@
 """Reading the messages and members of a chat: pages, single ones, and what changed."""
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import orjson
 from chat_app.crud.access import MESSAGE_COLUMNS, View, view_chat
 from chat_app.crud.attachments import attachment_read
 from chat_app.crud.briefs import list_briefs
+from chat_app.crud.statements import read_sql
 from chat_app.database import Db
 from chat_app.errors import InvalidInput, MessageNotFound
 from chat_app.models.attachments import AttachmentRead
@@ -39,12 +41,18 @@ async def list_messages(
     before: int | None = None,
     after: int | None = None,
     around: int | None = None,
+    around_time: datetime | None = None,
     limit: int = 50,
 ) -> MessagePage:
-    """A page of the history: before or after a seq, around one, or the newest. Raises InvalidInput for two bounds."""
-    if sum(bound is not None for bound in (before, after, around)) > 1:
-        raise InvalidInput.at("/before", "conflicting_bounds", "Give at most one of before, after and around.")
+    """A page of the history: before or after a seq, around one or a time, or the newest.
+
+    Raises InvalidInput for two bounds.
+    """
+    if sum(bound is not None for bound in (before, after, around, around_time)) > 1:
+        raise InvalidInput.at("/before", "conflicting_bounds", "Give one of before, after, around, around_time.")
     view = await view_chat(db, actor, chat_id)
+    if around_time:
+        ((around,),) = await db.fetch(_AT_TIME, chat_id, view.visible_from_seq, view.message_count, around_time)
     first, last = _bounds(view, before, after, around, limit)
     items = await _read(db, actor.id, chat_id, "seq BETWEEN $3 AND $4", first, last)
     replied = await _replied(db, actor.id, chat_id, view, items)
@@ -56,6 +64,9 @@ async def list_messages(
         users=await list_briefs(db, people_in([*items, *replied])),
         replied=replied,
     )
+
+
+_AT_TIME = read_sql("seq_at_time.sql")
 
 
 async def _replied(db: Db, user_id: UUID, chat_id: UUID, view: View, items: list[MessageRead]) -> list[MessageRead]:

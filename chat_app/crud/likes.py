@@ -1,8 +1,9 @@
 """Likes: a set of users for each message."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import Delete, delete
+from sqlalchemy import Delete, delete, tuple_
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlmodel import col, select
 
@@ -45,20 +46,26 @@ async def _change(
 async def list_likes(
     db: Transaction, actor: Actor, chat_id: UUID, seq: int, *, cursor: str | None, limit: int
 ) -> UserPage:
-    """The users who like a message, the longest registered first."""
+    """The users who like a message, in the order of liking."""
     await get_message(db, actor, chat_id, seq)
-    likes = select(User).join(Like, col(Like.user_id) == User.id).where(Like.chat_id == chat_id, Like.seq == seq)
+    likes = select(User, Like).join(Like, col(Like.user_id) == User.id).where(Like.chat_id == chat_id, Like.seq == seq)
+    place = tuple_(col(Like.created_at), col(Like.user_id))
     if cursor:
-        likes = likes.where(col(Like.user_id) > _parse_cursor(cursor))
-    users = list(await db.exec(likes.order_by(col(Like.user_id)).limit(limit + 1)))
+        likes = likes.where(place > _parse_cursor(cursor))
+    rows = list(await db.exec(likes.order_by(place).limit(limit + 1)))
     return UserPage(
-        items=[profile(db, user, UserRead) for user in users[:limit]],
-        next_cursor=users[limit - 1].id.hex if len(users) > limit else None,
+        items=[profile(db, user, UserRead) for user, _ in rows[:limit]],
+        next_cursor=_cursor(rows[limit - 1][1]) if len(rows) > limit else None,
     )
 
 
-def _parse_cursor(cursor: str) -> UUID:
+def _cursor(like: Like) -> str:
+    return f"{like.created_at.timestamp():.6f}_{like.user_id.hex}"
+
+
+def _parse_cursor(cursor: str) -> tuple[datetime, UUID]:
+    time, _, user_id = cursor.partition("_")
     try:
-        return UUID(cursor)
-    except ValueError as error:
+        return datetime.fromtimestamp(float(time), UTC), UUID(user_id)
+    except (ValueError, OverflowError) as error:
         raise InvalidInput.at("/cursor", "invalid_cursor", "This is not a next_cursor of this list.") from error

@@ -18,7 +18,17 @@ from chat_app.errors import UsernameTaken, UserNotFound
 from chat_app.events import ChatsChanged, UsersChanged, record
 from chat_app.models import User
 from chat_app.models.sessions import Actor
-from chat_app.models.users import Avatar, UserLookup, UserMe, UserRead, UserUpdate, brief
+from chat_app.models.users import (
+    Avatar,
+    LookedUp,
+    LookedUpList,
+    UserLookup,
+    UserMe,
+    UserRead,
+    UsersLookup,
+    UserUpdate,
+    brief,
+)
 
 Profile = TypeVar("Profile", bound=UserRead)
 
@@ -101,6 +111,13 @@ async def get_user(db: Transaction, user_id: UUID) -> UserRead:
 async def lookup_user(db: Transaction, data: UserLookup) -> UserRead:
     """The profile behind a phone number that the client knows already. Raises UserNotFound."""
     return profile(db, await access_user(db, col(User.phone) == data.phone), UserRead)
+
+
+async def lookup_users(db: Transaction, data: UsersLookup) -> LookedUpList:
+    """The profiles behind several phone numbers, None for a number without a user."""
+    users = await db.exec(select(User).where(col(User.phone).in_(data.phones)))
+    found = {user.phone: profile(db, user, UserRead) for user in users}
+    return LookedUpList(items=[LookedUp(phone=phone, user=found.get(phone)) for phone in data.phones])
 
 
 async def search_users(db: Transaction, *, query: str | None, ids: Sequence[UUID] | None, limit: int) -> list[UserRead]:

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
+from pydantic import Field as Check
 from pydantic import StringConstraints
 from sqlalchemy import Index, literal_column, text
 from sqlmodel import Field, SQLModel
@@ -69,6 +70,10 @@ class UserLookup(Input):
     phone: Phone
 
 
+class UsersLookup(Input):
+    phones: Annotated[list[Phone], Check(min_length=1, max_length=100)]
+
+
 class Avatar(SQLModel):
     """The addresses of the four pictures. A new picture has new addresses, so each can be cached for ever."""
 
@@ -114,6 +119,15 @@ class UserMe(UserRead):
 
 class UserList(SQLModel):
     items: list[UserRead]
+
+
+class LookedUp(SQLModel):
+    phone: str = Field(description="As it was sent, with the country code.")
+    user: UserRead | None
+
+
+class LookedUpList(SQLModel):
+    items: list[LookedUp] = Field(description="One for each phone, in the same order.")
 
 
 class UserPage(UserList):

@@ -157,6 +157,20 @@ class TestProfilesOfOthers:
             answer = http_answer(await anna.http.post(f"{USERS}/lookup", json={"phone": part}))
             assert (answer.status, answer.code) == (422, "invalid_input")
 
+    async def test_lookup_of_many_phones_answers_each_in_its_place(self, anna: Person, boris: Person) -> None:
+        phones = [(await me(person))["phone"] for person in (boris, anna)]
+        local = phones[0].replace("+7", "8")
+        sent = [phones[0], "+79990000000", phones[1], local]
+        answer = http_answer(await anna.http.post(f"{USERS}/lookup/many", json={"phones": sent}))
+        assert answer.status == 200
+        found = [(item["phone"], item["user"] and item["user"]["id"]) for item in answer.data["items"]]
+        assert found == [(phones[0], boris.id), (sent[1], None), (phones[1], anna.id), (phones[0], boris.id)]
+        assert [set(item) for item in answer.data["items"]] == [{"phone", "user"}] * 4
+        assert set(answer.data["items"][0]["user"]) == PROFILE
+        for wrong in ([], ["+79990000000"] * 101, [phones[0], "x"], [None], None, phones[0]):
+            answer = http_answer(await anna.http.post(f"{USERS}/lookup/many", json={"phones": wrong}))
+            assert (answer.status, answer.code) == (422, "invalid_input"), wrong
+
 
 class TestSearch:
     async def test_search_finds_beginnings_of_words_of_names_and_usernames(
@@ -246,5 +260,5 @@ class TestPhones:
             for name, schema in schemas.items()
             if "phone" in schema.get("properties", {}) and schema.get("additionalProperties") is not False
         }
-        # The phone of a contact is part of a message.
-        assert named == {"UserMe", "Contact"}
+        # The phone of a contact is part of a message, and a lookup repeats the numbers that it was asked for.
+        assert named == {"UserMe", "Contact", "LookedUp"}

@@ -27,7 +27,7 @@ from tests.operations import ROUTES
 from tests.process import ROOT
 
 # They only read, although they are no GET.
-READING = {"list_likes", "lookup_user"}
+READING = {"list_likes", "lookup_user", "lookup_users"}
 
 
 def test_every_operation_that_changes_something_has_its_part() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,6 +34,9 @@ USES: dict[str, Use] = {
     "page before": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id, before=4),
     "page after": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id, after=1),
     "page around": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id, around=3),
+    "page around a time": lambda unit, actor, chat_id: history.list_messages(
+        unit, actor, chat_id, around_time=datetime(2026, 1, 1, tzinfo=UTC)
+    ),
     "one message": lambda unit, actor, chat_id: history.get_message(unit, actor, chat_id, 1),
     "changes": lambda unit, actor, chat_id: history.list_changes(unit, actor, chat_id, since=1),
     "members": lambda unit, actor, chat_id: members.list_members(unit, actor, chat_id),

@@ -1,5 +1,6 @@
 """Reading a chat: pages of the history, and changes since a version."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -53,6 +54,12 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     {"after": 2**63},
     {"around": 2**64},
     {"before": "x"},
+    {"around_time": "2026-11-21T09:15:42Z", "around": 1},
+    {"around_time": "2026-11-21T09:15:42"},
+    {"around_time": "2026-11-21"},
+    {"around_time": "1999-12-31T23:59:59Z"},
+    {"around_time": "9000-01-01T00:00:00Z"},
+    {"around_time": "x"},
 ]
 
 
@@ -97,6 +104,29 @@ class TestPages:
         page = await transport.do(anna, "list_messages", chat_id=chat["id"], limit=1)
         assert {user["id"] for user in page["users"]} == {boris.id, outsider.id}
         assert all(set(user) == {"id", "name", "avatar"} for user in page["users"])
+
+    async def test_a_page_around_a_time_begins_at_the_first_message_of_that_time_or_later(
+        self, transport: Transport, database: Database, anna: Person, boris: Person, clara: Person
+    ) -> None:
+        chat = await transport.create_group(anna, boris)
+        where = {"chat_id": chat["id"]}
+        await fill(database, anna, chat["id"], 19)
+        at = datetime(2026, 1, 1, 12, tzinfo=UTC)
+        async with database.transaction() as db:
+            minutes = "UPDATE message SET sent_at = $2::timestamptz + seq * interval '1 minute' WHERE chat_id = $1"
+            await db.fetch(minutes, UUID(chat["id"]), at)
+        for minute, seq in ((-60, 1), (1, 1), (1.5, 2), (2, 2), (10, 10), (10.01, 11), (19.5, 20), (20, 20), (99, 20)):
+            time = (at + timedelta(minutes=minute)).isoformat()
+            page = await transport.do(boris, "list_messages", **where, around_time=time, limit=5)
+            assert page == await transport.do(boris, "list_messages", **where, around=seq, limit=5), minute
+        page = await transport.do(boris, "list_messages", **where, around_time=time.replace("+00:00", "Z"))
+        assert len(page["items"]) == 20
+        await transport.do(anna, "add_members", **where, user_ids=[clara.id])
+        page = await transport.do(clara, "list_messages", **where, around_time=at.isoformat())
+        assert seqs(page) == ([21], False, False), "what was before the visible start is not shown"
+        empty = await transport.open_private_chat(anna, boris)
+        page = await transport.do(boris, "list_messages", chat_id=empty["id"], around_time=at.isoformat())
+        assert seqs(page) == ([], False, False)
 
     async def test_impossible_bounds_are_refused(self, transport: Transport, anna: Person, boris: Person) -> None:
         chat = await transport.open_private_chat(anna, boris)

@@ -116,7 +116,8 @@ async def test_simultaneous_likes_of_many_users_all_count(transport: Transport, 
 async def test_the_list_of_likes_comes_in_pages(transport: Transport, make_person: MakePerson) -> None:
     people = [await make_person(f"Person {number}") for number in range(5)]
     chat = await transport.create_group(people[0], *people[1:])
-    for person in people[:3] + people[4:]:
+    liking = [people[2], people[4], people[0], people[1]]
+    for person in liking:
         await transport.do(person, "like_message", chat_id=chat["id"], seq=1)
     found, cursor, sizes = [], {}, []
     while cursor is not None:
@@ -126,12 +127,33 @@ async def test_the_list_of_likes_comes_in_pages(transport: Transport, make_perso
         sizes.append(len(page["items"]))
         cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
     assert sizes == [2, 2]
-    assert sorted(found) == sorted(person.id for person in people if person is not people[3])
+    assert found == [person.id for person in liking], "in the order of liking, not of registration"
+    await transport.do(people[2], "unlike_message", chat_id=chat["id"], seq=1)
+    await transport.do(people[2], "like_message", chat_id=chat["id"], seq=1)
+    page = await transport.do(people[3], "list_likes", chat_id=chat["id"], seq=1)
+    assert [user["id"] for user in page["items"]] == [person.id for person in (*liking[1:], people[2])]
+
+
+async def test_a_page_of_likes_goes_on_after_a_like_that_was_taken_back(
+    transport: Transport, make_person: MakePerson
+) -> None:
+    people = [await make_person(f"Person {number}") for number in range(4)]
+    chat = await transport.create_group(people[0], *people[1:])
+    for person in people:
+        await transport.do(person, "like_message", chat_id=chat["id"], seq=1)
+    where = {"chat_id": chat["id"], "seq": 1, "limit": 2}
+    page = await transport.do(people[0], "list_likes", **where)
+    await transport.do(people[1], "unlike_message", chat_id=chat["id"], seq=1)
+    page = await transport.do(people[0], "list_likes", **where, cursor=page["next_cursor"])
+    assert [user["id"] for user in page["items"]] == [people[2].id, people[3].id]
+    assert page["next_cursor"] is None
 
 
 async def test_foreign_cursors_and_limits_are_refused(transport: Transport, anna: Person, boris: Person) -> None:
     chat = await transport.create_group(anna, boris)
-    for more in ({"cursor": "x"}, {"cursor": ""}, {"limit": 0}, {"limit": 101}):
+    user_id = anna.id.replace("-", "")
+    cursors = ("x", "", user_id, f"1e999_{user_id}", f"nan_{user_id}", f"-9999999999999_{user_id}", "1.0_x")
+    for more in (*({"cursor": cursor} for cursor in cursors), {"limit": 0}, {"limit": 101}):
         answer = await transport.call(anna, "list_likes", chat_id=chat["id"], seq=1, **more)
         assert (answer.status, answer.code) == (422, "invalid_input"), more
 

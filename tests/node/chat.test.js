@@ -259,6 +259,8 @@ describe("a private chat", () => {
     assert.ok(!("liked" in (await change(anna, (row) => row.like_count === 1)).messages[0]));
     assert.equal((await boris.ask("like_message", first)).data.version, liked.version);
     assert.deepEqual((await anna.ask("list_likes", first)).data.items.map(({ id }) => id), [boris.id]);
+    const around = { chat_id: chat.id, around_time: liked.sent_at };
+    assert.deepEqual(seqs((await anna.ask("list_messages", around)).data.items), [1]);
     assert.equal((await boris.ask("unlike_message", first)).data.like_count, 0);
 
     assert.equal((await boris.refused("delete_message", first)).code, "not_author");
