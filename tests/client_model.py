@@ -98,6 +98,10 @@ class Window:
     # The version of the newest event that was skipped.
     skipped: int = 0
     visible_from: int = 1
+    # Of a group, with the version at which it was read, and the least at which it has to be read.
+    description: str | None = None
+    described: int = 0
+    redescribed: int = 0
 
     @property
     def has_gap(self) -> bool:
@@ -110,6 +114,8 @@ class Window:
         self.has_read(message["sender_id"], message["seq"])
         if message["seq"] < self.visible_from:
             return
+        if "description" in ((message.get("system") or {}).get("fields") or ()):
+            self.redescribed = max(self.redescribed, message["version"])
         known = self.messages.get(message["seq"])
         if known is None:
             # Nobody but its sender has seen a new one.
@@ -138,6 +144,11 @@ class Window:
         }
         for member in members:
             self.merge_member(member)
+
+    def describe(self, description: str | None, version: int) -> None:
+        """Take the description as of a version, unless the known one is newer."""
+        if version >= self.described:
+            self.description, self.described = description, version
 
     def has_read(self, user_id: str, seq: int) -> None:
         """Read positions only grow, also when somebody is added again."""
@@ -176,6 +187,7 @@ class Window:
             "chat_id": self.chat_id,
             "version": self.version,
             "message_count": self.message_count,
+            "description": self.description,
             "messages": [_unsigned(message) for message in self.newest()],
             # Whether the user likes them may be unknown.
             "quoted": [_unsigned(message) | {"liked": None} for message in self.quoted()],
@@ -251,15 +263,15 @@ class ClientModel:
         self._learn_users(screen["users"])
         if screen["page"]["version"] > self.removals.get(chat["id"], 0):
             version = screen["page"]["version"]
-            self._open(chat["id"], version, screen["page"])
+            self._open(chat["id"], version, screen["page"]).describe(screen.get("description"), version)
             self.read_members({"version": version, "items": screen["members"], "users": []})
 
     def read_newest_page(self, page: Json) -> None:
-        """Make the window anew from a newest page. Its members have to be read afterwards."""
+        """Make the window anew from a newest page. Its members and its description have to be read afterwards."""
         assert self.window
         self._open(self.window.chat_id, self.window.opened, page)
 
-    def _open(self, chat_id: str, opened: int, page: Json) -> None:
+    def _open(self, chat_id: str, opened: int, page: Json) -> Window:
         self._learn_users(page["users"])
         visible_from = self.mines[chat_id]["visible_from_seq"]
         # An empty page: all messages are before the visible start.
@@ -267,9 +279,11 @@ class ClientModel:
         read = self.window.read if self.window and self.window.chat_id == chat_id else {}
         self.window = Window(chat_id, opened, page["version"], seqs[-1], seqs[0], read=dict(read))
         self.window.see_from(visible_from)
+        self.window.redescribed = page["version"]
         for message in [*page["items"], *page["replied"]]:
             self.window.merge_message(message)
         self._note_own(chat_id, page["items"])
+        return self.window
 
     def read_page(self, page: Json) -> None:
         """Take another page of the open chat that ends where the window begins."""
@@ -299,6 +313,19 @@ class ClientModel:
         assert self.window
         self._learn_users(answer["users"])
         self.window.merge_members(answer["items"], answer["version"])
+
+    @property
+    def group_to_read(self) -> str | None:
+        """The open group, if its description has to be read by `get_group`."""
+        if self.window is None or self.window.redescribed <= self.window.described:
+            return None
+        entry = self.entries.get(self.window.chat_id)
+        return self.window.chat_id if entry and entry.shared["type"] == "group" else None
+
+    def read_group(self, group: Json) -> None:
+        """Take the answer of `get_group`."""
+        if self.window and self.window.chat_id == group["chat_id"]:
+            self.window.describe(group["description"], group["version"])
 
     def receive(self, name: str, event: Json) -> None:
         """Apply one event. The owner of the connection handles `resync_required` and `session_revoked`."""

@@ -65,6 +65,7 @@ class Observer:
         assert (await self.socket.call("settle")).code == "unknown_command"
         names = [name for name, _ in self.socket.events[self.applied :] if name not in PASSING]
         self.apply()
+        await read_group(self.model, self.socket)
         return names
 
 
@@ -149,7 +150,14 @@ async def read_missing(model: ClientModel, socket: Socket, limit: int = 100) -> 
             model.read_changes(pages[-1])
     if model.window:
         model.read_members(await _call(socket, "list_members", chat_id=model.window.chat_id))
+        await read_group(model, socket)
     return pages
+
+
+async def read_group(model: ClientModel, socket: Socket) -> None:
+    """Read the description of the open group if it changed."""
+    if chat_id := model.group_to_read:
+        model.read_group(await _call(socket, "get_group", chat_id=chat_id))
 
 
 class ChatLost(Exception):

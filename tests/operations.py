@@ -22,6 +22,9 @@ from tests.clients import DEADLINE, Person, Transport
 
 Json = dict[str, Any]
 
+# A PNG of one pixel.
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+
 API = create_api(get_settings())
 DOCUMENT = API.openapi()
 
@@ -112,11 +115,13 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "create_group": {"title": "Ours", "member_ids": [scene.member.id], "client_id": str(uuid4())},
         "delete_avatar": {},
         "delete_chat": chat,
+        "delete_group_avatar": chat,
         "delete_message": message,
         "edit_message": message | {"text": "Better", "extra": {"color": "teal"}},
         "get_active_chat": {},
         "get_attachment": {"attachment_id": str(uuid4())},
         "get_chat": chat,
+        "get_group": chat,
         "get_me": {},
         "get_message": message,
         "get_user": {"user_id": scene.member.id},
@@ -151,9 +156,12 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "send_active_message": new_text,
         "send_message": chat | new_text,
         "set_avatar": {"image": "AAAA"},
+        "set_creator": chat | {"user_id": scene.member.id},
+        "set_group_avatar": chat | {"image": DOT},
         "set_typing": chat | {"typing": True},
         "unlike_message": message,
         "unpin_chat": chat,
+        "update_group": chat | {"title": "Theirs", "description": "All of us"},
         "update_mine": chat
         | {"title": "Mine", "muted_until": "2030-01-01T00:00:00Z", "archived": True, "marked_unread": True}
         | {"draft": {"text": "Hello", "reply_to": scene.seq}},

@@ -67,6 +67,7 @@ class Chat:
     updated_at: int
     creator_id: str | None = None
     title: str | None = None
+    description: str | None = None
     id: str = ""
     version: int = 1
     messages: list[Message] = field(default_factory=list)
@@ -125,6 +126,7 @@ class Model:
             "id": chat.id,
             "type": chat.type,
             "title": chat.title,
+            "avatar": None,
             "creator_id": chat.creator_id,
             "member_count": len(chat.members),
             "message_count": chat.message_count,
@@ -167,6 +169,10 @@ class Model:
             "edited": message.edited,
             "deleted": message.deleted,
         }
+
+    def group(self, chat: Chat) -> Json:
+        about = {"chat_id": chat.id, "version": chat.version, "title": chat.title}
+        return about | {"avatar": None, "description": chat.description}
 
     def members(self, chat: Chat) -> Json:
         return {
@@ -372,6 +378,32 @@ class Model:
         self._add_system(chat, user, "member_removed", [user_id])
         return Outcome(204)
 
+    def get_group(self, user: str, chat: Chat) -> Outcome:
+        self._group(user, chat)
+        return Outcome(200, self.group(chat))
+
+    def update_group(self, user: str, chat: Chat, **fields: str | None) -> Outcome:
+        self._as_creator(user, chat)
+        if changed := [
+            name for name in ("title", "description") if fields.get(name, ...) not in (..., vars(chat)[name])
+        ]:
+            vars(chat).update({name: fields[name] for name in changed})
+            self._add_system(chat, user, "group_changed", [], chat.title if "title" in changed else None, changed)
+        return Outcome(200, self.group(chat))
+
+    def delete_group_avatar(self, user: str, chat: Chat) -> Outcome:
+        self._as_creator(user, chat)
+        return Outcome(204)
+
+    def set_creator(self, user: str, chat: Chat, user_id: str) -> Outcome:
+        self._as_creator(user, chat)
+        if user_id not in chat.members:
+            raise Refused(404, "member_not_found")
+        if user_id != user:
+            chat.creator_id = user_id
+            self._add_system(chat, user, "creator_changed", [user_id])
+        return Outcome(200, chat)
+
     def leave_chat(self, user: str, chat: Chat) -> Outcome:
         self._group(user, chat)
         if chat.creator_id == user:
@@ -395,8 +427,17 @@ class Model:
         chat.version += 1
         message.version = chat.version
 
-    def _add_system(self, chat: Chat, user: str, event: str, user_ids: list[str], title: str | None = None) -> Message:
-        return self._add(chat, user, type="system", system={"event": event, "user_ids": user_ids, "title": title})
+    def _add_system(
+        self,
+        chat: Chat,
+        user: str,
+        event: str,
+        user_ids: list[str],
+        title: str | None = None,
+        fields: list[str] | None = None,
+    ) -> Message:
+        system = {"event": event, "user_ids": user_ids, "title": title, "fields": fields}
+        return self._add(chat, user, type="system", system=system)
 
     def _add(self, chat: Chat, user: str, **content: Any) -> Message:
         """Add a message. Its sender's read position moves to it."""

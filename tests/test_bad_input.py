@@ -96,7 +96,8 @@ NOT_FOUND = {
     "user_id": "user_not_found",
     "user_ids": "user_not_found",
 }
-ELSEWHERE = {("remove_member", "user_id"): "member_not_found", ("mark_read", "seq"): None}
+ELSEWHERE = {("mark_read", "seq"): None}
+ELSEWHERE |= dict.fromkeys((("remove_member", "user_id"), ("set_creator", "user_id")), "member_not_found")
 
 
 def written(value: Any) -> str:

@@ -148,6 +148,26 @@ STATEMENTS["0007"] = {
             removed_reason = 'left' WHERE chat_id = :one AND user_id = :one""",
     ],
 }
+STATEMENTS["0008"] = {
+    "chat": [
+        *STATEMENTS["0001"]["chat"][:1],
+        """INSERT INTO chat (id, type, title, creator_id, client_id, founding_key, content_hash, member_count,
+            message_count, version, created_at, updated_at, changed_at)
+            VALUES (:two, 'group', 'Trip', :one, :two, :one, 'hash', 2, 1, 1, now(), now(), now())
+            ON CONFLICT DO NOTHING""",
+        *STATEMENTS["0005"]["chat"][2:],
+        """UPDATE chat SET picture_key = 'key', description = 'We meet', creator_id = :two, client_id = NULL,
+            founding_key = :two WHERE id = :two""",
+    ],
+}
+
+# What the code of each revision reads with columns that are named without their table.
+STATEMENTS["0005"]["user"] = [
+    *STATEMENTS["0001"]["user"],
+    """WITH page AS (SELECT chat.*, user_id FROM membership JOIN chat ON chat.id = chat_id WHERE id = :one)
+        SELECT page.id, peer.id AS peer_id, peer.name, avatar_key
+        FROM page LEFT JOIN "user" AS peer ON peer.id = low_id""",
+]
 
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(migrations.config()).walk_revisions()][::-1]
 COLUMNS = """

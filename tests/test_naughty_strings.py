@@ -98,6 +98,7 @@ class Scene(NamedTuple):
     boris: Person
     chat_id: str
     seq: int
+    group_id: str
 
 
 def fields(scene: Scene) -> dict[str, Field]:
@@ -152,10 +153,20 @@ def fields(scene: Scene) -> dict[str, Field]:
         "group title": Field(
             "create_group", lambda text: {"title": text, "member_ids": [scene.boris.id]}, lambda c: c["title"], 100
         ),
+        "another group title": Field(
+            "update_group", lambda text: {"chat_id": scene.group_id, "title": text}, lambda g: g["title"], 100
+        ),
+        "description": Field(
+            "update_group",
+            lambda text: {"chat_id": scene.group_id, "description": text},
+            lambda g: g["description"],
+            500,
+            False,
+        ),
     }
 
 
-FIELDS = list(fields(Scene(*[None] * 4)))  # type: ignore[arg-type]  # for their names
+FIELDS = list(fields(Scene(*[None] * 5)))  # type: ignore[arg-type]  # for their names
 
 
 @pytest.fixture
@@ -164,7 +175,8 @@ async def scene(make_person: MakePerson) -> Scene:
     transport = SocketTransport()
     chat = await transport.open_private_chat(anna, boris)
     message = await transport.send(anna, chat["id"])
-    return Scene(anna, boris, chat["id"], message["seq"])
+    group = await transport.create_group(anna, boris)
+    return Scene(anna, boris, chat["id"], message["seq"], group["id"])
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -20,7 +20,7 @@ from sqlmodel import col
 from chat_app import migrations
 from chat_app.cli import inspection, operate
 from chat_app.cli.seed import demo_id, seed
-from chat_app.crud import attachments, avatars, sessions
+from chat_app.crud import attachments, avatars, groups, sessions
 from chat_app.crud.attachments import Upload
 from chat_app.crud.users import lock_user
 from chat_app.database import Database
@@ -102,6 +102,10 @@ async def fill(database: Database, storage: Storage) -> None:
     async with avatars.stored_avatar(anna, storage, image) as key, database.transaction() as db:
         await avatars.set_avatar(db, anna, key)
 
+    group_id = demo_id("Project Aurora")
+    stored = avatars.stored_avatar(anna, storage, image, group_id)
+    async with stored as key, database.transaction() as db:
+        await groups.update_group(db, anna, group_id, {"picture_key": key})
 
 async def put_file(database: Database, storage: Storage, actor: Actor) -> UUID:
     upload = Upload(BytesIO(loaded("JPEG")), "a.jpg", "image/jpeg", None)
@@ -145,6 +149,11 @@ BROKEN = {
         f"WITH ended AS (UPDATE message SET type = 'system' WHERE {LAST}) UPDATE chat SET last_user_seq = 0",
     ],
     "a read position is outside of what is visible": [
+    "the creator of a group is no member": [
+        "UPDATE membership SET removed_at = now() FROM chat WHERE id = chat_id AND user_id = creator_id",
+        "UPDATE chat SET creator_id = gen_random_uuid() WHERE type = 'group'",
+        "UPDATE chat SET creator_id = NULL WHERE type = 'group'",
+    ],
         "UPDATE membership SET last_read_seq = 10000",
         "UPDATE membership SET last_read_seq = -1",
         "UPDATE membership SET visible_from_seq = 0",
@@ -173,6 +182,7 @@ BROKEN = {
 }
 
 
+        "UPDATE chat SET picture_key = 'nowhere' WHERE picture_key IS NOT NULL",
 @pytest.mark.parametrize(
     ("rule", "statement"), [(rule, statement) for rule, statements in BROKEN.items() for statement in statements]
 )
@@ -197,6 +207,7 @@ async def test_rows_deleted_during_verify_are_no_violations(stored: Stored, monk
 
     monkeypatch.setattr(stored.storage, "size", late)
     assert await stored.violations() == []
+            await connection.execute(text("UPDATE chat SET picture_key = NULL"))
 
 
 async def test_a_sweep_deletes_old_unused_files(stored: Stored) -> None:

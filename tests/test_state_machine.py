@@ -53,6 +53,8 @@ OWN = st.fixed_dictionaries(
     },
 ).filter(bool)
 USED_IDS = st.integers(1, 3).map(lambda number: str(UUID(int=number)))
+# Title and description, one of them at least.
+GROUP_FIELDS = st.fixed_dictionaries({}, optional={"title": TITLES, "description": st.none() | TEXTS}).filter(bool)
 # Distance from the newest message: 0 is the newest, -1 doesn't exist yet.
 BACK = st.integers(-1, 6)
 
@@ -137,6 +139,8 @@ class Chats(RuleBasedStateMachine):
             case Message() as shown:
                 assert chat is not None
                 assert facts(answer.data) == self.model.message(user, chat, shown)
+            case dict() as shown:
+                assert answer.data == shown
 
     def created(self, outcome: Outcome | None) -> MultipleResults[Chat] | Chat:
         return outcome.shown if outcome and outcome.status == 201 else multiple()
@@ -245,7 +249,9 @@ class Chats(RuleBasedStateMachine):
         transport=TRANSPORTS,
         user=USERS,
         chat=CHATS,
-        operation=st.sampled_from(("pin_chat", "unpin_chat", "activate_chat", "leave_chat", "delete_chat")),
+        operation=st.sampled_from(
+            ("pin_chat", "unpin_chat", "activate_chat", "leave_chat", "delete_chat", "get_group", "delete_group_avatar")
+        ),
     )
     def touch_chat(self, transport: str, user: int, chat: Chat, operation: str) -> None:
         self.do(transport, user, operation, chat)
@@ -260,6 +266,17 @@ class Chats(RuleBasedStateMachine):
     @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, other=USERS)
     def remove_member(self, transport: str, user: int, chat: Chat, other: int) -> None:
         self.do(transport, user, "remove_member", chat, user_id=self.ids[other])
+
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, fields=GROUP_FIELDS)
+    def update_group(self, transport: str, user: int, chat: Chat, fields: dict[str, str | None]) -> None:
+        self.do(transport, user, "update_group", chat, **fields)
+
+    @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, other=USERS, by_creator=st.booleans())
+    def set_creator(self, transport: str, user: int, chat: Chat, other: int, by_creator: bool) -> None:
+        """Random users are seldom the creator."""
+        if by_creator and chat.creator_id:
+            user = self.ids.index(chat.creator_id)
+        self.do(transport, user, "set_creator", chat, user_id=self.ids[other])
 
     @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, back=st.integers(-1, 12))
     def list_changes(self, transport: str, user: int, chat: Chat, back: int) -> None:

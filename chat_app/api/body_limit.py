@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chat_app.api.problems import problem_response
 from chat_app.errors import ChatError, TooLarge, TooSlow
 
-LIMITS = {("POST", "/api/v1/attachments"): 30 * 2**20, ("PUT", "/api/v1/users/me/avatar"): 16 * 2**20}
+# By the end of the path: of the users' pictures and of those of groups.
+LIMITS = {("POST", "attachments"): 30 * 2**20, ("PUT", "avatar"): 16 * 2**20}
 OTHER = 2**20
 # A body may pause for so long, and needs so many bytes a second on average.
 PATIENCE_SECONDS = 10
@@ -39,7 +40,7 @@ class BodyLimit:
 class _Body:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        self.limit = LIMITS.get((scope["method"], scope["path"]), OTHER)
+        self.limit = LIMITS.get((scope["method"], scope["path"].rpartition("/")[2]), OTHER)
         self.announced = int(headers.get("content-length", 0))
         self.is_complete = not self.announced and "transfer-encoding" not in headers
         self.is_answered = False

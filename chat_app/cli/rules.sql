@@ -30,6 +30,11 @@ SELECT chat.id AS chat_id, member_count, count(user_id) AS members
 FROM chat LEFT JOIN membership ON chat_id = chat.id AND removed_at IS NULL
 GROUP BY chat.id HAVING count(user_id) != member_count;
 
+-- the creator of a group is no member
+SELECT chat.id AS chat_id, creator_id FROM chat
+LEFT JOIN membership ON chat_id = chat.id AND user_id = creator_id AND removed_at IS NULL
+WHERE type = 'group' AND deleted_at IS NULL AND user_id IS NULL;
+
 -- last_user_seq is before the message of a user
 SELECT chat.id AS chat_id, last_user_seq, max(seq) AS newest
 FROM chat JOIN message ON chat_id = chat.id AND message.type != 'system' AND seq > last_user_seq

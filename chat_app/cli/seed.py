@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from chat_app.auth import hash_password
 from chat_app.crud.chats import create_group, open_private_chat, pin_chat
+from chat_app.crud.groups import set_creator, update_group
 from chat_app.crud.likes import like_message
 from chat_app.crud.messages import Draft, one, send_messages
 from chat_app.crud.mine import update_mine
@@ -82,7 +83,7 @@ def _actor(user_id: UUID) -> Actor:
 
 
 async def _add_conversation(
-    db: Transaction, members: list[str], messages: list[dict[str, Any]], title: str | None = None
+    db: Transaction, members: list[str], messages: list[dict[str, Any]], title: str | None = None, **later: str
 ) -> None:
     chat_id = demo_id(title or " and ".join(members))
     creator_id, *member_ids = map(demo_id, members)
@@ -93,3 +94,6 @@ async def _add_conversation(
         sent = await add_message(db, chat_id, sender_id, **fields)
         for username in fans:
             await like_message(db, _actor(demo_id(username)), chat_id, sent.seq)
+    if later:
+        await update_group(db, _actor(creator_id), chat_id, {"description": later["description"]})
+        await set_creator(db, _actor(creator_id), chat_id, demo_id(later["handed_to"]))

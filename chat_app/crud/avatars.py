@@ -1,8 +1,9 @@
-"""The picture of a user, in four sizes: the files are written before the row, and removed after it."""
+"""The picture of a user or a group, in four sizes: the files are written before the row, and removed after it."""
 
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 from sqlmodel import col
 
@@ -23,14 +24,14 @@ FINGERPRINT = 20
 
 
 @asynccontextmanager
-async def stored_avatar(actor: Actor, storage: Storage, image: str) -> AsyncIterator[str]:
-    """The key of the stored pictures. Call set_avatar inside: if that fails, they are removed.
+async def stored_avatar(actor: Actor, storage: Storage, image: str, chat_id: UUID | None = None) -> AsyncIterator[str]:
+    """The key of the stored pictures, of the actor or a group. Set it inside: if that fails, they are removed.
 
     Call this outside of a transaction: it takes a while. Raises BadImage, TooLarge.
     """
     pictures = await in_worker(images.avatars_of_text, image, LIMITS["avatar_bytes"], owner=actor.id)
-    # Keyed, and by user: an address does not reveal whether it shows a picture that its reader has.
-    fingerprint = sign("", actor.id.bytes + pictures.digest).hex()[:FINGERPRINT]
+    # Keyed, and by user or group: an address does not reveal whether it shows a picture that its reader has.
+    fingerprint = sign("", (chat_id or actor.id).bytes + pictures.digest).hex()[:FINGERPRINT]
     key = f"{fingerprint}{secrets.token_hex(FINGERPRINT // 2)}.{pictures.suffix}"
     async with storage.stored({path: getattr(pictures, path.rpartition("/")[2]) for path in avatar_paths(key)}):
         yield key
@@ -40,17 +41,15 @@ async def set_avatar(db: Transaction, actor: Actor, key: str) -> Avatar:
     """Show these pictures; the former ones go with the commit. For the same picture again nothing changes."""
     # Of two uploads at once the second sees the key of the first, and removes its files.
     user = await access_user(db, col(User.id) == actor.id, lock=True)
-    if user.avatar_key is not None and user.avatar_key[:FINGERPRINT] == key[:FINGERPRINT]:
-        remove_files(db, avatar_paths(key))
-        key = user.avatar_key
-    else:
-        await _replace(db, user, key)
-    return Avatar.of(key)
+    shown = replaced(db, user.avatar_key, key) or key
+    await change_user(db, user, {"avatar_key": shown})
+    return Avatar.of(shown)
 
 
 async def delete_avatar(db: Transaction, actor: Actor) -> None:
     """Show no picture any more. A second time nothing happens."""
-    await _replace(db, await access_user(db, col(User.id) == actor.id, lock=True), None)
+    user = await access_user(db, col(User.id) == actor.id, lock=True)
+    await change_user(db, user, {"avatar_key": replaced(db, user.avatar_key, None)})
 
 
 def avatar_paths(key: str) -> list[str]:
@@ -58,7 +57,10 @@ def avatar_paths(key: str) -> list[str]:
     return [f"avatars/{key}/{size}" for size in SIZES]
 
 
-async def _replace(db: Transaction, user: User, key: str | None) -> None:
-    if user.avatar_key is not None:
-        remove_files(db, avatar_paths(user.avatar_key))
-    await change_user(db, user, {"avatar_key": key})
+def replaced(db: Transaction, former: str | None, key: str | None) -> str | None:
+    """The key to show instead of the former one, which stays for the same picture. The other's files are removed."""
+    is_same = former is not None and key is not None and former[:FINGERPRINT] == key[:FINGERPRINT]
+    shown, unused = (former, key) if is_same else (key, former)
+    if unused is not None:
+        remove_files(db, avatar_paths(unused))
+    return shown

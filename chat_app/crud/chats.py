@@ -12,10 +12,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
 from chat_app.crud import access, recording
+from chat_app.crud.avatars import replaced
 from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import get_chat as get_chat
 from chat_app.crud.entries import list_chats as list_chats
 from chat_app.crud.entries import mentioned, mine_of, read_for_members, shared_part
+from chat_app.crud.groups import founding_key, read_group
 from chat_app.crud.history import list_messages, read_members
 from chat_app.crud.members import end_memberships, write_memberships
 from chat_app.crud.presence import is_online
@@ -42,7 +44,7 @@ async def open_private_chat(
     low_id, high_id = sorted((actor.id, user_id))
     pair = {"low_id": low_id, "high_id": high_id}
     values = {"id": chat_id or new_id(), "type": ChatType.PRIVATE, "member_count": 2, **pair}
-    chat = await _insert_chat(db, values, pair, Chat.low_id)
+    chat = await _insert_chat(db, values)
     if chat is None:
         existing_id = (await db.exec(select(Chat.id).filter_by(**pair))).first()
         if existing_id is None:  # it became a group between the two statements
@@ -70,13 +72,17 @@ async def create_group(
     if len(members) > LIMITS["members"]:
         raise GroupFull
     await check_users_exist(db, members[1:])
-    key = {"creator_id": actor.id, "client_id": data.client_id}
+    key = founding_key(actor.id, data.client_id)
     content = {"title": data.title, "member_ids": sorted(map(str, data.member_ids))}
     content_hash = hashlib.sha256(orjson.dumps(content)).digest()
-    values = {"title": data.title, "member_count": len(members), "content_hash": content_hash, **key}
-    chat = await _insert_chat(db, {"id": chat_id or new_id(), "type": ChatType.GROUP, **values}, key, Chat.client_id)
+    values = {"title": data.title, "member_count": len(members), "content_hash": content_hash, "founding_key": key}
+    values |= {"creator_id": actor.id, "client_id": data.client_id}
+    chat = await _insert_chat(db, {"id": chat_id or new_id(), "type": ChatType.GROUP, **values})
     if chat is None:
-        existing_id, former_hash = (await db.exec(select(Chat.id, Chat.content_hash).filter_by(**key))).one()
+        # Groups of the former release have no founding key.
+        is_same = (col(Chat.creator_id) == actor.id) & (col(Chat.client_id) == data.client_id)
+        same = select(Chat.id, Chat.content_hash).where((col(Chat.founding_key) == key) | is_same)
+        existing_id, former_hash = (await db.exec(same)).one()
         if former_hash != content_hash:
             raise ClientIdReused
         return await get_chat(db, actor, existing_id), False
@@ -86,12 +92,11 @@ async def create_group(
     return await get_chat(db, actor, chat.id), True
 
 
-async def _insert_chat(db: Transaction, values: dict[str, Any], unique: Iterable[str], given: Any) -> Chat | None:
-    """The new chat, or None when a committed one has the same values of these columns, unique where one is given."""
+async def _insert_chat(db: Transaction, values: dict[str, Any]) -> Chat | None:
+    """The new chat, or None when a committed one has the same pair or was founded under the same client_id."""
     now = await read_clock(db)
     times = {"created_at": now, "updated_at": now, "changed_at": now}
-    new = insert(Chat).values(message_count=0, version=1, **times, **values)
-    new = new.on_conflict_do_nothing(index_elements=list(unique), index_where=col(given).is_not(None))
+    new = insert(Chat).values(message_count=0, version=1, **times, **values).on_conflict_do_nothing()
     chat = (await db.exec(new.returning(Chat))).scalars().first()
     if chat is not None:
         order_delivery(db, chat.id)
@@ -105,6 +110,7 @@ async def delete_chat(db: Transaction, actor: Actor, chat_id: UUID) -> None:
     members = list(await access.audience_of(db, chat_id))
     chat.deleted_at = await recording.take_version(db, chat)
     chat.member_count = 0
+    chat.picture_key = replaced(db, chat.picture_key, None)
     await db.flush()
     await end_memberships(db, chat, members, RemovedReason.DELETED)
 
@@ -210,7 +216,8 @@ async def open_chat(db: Db, actor: Actor, chat_id: UUID) -> OpenChat:
     # The page was read after the chat and may be newer; the version must not be newer than the chat.
     page.version = min(page.version, chat.version)
     online = [member.user_id for member in members if is_online(db, member.user_id)]
-    return OpenChat(chat=chat, page=page, members=members, users=users, online=online)
+    description = (await read_group(db, chat_id)).description if chat.type is ChatType.GROUP else None
+    return OpenChat(chat=chat, page=page, members=members, users=users, online=online, description=description)
 
 
 async def list_changed(db: Transaction, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:

@@ -28,7 +28,7 @@ from chat_app.models.chats import (
 )
 from chat_app.models.messages import MessageType, Preview, System
 from chat_app.models.sessions import Actor
-from chat_app.models.users import UserBrief, brief
+from chat_app.models.users import Avatar, UserBrief, brief
 from chat_app.models.wire_json import construct
 
 PREVIEW_LENGTH = 200
@@ -151,6 +151,7 @@ async def read_sync(db: Db, user_id: UUID) -> tuple[str, Unread]:
 def shared_fields(chat: Mapping[str, Any], last_message: Preview | None) -> dict[str, Any]:
     """The fields that go to every member of a chat, from its row."""
     fields = {name: chat[name] for name in CHAT_FIELDS} | {"last_message": last_message}
+    fields["avatar"] = chat["picture_key"] and Avatar.of(chat["picture_key"])
     # After the message of a user the column may be old: the former release does not clear it.
     known = chat["last_user_seq"] if last_message and last_message.type is MessageType.SYSTEM else None
     return fields | {"last_user_seq": chat["message_count"] if known is None else known}

@@ -3,7 +3,7 @@ WITH page AS (
     SELECT chat.*, membership.user_id, {mine}, coalesce(pinned_at, 'epoch') AS pinned
     FROM membership JOIN chat ON chat.id = chat_id WHERE removed_at IS NULL AND {where} {order}
 )
-SELECT page.*, {preview}, peer.id AS peer_id, peer.name, avatar_key, (
+SELECT page.*, {preview}, peer.id AS peer_id, peer.name, peer.avatar_key, (
     SELECT coalesce(max(last_read_seq), 0) FROM membership AS other
     WHERE chat_id = page.id AND other.user_id <> page.user_id AND removed_at IS NULL
 ) AS others_read_seq

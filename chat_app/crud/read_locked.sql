@@ -16,7 +16,7 @@ WITH draft AS MATERIALIZED (
     ) AS message LEFT JOIN attachment ON attachment.chat_id = message.chat_id AND attachment.seq = message.seq
     WHERE draft.reply_to IS NOT NULL
 )
-SELECT id, type, title, creator_id::text, member_count, message_count, version, created_at, updated_at,
+SELECT id, type, title, creator_id::text, member_count, message_count, version, created_at, updated_at, picture_key,
     clock_timestamp() AS now, members, visible_from, ARRAY(
         SELECT ROW (sender_id, client_id, seq, repeated.content_hash) FROM repeated WHERE chat_id = chat.id
     ) AS known, ARRAY(SELECT found FROM quoted WHERE chat_id = chat.id) AS quoted, ARRAY(

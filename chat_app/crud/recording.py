@@ -41,21 +41,23 @@ async def take_version(db: Transaction, chat: Chat) -> datetime:
 
 
 async def add_system_message(
-    db: Transaction, chat: Chat, actor: Actor, event: SystemEvent, user_ids: Iterable[UUID]
+    db: Transaction, chat: Chat, actor: Actor, event: SystemEvent, user_ids: Iterable[UUID], fields: Sequence[str] = ()
 ) -> Message:
     """Write what happened into the chat, in the version of the change; an actor who stays has read it."""
     if chat.last_user_seq is None:
         chat.last_user_seq = chat.message_count
     chat.message_count += 1
     chat.updated_at = chat.changed_at
-    title = chat.title if event in (SystemEvent.GROUP_CREATED, SystemEvent.BECAME_GROUP) else None
+    is_titled = event in (SystemEvent.GROUP_CREATED, SystemEvent.BECAME_GROUP) or "title" in fields
+    title = chat.title if is_titled else None
+    system = System(event=event, user_ids=list(user_ids), title=title, fields=list(fields) or None)
     message = Message(
         chat_id=chat.id,
         seq=chat.message_count,
         version=chat.version,
         type=MessageType.SYSTEM,
         sender_id=actor.id,
-        payload=System(event=event, user_ids=list(user_ids), title=title).model_dump(mode="json"),
+        payload=system.model_dump(mode="json"),
         sent_at=chat.changed_at,
     )
     db.add(message)

@@ -26,7 +26,7 @@ from chat_app.models.base import (
     text_enum,
 )
 from chat_app.models.messages import Preview
-from chat_app.models.users import UserBrief
+from chat_app.models.users import Avatar, UserBrief
 
 UserIds = Annotated[list[UUID], Check(min_length=1, max_length=LIMITS["members_at_once"])]
 
@@ -64,15 +64,21 @@ class Chat(ChatBase, table=True):
         Index("chat_pair_key", "low_id", "high_id", unique=True, postgresql_where="low_id IS NOT NULL"),
         Index("chat_high_id_idx", "high_id", postgresql_where="high_id IS NOT NULL"),
         Index("chat_client_id_key", "creator_id", "client_id", unique=True, postgresql_where="client_id IS NOT NULL"),
+        Index("chat_founding_key_key", "founding_key", unique=True, postgresql_where="founding_key IS NOT NULL"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True)
     low_id: UUID | None = None
     high_id: UUID | None = None
     client_id: UUID | None = None
+    # Made of the founder and the client_id, as another may be the creator by now.
+    founding_key: UUID | None = None
     content_hash: bytes | None = None
     changed_at: datetime
     deleted_at: datetime | None = None
+    # `avatar_key` would be ambiguous beside that of a user, in a statement of the former release.
+    picture_key: str | None = None
+    description: str | None = None
     # null: the newest message, as it is after each send.
     last_user_seq: int | None = Field(default=None, sa_type=Counter)
 
@@ -140,6 +146,7 @@ class ChatShared(ChatBase):
 
     last_message: Preview | None
     last_user_seq: int = Field(default=0, description="The newest message that is no system message; 0: none.")
+    avatar: Avatar | None = Field(default=None, description="The picture of a group.")
 
 
 class ChatRead(ChatShared):

@@ -43,6 +43,8 @@ class SystemEvent(StrEnum):
     MEMBERS_ADDED = "members_added"
     MEMBER_REMOVED = "member_removed"
     MEMBER_LEFT = "member_left"
+    GROUP_CHANGED = "group_changed"
+    CREATOR_CHANGED = "creator_changed"
 
 
 class MessageBase(SQLModel):
@@ -98,8 +100,9 @@ class System(SQLModel):
     """A message by the service; clients word it."""
 
     event: SystemEvent
-    user_ids: list[UUID] = Field(description="The users concerned, without the sender.")
+    user_ids: list[UUID] = Field(description="The users concerned, without the sender; the new creator.")
     title: str | None = None
+    fields: list[str] | None = Field(default=None, description="Of group_changed: title, description, avatar.")
 
 
 EXTRA = "Your own JSON object: at most 4096 bytes without spaces, and 5 levels."

@@ -17,6 +17,7 @@ class OpenChat(SQLModel):
     members: list[MemberRead]
     users: list[UserBrief]
     online: list[UUID] = Field(description="The members who are online. `presence_changed` follows.")
+    description: str | None = Field(description="Of a group; `group_changed` tells of another.")
 
 
 class Changes(SQLModel):

@@ -124,7 +124,7 @@ class Client(Caller):
 
     def _apply(self, name: str, data: Json) -> None:
         self.model.receive(name, data)
-        if self.model.unknown or (self.model.window and self.model.window.has_gap):
+        if self.model.unknown or self.model.group_to_read or (self.model.window and self.model.window.has_gap):
             self._warn()
 
     async def _catch_up(self) -> bool:
@@ -173,6 +173,10 @@ class Client(Caller):
                 answer = await self.over_socket("list_members", {"chat_id": chat_id})
                 if answer.ok and self.model.window:
                     self.model.read_members(answer.data)
+            if answer.ok and self.model.group_to_read:
+                answer = await self.over_socket("get_group", {"chat_id": chat_id})
+                if answer.ok:
+                    self.model.read_group(answer.data)
             if answer.code == "chat_not_found":
                 self.model.window = None
             return answer.ok or answer.code == "chat_not_found"

@@ -119,6 +119,7 @@ async def _read_chat(client: Client, node: Node, chat: Json, likes: _Likes) -> N
         return
     positions = sorted([member["user_id"], member["last_read_seq"]] for member in members.data["items"])
     fields: dict[str, Any] = {name: chat[name] for name in ("type", "version", "message_count", "member_count")}
+    fields["creators"] = [member["user_id"] for member in members.data["items"] if member["is_creator"]]
     fields |= {"visible_from": first, "members": positions, "peer": mine["peer"] and mine["peer"]["id"], "likes": None}
     if likes.is_needed(chat["id"], first):
         fields["likes"] = await _read_likes(client, node, chat["id"], rows)

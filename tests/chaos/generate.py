@@ -23,6 +23,7 @@ WEIGHTS = {
     "add_members": 6,
     "remove_member": 4,
     "leave_chat": 2,
+    "set_creator": 2,
     "open_private_chat": 3,
     "create_group": 1,
     "delete_chat": 0.5,
@@ -115,6 +116,7 @@ class Simulation:
             "mark_read": {"seq": len(chat.rows)},
             "add_members": {"user_ids": [somebody], "share_history": self.random.random() < 0.4},
             "remove_member": {"user_id": somebody},
+            "set_creator": {"user_id": self.random.choice([other for other in self.users if other != user])},
             "list_changes": {"since": max(0, chat.version - self.random.randrange(12))},
         }
         return args | more.get(name, {})
@@ -276,6 +278,7 @@ class Simulation:
             self.record("page", id=pages[0], rows=[list(row) for row in head])
         fields = {"version": chat.version, "message_count": len(chat.rows), "member_count": len(chat.members)}
         fields |= {"visible_from": first, "type": chat.type, "members": chat.positions()}
+        fields["creators"] = [chat.creator] if chat.type == "group" else []
         fields["peer"] = next((one for one in chat.members if one != user), None) if chat.type == "private" else None
         likes = {str(seq): sorted(users) for seq, users in chat.likes.items() if users and seq >= first}
         self.record("final", node=node, user=user, chat=chat.id, pages=pages, likes=likes, **fields)

@@ -16,7 +16,10 @@ Json = dict[str, Any]
 
 
 class Row(NamedTuple):
-    """A message as everybody sees it. `content`: a text, [event, user_ids] of a system message, or the other fields."""
+    """A message as everybody sees it.
+
+    `content`: a text, [event, user_ids] of a system message with what it changed in a group, or the other fields.
+    """
 
     seq: int
     version: int
@@ -95,7 +98,8 @@ def content(message: Json) -> Any:
     payload = message.get("payload") or {}
     system = message.get("system") or (payload if message["type"] == "system" else None)
     if system:
-        return [system["event"], system["user_ids"]]
+        changed = [system["fields"], system["title"]] if system.get("fields") else []
+        return [system["event"], system["user_ids"], *changed]
     place = message.get("location") or message.get("contact") or payload or message
     found = {name: place.get(name) for name in ("latitude", "longitude", "name", "phone")}
     found["extra"] = message.get("extra")

@@ -242,7 +242,7 @@ class Chat:
             row = self.rows[seq]
             if row.type != "system":
                 continue
-            event, users = row.content
+            event, users, *_ = row.content
             if event in JOINING:
                 founders = [row.sender] if event == "group_created" else []
                 for user in [*users, *founders]:
@@ -288,7 +288,7 @@ class Chat:
         founders: set[str] = set()
         for seq in sorted(self.rows):
             row = self.rows[seq]
-            event, users = row.content if row.type == "system" else ("", [])
+            event, users, *_ = row.content if row.type == "system" else ("", [])
             founders |= {row.sender, *(() if event in JOINING else users)} - announced
             announced |= set(users) if event in JOINING else set()
         return founders | {user for user, _ in self.finals[0].fields["members"]} - announced

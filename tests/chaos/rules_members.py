@@ -17,10 +17,11 @@ IN_CHAT = {
     *("list_changes", "list_messages", "get_chat", "activate_chat", "list_members", "mark_read", "set_typing"),
     *("edit_message", "delete_message", "like_message", "unlike_message", "pin_chat", "unpin_chat", "rename_chat"),
     *("update_mine", "clear_chat"),
+    *("get_group", "update_group", "set_group_avatar", "delete_group_avatar", "set_creator"),
     *("add_members", *SENDING),
 }
 # The system message that each change of members writes.
-WRITTEN_BY = {"remove_member": "member_removed", "leave_chat": "member_left"}
+WRITTEN_BY = {"remove_member": "member_removed", "leave_chat": "member_left", "set_creator": "creator_changed"}
 
 
 def leak(history: History) -> Iterator[Violation]:
@@ -196,6 +197,25 @@ def timeline(history: History) -> Iterator[Violation]:
                 yield Violation("membership", "P7", text)
 
 
+def creator(history: History) -> Iterator[Violation]:
+    """P7: a group has one creator, who follows from its system messages."""
+    for chat in history.chats.values():
+        if not chat.spans or 1 not in chat.rows:
+            continue
+        is_group = chat.rows[1].type == "system" and chat.rows[1].content[0] == "group_created"
+        expected = [chat.rows[1].sender] if is_group else []
+        for seq in sorted(chat.rows):
+            row = chat.rows[seq]
+            if row.type == "system" and row.content[0] in ("became_group", "creator_changed"):
+                expected = [row.sender] if row.content[0] == "became_group" else row.content[1]
+        for final in chat.finals:
+            if final.fields.get("creators", expected) != expected:
+                text = (
+                    f"{chat.id} read by {final.fields['user']}: created by {final.fields['creators']}, not {expected}"
+                )
+                yield Violation("membership", "P7", text)
+
+
 def deleted(history: History) -> Iterator[Violation]:
     """P1: a group whose deletion was acknowledged is nowhere."""
     for op in history.named("delete_chat", outcome="ok"):
@@ -204,4 +224,4 @@ def deleted(history: History) -> Iterator[Violation]:
             yield Violation("lost change", "P1", f"{op}: {op.args['chat_id']} is still read by {readers[0]['user']}")
 
 
-RULES = (leak, leak_by_page, late_accept, access, passing_leak, audience, membership, timeline, deleted)
+RULES = (leak, leak_by_page, late_accept, access, passing_leak, audience, membership, timeline, creator, deleted)

@@ -216,6 +216,18 @@ class Service:
             raise Refused(404, "member_not_found")
         return self._part(chat, user, args["user_id"], ["member_removed", [args["user_id"]]])
 
+    def _set_creator(self, user: str, chat: Chat, args: Json) -> Json:
+        if chat.type != "group" or chat.creator != user:
+            raise Refused(403, "not_creator")
+        if args["user_id"] not in chat.members:
+            raise Refused(404, "member_not_found")
+        chat.version += 1
+        chat.creator = args["user_id"]
+        row = chat.put(user, None, "system", ["creator_changed", [chat.creator]])
+        chat.read[user] = row.seq
+        self._tell(chat, [row], members=[[one, chat.version, 0, chat.read.get(one, 0)] for one in (user, chat.creator)])
+        return {"data": self._chat(user, chat)}
+
     def _leave_chat(self, user: str, chat: Chat, args: Json) -> Json:
         if chat.type != "group" or chat.creator == user:
             raise Refused(409, "creator_cannot_leave")

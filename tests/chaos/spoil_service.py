@@ -105,6 +105,13 @@ def removal_is_not_written(found: Records) -> None:
                 row[CONTENT] = ["members_added", []]
 
 
+def handing_over_leaves_two_creators(found: Records) -> None:
+    asked, _ = found.pick(found.done("set_creator"))
+    for final in found.of("final"):
+        if final["chat"] == asked["args"]["chat_id"]:
+            final["creators"] = [asked["user"], *final["creators"]]
+
+
 def deleted_chat_stays(found: Records) -> None:
     final = found.pick(found.of("final"))
     by = {"user": final["user"], "session": "", "conn": None, "node": "a", "via": "http"}
@@ -285,6 +292,7 @@ SERVICE: dict[Callable[[Records], None], str] = {
     outsider_reads: "access",
     outsider_learns_of_the_chat: "access",
     removal_is_not_written: "membership",
+    handing_over_leaves_two_creators: "membership",
     deleted_chat_stays: "lost change",
     event_of_a_rollback: "early event",
     read_lags_behind: "not committed",

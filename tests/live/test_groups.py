@@ -24,7 +24,12 @@ async def test_a_group_begins_with_a_system_message(
     (message,) = await transport.history(boris, chat["id"])
     assert (message["seq"], message["type"], message["sender_id"]) == (1, "system", anna.id)
     assert message["client_id"] is None and message["text"] is None
-    assert message["system"] == {"event": "group_created", "user_ids": [boris.id, clara.id], "title": "Trip"}
+    assert message["system"] == {
+        "event": "group_created",
+        "user_ids": [boris.id, clara.id],
+        "title": "Trip",
+        "fields": None,
+    }
     assert chat["last_message"] == {key: message[key] for key in chat["last_message"]}
     assert chat["updated_at"] == message["sent_at"]
 
@@ -172,7 +177,7 @@ class TestPrivateChatBecomesGroup:
         assert group["version"] == private["version"] + 4
         system = group["last_message"]
         assert (system["seq"], system["sender_id"]) == (4, boris.id)
-        assert system["system"] == {"event": "became_group", "user_ids": [clara.id], "title": "Three"}
+        assert system["system"] == {"event": "became_group", "user_ids": [clara.id], "title": "Three", "fields": None}
         members = (await transport.do(anna, "list_members", chat_id=group["id"]))["items"]
         assert {member["user_id"]: member["is_creator"] for member in members} == {
             anna.id: False,

@@ -14,6 +14,8 @@ from chat_app.models.sessions import Actor
 from tests.clients import DEADLINE, Person, Transport
 from tests.factories import UserFactory
 
+NO_CHANGE = {"title": None, "fields": None}
+
 
 async def member_ids(transport: Transport, person: Person, chat_id: str) -> set[str]:
     """The ids of the members of the chat."""
@@ -63,7 +65,7 @@ class TestAddition:
         assert answer.data["version"] == chat["version"] + 1
         system = (await transport.history(anna, chat["id"]))[-1]
         assert (system["type"], system["sender_id"], system["client_id"]) == ("system", boris.id, None)
-        assert system["system"] == {"event": "members_added", "user_ids": [clara.id, outsider.id], "title": None}
+        assert system["system"] == {"event": "members_added", "user_ids": [clara.id, outsider.id], **NO_CHANGE}
         assert system["version"] == answer.data["version"]
         assert answer.data["updated_at"] == system["sent_at"]
 
@@ -311,7 +313,7 @@ class TestRemoval:
         assert (after["member_count"], after["message_count"], after["version"]) == (2, 2, chat["version"] + 1)
         system = (await transport.history(clara, chat["id"]))[-1]
         assert (system["type"], system["sender_id"]) == ("system", anna.id)
-        assert system["system"] == {"event": "member_removed", "user_ids": [boris.id], "title": None}
+        assert system["system"] == {"event": "member_removed", "user_ids": [boris.id], **NO_CHANGE}
         assert await member_ids(transport, clara, chat["id"]) == {anna.id, clara.id}
 
     async def test_the_removed_member_gets_the_removal_and_nothing_more(
@@ -395,7 +397,7 @@ class TestLeaving:
         assert (answer.status, answer.data) == (204, None)
         system = (await transport.history(anna, chat["id"]))[-1]
         assert (system["seq"], system["sender_id"]) == (2, boris.id)
-        assert system["system"] == {"event": "member_left", "user_ids": [], "title": None}
+        assert system["system"] == {"event": "member_left", "user_ids": [], **NO_CHANGE}
         after = await transport.do(anna, "get_chat", chat_id=chat["id"])
         assert (after["member_count"], after["version"]) == (2, chat["version"] + 1)
         (change,) = await boris.received("chats_changed")

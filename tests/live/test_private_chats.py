@@ -11,6 +11,7 @@ CHAT = {
     "id",
     "type",
     "title",
+    "avatar",
     "creator_id",
     "member_count",
     "message_count",

@@ -474,6 +474,39 @@ describe("a group", () => {
     assert.equal((await anna.refused("remove_member", removal)).code, "member_not_found");
   });
 
+  it("has a profile that its creator changes", async () => {
+    const { anna, boris, chat } = await group();
+    const where = { chat_id: chat.id };
+    assert.equal((await boris.refused("update_group", { ...where, title: "Mine" })).code, "not_creator");
+    assert.equal((await anna.refused("update_group", where)).code, "invalid_input");
+    const { data } = await anna.ask("update_group", { ...where, title: "Walk", description: "On Saturdays" });
+    assert.deepEqual([data.title, data.description], ["Walk", "On Saturdays"]);
+    const { messages } = await boris.next("messages_changed", ({ messages: [row] }) => row?.system);
+    const { event, fields, title } = messages[0].system;
+    assert.deepEqual([event, fields, title], ["group_changed", ["title", "description"], "Walk"]);
+    assert.equal((await boris.ask("get_group", where)).data.description, "On Saturdays");
+    assert.equal((await boris.ask("activate_chat", where)).data.description, "On Saturdays");
+    const image = { json: { image: DOT } };
+    assert.equal((await anna.request("PUT", `/chats/${chat.id}/avatar`, image)).status, 200);
+    await boris.next("chats_changed", ({ chats: [entry] }) => entry?.avatar);
+    assert.equal((await anna.ask("delete_group_avatar", where)).status, 204);
+    await boris.next("chats_changed", ({ chats: [entry] }) => entry?.last_message.seq === 4 && entry.avatar === null);
+    assert.equal((await anna.ask("update_group", { ...where, unset: ["description"] })).data.description, null);
+  });
+
+  it("is handed over by its creator, who may leave then", async () => {
+    const { anna, boris, clara, chat } = await group();
+    const where = { chat_id: chat.id };
+    assert.equal((await anna.refused("set_creator", { ...where, user_id: clara.id })).code, "member_not_found");
+    const { data } = await anna.ask("set_creator", { ...where, user_id: boris.id });
+    assert.equal(data.creator_id, boris.id);
+    const change = await boris.next("messages_changed", ({ messages: [row] }) => row?.system);
+    assert.deepEqual(change.messages[0].system.user_ids, [boris.id]);
+    assert.deepEqual(change.members.filter((row) => row.is_creator).map(({ user_id }) => user_id), [boris.id]);
+    assert.equal((await anna.refused("set_creator", { ...where, user_id: anna.id })).code, "not_creator");
+    assert.equal((await anna.ask("leave_chat", where)).status, 204);
+  });
+
   it("can be left by all but its creator", async () => {
     const { anna, boris, chat } = await group();
     assert.equal((await anna.refused("leave_chat", { chat_id: chat.id })).code, "creator_cannot_leave");

@@ -32,9 +32,18 @@ const userBrief = { id: uuid, name: text, avatar: orNull(avatar) };
 const userRead = { ...userBrief, username: orNull(text), bio: text, extra: orNull(object), last_seen_at: orNull(time), online: flag };
 const users = list(fields(userBrief));
 const system = fields({
-  event: one("group_created", "became_group", "members_added", "member_removed", "member_left"),
+  event: one(
+    "group_created",
+    "became_group",
+    "members_added",
+    "member_removed",
+    "member_left",
+    "group_changed",
+    "creator_changed",
+  ),
   user_ids: list(uuid),
   title: orNull(text),
+  fields: orNull(list(one("title", "description", "avatar"))),
 });
 const types = one("text", "image", "video", "audio", "voice", "file", "location", "contact", "custom", "system");
 const preview = fields({
@@ -66,6 +75,7 @@ const chatShared = {
   id: uuid,
   type: one("private", "group"),
   title: orNull(text),
+  avatar: orNull(avatar),
   creator_id: orNull(uuid),
   member_count: count,
   message_count: count,
@@ -133,7 +143,21 @@ const messagePage = fields({
   users,
   replied: list(messageRead),
 });
-const openChat = fields({ chat: chatRead, page: messagePage, members, users, online: list(uuid) });
+const openChat = fields({
+  chat: chatRead,
+  page: messagePage,
+  members,
+  users,
+  online: list(uuid),
+  description: orNull(text),
+});
+const group = fields({
+  chat_id: uuid,
+  version: count,
+  title: text,
+  avatar: orNull(avatar),
+  description: orNull(text),
+});
 
 const userPage = fields({ items: list(fields(userRead)), next_cursor: orNull(text) });
 
@@ -164,6 +188,10 @@ export const answers = {
   pin_chat: chatRead,
   unpin_chat: chatRead,
   delete_chat: nothing,
+  get_group: group,
+  update_group: group,
+  delete_group_avatar: nothing,
+  set_creator: chatRead,
   leave_chat: nothing,
   list_members: fields({ items: members, users, version: count }),
   add_members: chatRead,
