@@ -159,6 +159,12 @@ STATEMENTS["0008"] = {
         """UPDATE chat SET picture_key = 'key', description = 'We meet', creator_id = :two, client_id = NULL,
             founding_key = :two WHERE id = :two""",
     ],
+    "attachment": [
+        """INSERT INTO attachment (id, owner_id, chat_id, seq, name, content_type, size, width, height, duration, key,
+            preview_key, waveform)
+            VALUES (:one, :one, NULL, NULL, 'a', 'a/b', 1, NULL, NULL, NULL, 'key', NULL, '[1]')""",
+        *STATEMENTS["0001"]["attachment"][1:],
+    ],
 }
 
 # What the code of each revision reads with columns that are named without their table.

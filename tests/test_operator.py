@@ -89,10 +89,11 @@ async def stored(template: tuple[str, Path], database: Database, tmp_path: Path)
 
 
 async def fill(database: Database, storage: Storage) -> None:
-    """Write the demo data, a sent picture, an unsent picture and an avatar."""
+    """Write the demo data, a sent picture, an unsent video with a preview, an avatar and the picture of a group."""
     await seed(database)
     anna = Actor(demo_id("anna"), uuid4())
-    sent, _ = [await put_file(database, storage, anna) for _ in range(2)]
+    sent = await put_file(database, storage, anna)
+    await put_file(database, storage, anna, name="a.mp4", preview=BytesIO(loaded("JPEG")))
     async with database.engine.begin() as connection:
         carrier = "UPDATE message SET type = 'image' WHERE (chat_id, seq) = (:chat_id, 2)"
         carried = "UPDATE attachment SET (chat_id, seq) = (:chat_id, 2) WHERE id = :id"
@@ -101,14 +102,17 @@ async def fill(database: Database, storage: Storage) -> None:
     image = base64.b64encode(loaded("PNG")).decode()
     async with avatars.stored_avatar(anna, storage, image) as key, database.transaction() as db:
         await avatars.set_avatar(db, anna, key)
-
     group_id = demo_id("Project Aurora")
     stored = avatars.stored_avatar(anna, storage, image, group_id)
     async with stored as key, database.transaction() as db:
         await groups.update_group(db, anna, group_id, {"picture_key": key})
 
-async def put_file(database: Database, storage: Storage, actor: Actor) -> UUID:
-    upload = Upload(BytesIO(loaded("JPEG")), "a.jpg", "image/jpeg", None)
+
+async def put_file(
+    database: Database, storage: Storage, actor: Actor, name: str = "a.jpg", preview: BytesIO | None = None
+) -> UUID:
+    content, kind = (b"Moving", "video/mp4") if preview else (loaded("JPEG"), "image/jpeg")
+    upload = Upload(BytesIO(content), name, kind, waveform=[1, 255], preview=preview)
     async with attachments.stored_attachment(actor, storage, upload) as row, database.transaction() as db:
         return (await attachments.create_attachment(db, row)).id
 
@@ -145,15 +149,15 @@ BROKEN = {
         "UPDATE chat SET member_count = member_count - 1",
         "UPDATE membership SET removed_at = now()",
     ],
-    "last_user_seq is before the message of a user": [
-        f"WITH ended AS (UPDATE message SET type = 'system' WHERE {LAST}) UPDATE chat SET last_user_seq = 0",
-    ],
-    "a read position is outside of what is visible": [
     "the creator of a group is no member": [
         "UPDATE membership SET removed_at = now() FROM chat WHERE id = chat_id AND user_id = creator_id",
         "UPDATE chat SET creator_id = gen_random_uuid() WHERE type = 'group'",
         "UPDATE chat SET creator_id = NULL WHERE type = 'group'",
     ],
+    "last_user_seq is before the message of a user": [
+        f"WITH ended AS (UPDATE message SET type = 'system' WHERE {LAST}) UPDATE chat SET last_user_seq = 0",
+    ],
+    "a read position is outside of what is visible": [
         "UPDATE membership SET last_read_seq = 10000",
         "UPDATE membership SET last_read_seq = -1",
         "UPDATE membership SET visible_from_seq = 0",
@@ -178,11 +182,11 @@ BROKEN = {
         "UPDATE attachment SET key = 'attachments/nowhere'",
         "UPDATE attachment SET preview_key = 'attachments/nowhere'",
         """UPDATE "user" SET avatar_key = 'nowhere' WHERE avatar_key IS NOT NULL""",
+        "UPDATE chat SET picture_key = 'nowhere' WHERE picture_key IS NOT NULL",
     ],
 }
 
 
-        "UPDATE chat SET picture_key = 'nowhere' WHERE picture_key IS NOT NULL",
 @pytest.mark.parametrize(
     ("rule", "statement"), [(rule, statement) for rule, statements in BROKEN.items() for statement in statements]
 )
@@ -203,11 +207,11 @@ async def test_rows_deleted_during_verify_are_no_violations(stored: Stored, monk
         async with stored.database.engine.begin() as connection:
             await connection.execute(text("DELETE FROM attachment"))
             await connection.execute(text('UPDATE "user" SET avatar_key = NULL'))
+            await connection.execute(text("UPDATE chat SET picture_key = NULL"))
         return await size(key)
 
     monkeypatch.setattr(stored.storage, "size", late)
     assert await stored.violations() == []
-            await connection.execute(text("UPDATE chat SET picture_key = NULL"))
 
 
 async def test_a_sweep_deletes_old_unused_files(stored: Stored) -> None:

@@ -76,8 +76,9 @@ def handle_errors(api: FastAPI) -> None:
         if expected := _expected_content_type(request):
             detail = f"Send {'JSON' if expected.endswith('json') else 'a form'}: the Content-Type is {expected}."
             return problem_response(InvalidInput.at("", "content_type_expected", detail))
-        # For invalid JSON the location is a position, not a field.
-        is_json = error.errors()[0]["type"] != "json_invalid"
+        first = error.errors()[0]
+        # For a body that is no JSON the location ends with a position, not with a field.
+        is_json = first["type"] != "json_invalid" or isinstance(first["loc"][-1], str)
         return problem_response(InvalidInput.found(error.errors(), skip=1 if is_json else 2))
 
     @api.exception_handler(HTTPException)

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, BinaryIO, NamedTuple
 from uuid import UUID
 
@@ -27,6 +27,7 @@ from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import construct
 
 HEAD_BYTES = 4096
+PREVIEW_BYTES = 200_000
 CONTENT_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+_-]{0,100}")
 ANY_TYPE = "application/octet-stream"
 
@@ -37,7 +38,12 @@ class Upload(NamedTuple):
     file: BinaryIO
     name: str | None
     content_type: str | None
-    duration: float | None
+    duration: float | None = None
+    # Hints of the client. A picture has its own size and preview.
+    width: int | None = None
+    height: int | None = None
+    waveform: list[int] | None = None
+    preview: BinaryIO | None = None
 
 
 @asynccontextmanager
@@ -48,14 +54,14 @@ async def stored_attachment(actor: Actor, storage: Storage, upload: Upload) -> A
     """
     attachment = await _row(actor, upload)
     files: dict[str, bytes | BinaryIO] = {attachment.key: upload.file}
-    picture = await _clean_picture(actor, upload.file)
-    if picture:
+    preview = await _clean_preview(actor, upload.preview) if upload.preview else None
+    if picture := await _clean_picture(actor, attachment, upload.file):
         attachment.size, attachment.width, attachment.height = len(picture.data), picture.width, picture.height
         attachment.content_type = picture.content_type
+        files[attachment.key], preview = picture.data, picture.preview
+    if preview:
         attachment.preview_key = f"{attachment.key}-preview"
-        files = {attachment.key: picture.data, attachment.preview_key: picture.preview}
-    elif attachment.content_type.startswith("image/"):
-        raise UnsupportedMediaType("Pictures are accepted as JPEG, PNG, WebP and GIF.")
+        files[attachment.preview_key] = preview
     async with storage.stored(files):
         yield attachment
 
@@ -134,19 +140,37 @@ async def _row(actor: Actor, upload: Upload) -> Attachment:
         name=_plain_name(upload.name),
         content_type=_plain_type(upload.content_type),
         size=size,
-        duration=upload.duration,
+        **{hint: getattr(upload, hint) for hint in ("duration", "width", "height", "waveform")},
         # Unguessable, so that even a bucket open to the world gives nothing away.
         key=f"attachments/{attachment_id.hex}/{secrets.token_hex(16)}",
     )
 
 
-async def _clean_picture(actor: Actor, file: BinaryIO) -> images.Picture | None:
+async def _clean_picture(actor: Actor, attachment: Attachment, file: BinaryIO) -> images.Picture | None:
+    """The picture without metadata. None for another file: a picture that can't be cleaned gets a type that no browser
+    shows and that only a message of the type `file` carries.
+    """
     await asyncio.to_thread(file.seek, 0)
     head = await asyncio.to_thread(file.read, HEAD_BYTES)
     await asyncio.to_thread(file.seek, 0)
-    if picture_format(head) is None:
-        return None
-    return await in_worker(images.clean, await asyncio.to_thread(file.read), owner=actor.id)
+    with suppress(UnsupportedMediaType):
+        if picture_format(head):
+            return await in_worker(images.clean, await asyncio.to_thread(file.read), owner=actor.id)
+        if not attachment.content_type.startswith("image/"):
+            return None
+    attachment.content_type = ANY_TYPE
+    return None
+
+
+async def _clean_preview(actor: Actor, file: BinaryIO) -> bytes | None:
+    """A preview as pictures have it: a JPEG without metadata. Raises BadImage, TooLarge, UnsupportedMediaType."""
+    data = await asyncio.to_thread(file.read, PREVIEW_BYTES + 1)
+    if len(data) > PREVIEW_BYTES:
+        raise TooLarge("A preview has at most 200 KB.")
+    if picture_format(data) != "JPEG":
+        raise UnsupportedMediaType("A preview is a JPEG.")
+    picture = await in_worker(images.clean, data, owner=actor.id)
+    return picture and picture.preview
 
 
 def _plain_name(name: str | None) -> str:

@@ -4,6 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Index
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from chat_app.models.base import NOW, Counter, new_id
@@ -17,6 +18,7 @@ class AttachmentBase(SQLModel):
     width: int | None = None
     height: int | None = None
     duration: float | None = Field(default=None, description="Seconds, as the client sent it.")
+    waveform: list[int] | None = Field(default=None, sa_type=JSONB(none_as_null=True), description="As it was sent.")
 
 
 class Attachment(AttachmentBase, table=True):
@@ -38,4 +40,4 @@ class Attachment(AttachmentBase, table=True):
 
 class AttachmentRead(AttachmentBase):
     url: str = Field(description="Signed; opens without a header for an hour or more and supports ranges.")
-    preview_url: str | None = Field(description="A smaller JPEG of a picture.")
+    preview_url: str | None = Field(description="A smaller JPEG of a picture, or of the preview that was sent.")

@@ -83,6 +83,7 @@ async def test_a_file_is_served_unchanged(anna: Person, files: Files) -> None:
         "width": None,
         "height": None,
         "duration": 12.5,
+        "waveform": None,
         "preview_url": None,
     }
     response = await fetch(made["url"])
@@ -115,21 +116,89 @@ async def test_an_animation_keeps_its_frames(anna: Person) -> None:
     assert image.n_frames == 3  # type: ignore[attr-defined]  # of a GIF
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+SVG = b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>"
+
+
 @pytest.mark.parametrize(
-    ("content", "content_type", "code"),
+    ("content", "content_type"),
     [
-        (encoded(corners(), "TIFF"), "application/octet-stream", "unsupported_media_type"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "image/heic", "unsupported_media_type"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", "text/plain", "unsupported_media_type"),
-        (b"something", "image/x-unknown", "unsupported_media_type"),
-        (b"something", "image/png", "unsupported_media_type"),
-        (loaded("JPEG")[:400], "video/mp4", "bad_image"),
+        (encoded(corners(), "TIFF"), "application/octet-stream"),
+        (HEIC, "image/heic"),
+        (HEIC, "video/mp4"),
+        (SVG, "image/svg+xml"),
+        (SVG, "text/plain"),
+        (b"something", "image/x-unknown"),
+        (b"something", "image/png"),
     ],
 )
-async def test_pictures_that_cannot_be_cleaned_are_refused(
-    anna: Person, files: Files, content: bytes, content_type: str, code: str
+async def test_a_picture_that_cannot_be_cleaned_is_a_file_and_a_download_only(
+    anna: Person, boris: Person, content: bytes, content_type: str
 ) -> None:
-    assert (await attempt(anna, content, "a.bin", content_type)).code == code
+    chat_id = await open_chat(anna, boris)
+    made = await upload(anna, content, "photo.heic", content_type)
+    assert (made["name"], made["content_type"]) == ("photo.heic", "application/octet-stream")
+    for kind in ("image", "video", "audio", "voice"):
+        message = {"type": kind, "client_id": str(uuid4()), "attachment_id": made["id"]}
+        refused = await anna.http.post(f"/api/v1/chats/{chat_id}/messages", json=message)
+        assert [error["code"] for error in refused.json()["errors"]] == ["wrong_content_type"]
+    sent = await send(anna, chat_id, made["id"])
+    response = await fetch(sent["attachment"]["url"])
+    assert response.content == content
+    assert response.headers["content-disposition"] == "attachment; filename*=UTF-8''photo.heic"
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_broken_picture_is_refused(anna: Person, files: Files) -> None:
+    assert (await attempt(anna, loaded("JPEG")[:400], "a.bin", "video/mp4")).code == "bad_image"
+    assert files() == []
+
+
+async def hinted(person: Person, content: bytes, kind: str, preview: bytes | None = None, **fields: str) -> Answer:
+    """Upload a file with hints."""
+    sent = {"file": ("a", content, kind)} | ({"preview": ("p.jpg", preview, "image/jpeg")} if preview else {})
+    return http_answer(await person.http.post(ATTACHMENTS, files=sent, data=fields))
+
+
+async def test_hints_of_a_video_are_shown_and_its_preview_is_cleaned(
+    anna: Person, boris: Person, service: Service, files: Files
+) -> None:
+    chat_id = await open_chat(anna, boris)
+    hints = {"duration": "3", "width": "1920", "height": "1080", "waveform": "[0, 7, 255]"}
+    made = (await hinted(anna, VIDEO, "video/mp4", loaded("JPEG", 6, corners((800, 600))), **hints)).data
+    assert (made["width"], made["height"], made["waveform"]) == (1920, 1080, [0, 7, 255])
+    preview = await fetch(made["preview_url"])
+    assert preview.headers["content-type"] == "image/jpeg"
+    assert SECRET not in preview.content and max(Image.open(BytesIO(preview.content)).size) <= 400
+    sent = await send(anna, chat_id, made["id"], "video")
+    (seen,) = (await boris.http.get(f"/api/v1/chats/{chat_id}/messages")).json()["items"]
+    assert seen["attachment"] == sent["attachment"] == made
+    reply = {"type": "text", "text": "!", "client_id": str(uuid4()), "reply_to": 1}
+    await boris.http.post(f"/api/v1/chats/{chat_id}/messages", json=reply)
+    page = (await anna.http.get(f"/api/v1/chats/{chat_id}/messages?limit=1")).json()
+    assert page["replied"][0]["attachment"]["waveform"] == [0, 7, 255]
+    assert len(files()) == 2
+    await anna.http.delete(f"/api/v1/chats/{chat_id}/messages/1")
+    await service.database._removals.finish()
+    assert files() == []
+
+
+async def test_hints_do_not_replace_what_is_known_of_a_picture(anna: Person, files: Files) -> None:
+    made = (await hinted(anna, loaded("PNG"), "image/png", loaded("JPEG"), width="9", height="9")).data
+    assert (made["width"], made["height"]) == (60, 40)
+    assert len(files()) == 2
+
+
+async def test_a_preview_is_a_jpeg_of_at_most_200_kilobytes(anna: Person, files: Files) -> None:
+    for preview, code in (
+        (loaded("PNG"), "unsupported_media_type"),
+        (HEIC, "unsupported_media_type"),
+        (b"something", "unsupported_media_type"),
+        (loaded("JPEG")[:400], "bad_image"),
+        (b"\xff\xd8\xff" + b"x" * 200_000, "too_large"),
+    ):
+        assert (await hinted(anna, VIDEO, "video/mp4", preview)).code == code
     assert files() == []
 
 
@@ -201,7 +270,14 @@ async def test_only_content_that_cannot_run_is_shown_inline(
 
 @pytest.mark.parametrize(
     ("fields", "pointer"),
-    [({"duration": "-1"}, "/duration"), ({"duration": "nan"}, "/duration"), ({"duration": "x"}, "/duration")],
+    [
+        *[({"duration": value}, "/duration") for value in ("-1", "nan", "x")],
+        *[({"width": value}, "/width") for value in ("0", "-1", "1.5", "x", "100001", "9" * 5000)],
+        ({"height": "0"}, "/height"),
+        *[({"waveform": value}, "/waveform") for value in ("x", "{}", "1", "[", "null", "\x00", "[" * 10_000)],
+        *[({"waveform": f"[0, {value}]"}, "/waveform/1") for value in ("-1", "256", "1.5", "true", '"1"', "null")],
+        ({"waveform": str([0] * 201)}, "/waveform"),
+    ],
 )
 async def test_invalid_fields_are_refused(anna: Person, fields: dict[str, str], pointer: str) -> None:
     response = await anna.http.post(ATTACHMENTS, files={"file": b"x"}, data=fields)
