@@ -13,17 +13,15 @@ import pytest
 from chat_app.cli.seed import DEMO
 from chat_app.events import CLIENT_EVENTS
 from chat_app.live.commands import COMMANDS
-from chat_app.models.messages import MessageType
-from tests.chaos import account_acts, acts, hostile
-from tests.chaos.world import PARTS
+from chat_app.models.messages import WITH_ATTACHMENT, MessageType
+from tests.chaos.run import PARTS
+from tests.chaos.test_run import READING as NO_PART
 from tests.client_model import PASSING, ClientModel
 from tests.clients import Person
 from tests.live.test_snapshot import CASES, OPENING
 from tests.live.test_snapshot import READING as READ_ONLY
 from tests.operations import ROUTES, Scene, other_contents, valid_arguments
 from tests.state_model import Model
-
-assert account_acts and acts and hostile, "they register their parts"
 
 NOBODY = Person("http://nowhere", uuid4(), uuid4(), "", "Nobody")
 ARGUMENTS = valid_arguments(Scene(NOBODY, NOBODY, NOBODY, str(uuid4()), 1))
@@ -47,7 +45,7 @@ OF_OPERATIONS: Mapping[str, Container[str]] = {
     "tests/live/test_snapshot.py": {case.operation for case in CASES.values()} | READING | OPENING | OVER_HTTP_ONLY,
     "tests/state_model.py": set(vars(Model)) | READING | OVER_HTTP_ONLY,
     "tests/test_state_machine.py": names_in("tests/test_state_machine.py") | READING | OVER_HTTP_ONLY,
-    "tests/chaos": PARTS.keys() | READING | GETTING | {"lookup_user"},
+    "tests/chaos": PARTS.keys() | READING | GETTING | NO_PART,
     "tests/node": IN_NODE | OVER_HTTP_ONLY,
 }
 OF_EVENTS: Mapping[str, Container[str]] = {
@@ -65,7 +63,9 @@ OF_TYPES: Mapping[str, Container[str]] = {
     "tests/live/test_snapshot.py": {sent["type"] for sent in SENT if "type" in sent},
     "tests/chaos": names_in("tests/chaos/acts.py"),
     "tests/node": IN_NODE,
-    "chat_app/cli/demo.toml": {
+    # The demo data has no files.
+    "chat_app/cli/demo.toml": WITH_ATTACHMENT
+    | {
         message.get("type", "text")
         for chat in (*DEMO["private_chats"], *DEMO["groups"])
         for message in chat["messages"]

@@ -79,8 +79,6 @@ Time = Annotated[AwareDatetime, BeforeValidator(_text), AfterValidator(_storable
 # Strict: neither true nor "1" is a number.
 Seq = Annotated[int, Field(ge=1, le=BIGGEST, strict=True)]
 Position = Annotated[int, Field(ge=0, le=BIGGEST, strict=True)]
-# PostgreSQL and Python do not hold the same times. No number of seconds that stands for something else is one.
-Time = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
 
 
 @cache
