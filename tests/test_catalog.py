@@ -18,7 +18,7 @@ from tests.chaos.run import PARTS
 from tests.chaos.test_run import READING as NO_PART
 from tests.client_model import PASSING, ClientModel
 from tests.clients import Person
-from tests.live.test_snapshot import CASES, OPENING
+from tests.live.test_snapshot import CASES, OPENING, PICTURED
 from tests.live.test_snapshot import READING as READ_ONLY
 from tests.operations import ROUTES, Scene, other_contents, valid_arguments
 from tests.state_model import Model
@@ -42,7 +42,11 @@ SENT = [case.arguments for case in CASES.values()]
 # By the test, the names for which it has a case or needs none.
 OF_OPERATIONS: Mapping[str, Container[str]] = {
     "tests/operations.py, for permissions and bad input": ARGUMENTS,
-    "tests/live/test_snapshot.py": {case.operation for case in CASES.values()} | READING | OPENING | OVER_HTTP_ONLY,
+    "tests/live/test_snapshot.py": {case.operation for case in CASES.values()}
+    | READING
+    | OPENING
+    | PICTURED
+    | OVER_HTTP_ONLY,
     "tests/state_model.py": set(vars(Model)) | READING | OVER_HTTP_ONLY,
     "tests/test_state_machine.py": names_in("tests/test_state_machine.py") | READING | OVER_HTTP_ONLY,
     "tests/chaos": PARTS.keys() | READING | GETTING | NO_PART,
