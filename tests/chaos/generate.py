@@ -116,7 +116,8 @@ class Simulation:
             "mark_read": {"seq": len(chat.rows)},
             "add_members": {"user_ids": [somebody], "share_history": self.random.random() < 0.4},
             "remove_member": {"user_id": somebody},
-            "set_creator": {"user_id": self.random.choice([other for other in self.users if other != user])},
+            # Not oneself: that changes nothing and is written nowhere.
+            "set_creator": {"user_id": self.users[self.users.index(user) - 1] if somebody == user else somebody},
             "list_changes": {"since": max(0, chat.version - self.random.randrange(12))},
         }
         return args | more.get(name, {})
