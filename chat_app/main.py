@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chat_app import __version__, logs, metrics, tracing
-from chat_app.api import active, attachments, auth, chats, groups, health, media, members, messages, users
+from chat_app.api import active, attachments, auth, chats, groups, health, media, members, messages, search, users
 from chat_app.api.body_limit import BodyLimit
 from chat_app.api.problems import handle_errors
 from chat_app.api.requests import PROBES, RequestLog
@@ -141,7 +141,7 @@ def create_api(settings: Settings, node: Node | None = None) -> FastAPI:
     api = FastAPI(openapi_url=None, docs_url=None, lifespan=lifespan, telemetry=TELEMETRY, **openapi.ABOUT)
     api.state.components = node
     handle_errors(api)
-    for module in (auth, users, active, chats, groups, members, messages, attachments):
+    for module in (auth, users, active, chats, groups, members, messages, search, attachments):
         api.include_router(module.router, prefix=PREFIX)
     api.include_router(groups.http_router, prefix=PREFIX)
     for module in (media, pages, health):

@@ -31,6 +31,12 @@ schemathesis.openapi.format(
     "user-cursor", st.tuples(SECONDS, st.uuids()).map(lambda parts: f"{parts[0] / 1e6:.6f}_{parts[1].hex}")
 )
 schemathesis.openapi.format(
+    "search-cursor",
+    st.tuples(SECONDS, st.uuids(), SECONDS).map(
+        lambda parts: base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode()
+    ),
+)
+schemathesis.openapi.format(
     "sync",
     st.tuples(SECONDS, st.integers(0, 9999), SECONDS).map(lambda parts: ".".join(map(str, parts))),
 )

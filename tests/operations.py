@@ -152,6 +152,7 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "request_code": {"phone": "+79990000000", "purpose": "delete"},
         "reset_password": code | {"new_password": "longer still"},
         "revoke_session": {"session_id": str(uuid4())},
+        "search_messages": chat | {"query": "hello", "types": ["text"], "sender_id": scene.creator.id} | page,
         "search_users": {"query": "Anna"} | page,
         "send_active_message": new_text,
         "send_message": chat | new_text,

@@ -42,6 +42,7 @@ class Message:
     likes: set[str] = field(default_factory=set)
     edited: bool = False
     deleted: bool = False
+    sent_at: int = 0
 
 
 @dataclass
@@ -297,6 +298,17 @@ class Model:
             self._change(chat, message)
         return Outcome(200, message)
 
+    def search_messages(self, user: str, chat: Chat | None = None, *, query: str, limit: int) -> Outcome:
+        """The texts that begin with the query, in one chat or in all, the newest first."""
+        found = [
+            (message.sent_at, searched.id, message.seq)
+            for searched in self.chats_of(user)
+            if chat in (None, searched)
+            for message in self.messages_of(user, searched)
+            if message.type == "text" and (message.text or "").startswith(query)
+        ]
+        return Outcome(200, [place[1:] for place in sorted(found, reverse=True)[:limit]])
+
     def rename_chat(self, user: str, chat: Chat, title: str | None) -> Outcome:
         self._mine(user, chat).title = title
         return Outcome(200, chat)
@@ -443,7 +455,7 @@ class Model:
         """Add a message. Its sender's read position moves to it."""
         chat.version += 1
         chat.updated_at = next(self.clock)
-        message = Message(chat.message_count + 1, chat.version, sender_id=user, **content)
+        message = Message(chat.message_count + 1, chat.version, sender_id=user, sent_at=chat.updated_at, **content)
         chat.messages.append(message)
         if user in chat.members:
             mine = chat.members[user]

@@ -148,6 +148,7 @@ STATEMENTS["0007"] = {
             removed_reason = 'left' WHERE chat_id = :one AND user_id = :one""",
     ],
 }
+
 STATEMENTS["0008"] = {
     "chat": [
         *STATEMENTS["0001"]["chat"][:1],
@@ -164,6 +165,15 @@ STATEMENTS["0008"] = {
             preview_key, waveform)
             VALUES (:one, :one, NULL, NULL, 'a', 'a/b', 1, NULL, NULL, NULL, 'key', NULL, '[1]')""",
         *STATEMENTS["0001"]["attachment"][1:],
+    ],
+}
+
+STATEMENTS["0010"] = {
+    "message": [
+        *STATEMENTS["0006"]["message"],
+        """UPDATE message SET text = 'better', edited_at = now(), version = version + 1
+            WHERE chat_id = :one AND seq = 2""",
+        "SELECT seq FROM message WHERE chat_id = :one AND sent_at > now() - interval '1 day' ORDER BY sent_at DESC",
     ],
 }
 

@@ -15,6 +15,7 @@ from sqlmodel import SQLModel
 
 from chat_app import migrations
 from chat_app.database import Database
+from tests.process import ROOT
 
 # Alembic does not compare the conditions of indexes, nor the database's form of defaults and keys.
 CATALOG = """
@@ -89,6 +90,25 @@ async def test_chats_that_end_with_system_messages_get_their_newest_message_of_a
     async with engine.connect() as connection:
         found = await connection.execute(text("SELECT title, last_user_seq FROM chat"))
         assert dict(found.all()) == types
+
+
+async def test_indexes_that_were_made_before_by_the_runbook_are_those_of_the_migration(
+    empty_url: str, engine: AsyncEngine
+) -> None:
+    statements = (ROOT / "manifests/RUNBOOK.md").read_text().partition("```sql")[2].partition("```")[0].split(";")
+    await asyncio.to_thread(command.upgrade, migrations.config(empty_url), "0010")
+    catalogs = []
+    for made_before in (False, True):
+        async with engine.connect() as connection:
+            catalogs.append(await _catalog(connection))
+            await connection.commit()
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            for statement in filter(str.strip, statements if not made_before else ()):
+                name = statement.split()[3]
+                await connection.exec_driver_sql(f"DROP INDEX {name}")
+                await connection.exec_driver_sql(statement)
+    assert catalogs[0] == catalogs[1]
+    assert "message_search_idx" in {row[1] for row in catalogs[0]} and len(statements) == 3
 
 
 async def test_simultaneous_migrations_run_one_after_the_other(empty_url: str, engine: AsyncEngine) -> None:

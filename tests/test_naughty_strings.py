@@ -1,6 +1,7 @@
 """Texts that break programs are stored exactly as sent or refused with 422, in the same way over both transports."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -238,6 +239,20 @@ async def test_search_finds_users_with_such_names(scene: Scene) -> None:
         assert answer.status == 200, kind
         if is_name and kind not in MATCHED_OTHERWISE:
             assert scene.anna.id in [user["id"] for user in answer.data["items"]], kind
+
+
+async def test_search_finds_messages_with_such_texts(transport: Transport, scene: Scene) -> None:
+    for kind, text in STRINGS.items():
+        message = {"chat_id": scene.chat_id, "type": "text", "text": text, "client_id": str(uuid4())}
+        sent = await transport.call(scene.anna, "send_message", **message)
+        answer = await transport.call(scene.boris, "search_messages", query=text, limit=100)
+        if not 2 <= len(text) <= 100 or kind in NOWHERE:
+            is_too_long = transport.name == "http" and len(quote(text)) > HEAD_BYTES
+            assert answer.status == (431 if is_too_long else 422), kind
+            continue
+        has_words = re.search(r"[^\W\d_]|[0-9]", text)
+        found = [item["seq"] for item in answer.data["items"]]
+        assert sent.ok and found[:1] == ([sent.data["seq"]] if has_words else []), kind
 
 
 @pytest.mark.parametrize("kind", UNDECODABLE)

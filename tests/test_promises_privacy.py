@@ -139,6 +139,8 @@ class Past:
             ("list_messages", chat | {bound: seq}) for bound in ("before", "after", "around") for seq in (0, 4, 9, 13)
         ]
         calls += [("list_changes", chat | {"since": since}) for since in range(0, 36, 3)]
+        calls += [("search_messages", where | {"query": "secret"}) for where in ({}, chat)]
+        calls += [("search_messages", chat | {"types": ["text", "file", "contact"]})]
         for seq in (0, 1, *self.seqs):
             where = chat | {"seq": max(1, seq)}
             calls += [(name, where) for name in ("get_message", "list_likes", "like_message", "unlike_message")]
@@ -435,6 +437,7 @@ class TestP20:
                 await boris.do(transport, "list_likes", chat_id=chat_id, seq=2)
             await boris.do(transport, "list_chats")
             await boris.do(transport, "list_chats", changed_since="0.0")
+            assert (await boris.do(transport, "search_messages", query=self.TEXT))["items"]
         http = transports[1]
         for name, arguments in (
             ("lookup_user", {"phone": anna.phone}),

@@ -136,6 +136,8 @@ class Chats(RuleBasedStateMachine):
             case Chat() as shown:
                 shown.id = shown.id or answer.data["id"]
                 assert chat_facts(answer.data) == self.model.chat(user, shown)
+            case list() as places:
+                assert [(found["chat_id"], found["seq"]) for found in answer.data["items"]] == places
             case Message() as shown:
                 assert chat is not None
                 assert facts(answer.data) == self.model.message(user, chat, shown)
@@ -277,6 +279,10 @@ class Chats(RuleBasedStateMachine):
         if by_creator and chat.creator_id:
             user = self.ids.index(chat.creator_id)
         self.do(transport, user, "set_creator", chat, user_id=self.ids[other])
+
+    @rule(transport=TRANSPORTS, user=USERS, chat=st.none() | CHATS, query=st.sampled_from(("yes", "no", "per")))
+    def search_messages(self, transport: str, user: int, chat: Chat | None, query: str) -> None:
+        self.do(transport, user, "search_messages", chat, query=query, limit=100)
 
     @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, back=st.integers(-1, 12))
     def list_changes(self, transport: str, user: int, chat: Chat, back: int) -> None:

@@ -148,6 +148,14 @@ async def audience_of(db: Db, chat_id: UUID) -> Audience:
     return (await list_audience(db, [chat_id]))[chat_id]
 
 
+# The chats that the user $1 is in, and the condition for what they see of the messages of these. A search excludes
+# tombstones and system messages too.
+VISIBLE_CHATS = """
+SELECT chat_id, visible_from_seq, message_count, updated_at FROM membership JOIN chat ON chat.id = chat_id
+WHERE user_id = $1 AND removed_at IS NULL
+"""
+IS_VISIBLE = "seq >= visible_from_seq"
+
 _PRESENT = """
 SELECT chat_id, user_id FROM membership JOIN unnest($1::uuid[], $2::uuid[]) AS pair (chat_id, user_id)
 USING (chat_id, user_id) WHERE removed_at IS NULL

@@ -71,6 +71,12 @@ async def read_for_members(db: Db, chat_id: UUID, user_ids: Iterable[UUID]) -> d
     return {row["user_id"]: _chat_read(row) for row in rows}
 
 
+async def read_some(db: Db, user_id: UUID, chat_ids: Iterable[UUID]) -> list[ChatRead]:
+    """Those of these chats that are the user's."""
+    rows = await _read(db, "membership.user_id = $1 AND chat_id = ANY($2::uuid[])", user_id, list(chat_ids))
+    return [_chat_read(row) for row in rows]
+
+
 async def list_chats(
     db: Db,
     actor: Actor,

@@ -54,7 +54,7 @@ async def list_messages(
     if around_time:
         ((around,),) = await db.fetch(_AT_TIME, chat_id, view.visible_from_seq, view.message_count, around_time)
     first, last = _bounds(view, before, after, around, limit)
-    items = await _read(db, actor.id, chat_id, "seq BETWEEN $3 AND $4", first, last)
+    items = await _read(db, actor.id, chat_id, "chat_id = $1 AND seq BETWEEN $3 AND $4", first, last)
     replied = await _replied(db, actor.id, chat_id, view, items)
     return MessagePage(
         items=items,
@@ -105,7 +105,8 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
     view = await view_chat(db, actor, chat_id)
     reset = since < view.joined_version or since > view.version or view.version - since > TOO_FAR_BACK
     after = view.version if reset else since
-    condition, values = "version > $3 AND version <= $4 AND seq >= $5", (after, view.version, view.visible_from_seq)
+    condition = "chat_id = $1 AND version > $3 AND version <= $4 AND seq >= $5"
+    values = after, view.version, view.visible_from_seq
     messages = await _read(db, actor.id, chat_id, condition, *values, limit, order="version LIMIT $6")
     # A version changes one message at most, so a page never ends within one.
     until = messages[-1].version if len(messages) == limit else view.version
@@ -126,7 +127,14 @@ async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit
 
 async def read_messages(db: Db, user_id: UUID, chat_id: UUID, seqs: Collection[int]) -> list[MessageRead]:
     """Messages of a chat as this user sees them. The caller has decided what the user may see."""
-    return await _read(db, user_id, chat_id, "seq = ANY($3::bigint[])", list(seqs))
+    return await _read(db, user_id, chat_id, "chat_id = $1 AND seq = ANY($3::bigint[])", list(seqs))
+
+
+async def read_places(db: Db, user_id: UUID, places: Collection[tuple[UUID, int]]) -> list[MessageRead]:
+    """As read_messages, by chat and seq, the newest first."""
+    chat_ids, seqs = [list(column) for column in zip(*places, strict=True)] or ([], [])
+    condition = "(chat_id, seq) IN (SELECT * FROM unnest($1::uuid[], $3::bigint[]))"
+    return await _read(db, user_id, chat_ids, condition, seqs, order="sent_at DESC, chat_id DESC, seq DESC")
 
 
 async def read_message(db: Db, user_id: UUID, chat_id: UUID, seq: int) -> MessageRead:
@@ -135,13 +143,14 @@ async def read_message(db: Db, user_id: UUID, chat_id: UUID, seq: int) -> Messag
 
 
 async def _read(
-    db: Db, user_id: UUID, chat_id: UUID, condition: str, *values: object, order: str = "seq"
+    db: Db, user_id: UUID, chat_ids: object, condition: str, *values: object, order: str = "seq"
 ) -> list[MessageRead]:
-    rows = await db.fetch(_MESSAGES.format(condition, order), chat_id, user_id, *values)
-    carrying = [row["seq"] for row in rows if row["type"] in WITH_ATTACHMENT and row["deleted_at"] is None]
-    carried = await db.fetch(_ATTACHMENTS, chat_id, carrying) if carrying else []
-    attachments = {row["seq"]: attachment_read(row) for row in carried}
-    return [_message_read(row, attachments.get(row["seq"])) for row in rows]
+    rows = await db.fetch(_MESSAGES.format(condition, order), chat_ids, user_id, *values)
+    carrying = [row for row in rows if row["type"] in WITH_ATTACHMENT and row["deleted_at"] is None]
+    places = [row["chat_id"] for row in carrying], [row["seq"] for row in carrying]
+    carried = await db.fetch(_ATTACHMENTS, *places) if carrying else []
+    attachments = {(row["chat_id"], row["seq"]): attachment_read(row) for row in carried}
+    return [_message_read(row, attachments.get((row["chat_id"], row["seq"]))) for row in rows]
 
 
 _COLUMNS = ", ".join(f"message.{name}" for name in MESSAGE_COLUMNS)
@@ -150,9 +159,9 @@ _MESSAGES = f"""
 SELECT {_COLUMNS}, like_count > 0 AND EXISTS (
     SELECT FROM "like" WHERE "like".chat_id = message.chat_id AND "like".seq = message.seq AND user_id = $2
 ) AS liked
-FROM message WHERE chat_id = $1 AND {{}} ORDER BY {{}}
+FROM message WHERE {{}} ORDER BY {{}}
 """
-_ATTACHMENTS = "SELECT * FROM attachment WHERE chat_id = $1 AND seq = ANY($2::bigint[])"
+_ATTACHMENTS = "SELECT * FROM attachment WHERE (chat_id, seq) IN (SELECT * FROM unnest($1::uuid[], $2::bigint[]))"
 
 
 def _message_read(row: Any, attachment: AttachmentRead | None) -> MessageRead:

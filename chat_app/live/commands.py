@@ -16,7 +16,7 @@ from fastapi.dependencies.models import Dependant
 from pydantic import Field, Strict, StrictBool, TypeAdapter, create_model
 from typing_extensions import TypeAliasType
 
-from chat_app.api import active, chats, groups, members, messages
+from chat_app.api import active, chats, groups, members, messages, search
 from chat_app.api.deps import get_actor, open_reading
 from chat_app.api.operations import Operation
 from chat_app.api.problems import errors_of
@@ -60,7 +60,7 @@ class Command:
         self.input = TypeAdapter(self.argument)
 
 
-_routers = (chats.router, groups.router, members.router, messages.router, active.router)
+_routers = (chats.router, groups.router, members.router, messages.router, search.router, active.router)
 ROUTES = {route.name: route for router in _routers for route in router.routes if isinstance(route, Operation)}
 _models: dict[str, type[Input]] = {}
 
@@ -107,7 +107,7 @@ def derive(operation: Operation) -> Command:
 
     async def handle(db: Any, connection: Connection, data: Any) -> Any:
         arguments = {name: getattr(data, name) for name in fields}
-        if "chat_id" in fields:
+        if "{chat_id}" in operation.path:
             arguments["chat_id"] = _chat_id(connection, data)
         arguments |= {name: _part(data, kind) for name, kind in body.items()}
         return await operation.function(**{db_name: db, actor_name: connection.actor}, **arguments)

@@ -52,6 +52,7 @@ Body = Annotated[str, StringConstraints(min_length=1, max_length=LIMITS["text_le
 Opaque = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9._~=-]+$")]
 # Values that only the service makes; the format is for generators of test data.
 ChatCursor = Annotated[Opaque, Field(json_schema_extra={"format": "chat-cursor"})]
+SearchCursor = Annotated[Opaque, Field(json_schema_extra={"format": "search-cursor"})]
 UserCursor = Annotated[Opaque, Field(json_schema_extra={"format": "user-cursor"})]
 # Older releases wrote numbers like 1E+4; an unescaped plus arrives as a space.
 Sync = Annotated[

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Discriminator, StringConstraints, ValidationError, WrapValidator
 from pydantic import Field as Check
-from sqlalchemy import Index
+from sqlalchemy import Index, literal_column
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 from typing_extensions import TypeAliasType
@@ -65,12 +65,37 @@ class MessageBase(SQLModel):
     )
 
 
+def search_tag(chat_id: str, block: str) -> str:
+    """SQL for what the index keys of one block of a chat begin with. Equal tags of two blocks are possible."""
+    return f"to_hex(uuid_hash_extended({chat_id}, {block}) & 4294967295)"
+
+
+SEPARATOR = "[^[:alnum:]]+"
+# The search looks up 1,024 messages of a chat at a time.
+_TAG = search_tag("chat_id", "seq / 1024")
+# A key has at most 2,046 bytes.
+_LONG = "([[:alnum:]]{100})[[:alnum:]]+"
+_CUT = rf"CASE WHEN octet_length(text) < 1000 THEN text ELSE regexp_replace(text, '{_LONG}', '\1', 'g') END"
+# The words of a message and its type, each behind the tag: a chat is searched without reading the keys of others.
+SEARCH_KEYS = f"""array_to_tsvector(string_to_array({_TAG} || '=' || type || ' ' || {_TAG} ||
+    regexp_replace(lower(coalesce({_CUT}, '')), '{SEPARATOR}', ' ' || {_TAG}, 'g'), ' '))"""
+IS_SEARCHABLE = "deleted_at IS NULL AND type <> 'system'"
+SEARCH_INDEX: dict[str, Any] = {
+    "postgresql_using": "gin",
+    "postgresql_where": literal_column(IS_SEARCHABLE),
+    # Each lookup would read all keys that wait to be sorted in.
+    "postgresql_with": {"fastupdate": "off"},
+}
+
+
 class Message(MessageBase, table=True):
     """Keyed by chat first and without foreign keys, so that it can be partitioned by chat."""
 
     __table_args__ = (
         Index("message_client_id_key", "chat_id", "sender_id", "client_id", unique=True),
         Index("message_version_idx", "chat_id", "version"),
+        Index("message_sent_at_idx", "chat_id", "sent_at"),
+        Index("message_search_idx", literal_column(SEARCH_KEYS).label("keys"), **SEARCH_INDEX),
     )
 
     chat_id: UUID = Field(primary_key=True)

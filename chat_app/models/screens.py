@@ -4,7 +4,7 @@ from uuid import UUID
 
 from sqlmodel import Field, SQLModel
 
-from chat_app.models.chats import ChatRead, MemberRead
+from chat_app.models.chats import ChatRead, ChatType, MemberRead
 from chat_app.models.messages import MessagePage, MessageRead
 from chat_app.models.users import UserBrief
 
@@ -32,3 +32,20 @@ class Changes(SQLModel):
     replied: list[MessageRead] = Field(description="Quoted messages that are not among the messages.")
     has_more: bool
     reset: bool = Field(description="true: drop the window and read the newest page instead.")
+
+
+class ChatBrief(SQLModel):
+    """A chat as a list of found messages names it: by your own title, else by its title, else by its peer."""
+
+    id: UUID
+    type: ChatType
+    title: str | None
+    peer: UserBrief | None
+    mine_title: str | None
+
+
+class FoundMessages(SQLModel):
+    items: list[MessageRead] = Field(description="The newest first.")
+    chats: list[ChatBrief] = Field(description="The chats of these messages.")
+    users: list[UserBrief]
+    next_cursor: str | None = Field(description="null: these were the last. Otherwise the page may have few items.")

@@ -12,6 +12,8 @@ from tests.bench.servers import Rig
 LONG, SHORT = 1_000_000, 1_000
 MISSED, PAGE = 1000, 100
 LISTS = (10, 1_000, 10_000)
+# The words of W11, by how many of a million messages have them.
+WORDS = {"every message": "some", "1 of 1,000": "thousandth", "10 messages": "rare"}
 # A number without common factors with the lengths, so that pages come from everywhere around the middle.
 STRIDE = 7_919
 
@@ -41,6 +43,12 @@ def experiments() -> list[Experiment]:
             "W6", "the first page of a chat list, by its length", {f"{n:,} chats": partial(_list, n) for n in LISTS}
         ),
         Experiment("W7", f"a page of {PAGE} changes, after {MISSED:,} that were missed", _both(_changes)),
+        Experiment(
+            "W11",
+            "the search in 1,000 chats with a million messages, by how many have the word, beside the newest page",
+            {name: partial(_search, f"messages?query={word}") for name, word in WORDS.items()}
+            | {"newest page": partial(_search, "chats/{chat_id}/messages")},
+        ),
     ]
 
 
@@ -88,6 +96,14 @@ def _list(number: int, rig: Rig, seconds: float) -> Outcome:
         return http_load.measure(server, lambda number: request, seconds)
 
 
+def _search(path: str, rig: Rig, seconds: float) -> Outcome:
+    searched = rig.once("search", _make_search)
+    chat = _fresh(searched.chats[SHORT])
+    request = http_load.get(f"/api/v1/{path.format(chat_id=chat.id)}", chat.members[0].token)
+    with rig.ours(searched.url) as server:
+        return http_load.measure(server, lambda number: request, seconds)
+
+
 def _fresh(chat: Chat) -> Chat:
     return Chat(chat.id, [seed.fresh(chat.members[0])])
 
@@ -99,6 +115,17 @@ def _make_history(rig: Rig) -> History:
     for length, chat in chats.items():
         seed.fill(url, [chat], length)
     return History(url, chats)
+
+
+def _make_search(rig: Rig) -> History:
+    reader, *others = seed.make_people(3)
+    chats = [Chat(seed.new_id(), [reader, *others]) for _ in range(LONG // SHORT)]
+    url = rig.make_database()
+    seed.write(url, [reader, *others], chats)
+    seed.fill(url, chats, SHORT)
+    seed.add_words(url, [chat.id for chat in chats], WORDS["1 of 1,000"])
+    seed.add_words(url, [chat.id for chat in chats[:10]], WORDS["10 messages"])
+    return History(url, {SHORT: chats[0]})
 
 
 def _make_lists(rig: Rig) -> Lists:

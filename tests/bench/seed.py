@@ -129,6 +129,19 @@ async def _fill(url: str, chat_ids: list[UUID], length: int) -> None:
     await connection.close()
 
 
+def add_words(url: str, chat_ids: list[UUID], word: str) -> None:
+    """Add a word to one message of each of these chats."""
+    asyncio.run(_add_words(url, chat_ids, word))
+
+
+async def _add_words(url: str, chat_ids: list[UUID], word: str) -> None:
+    connection = await asyncpg.connect(url)
+    text = f"UPDATE message SET text = text || ' {word}' WHERE chat_id = ANY($1) AND seq = 7"
+    await connection.execute(text, chat_ids)
+    await connection.execute("VACUUM ANALYZE message")
+    await connection.close()
+
+
 def _shape(chat: Chat) -> tuple[Any, ...]:
     if len(chat.members) == 2:
         return chat.id, "private", None, None, *sorted(member.id for member in chat.members), 2, 0, 1

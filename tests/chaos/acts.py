@@ -119,6 +119,15 @@ async def list_changes(turn: Turn) -> None:
     await turn.do("list_changes", entry and {"chat_id": entry.shared["id"], "since": since})
 
 
+@part(4)
+async def search_messages(turn: Turn) -> None:
+    """In one chat or in all, for what a client wrote or edited."""
+    writer = turn.random.choice(turn.world.clients)
+    chat_id = turn.chat_id() if turn.random.random() < 0.3 else None
+    where = {"chat_id": chat_id} if chat_id else {}
+    await turn.do("search_messages", where | {"query": turn.random.choice([writer.name, "edited"]), "limit": 100})
+
+
 @part(6)
 async def edit_message(turn: Turn) -> None:
     args = turn.message(own=True)

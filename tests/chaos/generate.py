@@ -29,6 +29,7 @@ WEIGHTS = {
     "delete_chat": 0.5,
     "list_changes": 6,
     "list_messages": 4,
+    "search_messages": 2,
     "activate_chat": 12,
     "set_typing": 3,
     "update_me": 2,
@@ -94,6 +95,8 @@ class Simulation:
 
     def arguments(self, user: str, name: str) -> Json | None:
         """What may succeed, mostly."""
+        if name == "search_messages":
+            return {"query": "text"}
         if name in ("create_group", "update_me", "open_private_chat"):
             others = self.random.sample([other for other in self.users if other != user], 3)
             return {"create_group": {"member_ids": others}, "update_me": {}}.get(name, {"user_id": others[0]})

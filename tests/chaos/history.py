@@ -127,6 +127,8 @@ def answer(name: str, data: Any) -> Json:
         return kept | _changes(data)
     if "has_before" in data:
         return {"version": data["version"]} | _page(data)
+    if "chats" in data:
+        return {"found": [[message["chat_id"], row(message)] for message in data["items"]]}
     if "sync" in data:
         return {"sync": data["sync"], "chats": [_entry(chat) for chat in data["items"]], "removed": _removed(data)}
     if "mine" in data:

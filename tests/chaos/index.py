@@ -60,6 +60,8 @@ class History:
         operation.returned, operation.outcome = record["t"], record["outcome"]
         operation.status, operation.code = record.get("status", 0), record.get("code")
         operation.data = record.get("data") or {}
+        for chat, found in operation.data.get("found", ()):
+            self._see_row(chat, Row(*found), f"the answer to {operation}")
         if operation.outcome == "ok" and operation.chat:
             self._see_answer(operation, operation.chat)
 

@@ -85,6 +85,33 @@ def leak_by_page(history: History) -> Iterator[Violation]:
             yield Violation("leak", "P18", f"{op} got seq {min(seqs)} of {chat.id}, visible from {span.visible_from}")
 
 
+def leak_by_search(history: History) -> Iterator[Violation]:
+    """P15 and P18: what is found is in a chat one is in, not older than one's visible start, and has the word."""
+    was_there = attendance(history)
+    for op in history.named("search_messages", outcome="ok"):
+        for chat_id, row in ((chat_id, Row(*found)) for chat_id, found in op.data["found"]):
+            left = was_there.left_at(chat_id, op.user, op.t, op.returned)
+            if left is not None or was_there.was_never(chat_id, op.user, op.returned):
+                yield Violation("leak", "P15", f"{op} found {row} in {chat_id}, which they left at {left}")
+            elif row.seq < _visible_from(history, chat_id, op.user, row):
+                yield Violation("leak", "P18", f"{op} found {row} in {chat_id}, older than what they may see")
+            elif row.deleted or row.type == "system" or not _has_word(row, op.args["query"]):
+                yield Violation("leak", "P18", f"{op} found {row} in {chat_id}, which does not match")
+
+
+def _visible_from(history: History, chat_id: str, user: str, row: Row) -> int:
+    """The least seq that any membership of the user shows; 0 if that is not known."""
+    chat = history.chats.get(chat_id)
+    if chat is None or row.seq < chat.known_from[1] or not chat.spans.get(user):
+        return 0
+    return min(span.visible_from for span in chat.spans[user])
+
+
+def _has_word(row: Row, query: str) -> bool:
+    text = row.content.get("text", "") if isinstance(row.content, dict) else row.content
+    return any(word.startswith(query) for word in text.split())
+
+
 def late_accept(history: History) -> Iterator[Violation]:
     """P17: a sender is a member at the commit."""
     for chat in history.chats.values():
@@ -224,4 +251,7 @@ def deleted(history: History) -> Iterator[Violation]:
             yield Violation("lost change", "P1", f"{op}: {op.args['chat_id']} is still read by {readers[0]['user']}")
 
 
-RULES = (leak, leak_by_page, late_accept, access, passing_leak, audience, membership, timeline, creator, deleted)
+RULES = (
+    *(leak, leak_by_page, leak_by_search, late_accept, access, passing_leak),
+    *(audience, membership, timeline, creator, deleted),
+)

@@ -64,6 +64,31 @@ def newcomer_reads_older_message(found: Records) -> None:
                 return
 
 
+def removed_member_finds_messages(found: Records) -> None:
+    asked, _ = found.pick(found.removals())
+    chat, user = asked["args"]["chat_id"], asked["args"]["user_id"]
+    row = max((rows[0] for (of, _), rows in found.read.items() if of == chat), key=lambda row: row[VERSION])
+    _find(found, user, chat, row)
+
+
+def newcomer_finds_older_message(found: Records) -> None:
+    final = found.pick(final for final in found.of("final") if final["visible_from"] > 3)
+    _find(found, final["user"], final["chat"], [1, 2, "u0", "c", "text", "text 0", 0, 0])
+
+
+def deleted_message_is_found(found: Records) -> None:
+    asked, _ = found.pick(found.done("delete_message"))
+    (row, *_) = found.rows(asked["args"]["chat_id"], asked["args"]["seq"])
+    _find(found, asked["user"], asked["args"]["chat_id"], row)
+
+
+def _find(found: Records, user: str, chat: str, row: list[Any]) -> None:
+    """Add the row to a late search of the user."""
+    done = ((asked, returned) for asked, returned in found.done("search_messages") if asked["user"] == user)
+    _, returned = max(done, key=lambda both: both[0]["t"])
+    returned["data"]["found"].append([chat, row])
+
+
 def removed_member_writes(found: Records) -> None:
     for asked, returned in found.removals():
         chat, user = asked["args"]["chat_id"], asked["args"]["user_id"]
@@ -287,6 +312,9 @@ SERVICE: dict[Callable[[Records], None], str] = {
     newcomer_gets_older_message: "leak",
     newcomer_gets_older_quote: "leak",
     newcomer_reads_older_message: "leak",
+    removed_member_finds_messages: "leak",
+    newcomer_finds_older_message: "leak",
+    deleted_message_is_found: "leak",
     removed_member_writes: "late accept",
     outsider_is_accepted: "late accept",
     outsider_reads: "access",

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from chat_app import driver
-from chat_app.crud import chats, groups, history, members
+from chat_app.crud import chats, groups, history, members, search
 from chat_app.crud.messages import Draft, send_messages
 from chat_app.crud.presence import list_peers, read_watchers
 from chat_app.crud.sessions import check_session, list_ended, open_session
@@ -21,7 +21,7 @@ from chat_app.database import Database, Db
 from chat_app.driver import BY_KEY, RawConnection
 from chat_app.events import recorded
 from chat_app.models.answers import Created
-from chat_app.models.messages import AttachmentCreate, TextCreate
+from chat_app.models.messages import AttachmentCreate, MessageType, TextCreate
 from chat_app.models.sessions import Actor
 from tests.factories import AttachmentFactory, ChatFactory
 from tests.service import MakeUser
@@ -29,7 +29,17 @@ from tests.service import MakeUser
 Statements = list[tuple[str, tuple[object, ...]]]
 Use = Callable[[Db, Actor, UUID], Awaitable[object]]
 
+
+def found(query: str | None, types: list[MessageType] | None = None) -> Use:
+    """A search for words in all chats, or for types in one."""
+    return lambda unit, actor, chat_id: search.search_messages(
+        unit, actor, query, chat_id if types else None, None, types, None, 50
+    )
+
+
 USES: dict[str, Use] = {
+    "rare word": found("0"),
+    "gallery": found(None, [MessageType.TEXT]),
     "newest page": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id),
     "page before": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id, before=4),
     "page after": lambda unit, actor, chat_id: history.list_messages(unit, actor, chat_id, after=1),

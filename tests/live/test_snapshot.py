@@ -42,6 +42,7 @@ READING = {
     "list_likes",
     "list_members",
     "list_messages",
+    "search_messages",
     "set_typing",
 }
 # It opens a window and changes nothing in one, so it has no case but tests of its own below.

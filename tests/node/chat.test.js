@@ -239,6 +239,19 @@ describe("a private chat", () => {
     assert.equal((await boris.refused("get_message", { chat_id: chat.id, seq: 8 })).code, "message_not_found");
   });
 
+  it("finds messages by words and by type", async () => {
+    const { anna, boris, chat } = await pair();
+    for (const words of ["Meet at the station", "Where?"]) await anna.ask("send_message", textMessage(words));
+    const { data: found } = await boris.ask("search_messages", { query: "MEET stat" });
+    assert.deepEqual([seqs(found.items), found.next_cursor], [[1], null]);
+    assert.deepEqual([found.chats[0].id, found.chats[0].peer.id], [chat.id, anna.id]);
+    const gallery = async (more) => (await boris.ask("search_messages", { chat_id: chat.id, types: ["text"], ...more })).data;
+    const first = await gallery({ limit: 1 });
+    assert.deepEqual(seqs(first.items), [2]);
+    assert.deepEqual(seqs((await gallery({ limit: 1, cursor: first.next_cursor })).items), [1]);
+    assert.equal((await boris.refused("search_messages", { types: ["text"] })).code, "invalid_input");
+  });
+
   it("shows edits, likes and deletions as they happen", async () => {
     const { anna, boris, chat } = await pair();
     await anna.ask("send_message", textMessage("Helo"));

@@ -203,6 +203,14 @@ export const answers = {
   like_message: messageRead,
   unlike_message: messageRead,
   list_likes: userPage,
+  search_messages: fields({
+    items: list(messageRead),
+    chats: list(
+      fields({ id: uuid, type: one("private", "group"), title: orNull(text), peer: orNull(fields(userBrief)), mine_title: orNull(text) }),
+    ),
+    users,
+    next_cursor: orNull(text),
+  }),
   mark_read: chatRead,
   set_typing: nothing,
   list_changes: fields({
