@@ -307,7 +307,7 @@ class Model:
             for message in self.messages_of(user, searched)
             if message.type == "text" and (message.text or "").startswith(query)
         ]
-        return Outcome(200, [place[1:] for place in sorted(found, reverse=True)[:limit]])
+        return Outcome(200, tuple(place[1:] for place in sorted(found, reverse=True)[:limit]))
 
     def rename_chat(self, user: str, chat: Chat, title: str | None) -> Outcome:
         self._mine(user, chat).title = title

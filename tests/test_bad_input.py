@@ -96,7 +96,7 @@ NOT_FOUND = {
     "user_id": "user_not_found",
     "user_ids": "user_not_found",
 }
-ELSEWHERE = {("mark_read", "seq"): None}
+ELSEWHERE = {("mark_read", "seq"): None, ("search_messages", "chat_id"): None}
 ELSEWHERE |= dict.fromkeys((("remove_member", "user_id"), ("set_creator", "user_id")), "member_not_found")
 
 

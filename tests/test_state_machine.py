@@ -136,8 +136,8 @@ class Chats(RuleBasedStateMachine):
             case Chat() as shown:
                 shown.id = shown.id or answer.data["id"]
                 assert chat_facts(answer.data) == self.model.chat(user, shown)
-            case list() as places:
-                assert [(found["chat_id"], found["seq"]) for found in answer.data["items"]] == places
+            case tuple() as places:
+                assert tuple((found["chat_id"], found["seq"]) for found in answer.data["items"]) == places
             case Message() as shown:
                 assert chat is not None
                 assert facts(answer.data) == self.model.message(user, chat, shown)

@@ -90,7 +90,7 @@ async def test_a_page_reads_few_rows_whatever_the_word(database: Database, actor
             found[query, chat_id and long] = len(page.items)
             if page.next_cursor:
                 page, read = await read_page(database, actor, query, chat_id=chat_id, cursor=page.next_cursor)
-                assert read <= MOST_ROWS and page.items, (query, chat_id)
+                assert read <= MOST_ROWS, (query, chat_id)
     # Rare words are found at once, wherever they are. Common ones fill the page of one chat.
     assert {found["tail", None], found["tail", long]} == {3}
     assert (found["thousandth", long], found["thousandth", None], found["nothing", None]) == (12, 50, 0)
