@@ -130,7 +130,7 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "like_message": message,
         "list_active_messages": page,
         "list_changes": chat | {"since": 0} | page,
-        "list_chats": page | {"archived": False},
+        "list_chats": page,
         "list_likes": message | page,
         "list_members": chat,
         "list_messages": chat | page,
