@@ -215,8 +215,9 @@ class HttpTransport(Transport):
             for path, methods in openapi["paths"].items()
             for method, operation in methods.items()
         }
-        # The route of `update_mine` takes the same.
-        self.routes["rename_chat"] = self.routes["update_mine"]
+        # The command alone has this name; the route of `update_mine` takes the same.
+        if "update_mine" in self.routes:
+            self.routes["rename_chat"] = self.routes["update_mine"]
 
     async def call(self, person: Person, operation: str, **arguments: Any) -> Answer:
         method, path, described = self.routes[operation]

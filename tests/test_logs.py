@@ -288,7 +288,7 @@ class TestRefusal:
         chat_id: str,
         process: Process,
     ) -> None:
-        request_id, _ = await call(transport, anna, "rename_chat", {"chat_id": chat_id, **given})
+        request_id, _ = await call(transport, anna, "update_mine", {"chat_id": chat_id, **given})
         lines = await lines_of(process, request_id)
         expected = {"status": 422, "code": "invalid_input", "pointer": pointer, "reason": reason}
         for event in ("refused", "answered"):

@@ -150,7 +150,7 @@ def fields(scene: Scene) -> dict[str, Field]:
             False,
             0,
         ),
-        "own title": Field("rename_chat", lambda text: chat | {"title": text}, lambda c: c["mine"]["title"], 100),
+        "own title": Field("update_mine", lambda text: chat | {"title": text}, lambda c: c["mine"]["title"], 100),
         "group title": Field(
             "create_group", lambda text: {"title": text, "member_ids": [scene.boris.id]}, lambda c: c["title"], 100
         ),

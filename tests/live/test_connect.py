@@ -98,7 +98,7 @@ NO_TOKEN: list[tuple[object, str]] = [
 class TestAuthentication:
     async def test_ready_has_the_user_the_session_and_the_limits(self, anna: Person) -> None:
         (ready,) = anna.socket.named("ready")
-        fields = {"user_id", "session_id", "active_chat_id", "sync", "limits", "server_time", "online"}
+        fields = {"user_id", "session_id", "active_chat_id", "sync", "unread", "limits", "server_time", "online"}
         assert set(ready) == fields
         assert (ready["user_id"], ready["session_id"]) == (anna.id, str(anna.session_id))
         assert ready["active_chat_id"] is None and ready["limits"] == LIMITS
