@@ -173,6 +173,14 @@ class AttachmentUsed(ChatError, status=409):
     """Another message carries this attachment already; upload the file again."""
 
 
+class TooManyReactions(ChatError, status=409):
+    """A message has at most 20 kinds of reactions, and 3 of one person."""
+
+
+class TooManyPinned(ChatError, status=409):
+    """As many messages of this chat are pinned as may be; unpin one first."""
+
+
 class TooLarge(ChatError, status=413):
     """This is larger than allowed."""
 

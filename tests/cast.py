@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import text
 
 from chat_app.crud import chats
-from chat_app.crud.messages import Draft, Sent
+from chat_app.crud.messages import Draft, Sent, send_messages
 from chat_app.database import Database
 from chat_app.models.messages import MessageCreate, MessageRead
 from chat_app.models.sessions import Actor
@@ -43,6 +43,13 @@ def sent_message(sent: Sent) -> MessageRead:
     return MessageRead.model_validate_json(sent.data)
 
 
+async def make_messages(database: Database, person: Person, chat_id: str, number: int) -> None:
+    """Send so many texts in one batch."""
+    actor = Actor(UUID(person.id), person.session_id)
+    async with database.transaction() as db:
+        await send_messages(db, [draft(actor, UUID(chat_id)) for _ in range(number)])
+
+
 class Cast:
     """The users of each case, and the chats that exist before it.
 
@@ -71,8 +78,9 @@ class Cast:
             await MessageFactory.make(db, chat=group, sender_id=boris.id)
             assert (await chats.get_chat(db, anna, group.id)).message_count == NEWEST
             others = [self.actor(name) for name in self.people if name != "Anna"]
-            await ChatFactory.make(db, creator=anna, members=others, title="Lately")
-        self.chats = {"group": str(group.id), "private": str(private.id)}
+            lately = await ChatFactory.make(db, creator=anna, members=others, title="Lately")
+            await MessageFactory.make(db, chat=lately, sender_id=vera.id)
+        self.chats = {"group": str(group.id), "private": str(private.id), "lately": str(lately.id)}
 
     def actor(self, name: str) -> Actor:
         return Actor(UUID(self.people[name].id), self.people[name].session_id)
@@ -87,6 +95,8 @@ class Cast:
         for name, value in values.items():
             if name == "attachment_id":
                 found[name] = await self._upload(self.people[person], value)
+            elif name == "from_chat_id":
+                found[name] = self.chats[value]
             elif name.endswith("_ids"):
                 found[name] = [self.people[each].id for each in value]
             else:
@@ -103,7 +113,7 @@ class Cast:
 
     async def look(self, database: Database, chat_id: str | None) -> None:
         """Read everybody's snapshot. All changes of the two chats are an hour old by then. Some users open a chat."""
-        await make_older(database, list(self.chats.values()))
+        await make_older(database, [self.chats[name] for name in ("group", "private")])
         await asyncio.gather(
             self._look("Anna", chat_id, connections=2),
             self._look("Boris", chat_id),

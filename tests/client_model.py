@@ -16,6 +16,9 @@ PAGE = 50
 MOST_IDS = 100
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 PAYLOADS = ("location", "contact", "system")
+# What a message without them leaves as it was known, or unknown. Nobody but its sender has seen a new message.
+UNKNOWN: Json = {"liked": None, "reacted": None}
+NOTHING: Json = {"liked": False, "reacted": []}
 # Events without anything that a snapshot has.
 PASSING = {"ready", "presence_changed", "typing_changed"}
 # What an earlier version lacks in the own part of a chat.
@@ -109,7 +112,7 @@ class Window:
         return self.skipped > self.version
 
     def merge_message(self, message: Json) -> None:
-        """The greater row version wins. A winner without `liked` keeps the known one; None: unknown."""
+        """The greater row version wins. A winner without `liked` and `reacted` keeps the known ones; None: unknown."""
         message = _current(message)
         self.has_read(message["sender_id"], message["seq"])
         if message["seq"] < self.visible_from:
@@ -118,11 +121,10 @@ class Window:
             self.redescribed = max(self.redescribed, message["version"])
         known = self.messages.get(message["seq"])
         if known is None:
-            # Nobody but its sender has seen a new one.
-            known = {"version": 0, "liked": False if message["seq"] > self.message_count else None}
+            known = {"version": 0} | (NOTHING if message["seq"] > self.message_count else UNKNOWN)
         if message["version"] > known["version"] or (message["version"] == known["version"] and "liked" in message):
-            liked = False if message.get("deleted_at") else known["liked"]
-            self.messages[message["seq"]] = {"liked": liked} | message
+            own = NOTHING if message.get("deleted_at") else {name: known[name] for name in UNKNOWN}
+            self.messages[message["seq"]] = own | message
 
     def see_from(self, seq: int) -> None:
         """Take a new visible start."""
@@ -149,6 +151,15 @@ class Window:
         """Take the description as of a version, unless the known one is newer."""
         if version >= self.described:
             self.description, self.described = description, version
+
+    def merge_pinned(self, messages: list[Json], version: int) -> None:
+        """Take all pinned messages as of a version. A known row up to it that is missing is not pinned."""
+        listed = {message["seq"] for message in messages}
+        for seq, known in self.messages.items():
+            if seq not in listed and known["version"] <= version:
+                self.messages[seq] = known | {"pinned_at": None}
+        for message in messages:
+            self.merge_message(message)
 
     def has_read(self, user_id: str, seq: int) -> None:
         """Read positions only grow, also when somebody is added again."""
@@ -177,9 +188,14 @@ class Window:
         seqs = {message.get("reply_to") for message in newest} - {message["seq"] for message in newest}
         return [self.messages[seq] for seq in sorted(self.messages) if seq in seqs]
 
+    def pinned(self) -> list[Json]:
+        """The pinned messages, in the window or beside it, the last pinned first."""
+        pinned = [message for message in self.messages.values() if message.get("pinned_at")]
+        return sorted(pinned, key=lambda row: (datetime.fromisoformat(row["pinned_at"]), row["seq"]), reverse=True)
+
     def people(self) -> set[str]:
         """The ids of all users in the window."""
-        return {*self.members, *people_in(self.newest()), *people_in(self.quoted())}
+        return {*self.members, *people_in([*self.newest(), *self.quoted(), *self.pinned()])}
 
     def state(self) -> Json:
         """The window as it is compared: its newest page with what that quotes, and its members."""
@@ -190,7 +206,8 @@ class Window:
             "description": self.description,
             "messages": [_unsigned(message) for message in self.newest()],
             # Whether the user likes them may be unknown.
-            "quoted": [_unsigned(message) | {"liked": None} for message in self.quoted()],
+            "quoted": [_unsigned(message) | UNKNOWN for message in self.quoted()],
+            "pinned": [_unsigned(message) | UNKNOWN for message in self.pinned()],
             "members": {
                 user_id: member | {"last_read_seq": self.read[user_id]}
                 for user_id, member in self.members.items()
@@ -265,9 +282,11 @@ class ClientModel:
             version = screen["page"]["version"]
             self._open(chat["id"], version, screen["page"]).describe(screen.get("description"), version)
             self.read_members({"version": version, "items": screen["members"], "users": []})
+            # Nodes of the former release know no pinned messages.
+            self.read_pinned({"version": version, "items": screen.get("pinned", []), "users": []})
 
     def read_newest_page(self, page: Json) -> None:
-        """Make the window anew from a newest page. Its members and its description have to be read afterwards."""
+        """Make the window anew from a newest page. Read members, pinned messages and the description after it."""
         assert self.window
         self._open(self.window.chat_id, self.window.opened, page)
 
@@ -326,6 +345,12 @@ class ClientModel:
         """Take the answer of `get_group`."""
         if self.window and self.window.chat_id == group["chat_id"]:
             self.window.describe(group["description"], group["version"])
+
+    def read_pinned(self, answer: Json) -> None:
+        """Take `list_pinned_messages` of the open chat. It follows every newest page that replaces the window."""
+        assert self.window
+        self._learn_users(answer["users"])
+        self.window.merge_pinned(answer["items"], answer["version"])
 
     def receive(self, name: str, event: Json) -> None:
         """Apply one event. The owner of the connection handles `resync_required` and `session_revoked`."""
@@ -465,12 +490,14 @@ def people_in(messages: Iterable[Json]) -> Iterator[str]:
         yield message["sender_id"]
         if message["type"] == "system":
             yield from message["system"]["user_ids"]
+        if message.get("forwarded"):
+            yield message["forwarded"]["author_id"]
 
 
 def _current(message: Json) -> Json:
-    """A message or preview as this version writes it. Earlier ones have one `payload` for all types, or no `extra`."""
+    """A message or preview as this version writes it. Earlier ones have one `payload` for all types, or lack fields."""
     if "chat_id" in message:
-        message = {"extra": None} | message
+        message = {"extra": None, "reactions": [], "pinned_at": None, "forwarded": None} | message
     if "payload" not in message:
         return message
     names = PAYLOADS if "chat_id" in message else ("system",)

@@ -30,6 +30,7 @@ schemathesis.openapi.format(
 schemathesis.openapi.format(
     "user-cursor", st.tuples(SECONDS, st.uuids()).map(lambda parts: f"{parts[0] / 1e6:.6f}_{parts[1].hex}")
 )
+schemathesis.openapi.format("emoji", st.sampled_from(("👍", "❤️", "❤", "🎉", "👩🏽‍🚀", "🏳️‍🌈")))
 schemathesis.openapi.format(
     "search-cursor",
     st.tuples(SECONDS, st.uuids(), SECONDS).map(

@@ -139,13 +139,17 @@ async def catch_up(model: ClientModel, socket: Socket, limit: int) -> list[Json]
 
 
 async def read_missing(model: ClientModel, socket: Socket, limit: int = 100) -> list[Json]:
-    """Read all pages of changes of the open chat and then its members. Returns the pages. Raises ChatLost."""
+    """Read all pages of changes of the open chat, then its members, and after a reset its pinned messages.
+
+    Returns the pages. Raises ChatLost.
+    """
     pages: list[Json] = []
     while model.window and (not pages or pages[-1]["has_more"]):
         chat_id, since = model.window.chat_id, model.window.version
         pages.append(await _call(socket, "list_changes", chat_id=chat_id, since=since, limit=limit))
         if pages[-1]["reset"]:
             model.read_newest_page(await _call(socket, "list_messages", chat_id=chat_id))
+            model.read_pinned(await _call(socket, "list_pinned_messages", chat_id=chat_id))
         else:
             model.read_changes(pages[-1])
     if model.window:

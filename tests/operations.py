@@ -133,6 +133,8 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "list_chats": page,
         "list_likes": message | page,
         "list_members": chat,
+        "list_pinned_messages": chat,
+        "list_reactions": message | page | {"emoji": "👍"},
         "list_messages": chat | page,
         "list_sessions": {},
         "login": {"username": "+79990000000", "password": "long enough"},
@@ -144,6 +146,8 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "metrics": {},
         "open_private_chat": {"user_id": scene.guest.id},
         "pin_chat": chat,
+        "pin_message": message,
+        "react": message | {"emoji": "👍"},
         "readyz": {},
         "refresh": {"refresh_token": "a.b-c_d"},
         "register": {"phone": "+79990000000", "password": "long enough", "name": "Anna"},
@@ -162,6 +166,8 @@ def valid_arguments(scene: Scene) -> dict[str, Json]:
         "set_typing": chat | {"typing": True},
         "unlike_message": message,
         "unpin_chat": chat,
+        "unpin_message": message,
+        "unreact": message | {"emoji": "👍"},
         "update_group": chat | {"title": "Theirs", "description": "All of us"},
         "update_mine": chat
         | {"title": "Mine", "muted_until": "2030-01-01T00:00:00Z", "archived": True, "marked_unread": True}
@@ -181,6 +187,7 @@ def other_contents(name: str) -> list[Json]:
         {"type": "location", "latitude": 43.5, "longitude": 39.7, "text": "Here"},
         {"type": "contact", "name": "Anna", "phone": "+7 916 000-00-00"},
         {"type": "custom", "extra": {"poll": [1, 2]}, "text": "A poll"},
+        {"type": "forward", "from_chat_id": str(uuid4()), "from_seq": 1, "reply_to": 1, "extra": {"a": 1}},
     ]
     return [{"client_id": str(uuid4()), **content} for content in contents]
 

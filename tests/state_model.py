@@ -3,6 +3,7 @@
 It does not use the service. Every operation returns the expected answer or raises Refused.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 Json = dict[str, Any]
 
 LATER = "2100-01-01T00:00:00Z"
+MOST_OWN = 3
 PREVIEWED = ("seq", "type", "text", "system", "sender_id", "deleted")
 
 
@@ -19,6 +21,12 @@ class Refused(Exception):
     def __init__(self, status: int, code: str) -> None:
         super().__init__(status, code)
         self.status, self.code = status, code
+
+
+def counted(reactions: dict[str, list[str]]) -> list[tuple[str, int]]:
+    """How often there is each emoji, the most frequent first."""
+    counts = Counter(emoji for emojis in reactions.values() for emoji in emojis)
+    return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
 
 
 class Outcome(NamedTuple):
@@ -40,6 +48,10 @@ class Message:
     client_id: str | None = None
     reply_to: int | None = None
     likes: set[str] = field(default_factory=set)
+    # By user, in the order of reacting.
+    reactions: dict[str, list[str]] = field(default_factory=dict)
+    author_id: str | None = None
+    pinned_at: int = 0
     edited: bool = False
     deleted: bool = False
     sent_at: int = 0
@@ -167,6 +179,10 @@ class Model:
             "sender_id": message.sender_id,
             "like_count": len(message.likes),
             "liked": user in message.likes,
+            "reactions": [{"emoji": emoji, "count": count} for emoji, count in counted(message.reactions)],
+            "reacted": message.reactions.get(user, []),
+            "forwarded": message.author_id and {"author_id": message.author_id},
+            "pinned": bool(message.pinned_at),
             "edited": message.edited,
             "deleted": message.deleted,
         }
@@ -259,7 +275,7 @@ class Model:
 
     def edit_message(self, user: str, chat: Chat, seq: int, **sent: Any) -> Outcome:
         message = self._seen(user, chat, seq)
-        if message.type == "system" or message.sender_id != user:
+        if message.type == "system" or message.sender_id != user or message.author_id:
             raise Refused(403, "not_author")
         if message.deleted:
             raise Refused(409, "message_deleted")
@@ -278,7 +294,8 @@ class Model:
             raise Refused(403, "not_author")
         if not message.deleted:
             message.deleted, message.edited, message.likes = True, False, set()
-            message.text = message.extra = message.reply_to = None
+            message.text = message.extra = message.reply_to = message.author_id = None
+            message.reactions, message.pinned_at = {}, 0
             self._change(chat, message)
         return Outcome(204)
 
@@ -308,6 +325,84 @@ class Model:
             if message.type == "text" and (message.text or "").startswith(query)
         ]
         return Outcome(200, tuple(place[1:] for place in sorted(found, reverse=True)[:limit]))
+
+    def forward_message(
+        self,
+        user: str,
+        chat: Chat,
+        source: Chat,
+        from_seq: int,
+        client_id: str,
+        reply_to: int | None,
+        extra: Json | None = None,
+    ) -> Outcome:
+        self._mine(user, chat)
+        key, content = (id(chat), user, client_id), (id(source), from_seq, reply_to, extra)
+        if key in self.sent:
+            message, sent = self.sent[key]
+            if sent != content:
+                raise Refused(409, "client_id_reused")
+            return Outcome(200, message)
+        if reply_to is not None:
+            self._seen(user, chat, reply_to)
+        try:
+            original = self._seen(user, source, from_seq)
+        except Refused:
+            raise Refused(404, "message_not_found") from None
+        if original.type == "system":
+            raise Refused(422, "invalid_input")
+        if original.deleted:
+            raise Refused(409, "message_deleted")
+        if original.type == "custom" and extra is None:
+            raise Refused(422, "invalid_input")
+        author_id = original.author_id or original.sender_id
+        fields = {"type": original.type, "text": original.text, "author_id": author_id, "extra": extra}
+        message = self._add(chat, user, client_id=client_id, reply_to=reply_to, **fields)
+        self.sent[key] = message, content
+        return Outcome(201, message)
+
+    def react(self, user: str, chat: Chat, seq: int, emoji: str) -> Outcome:
+        message = self._seen(user, chat, seq)
+        if message.deleted:
+            raise Refused(409, "message_deleted")
+        own = message.reactions.get(user, [])
+        if emoji not in own:
+            if len(own) == MOST_OWN:
+                raise Refused(409, "too_many_reactions")
+            message.reactions[user] = [*own, emoji]
+            self._change(chat, message)
+        return Outcome(200, message)
+
+    def unreact(self, user: str, chat: Chat, seq: int, emoji: str) -> Outcome:
+        message = self._seen(user, chat, seq)
+        own = message.reactions.get(user, [])
+        if emoji in own:
+            message.reactions[user] = [kept for kept in own if kept != emoji]
+            self._change(chat, message)
+        return Outcome(200, message)
+
+    def pin_message(self, user: str, chat: Chat, seq: int) -> Outcome:
+        message = self._seen(user, chat, seq)
+        if message.type == "system":
+            raise Refused(422, "invalid_input")
+        if message.deleted:
+            raise Refused(409, "message_deleted")
+        if not message.pinned_at:
+            message.pinned_at = next(self.clock)
+            self._change(chat, message)
+        return Outcome(200, message)
+
+    def unpin_message(self, user: str, chat: Chat, seq: int) -> Outcome:
+        message = self._seen(user, chat, seq)
+        if message.pinned_at:
+            message.pinned_at = 0
+            self._change(chat, message)
+        return Outcome(200, message)
+
+    def pinned_of(self, user: str, chat: Chat) -> list[int]:
+        """The seqs of the pinned messages that the user sees, in their order."""
+        pinned = [message for message in self.messages_of(user, chat) if message.pinned_at]
+        return [message.seq for message in sorted(pinned, key=lambda message: -message.pinned_at)]
 
     def rename_chat(self, user: str, chat: Chat, title: str | None) -> Outcome:
         self._mine(user, chat).title = title

@@ -65,6 +65,7 @@ ORDINARY = (
 # Invalid values that a schema accepts.
 UNFIT = {
     "phone": ("", "anna", "+7", "+7916", "1" * 50),
+    "emoji": ("x", "👍👍", "👍 ", "🏻", "\ufe0f", "👍\ufe0f", "\u200d", "a👍", "🇷"),
     "cursor": ("x", "eHx4", "fHw=", "MXwxfDE=", "OTk5OTk5OTk5OTk5OTk5OTk5OTl8MXwx", "-", "=", "...."),
     "changed_since": ("x", ".", "-", "9" * 300, "-62135596800000000.0", "1" * 30, "1.1.x", "1.1.-1", f"1.1.{2**63}"),
 }
@@ -89,6 +90,8 @@ NOT_A_TEXT = ("", "\x00", "nul \x00", "x" * 501)
 NOT_FOUND = {
     "attachment_id": "attachment_not_found",
     "chat_id": "chat_not_found",
+    "from_chat_id": "message_not_found",
+    "from_seq": "message_not_found",
     "member_ids": "user_not_found",
     "reply_to": "message_not_found",
     "seq": "message_not_found",
@@ -368,14 +371,20 @@ class TestCommands:
 class TestUnknownIds:
     @pytest.mark.parametrize("field", NOT_FOUND)
     async def test_unknown_ids_get_the_code_of_their_kind(self, transport: Transport, field: str, scene: Scene) -> None:
-        unknown = {"seq": 10**6, "reply_to": 10**6, "user_ids": [str(uuid4())], "member_ids": [str(uuid4())]}
+        unknown: Json = dict.fromkeys(("seq", "reply_to", "from_seq"), 10**6)
+        unknown |= {"user_ids": [str(uuid4())], "member_ids": [str(uuid4())]}
         found, expected = {}, {}
         for name in named_by(transport, field):
             code = ELSEWHERE.get((name, field), NOT_FOUND[field])
             if code is None:
                 continue
-            kind_of_message = {"type": "file"} if field == "attachment_id" and name.startswith("send") else {}
-            arguments = valid_arguments(scene)[name] | kind_of_message | {field: unknown.get(field, str(uuid4()))}
+            arguments = valid_arguments(scene)[name]
+            if field == "attachment_id" and name.startswith("send"):
+                arguments["type"] = "file"
+            elif field.startswith("from_"):
+                del arguments["text"]
+                arguments |= {"type": "forward", "from_chat_id": scene.chat_id, "from_seq": scene.seq}
+            arguments[field] = unknown.get(field, str(uuid4()))
             found[name] = kind(await refusal(transport, scene.creator, name, arguments))
             expected[name] = (404, code)
         assert found == expected

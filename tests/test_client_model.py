@@ -208,6 +208,41 @@ def test_a_deleted_message_is_liked_by_nobody() -> None:
     assert client.window and client.window.messages[2]["liked"] is False
 
 
+def test_a_row_without_reacted_that_is_not_new_leaves_it_unknown() -> None:
+    client = opened(60)
+    assert client.window
+    client.window.messages = {seq: row for seq, row in client.window.messages.items() if seq > 10}
+    rows = [{k: v for k, v in message(seq, 61).items() if k != "liked"} for seq in (2, 61)]
+    client.receive("messages_changed", change(60, 61, messages=rows, message_count=61))
+    assert [client.window.messages[seq]["reacted"] for seq in (2, 61)] == [None, []]
+    client.read_message(message(2, 61) | {"chat_id": CHAT, "reacted": ["👍"]})
+    client.receive("messages_changed", change(61, 62, messages=[rows[0] | {"version": 62}]))
+    assert client.window.messages[2]["reacted"] == ["👍"], "now it is known, and an event keeps it"
+    client.receive("messages_changed", change(62, 63, messages=[rows[0] | {"version": 63, "deleted_at": NOW}]))
+    assert client.window.messages[2]["reacted"] == []
+
+
+def test_a_row_up_to_the_version_of_the_pinned_messages_that_is_missing_there_is_not_pinned() -> None:
+    client = opened(5)
+    pinned = [message(seq, version) | {"pinned_at": NOW} for seq, version in ((1, 6), (2, 7), (3, 8))]
+    for row in pinned:
+        client.receive("messages_changed", change(row["version"] - 1, row["version"], messages=[row], message_count=5))
+    assert client.window and [row["seq"] for row in client.window.pinned()] == [3, 2, 1]
+    client.read_pinned({"items": [pinned[0]], "users": [], "version": 7})
+    assert [row["seq"] for row in client.window.pinned()] == [3, 1], "the third is newer than the list"
+
+
+def test_pinned_messages_beside_a_new_window_are_known_from_their_list_only() -> None:
+    client = opened(5)
+    client.receive("messages_changed", change(5, 6, messages=[message(1, 6) | {"pinned_at": NOW}], message_count=5))
+    newest = {"items": [message(seq, seq) for seq in (4, 5)], "replied": [], "users": [], "version": 60}
+    client.read_newest_page(newest)
+    assert client.window and client.window.pinned() == []
+    client.read_pinned({"items": [message(2, 30) | {"pinned_at": NOW}], "users": [], "version": 60})
+    assert [row["seq"] for row in client.window.pinned()] == [2]
+    assert [row["seq"] for row in client.window.newest()] == [4, 5]
+
+
 def test_a_position_that_comes_before_its_member_is_kept() -> None:
     client = opened(5)
     client.receive("read_changed", {"chat_id": CHAT, "user_id": "dina", "last_read_seq": 5})

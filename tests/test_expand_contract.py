@@ -167,6 +167,22 @@ STATEMENTS["0008"] = {
         *STATEMENTS["0001"]["attachment"][1:],
     ],
 }
+STATEMENTS["0009"] = {
+    "message": [
+        *STATEMENTS["0006"]["message"],
+        """INSERT INTO message (chat_id, seq, version, sender_id, client_id, type, forwarded, like_count, sent_at)
+            VALUES (:one, 3, 3, :one, NULL, 'text', '{}', 0, now())""",
+        "SELECT reactions, forwarded FROM message WHERE chat_id = :one AND pinned_at IS NOT NULL",
+        """UPDATE message SET reactions = '[]', pinned_at = now(), forwarded = NULL
+            WHERE chat_id = :one AND seq = 3""",
+    ],
+    "reaction": [
+        "INSERT INTO reaction (chat_id, seq, user_id, emoji, version) VALUES (:one, 3, :one, :name, 4)",
+        "SELECT emoji, version FROM reaction WHERE chat_id = :one AND seq = 3 AND user_id = :one",
+        "DELETE FROM reaction WHERE chat_id = :one AND seq = 3",
+    ],
+    "attachment": [*STATEMENTS["0008"]["attachment"], "SELECT id FROM attachment WHERE key = 'key'"],
+}
 
 STATEMENTS["0010"] = {
     "message": [

@@ -108,6 +108,20 @@ async def fill(database: Database, storage: Storage) -> None:
         await groups.update_group(db, anna, group_id, {"picture_key": key})
 
 
+async def test_a_sweep_keeps_the_files_of_forwarded_messages(stored: Stored) -> None:
+    copied = "id, owner_id, chat_id, seq, name, content_type, size, key, preview_key"
+    await stored.change(
+        f"""INSERT INTO attachment ({copied}) SELECT gen_random_uuid(), owner_id, chat_id, seq + 1, name, content_type,
+            size, key, preview_key FROM attachment WHERE chat_id IS NOT NULL"""
+    )
+    await stored.change("DELETE FROM attachment WHERE seq = 2")
+    before = keys_in(stored.storage)
+    for key in before:
+        await stored.age(key)
+    assert await stored.swept(is_deleting=True) == []
+    assert keys_in(stored.storage) == before
+
+
 async def put_file(
     database: Database, storage: Storage, actor: Actor, name: str = "a.jpg", preview: BytesIO | None = None
 ) -> UUID:
@@ -144,6 +158,23 @@ BROKEN = {
         f"UPDATE message SET like_count = like_count + 1 WHERE {LAST}",
         'DELETE FROM "like"',
         'UPDATE "like" SET seq = seq + 10000',
+    ],
+    "the counts of reactions are not those of their rows": [
+        "UPDATE message SET reactions = jsonb_set(reactions, '{0,count}', '5') WHERE reactions IS NOT NULL",
+        "UPDATE message SET reactions = NULL",
+        "DELETE FROM reaction",
+        "UPDATE reaction SET seq = seq + 10000",
+    ],
+    "a message or a person has too many reactions": [
+        "INSERT INTO reaction SELECT chat_id, seq, user_id, n::text, n FROM reaction, generate_series(1, 3) AS n",
+        """INSERT INTO reaction SELECT chat_id, seq, gen_random_uuid(), n::text, n
+            FROM reaction, generate_series(1, 20) AS n""",
+    ],
+    "a chat has too many pinned messages, or a system message is pinned": [
+        "UPDATE message SET pinned_at = now() WHERE type = 'system'",
+        """INSERT INTO message (chat_id, seq, version, type, sender_id, like_count, sent_at, pinned_at)
+            SELECT chat_id, 1000 + n, 1, 'text', sender_id, 0, now(), now() FROM message, generate_series(1, 50) AS n
+            WHERE pinned_at IS NOT NULL""",
     ],
     "member_count is not the number of members": [
         "UPDATE chat SET member_count = member_count - 1",

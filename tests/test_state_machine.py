@@ -41,6 +41,7 @@ TRANSPORTS = st.sampled_from(("http", "socket"))
 # Few, so that values repeat.
 TEXTS = st.sampled_from(("yes", "no", "perhaps"))
 EXTRAS = st.sampled_from(({"a": 1}, {"a": [1]}))
+EMOJIS = st.sampled_from(("👍", "❤️", "🎉", "🔥"))
 TITLES = st.sampled_from(("Trip", "Work"))
 OWN = st.fixed_dictionaries(
     {},
@@ -66,7 +67,10 @@ def facts(data: Json) -> Json:
         for name in ("edited_at", "deleted_at", "pinned_at", "archived_at")
         if name in data
     }
-    return {name: value for name, value in data.items() if not name.endswith("_at")} | times
+    kept = {name: value for name, value in data.items() if not name.endswith("_at")} | times
+    if kept.get("forwarded"):
+        kept["forwarded"] = {"author_id": kept["forwarded"]["author_id"]}
+    return kept
 
 
 def chat_facts(chat: Json) -> Json:
@@ -121,6 +125,8 @@ class Chats(RuleBasedStateMachine):
             expected = refusal
         if chat:
             arguments["chat_id"] = chat.id
+        if source := arguments.pop("source", None):
+            operation, arguments["type"], arguments["from_chat_id"] = "send_message", "forward", source.id
         [answer] = self.run(self.transports[transport].call(self.people[user], operation, **arguments))
         self.has_failed = True
         self.compare(self.ids[user], chat, expected, answer)
@@ -223,10 +229,52 @@ class Chats(RuleBasedStateMachine):
         user=USERS,
         chat=CHATS,
         back=BACK,
-        operation=st.sampled_from(("like_message", "unlike_message", "delete_message")),
+        operation=st.sampled_from(
+            ("like_message", "unlike_message", "delete_message", "pin_message", "pin_message", "unpin_message")
+        ),
     )
     def touch_message(self, transport: str, user: int, chat: Chat, back: int, operation: str) -> None:
         self.do(transport, user, operation, chat, seq=max(1, chat.message_count - back))
+
+    @rule(
+        transport=TRANSPORTS,
+        user=USERS,
+        chat=CHATS,
+        back=BACK,
+        emoji=EMOJIS,
+        operation=st.sampled_from(("react", "react", "unreact")),
+    )
+    def react(self, transport: str, user: int, chat: Chat, back: int, emoji: str, operation: str) -> None:
+        self.do(transport, user, operation, chat, seq=max(1, chat.message_count - back), emoji=emoji)
+
+    @rule(
+        transport=TRANSPORTS,
+        user=USERS,
+        chat=CHATS,
+        source=CHATS,
+        back=BACK,
+        client_id=st.none() | USED_IDS,
+        reply_to=st.none() | BACK,
+        extra=st.none() | EXTRAS,
+    )
+    def forward_message(
+        self,
+        transport: str,
+        user: int,
+        chat: Chat,
+        source: Chat,
+        back: int,
+        client_id: str | None,
+        reply_to: int | None,
+        extra: Json | None,
+    ) -> None:
+        fields = {
+            "client_id": client_id or str(UUID(int=1000 + self.steps)),
+            "from_seq": max(1, source.message_count - back),
+            "reply_to": None if reply_to is None else max(1, chat.message_count - reply_to),
+            "extra": extra,
+        }
+        self.do(transport, user, "forward_message", chat, source=source, **fields)
 
     @rule(transport=TRANSPORTS, user=USERS, chat=CHATS, back=BACK)
     def mark_read(self, transport: str, user: int, chat: Chat, back: int) -> None:
@@ -318,6 +366,7 @@ class Chats(RuleBasedStateMachine):
         for chat in mine:
             await self.read_page(transport, person, chat, again)
             await self.read_members(transport, person, chat, again)
+            await self.read_pinned(transport, person, chat, again)
 
     async def read_page(self, transport: Transport, person: Person, chat: Chat, again: bool) -> None:
         expected = [self.model.message(person.id, chat, seen) for seen in self.model.messages_of(person.id, chat)]
@@ -325,6 +374,12 @@ class Chats(RuleBasedStateMachine):
             page = await transport.do(person, "list_messages", chat_id=chat.id, limit=100)
             assert [facts(message) for message in page["items"]] == expected
             assert (page["has_before"], page["has_after"]) == (False, False)
+
+    async def read_pinned(self, transport: Transport, person: Person, chat: Chat, again: bool) -> None:
+        expected = self.model.pinned_of(person.id, chat)
+        if self.is_new(expected, "pinned", person.id, chat.id) or again:
+            pinned = await transport.do(person, "list_pinned_messages", chat_id=chat.id)
+            assert [message["seq"] for message in pinned["items"]] == expected
 
     async def read_members(self, transport: Transport, person: Person, chat: Chat, again: bool) -> None:
         expected = self.model.members(chat)

@@ -14,7 +14,7 @@ from chat_app.crud import sessions
 from chat_app.database import Transaction
 from chat_app.driver import RawConnection
 from chat_app.limits import address_of
-from chat_app.models.base import BIGGEST, LIMITS, ChatCursor, Sync, Time, UserCursor
+from chat_app.models.base import BIGGEST, LIMITS, ChatCursor, ReactionCursor, Sync, Time, UserCursor
 from chat_app.models.sessions import Actor, Device
 
 
@@ -98,6 +98,7 @@ CurrentActor = Annotated[Actor, Depends(get_actor)]
 
 Limit = Annotated[int, Query(ge=1, le=LIMITS["page"], description="How many at most.")]
 ChatsAfter = Annotated[ChatCursor | None, Query(description="The `next_cursor` of the page before.")]
+ReactionsAfter = Annotated[ReactionCursor | None, Query(description="The `next_cursor` of the page before.")]
 UsersAfter = Annotated[UserCursor | None, Query(description="The `next_cursor` of the page before.")]
 SyncQuery = Annotated[
     Sync | None, Query(description="A former `sync`: only the chats that changed after it, for all or for you.")

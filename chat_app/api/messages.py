@@ -1,8 +1,8 @@
-"""Messages: send, read, edit, delete, like, mark as read, catch up."""
+"""Messages: send, read, edit, delete, like, react, pin, mark as read, catch up."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Query
 
 from chat_app.api.deps import (
     Bound,
@@ -10,6 +10,7 @@ from chat_app.api.deps import (
     CurrentActor,
     Limit,
     NodeDep,
+    ReactionsAfter,
     ReadingDep,
     SeqPath,
     SessionDep,
@@ -19,7 +20,7 @@ from chat_app.api.deps import (
 )
 from chat_app.api.operations import Operation
 from chat_app.api.problems import responses
-from chat_app.crud import chats, history, likes, messages
+from chat_app.crud import chats, history, likes, messages, pins, reactions
 from chat_app.crud.messages import Draft
 from chat_app.errors import (
     AttachmentNotFound,
@@ -28,18 +29,22 @@ from chat_app.errors import (
     MessageDeleted,
     MessageNotFound,
     NotAuthor,
+    TooManyPinned,
+    TooManyReactions,
 )
 from chat_app.models.answers import Created
 from chat_app.models.chats import ChatRead, ReadUpTo
-from chat_app.models.messages import MessageCreate, MessagePage, MessageRead, MessageUpdate
+from chat_app.models.messages import MessageCreate, MessagePage, MessageRead, MessageUpdate, PinnedList
+from chat_app.models.reactions import Emoji, ReactionCreate, ReactionPage
 from chat_app.models.screens import Changes
 from chat_app.models.users import UserPage
 
 router = APIRouter(prefix="/chats/{chat_id}", tags=["messages"], route_class=Operation)
 
-SEND_ERRORS = (MessageNotFound, AttachmentNotFound, AttachmentUsed, ClientIdReused)
+SEND_ERRORS = (MessageNotFound, AttachmentNotFound, AttachmentUsed, ClientIdReused, MessageDeleted)
 # Without `Body` FastAPI would put the union into each route instead of referring to its name.
 NewMessage = Annotated[MessageCreate, Body()]
+EmojiQuery = Annotated[Emoji, Query()]
 
 
 @router.get("/messages")
@@ -110,6 +115,54 @@ async def list_likes(
 ) -> UserPage:
     """List the users who like a message, in the order of liking."""
     return await likes.list_likes(db, actor, chat_id, seq, cursor=cursor, limit=limit)
+
+
+@router.put("/messages/{seq}/reactions", responses=responses(MessageDeleted, TooManyReactions))
+async def react(
+    db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath, data: ReactionCreate
+) -> MessageRead:
+    """Add an emoji to a message, beside the like. The active chat gets `messages_changed`."""
+    return await reactions.react(db, actor, chat_id, seq, data.emoji)
+
+
+@router.delete("/messages/{seq}/reactions")
+async def unreact(
+    db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath, emoji: EmojiQuery
+) -> MessageRead:
+    """Remove your emoji from a message. The active chat gets `messages_changed`."""
+    return await reactions.unreact(db, actor, chat_id, seq, emoji)
+
+
+@router.get("/messages/{seq}/reactions")
+async def list_reactions(
+    db: ReadingDep,
+    actor: CurrentActor,
+    chat_id: ChatIdPath,
+    seq: SeqPath,
+    emoji: EmojiQuery | None = None,
+    cursor: ReactionsAfter = None,
+    limit: Limit = 50,
+) -> ReactionPage:
+    """List the reactions to a message, in the order of reacting."""
+    return await reactions.list_reactions(db, actor, chat_id, seq, emoji=emoji, cursor=cursor, limit=limit)
+
+
+@router.put("/messages/{seq}/pin", responses=responses(MessageDeleted, TooManyPinned))
+async def pin_message(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+    """Pin a message for all members; every member may. The active chat gets `messages_changed`."""
+    return await pins.pin_message(db, actor, chat_id, seq)
+
+
+@router.delete("/messages/{seq}/pin")
+async def unpin_message(db: SessionDep, actor: CurrentActor, chat_id: ChatIdPath, seq: SeqPath) -> MessageRead:
+    """Unpin a message; every member may. The active chat gets `messages_changed`."""
+    return await pins.unpin_message(db, actor, chat_id, seq)
+
+
+@router.get("/pinned")
+async def list_pinned_messages(db: ReadingDep, actor: CurrentActor, chat_id: ChatIdPath) -> PinnedList:
+    """List the pinned messages that you see, the last pinned first. Call it after a newest page that replaces yours."""
+    return await history.list_pinned_messages(db, actor, chat_id)
 
 
 @router.post("/read")

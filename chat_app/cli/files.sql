@@ -8,8 +8,7 @@ FROM (SELECT id, avatar_key FROM "user" UNION ALL SELECT id, picture_key FROM ch
     unnest(CAST(:pictures AS text[])) AS picture WHERE avatar_key IS NOT NULL;
 
 -- keys with a row
-SELECT key FROM attachment WHERE id = ANY(CAST(:ids AS uuid[]))
-UNION ALL SELECT preview_key FROM attachment WHERE id = ANY(CAST(:ids AS uuid[]))
+SELECT unnest(ARRAY[key, preview_key]) FROM attachment WHERE key = ANY(CAST(:files AS text[]))
 UNION ALL SELECT avatar_key FROM "user" WHERE avatar_key = ANY(CAST(:avatars AS text[]))
 UNION ALL SELECT picture_key FROM chat WHERE picture_key = ANY(CAST(:avatars AS text[]));
 

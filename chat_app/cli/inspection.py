@@ -23,7 +23,9 @@ AGE = timedelta(days=1)
 AT_ONCE = 20
 
 # Other files in the storage are not ours.
-OURS = re.compile(r"attachments/(?P<id>[0-9a-f]{32})/.+|avatars/(?P<avatar>[0-9a-f]{40}\.(?:jpg|png))/[a-z]+")
+OURS = re.compile(
+    r"(?P<file>attachments/[0-9a-f]{32}/.+?)(-preview)?|avatars/(?P<avatar>[0-9a-f]{40}\.(?:jpg|png))/[a-z]+"
+)
 
 
 def _queries(file: str) -> dict[str, str]:
@@ -94,10 +96,11 @@ async def _delete_unsent(database: Database, storage: Storage, ids: Iterable[UUI
 async def _without_row(database: Database, keys: Iterable[str]) -> list[str]:
     """The files without a row. The files were listed first, so rows of new files are found."""
     ours = {key: found for key in keys if (found := OURS.fullmatch(key))}
-    ids = {UUID(found["id"]) for found in ours.values() if found["id"]}
+    files = {found["file"] for found in ours.values() if found["file"]}
     avatars = {found["avatar"] for found in ours.values() if found["avatar"]}
     async with database.engine.connect() as connection:
-        known = set(await connection.scalars(text(FILES["keys with a row"]), {"ids": [*ids], "avatars": [*avatars]}))
+        values = {"files": [*files], "avatars": [*avatars]}
+        known = set(await connection.scalars(text(FILES["keys with a row"]), values))
     return [key for key, found in ours.items() if not {key, found["avatar"]} & known]
 
 

@@ -25,6 +25,23 @@ SELECT chat_id, seq, like_count, count AS likes
 FROM message FULL JOIN (SELECT chat_id, seq, count(*) FROM "like" GROUP BY chat_id, seq) AS likes
 USING (chat_id, seq) WHERE coalesce(like_count, 0) != coalesce(count, 0);
 
+-- the counts of reactions are not those of their rows
+SELECT chat_id, seq, reactions, counts FROM message FULL JOIN (
+    SELECT chat_id, seq, jsonb_agg(jsonb_build_object('emoji', emoji, 'count', count)
+        ORDER BY count DESC, emoji COLLATE "C") AS counts
+    FROM (SELECT chat_id, seq, emoji, count(*) FROM reaction GROUP BY chat_id, seq, emoji) AS counted
+    GROUP BY chat_id, seq
+) AS reacted USING (chat_id, seq) WHERE reactions IS DISTINCT FROM counts;
+
+-- a message or a person has too many reactions
+SELECT chat_id, seq, user_id, count(*) AS reactions FROM reaction
+GROUP BY GROUPING SETS ((chat_id, seq, user_id), (chat_id, seq))
+HAVING (user_id IS NOT NULL AND count(*) > 3) OR count(DISTINCT emoji) > 20;
+
+-- a chat has too many pinned messages, or a system message is pinned
+SELECT chat_id, count(*) AS pinned FROM message WHERE pinned_at IS NOT NULL AND deleted_at IS NULL
+GROUP BY chat_id HAVING count(*) > 50 OR bool_or(type = 'system');
+
 -- member_count is not the number of members
 SELECT chat.id AS chat_id, member_count, count(user_id) AS members
 FROM chat LEFT JOIN membership ON chat_id = chat.id AND removed_at IS NULL

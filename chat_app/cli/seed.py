@@ -16,6 +16,8 @@ from chat_app.crud.groups import set_creator, update_group
 from chat_app.crud.likes import like_message
 from chat_app.crud.messages import Draft, one, send_messages
 from chat_app.crud.mine import update_mine
+from chat_app.crud.pins import pin_message
+from chat_app.crud.reactions import react
 from chat_app.database import Database, Transaction
 from chat_app.models import User
 from chat_app.models.base import new_id
@@ -91,9 +93,16 @@ async def _add_conversation(
     for number, message in enumerate(messages):
         fields = {"client_id": demo_id(f"{chat_id} {number}"), **message}
         sender_id, fans = demo_id(fields.pop("from")), fields.pop("liked_by", ())
+        reactions, is_pinned = fields.pop("reactions", {}), fields.pop("is_pinned", False)
+        if "from_chat" in fields:
+            fields["from_chat_id"] = demo_id(fields.pop("from_chat"))
         sent = await add_message(db, chat_id, sender_id, **fields)
         for username in fans:
             await like_message(db, _actor(demo_id(username)), chat_id, sent.seq)
+        for username, emoji in reactions.items():
+            await react(db, _actor(demo_id(username)), chat_id, sent.seq, emoji)
+        if is_pinned:
+            await pin_message(db, _actor(sender_id), chat_id, sent.seq)
     if later:
         await update_group(db, _actor(creator_id), chat_id, {"description": later["description"]})
         await set_creator(db, _actor(creator_id), chat_id, demo_id(later["handed_to"]))

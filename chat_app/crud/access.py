@@ -10,6 +10,7 @@ from chat_app.delivery import order_delivery
 from chat_app.errors import (
     ChatNotFound,
     CreatorCannotLeave,
+    InvalidInput,
     MessageDeleted,
     MessageNotFound,
     NotAGroup,
@@ -103,25 +104,38 @@ async def lock_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int, c
 # A statement of its own: one that waited for a lock still sees the past in everything else.
 _LOCK_CHATS = "SELECT FROM chat WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE"
 
-_JSON = ("extra", "payload")
-MESSAGE_COLUMNS = (*(name for name in MessageBase.model_fields if name not in _JSON), *_JSON)
+JSON_COLUMNS = ("extra", "reactions", "forwarded", "payload")
+MESSAGE_COLUMNS = (*(name for name in MessageBase.model_fields if name not in JSON_COLUMNS), *JSON_COLUMNS)
 # The driver reads JSON only as a column of its own.
-_QUOTED = ", ".join(f"message.{name}{'::text' if name in _JSON else ''}" for name in MESSAGE_COLUMNS)
+_QUOTED = ", ".join(f"message.{name}::text" if name in JSON_COLUMNS else f"message.{name}" for name in MESSAGE_COLUMNS)
 
 _READ_LOCKED = read_sql("read_locked.sql", quoted=_QUOTED)
 
 
-async def lock_to_send(db: Db, drafts: Sequence[dict[str, Any]], *, patience: float | None = None) -> list[Any]:
+async def lock_to_send(
+    db: Db, drafts: Sequence[dict[str, Any]], *, patience: float | None = None, sources: Iterable[UUID] = ()
+) -> list[Any]:
     """For sends, by chat_id, sender_id, client_id and reply_to: a row for each chat, locked, with its present members,
     the first seq that each may see, the messages that were sent under these client ids before, and those quoted.
+
+    `sources`: chats to lock together with these, for `read_originals`.
     """
     raw = await db.raw()
-    await raw.lock(_LOCK_CHATS, {draft["chat_id"] for draft in drafts}, patience=patience)
+    await raw.lock(_LOCK_CHATS, {*sources, *(draft["chat_id"] for draft in drafts)}, patience=patience)
     # As JSON, since the driver takes ten times as long for arrays.
     rows = await raw.fetch(_READ_LOCKED, as_json(drafts).decode())
     for row in rows:
         order_delivery(db, row["id"])
     return rows
+
+
+_READ_ORIGINALS = read_sql("read_originals.sql", columns=", ".join(f"message.{name}" for name in MESSAGE_COLUMNS))
+
+
+async def read_originals(db: Db, wanted: Iterable[tuple[UUID, UUID, int]]) -> list[Any]:
+    """The messages to be forwarded, by user, locked chat and seq: those that the user sees."""
+    named = [{"user_id": user_id, "chat_id": chat_id, "seq": seq} for user_id, chat_id, seq in wanted]
+    return await db.fetch(_READ_ORIGINALS, as_json(named).decode())
 
 
 def check_may_leave(chat: Chat, user_id: UUID) -> None:
@@ -169,8 +183,8 @@ async def list_present(db: Db, memberships: Iterable[tuple[UUID, UUID]]) -> set[
 
 
 def check_may_edit(_chat: Chat, message: Message, actor: Actor) -> None:
-    """Authors edit their own messages; nobody edits a system message."""
-    if message.type is MessageType.SYSTEM or message.sender_id != actor.id:
+    """Authors edit their own messages; nobody edits a system message or a forwarded one."""
+    if message.type is MessageType.SYSTEM or message.sender_id != actor.id or message.forwarded:
         raise NotAuthor
     if message.deleted_at:
         raise MessageDeleted
@@ -180,3 +194,16 @@ def check_may_delete(chat: Chat, message: Message, actor: Actor) -> None:
     """Authors delete their own messages, the creator of a group anyone's; nobody a system message."""
     if message.type is MessageType.SYSTEM or actor.id not in (message.sender_id, chat.creator_id):
         raise NotAuthor
+
+
+def check_is_not_deleted(_chat: Chat, message: Message, _actor: Actor) -> None:
+    """Every member reacts to every message, but not to a tombstone."""
+    if message.deleted_at:
+        raise MessageDeleted
+
+
+def check_may_pin(chat: Chat, message: Message, actor: Actor) -> None:
+    """Every member pins every message of a user."""
+    if message.type is MessageType.SYSTEM:
+        raise InvalidInput.at("/seq", "system_message", "A system message can't be pinned.")
+    check_is_not_deleted(chat, message, actor)

@@ -94,9 +94,20 @@ async def lock_attachments(db: Db, attachment_ids: Collection[UUID]) -> dict[UUI
 
 
 async def drop_attachment(db: Transaction, chat_id: UUID, seq: int) -> None:
-    """Take the attachment from a message that is being deleted; the files go with the commit."""
-    drop = "DELETE FROM attachment WHERE chat_id = $1 AND seq = $2 RETURNING key, preview_key"
-    remove_files(db, [key for keys in await db.fetch(drop, chat_id, seq) for key in keys if key is not None])
+    """Take the attachment from a message that is being deleted; its last copy takes the files along with the commit."""
+    await db.fetch(_LOCK_COPIES, chat_id, seq)
+    remove_files(db, [key for keys in await db.fetch(_DROP, chat_id, seq) for key in keys if key is not None])
+
+
+# A message that was forwarded shares its files. Of two copies that are deleted at a time one waits for the other.
+_LOCK_COPIES = """
+SELECT FROM attachment WHERE key = (SELECT key FROM attachment WHERE chat_id = $1 AND seq = $2) ORDER BY id FOR UPDATE
+"""
+_DROP = """
+WITH dropped AS (DELETE FROM attachment WHERE chat_id = $1 AND seq = $2 RETURNING id, key, preview_key)
+SELECT key, preview_key FROM dropped
+WHERE NOT EXISTS (SELECT FROM attachment AS copy WHERE copy.key = dropped.key AND copy.id != dropped.id)
+"""
 
 
 def attachment_read(row: Mapping[str, Any]) -> AttachmentRead:

@@ -18,7 +18,7 @@ from chat_app.crud.entries import get_chat as get_chat
 from chat_app.crud.entries import list_chats as list_chats
 from chat_app.crud.entries import mentioned, mine_of, read_for_members, shared_part
 from chat_app.crud.groups import founding_key, read_group
-from chat_app.crud.history import list_messages, read_members
+from chat_app.crud.history import list_messages, people_in, read_members, read_pinned
 from chat_app.crud.members import end_memberships, write_memberships
 from chat_app.crud.presence import is_online
 from chat_app.crud.users import check_users_exist
@@ -211,13 +211,16 @@ async def open_chat(db: Db, actor: Actor, chat_id: UUID) -> OpenChat:
     chat = await get_chat(db, actor, chat_id)
     page = await list_messages(db, actor, chat_id)
     members = await read_members(db, chat_id)
+    pinned = await read_pinned(db, actor.id, chat_id, chat.mine.visible_from_seq)
     people = mentioned([chat]) | {member.user_id for member in members} | {user.id for user in page.users}
-    users = await list_briefs(db, people)
+    users = await list_briefs(db, people | people_in(pinned))
     # The page was read after the chat and may be newer; the version must not be newer than the chat.
     page.version = min(page.version, chat.version)
     online = [member.user_id for member in members if is_online(db, member.user_id)]
     description = (await read_group(db, chat_id)).description if chat.type is ChatType.GROUP else None
-    return OpenChat(chat=chat, page=page, members=members, users=users, online=online, description=description)
+    return OpenChat(
+        chat=chat, page=page, members=members, users=users, pinned=pinned, online=online, description=description
+    )
 
 
 async def list_changed(db: Transaction, chat_ids: Iterable[UUID], within: timedelta) -> dict[UUID, int]:

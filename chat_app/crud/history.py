@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 
-from chat_app.crud.access import MESSAGE_COLUMNS, View, view_chat
+from chat_app.crud.access import JSON_COLUMNS, MESSAGE_COLUMNS, View, view_chat
 from chat_app.crud.attachments import attachment_read
 from chat_app.crud.briefs import list_briefs
 from chat_app.crud.statements import read_sql
@@ -19,12 +19,15 @@ from chat_app.models.messages import (
     NO_PAYLOAD,
     PAYLOADS,
     WITH_ATTACHMENT,
+    Forwarded,
     MessagePage,
     MessageRead,
     MessageShared,
     MessageType,
+    PinnedList,
     Preview,
 )
+from chat_app.models.reactions import ReactionCount
 from chat_app.models.screens import Changes
 from chat_app.models.sessions import Actor
 from chat_app.models.wire_json import construct
@@ -100,6 +103,21 @@ async def get_message(db: Db, actor: Actor, chat_id: UUID, seq: int) -> MessageR
     return found[0]
 
 
+async def list_pinned_messages(db: Db, actor: Actor, chat_id: UUID) -> PinnedList:
+    """The pinned messages that the actor sees, the last pinned first."""
+    # Read before the rest, so that it is not newer.
+    view = await view_chat(db, actor, chat_id)
+    items = await read_pinned(db, actor.id, chat_id, view.visible_from_seq)
+    return PinnedList(items=items, users=await list_briefs(db, people_in(items)), version=view.version)
+
+
+async def read_pinned(db: Db, user_id: UUID, chat_id: UUID, visible_from_seq: int) -> list[MessageShared]:
+    """As list_pinned_messages, of what the user sees by the caller's decision."""
+    condition = "chat_id = $1 AND pinned_at IS NOT NULL AND deleted_at IS NULL AND seq >= $3"
+    pinned = await _read(db, user_id, chat_id, condition, visible_from_seq, order="pinned_at DESC, seq DESC")
+    return [quoted_message(message) for message in pinned]
+
+
 async def list_changes(db: Db, actor: Actor, chat_id: UUID, *, since: int, limit: int = 100) -> Changes:
     """Every message and member that changed after the version `since`, in the order of their versions."""
     view = await view_chat(db, actor, chat_id)
@@ -158,7 +176,10 @@ _COLUMNS = ", ".join(f"message.{name}" for name in MESSAGE_COLUMNS)
 _MESSAGES = f"""
 SELECT {_COLUMNS}, like_count > 0 AND EXISTS (
     SELECT FROM "like" WHERE "like".chat_id = message.chat_id AND "like".seq = message.seq AND user_id = $2
-) AS liked
+) AS liked, CASE WHEN reactions IS NULL THEN '{{{{}}}}' ELSE ARRAY (
+    SELECT emoji FROM reaction
+    WHERE reaction.chat_id = message.chat_id AND reaction.seq = message.seq AND user_id = $2 ORDER BY reaction.version
+) END AS reacted
 FROM message WHERE {{}} ORDER BY {{}}
 """
 _ATTACHMENTS = "SELECT * FROM attachment WHERE (chat_id, seq) IN (SELECT * FROM unnest($1::uuid[], $2::bigint[]))"
@@ -167,15 +188,21 @@ _ATTACHMENTS = "SELECT * FROM attachment WHERE (chat_id, seq) IN (SELECT * FROM 
 def _message_read(row: Any, attachment: AttachmentRead | None) -> MessageRead:
     kind = MessageType(row["type"])
     fields = {**row, **NO_PAYLOAD, "type": kind, "attachment": attachment}
+    fields["reactions"] = [construct(ReactionCount, each) for each in row["reactions"] or ()]
+    if row["deleted_at"]:
+        # The former release deletes without a look at these.
+        fields |= {"extra": None, "reactions": [], "reacted": [], "pinned_at": None, "forwarded": None}
+    if fields["forwarded"]:
+        fields["forwarded"] = Forwarded.model_validate(fields["forwarded"])
     if payload := fields.pop("payload"):
         fields[kind] = PAYLOADS[kind].model_validate(payload)
     return construct(MessageRead, fields)
 
 
 def shared_message(message: MessageRead) -> MessageShared:
-    """The message for every receiver. A tombstone keeps `liked`, as nobody likes it any more."""
+    """The message for every receiver. A tombstone keeps `liked` and `reacted`, as nobody likes it any more."""
     if message.deleted_at:
-        return construct(MessageRead, {**message.__dict__, "liked": False})
+        return construct(MessageRead, {**message.__dict__, "liked": False, "reacted": []})
     return quoted_message(message)
 
 
@@ -186,7 +213,8 @@ def quoted_message(message: MessageRead) -> MessageShared:
 
 def quoted_by_draft(columns: Sequence[Any]) -> MessageShared:
     """A message that `lock_to_send` found, from its columns and its attachment."""
-    *fields, attachment = (*columns[:-3], *(text and orjson.loads(text) for text in columns[-3:]))
+    plain = len(MESSAGE_COLUMNS) - len(JSON_COLUMNS)
+    *fields, attachment = (*columns[:plain], *(text and orjson.loads(text) for text in columns[plain:]))
     message = dict(zip(MESSAGE_COLUMNS, fields, strict=True))
     return quoted_message(_message_read(message, attachment and attachment_read(attachment)))
 
@@ -218,4 +246,6 @@ def people_in(messages: Iterable[MessageShared | Preview]) -> set[UUID]:
         people.add(message.sender_id)
         if message.system:
             people.update(message.system.user_ids)
+        if isinstance(message, MessageShared) and message.forwarded:
+            people.add(message.forwarded.author_id)
     return people

@@ -12,7 +12,7 @@ from chat_app.crud.history import read_message
 from chat_app.crud.sending import Draft, Sending, Sent
 from chat_app.database import Db, Transaction
 from chat_app.errors import ChatError, InvalidInput
-from chat_app.models import Like
+from chat_app.models import Like, Reaction
 from chat_app.models.answers import Created
 from chat_app.models.extra import canonical
 from chat_app.models.messages import CREATE_OF, MessageRead, MessageUpdate
@@ -65,7 +65,9 @@ async def delete_message(db: Transaction, actor: Actor, chat_id: UUID, seq: int)
         return
     message.deleted_at = await recording.take_version(db, chat)
     message.text = message.payload = message.extra = message.reply_to = message.edited_at = None
+    message.reactions = message.pinned_at = message.forwarded = None
     message.like_count = 0
     await db.exec(delete(Like).where(col(Like.chat_id) == chat_id, col(Like.seq) == seq))
+    await db.exec(delete(Reaction).where(col(Reaction.chat_id) == chat_id, col(Reaction.seq) == seq))
     await drop_attachment(db, chat_id, seq)
     await recording.record_message(db, chat, message)

@@ -87,11 +87,18 @@ def change_mine(chat_id: UUID, *which: ColumnElement[bool], changed_at: Any, **v
 
 
 async def record_message(
-    db: Transaction, chat: Chat, message: Message, *, liker: Actor | None = None, is_listed: bool = True
+    db: Transaction,
+    chat: Chat,
+    message: Message,
+    *,
+    liker: Actor | None = None,
+    is_listed: bool = True,
+    is_pin: bool = False,
 ) -> None:
-    """Record that a message was edited or deleted, or that `liker` liked or unliked it: only the liker gets `liked`.
+    """Record that a message was edited, deleted or pinned, or that `liker` liked it or reacted, or took that back.
 
-    The list shows another text of the newest message, but no likes. `is_listed`: it shows what was changed.
+    Only the liker gets `liked` and `reacted`. `is_listed`: the list shows what was changed of its newest message. A
+    pinned message may be older than what the receivers know, so they get its people.
     """
     message.version = chat.version
     seqs = {message.seq, message.reply_to or message.seq}
@@ -99,12 +106,13 @@ async def record_message(
     quoted = [quoted_message(original) for original in replied]
     audience = dict(await audience_of(db, chat.id))
     own = {liker.id: audience.pop(liker.id)} if liker else {}
-    is_group = chat.type is ChatType.GROUP
-    people = await list_briefs(db, people_in(quoted if liker else [*quoted, changed])) if is_group else []
-    record_messages(db, chat, [shared_message(changed)], audience, quoted, people)
+    # In a private chat both know each other, but not the authors of forwarded messages.
+    has_others = chat.type is ChatType.GROUP or any(each.forwarded for each in (*quoted, changed))
+    people = await list_briefs(db, people_in(quoted if liker else [*quoted, changed])) if has_others else []
+    record_messages(db, chat, [shared_message(changed)], audience, quoted, people, [changed] if is_pin else [])
     if own:
-        record_messages(db, chat, [changed], own, quoted, people)
-    elif is_listed and changed.seq == chat.message_count:
+        record_messages(db, chat, [changed], own, quoted, people, [])
+    elif is_listed and not is_pin and changed.seq == chat.message_count:
         sender = [user for user in people if user.id == changed.sender_id]
         seeing = {user_id: seen_from for user_id, seen_from in audience.items() if seen_from <= changed.seq}
         record(db, ChatsChanged(chats=[shared_part(chat, preview(changed.__dict__))], users=sender), seeing)
@@ -138,20 +146,22 @@ async def record_members(
 
 
 def record_messages(
-    db: Recording, chat: Any, messages: Messages, audience: Audience, quoted: Messages = (), people: Users = ()
+    db: Recording, chat: Any, messages: Messages, audience: Audience, quoted: Messages, people: Users, new: Messages
 ) -> None:
     """Record `messages_changed`, for each receiver with those of the quoted messages that they see.
 
-    `quoted`: in ascending seq. `people`: their people, and perhaps more. Nodes of the former release deliver an event
-    without a look at its quoted messages, so receivers who see others of them get another event.
+    `quoted`: in ascending seq. `new`: those of the messages whose people the receivers may not know, in ascending seq
+    above those. `people`: the people of both, and perhaps more. Nodes of the former release deliver an event without a
+    look at its quoted messages, so receivers who see others of them get another event.
     """
-    # By the number of quoted messages that they do not see.
+    shown = [*quoted, *new]
+    # By the number of these that they do not see.
     parts: dict[int, dict[UUID, int]] = {}
-    for user_id, seen_from in audience.items() if quoted else ():
-        hidden = sum(message.seq < seen_from for message in quoted)
+    for user_id, seen_from in audience.items() if shown else ():
+        hidden = sum(message.seq < seen_from for message in shown)
         parts.setdefault(hidden, {})[user_id] = seen_from
-    for hidden, receivers in parts.items() if quoted else [(0, audience)]:
-        named = people_in(quoted[hidden:])
+    for hidden, receivers in parts.items() if shown else [(0, audience)]:
+        named = people_in(shown[hidden:])
         users = [user for user in people if user.id in named]
         record(db, messages_changed(chat, messages, replied=quoted[hidden:], users=users), receivers)
 

@@ -16,7 +16,8 @@ from chat_app.crud import access
 from chat_app.crud.attachments import attachment_read, lock_attachments
 from chat_app.crud.briefs import list_briefs
 from chat_app.crud.entries import MINE_COLUMNS, mine_fields, preview, shared_fields
-from chat_app.crud.history import quoted_by_draft, read_messages
+from chat_app.crud.forwards import Forwards
+from chat_app.crud.history import people_in, quoted_by_draft, read_messages
 from chat_app.crud.recording import record_messages
 from chat_app.crud.statements import read_sql
 from chat_app.database import Db
@@ -35,7 +36,14 @@ from chat_app.events import ChatsChanged, record
 from chat_app.models.answers import Created
 from chat_app.models.chats import ChatMine, ChatShared, ChatType
 from chat_app.models.extra import canonical
-from chat_app.models.messages import NO_PAYLOAD, AttachmentCreate, MessageCreate, MessageShared, MessageType
+from chat_app.models.messages import (
+    NO_PAYLOAD,
+    AttachmentCreate,
+    ForwardCreate,
+    MessageCreate,
+    MessageShared,
+    MessageType,
+)
 from chat_app.models.sessions import Actor
 from chat_app.models.users import brief
 from chat_app.models.wire_json import array, as_json, construct, extend, preserialized
@@ -90,10 +98,13 @@ class _Chat:
 class Sending:
     """One batch. `begin`, then `place` each draft, then `write`."""
 
-    def __init__(self, db: RawConnection, chats: dict[UUID, _Chat], attachments: dict[UUID, Any]) -> None:
+    def __init__(
+        self, db: RawConnection, chats: dict[UUID, _Chat], attachments: dict[UUID, Any], forwards: Forwards
+    ) -> None:
         self.db = db
         self.chats = chats
         self.attachments = attachments
+        self.forwards = forwards
         # Without a chat nothing is placed.
         self.now: Any = max((chat.row["now"] for chat in chats.values()), default=None)
         self._rows: list[bytes] = []
@@ -104,13 +115,15 @@ class Sending:
             {"chat_id": d.chat_id, "sender_id": d.actor.id, "client_id": d.data.client_id, "reply_to": d.data.reply_to}
             for d in drafts
         ]
-        rows = await access.lock_to_send(db, keys, patience=patience)
+        forwards = Forwards((draft.actor, draft.data) for draft in drafts)
+        rows = await access.lock_to_send(db, keys, patience=patience, sources=forwards.sources)
         wanted = {draft.data.attachment_id for draft in drafts if isinstance(draft.data, AttachmentCreate)}
         attachments = await lock_attachments(db, wanted) if wanted else {}
+        await forwards.read(db)
         # A UUID of the driver's own class is slow to write.
         ids = {draft.chat_id: draft.chat_id for draft in drafts}
         chats = [_Chat.of(ids[row["id"]], row) for row in rows]
-        return cls(await db.raw(), {chat.id: chat for chat in chats}, attachments)
+        return cls(await db.raw(), {chat.id: chat for chat in chats}, attachments, forwards)
 
     def place(self, draft: Draft) -> tuple[_Existing, bool] | ChatError:
         """Give the draft its seq and version, or find the message that it repeats (then False), or its error."""
@@ -125,19 +138,27 @@ class Sending:
             return (known, False) if known.content_hash == content_hash else ClientIdReused()
         if data.reply_to is not None and not visible_from_seq <= data.reply_to <= chat.message_count:
             return MessageNotFound()
-        attachment = self._attachment(data, draft.actor) if isinstance(data, AttachmentCreate) else None
-        if isinstance(attachment, ChatError):
-            return attachment
+        content = self._content(data, draft.actor)
+        if isinstance(content, ChatError):
+            return content
+        attachment, taken = content
         chat.message_count += 1
         chat.version += 1
         if attachment:
             attachment |= {"chat_id": chat.id, "seq": chat.message_count}
-        fields = _fields(draft, chat, self.now, attachment and attachment_read(attachment))
+        fields = _fields(draft, chat, self.now, attachment and attachment_read(attachment)) | taken
         json = as_json(fields)
         chat.placed.append(preserialized(construct(MessageShared, fields), json))
         self._rows.append(extend(json, content_hash=content_hash.hex()))
-        known = chat.known[key] = _Existing(chat.message_count, content_hash, extend(json, liked=False))
+        known = chat.known[key] = _Existing(chat.message_count, content_hash, extend(json, liked=False, reacted=[]))
         return known, True
+
+    def _content(self, data: MessageCreate, actor: Actor) -> tuple[dict[str, Any] | None, dict[str, Any]] | ChatError:
+        """The row of the attachment, and the fields that come from another message."""
+        if isinstance(data, ForwardCreate):
+            return self.forwards.take(actor, data)
+        attachment = self._attachment(data, actor) if isinstance(data, AttachmentCreate) else None
+        return attachment if isinstance(attachment, ChatError) else (attachment, {})
 
     def _attachment(self, data: AttachmentCreate, actor: Actor) -> dict[str, Any] | ChatError:
         attachment: dict[str, Any] | None = self.attachments.get(data.attachment_id)
@@ -158,6 +179,7 @@ class Sending:
         if carried:
             columns = zip(*((a["id"], a["chat_id"], a["seq"]) for a in carried), strict=True)
             await self.db.fetch(_CARRY, *columns)
+        await self.forwards.write(self.db)
         by_chat: dict[UUID, list[Any]] = {}
         for row in mine:
             order_delivery(self.db, (row["chat_id"], row["user_id"]))
@@ -167,10 +189,13 @@ class Sending:
 
     async def _record(self, chat: _Chat, mine: list[Any]) -> None:
         people = [brief(*person) for person in chat.row["people"]]
+        forwards = [message for message in chat.placed if message.forwarded]
+        if forwards:
+            people = await list_briefs(self.db, {user.id for user in people} | people_in(forwards))
         # A message of the batch itself was not there to be read.
         found = {message.seq: message for message in map(quoted_by_draft, chat.row["quoted"])}
         quoted = [found[seq] for seq in sorted(found.keys() & {message.reply_to for message in chat.placed})]
-        record_messages(self.db, chat, chat.placed, chat.audience, quoted, people)
+        record_messages(self.db, chat, chat.placed, chat.audience, quoted, people, forwards)
         # The newest message shows its sender's read position; other senders get theirs in `mine`.
         newest_sender = chat.placed[-1].sender_id
         users = [user for user in people if user.id == newest_sender]
@@ -218,7 +243,8 @@ def _fields(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> dict[s
         "seq": chat.message_count,
         "version": chat.version,
         "client_id": data.client_id,
-        "type": _TYPES[data.type],
+        # A forward takes that of its original.
+        "type": _TYPES.get(data.type),
         "text": getattr(data, "text", None),
         "reply_to": data.reply_to,
         "sender_id": draft.actor.id,
@@ -227,8 +253,11 @@ def _fields(draft: Draft, chat: _Chat, now: datetime, attachment: Any) -> dict[s
         "edited_at": None,
         "deleted_at": None,
         "extra": data.extra,
+        "pinned_at": None,
         **NO_PAYLOAD,
         "attachment": attachment,
+        "reactions": [],
+        "forwarded": None,
     }
     if data.payload:
         fields[data.type] = construct(data.payload, {name: getattr(data, name) for name in data.payload.model_fields})

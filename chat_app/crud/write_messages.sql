@@ -3,12 +3,12 @@
 WITH placed AS MATERIALIZED (
     SELECT * FROM json_to_recordset($2) AS placed (chat_id uuid, seq bigint, version bigint, sender_id uuid,
         client_id uuid, content_hash text, type text, text text, extra json, reply_to bigint,
-        {payload_columns} jsonb)
+        {payload_columns} jsonb, forwarded jsonb)
 ), sent AS (
     INSERT INTO message (chat_id, seq, version, sender_id, client_id, content_hash,
-        type, text, extra, payload, reply_to, like_count, sent_at)
+        type, text, extra, payload, forwarded, reply_to, like_count, sent_at)
     SELECT chat_id, seq, version, sender_id, client_id, decode(content_hash, 'hex'),
-        type, text, extra, coalesce({payloads}), reply_to, 0, $1
+        type, text, extra, coalesce({payloads}), forwarded, reply_to, 0, $1
     FROM placed
 ), counted AS (
     UPDATE chat SET message_count = last.seq, last_user_seq = NULL, version = last.version, updated_at = $1,

@@ -22,11 +22,12 @@ class AttachmentBase(SQLModel):
 
 
 class Attachment(AttachmentBase, table=True):
-    """`chat_id` and `seq` are set once, by its message."""
+    """`chat_id` and `seq` are set once, by its message. A forwarded message has a row of its own with the same keys."""
 
     __table_args__ = (
         Index("attachment_message_key", "chat_id", "seq", unique=True, postgresql_where="chat_id IS NOT NULL"),
         Index("attachment_owner_id_idx", "owner_id"),
+        Index("attachment_key_idx", "key"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True)

@@ -41,6 +41,9 @@ LIMITS = {
     "members_at_once": 100,
     "attachment_bytes": 25 * 1024 * 1024,
     "avatar_bytes": 10 * 1024 * 1024,
+    "reaction_kinds": 20,
+    "own_reactions": 3,
+    "pinned_messages": 50,
 }
 
 # PostgreSQL can't store NUL. Lone surrogates pydantic refuses by itself.
@@ -54,6 +57,7 @@ Opaque = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=
 ChatCursor = Annotated[Opaque, Field(json_schema_extra={"format": "chat-cursor"})]
 SearchCursor = Annotated[Opaque, Field(json_schema_extra={"format": "search-cursor"})]
 UserCursor = Annotated[Opaque, Field(json_schema_extra={"format": "user-cursor"})]
+ReactionCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,16}$")]
 # Older releases wrote numbers like 1E+4; an unescaped plus arrives as a space.
 Sync = Annotated[
     str,

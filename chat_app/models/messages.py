@@ -17,6 +17,7 @@ from chat_app.errors import InvalidInput
 from chat_app.models.attachments import AttachmentRead
 from chat_app.models.base import NO_NUL, NOW, UNSET, Body, Counter, Input, Line, Seq, Update, new_id, text_enum
 from chat_app.models.extra import ExtraJson, MessageExtra
+from chat_app.models.reactions import ReactionCount
 from chat_app.models.users import UserBrief
 
 
@@ -63,6 +64,7 @@ class MessageBase(SQLModel):
     extra: dict[str, Any] | None = Field(
         default=None, sa_type=ExtraJson(none_as_null=True), description="The client's own: the service never reads it."
     )
+    pinned_at: datetime | None = Field(default=None, description="Set while it is pinned for all members.")
 
 
 def search_tag(chat_id: str, block: str) -> str:
@@ -96,11 +98,15 @@ class Message(MessageBase, table=True):
         Index("message_version_idx", "chat_id", "version"),
         Index("message_sent_at_idx", "chat_id", "sent_at"),
         Index("message_search_idx", literal_column(SEARCH_KEYS).label("keys"), **SEARCH_INDEX),
+        Index("message_pinned_idx", "chat_id", postgresql_where="pinned_at IS NOT NULL"),
     )
 
     chat_id: UUID = Field(primary_key=True)
     seq: int = Field(primary_key=True, sa_type=Counter, sa_column_kwargs={"autoincrement": False})
     payload: dict[str, Any] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
+    # The counts of the rows of `reaction`, as in `MessageShared`; null: none.
+    reactions: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
+    forwarded: dict[str, Any] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
     content_hash: bytes | None = None
 
 
@@ -119,6 +125,13 @@ class Location(SQLModel):
 class Contact(SQLModel):
     name: str
     phone: str = Field(description="As it was sent.")
+
+
+class Forwarded(SQLModel):
+    """Who wrote a forwarded message first, and when."""
+
+    author_id: UUID
+    sent_at: datetime
 
 
 class System(SQLModel):
@@ -179,6 +192,14 @@ class CustomCreate(CreateBase):
     text: Body | None = Field(default=None, description="For previews, and for apps that do not know what `extra` is.")
 
 
+class ForwardCreate(CreateBase):
+    """A new message with the type and content of another one. `extra` is only what you give: a custom one needs it."""
+
+    type: Literal["forward"]
+    from_chat_id: UUID = Field(description="One of your chats.")
+    from_seq: Seq = Field(description="The message there whose type and content this one gets.")
+
+
 def _without_tag(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Leave out of locations the variant that pydantic adds: it is not part of the input. Raises InvalidInput."""
     try:
@@ -194,13 +215,15 @@ BY_TYPE = (Discriminator("type"), WrapValidator(_without_tag))
 
 # The documents have a schema of this name.
 MessageCreate = TypeAliasType(
-    "MessageCreate", Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate | CustomCreate, *BY_TYPE]
+    "MessageCreate",
+    Annotated[TextCreate | AttachmentCreate | LocationCreate | ContactCreate | CustomCreate | ForwardCreate, *BY_TYPE],
 )
 
 # The registry of message types. What else differs by type follows from these classes, but for the payload's field in
 # `MessageShared`.
 CREATES: tuple[type[CreateBase], ...] = get_args(get_args(MessageCreate.__value__)[0])
-CREATE_OF = {MessageType(name): kind for kind in CREATES for name in get_args(kind.model_fields["type"].annotation)}
+_TYPES = {name: kind for kind in CREATES for name in get_args(kind.model_fields["type"].annotation)}
+CREATE_OF = {MessageType(name): kind for name, kind in _TYPES.items() if kind is not ForwardCreate}
 WITH_ATTACHMENT = frozenset(kind for kind, create in CREATE_OF.items() if create.content_types)
 PAYLOADS: dict[MessageType, type[SQLModel]] = {MessageType.SYSTEM: System} | {
     kind: create.payload for kind, create in CREATE_OF.items() if create.payload
@@ -230,16 +253,19 @@ class Preview(SQLModel):
 
 
 class MessageShared(MessageBase):
-    """A message in events, the same for all members: without `liked`, so keep the one you know."""
+    """A message in events, the same for all members: without `liked` and `reacted`, so keep those you know."""
 
     location: Location | None = Field(description="Of locations only.")
     contact: Contact | None = Field(description="Of contacts only.")
     system: System | None = Field(description="Of system messages only.")
     attachment: AttachmentRead | None
+    reactions: list[ReactionCount] = Field(default=[], description="The most frequent first, then by emoji.")
+    forwarded: Forwarded | None = Field(default=None, description="Of forwarded messages only.")
 
 
 class MessageRead(MessageShared):
     liked: bool = Field(description="Whether you like it.")
+    reacted: list[str] = Field(default=[], description="Your own reactions.")
 
 
 class MessagePage(SQLModel):
@@ -249,3 +275,9 @@ class MessagePage(SQLModel):
     version: int
     users: list[UserBrief]
     replied: list[MessageRead] = Field(description="Quoted messages that are not among the items.")
+
+
+class PinnedList(SQLModel):
+    items: list[MessageShared] = Field(description="The last pinned first.")
+    users: list[UserBrief]
+    version: int = Field(description="A message that you know up to it is not pinned if it is missing here.")

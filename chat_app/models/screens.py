@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlmodel import Field, SQLModel
 
 from chat_app.models.chats import ChatRead, ChatType, MemberRead
-from chat_app.models.messages import MessagePage, MessageRead
+from chat_app.models.messages import MessagePage, MessageRead, MessageShared
 from chat_app.models.users import UserBrief
 
 
@@ -16,6 +16,7 @@ class OpenChat(SQLModel):
     page: MessagePage
     members: list[MemberRead]
     users: list[UserBrief]
+    pinned: list[MessageShared] = Field(description="As of `list_pinned_messages`, with the version of the page.")
     online: list[UUID] = Field(description="The members who are online. `presence_changed` follows.")
     description: str | None = Field(description="Of a group; `group_changed` tells of another.")
 

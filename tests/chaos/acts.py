@@ -44,6 +44,12 @@ def draft(turn: Turn) -> Json:
     return {"type": "contact", "name": words, "phone": "+7 916 000-00-00", "client_id": client_id}
 
 
+def forward(turn: Turn, original: Json) -> Json:
+    """A message that forwards another one, of any chat and type."""
+    source = {"from_chat_id": original["chat_id"], "from_seq": original["seq"], "extra": {"forwarded": True}}
+    return {"type": "forward", "client_id": turn.new_id()} | source
+
+
 async def send(turn: Turn, chat_id: str, message: Json) -> None:
     """Send, and again under the same client_id until the outcome is known, over any transport and node."""
     client, args = turn.client, {"chat_id": chat_id} | message
@@ -87,6 +93,8 @@ async def send_message(turn: Turn) -> None:
     recent = turn.world.recent[chat_id]
     if recent and turn.random.random() < 0.05:
         drafts[0]["reply_to"] = recent[-1][0]
+    elif (original := turn.message(own=False)) and turn.random.random() < 0.05:
+        drafts[0] = forward(turn, original)
     if turn.by_socket or turn.world.burst:
         await asyncio.gather(*(send(turn, chat_id, message) for message in drafts))
     else:
@@ -139,16 +147,6 @@ async def edit_message(turn: Turn) -> None:
 @part(2)
 async def delete_message(turn: Turn) -> None:
     await turn.do("delete_message", turn.message(own=True))
-
-
-@part(8)
-async def like_message(turn: Turn) -> None:
-    await turn.do("like_message", turn.message(own=False))
-
-
-@part(5)
-async def unlike_message(turn: Turn) -> None:
-    await turn.do("unlike_message", turn.message(own=False))
 
 
 @part(6)

@@ -165,6 +165,10 @@ class Client(Caller):
                 answer = await self.over_socket("list_messages", {"chat_id": chat_id})
                 if answer.ok:
                     self.model.read_newest_page(answer.data)
+                    answer = await self.over_socket("list_pinned_messages", {"chat_id": chat_id})
+                    # Nodes of the former release do not have the command.
+                    if answer.ok and self.model.window:
+                        self.model.read_pinned(answer.data)
             elif answer.ok:
                 self.model.read_changes(answer.data)
                 if answer.data["has_more"]:

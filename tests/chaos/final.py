@@ -69,7 +69,7 @@ def _state(model: ClientModel) -> Json:
 
 
 class _Likes:
-    """Who likes what: read once for each chat, by the first who sees enough of it."""
+    """Who likes what and reacted with what: read once for each chat, by the first who sees enough of it."""
 
     def __init__(self) -> None:
         self.first_seen: dict[str, int] = {}
@@ -121,8 +121,10 @@ async def _read_chat(client: Client, node: Node, chat: Json, likes: _Likes) -> N
     fields: dict[str, Any] = {name: chat[name] for name in ("type", "version", "message_count", "member_count")}
     fields["creators"] = [member["user_id"] for member in members.data["items"] if member["is_creator"]]
     fields |= {"visible_from": first, "members": positions, "peer": mine["peer"] and mine["peer"]["id"], "likes": None}
+    fields["reactions"] = None
     if likes.is_needed(chat["id"], first):
         fields["likes"] = await _read_likes(client, node, chat["id"], rows)
+        fields["reactions"] = await _read_reactions(client, node, chat["id"], rows)
     client.recorder.write("final", node=node.name, user=client.person.id, chat=chat["id"], pages=pages, **fields)
 
 
@@ -133,6 +135,17 @@ async def _read_likes(client: Client, node: Node, chat_id: str, rows: list[Row])
             answer = await _ask(client, node, "list_likes", chat_id=chat_id, seq=row.seq, limit=PAGE)
             likes[str(row.seq)] = [user["id"] for user in answer.data["items"]] if answer.ok else []
     return likes
+
+
+async def _read_reactions(client: Client, node: Node, chat_id: str, rows: list[Row]) -> dict[str, list[str]]:
+    """By seq: each reaction as "user emoji"."""
+    reactions: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reactions:
+            answer = await _ask(client, node, "list_reactions", chat_id=chat_id, seq=row.seq, limit=PAGE)
+            items = answer.data["items"] if answer.ok else []
+            reactions[str(row.seq)] = [f"{item['user']['id']} {item['emoji']}" for item in items]
+    return reactions
 
 
 async def _ask(client: Client, node: Node, name: str, **args: Any) -> Answer:

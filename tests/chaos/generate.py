@@ -19,6 +19,7 @@ WEIGHTS = {
     "delete_message": 2,
     "like_message": 8,
     "unlike_message": 4,
+    **dict.fromkeys(("react", "unreact", "pin_message", "unpin_message"), 4),
     "mark_read": 6,
     "add_members": 6,
     "remove_member": 4,
@@ -37,6 +38,7 @@ WEIGHTS = {
     "lose_bus": 2,
     "renew_session": 1,
 }
+ON_MESSAGE = {"react", "unreact", *(name for name in WEIGHTS if name.endswith("_message"))} - {"send_message"}
 NODES = ("a", "b")
 
 
@@ -108,14 +110,16 @@ class Simulation:
         args: Json = {"chat_id": chat.id}
         if name == "send_message":
             return args | self.draft(user, chat)
-        if name in ("edit_message", "delete_message", "like_message", "unlike_message"):
+        if name in ON_MESSAGE:
             own = name in ("edit_message", "delete_message")
             seqs = [row.seq for row in chat.rows if row.type == "text" and (row.sender == user or not own)]
             if not seqs:
                 return None
-            return args | {"seq": self.random.choice(seqs[-6:])} | ({"text": self.text()} if "edit" in name else {})
+            emoji = {"emoji": "👍"}
+            more: dict[str, Json] = {"edit_message": {"text": self.text()}, "react": emoji, "unreact": emoji}
+            return args | {"seq": self.random.choice(seqs[-6:])} | more.get(name, {})
         somebody = self.random.choice(self.users)
-        more: dict[str, Json] = {
+        more = {
             "mark_read": {"seq": len(chat.rows)},
             "add_members": {"user_ids": [somebody], "share_history": self.random.random() < 0.4},
             "remove_member": {"user_id": somebody},
@@ -134,6 +138,9 @@ class Simulation:
         if used and self.random.random() < 0.02:
             return {"client_id": self.random.choice(used), "content": self.text()}
         client_id = f"c{next(self._ids)}"
+        if chat.rows and self.random.random() < 0.05:
+            source = {"from_chat_id": chat.id, "from_seq": self.random.choice(chat.rows).seq}
+            return {"client_id": client_id, "content": source}
         return {"client_id": client_id, "content": self.text()}
 
     def call(self, user: str, name: str, args: Json, tries: int = 0, data: Json | None = None) -> None:
@@ -285,6 +292,9 @@ class Simulation:
         fields["creators"] = [chat.creator] if chat.type == "group" else []
         fields["peer"] = next((one for one in chat.members if one != user), None) if chat.type == "private" else None
         likes = {str(seq): sorted(users) for seq, users in chat.likes.items() if users and seq >= first}
+        fields["reactions"] = {
+            str(seq): sorted(found) for seq, found in chat.reactions.items() if found and seq >= first
+        }
         self.record("final", node=node, user=user, chat=chat.id, pages=pages, likes=likes, **fields)
 
 

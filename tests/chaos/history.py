@@ -29,6 +29,10 @@ class Row(NamedTuple):
     content: Any
     like_count: int
     deleted: int
+    # As "emoji count" of each kind, and the first author of a forwarded message.
+    reactions: str = ""
+    pinned: int = 0
+    author: str | None = None
 
 
 class Recorder:
@@ -90,11 +94,16 @@ def row(message: Json) -> Row:
         None if message["deleted_at"] else content(message),
         message["like_count"],
         int(bool(message["deleted_at"])),
+        " ".join(f"{each['emoji']} {each['count']}" for each in message.get("reactions", ())),
+        int(bool(message.get("pinned_at"))),
+        message["forwarded"]["author_id"] if message.get("forwarded") else None,
     )
 
 
 def content(message: Json) -> Any:
     """The content of a message, the same for the input of a send and for its answer."""
+    if message["type"] == "forward":
+        return {name: message[name] for name in ("from_chat_id", "from_seq")}
     payload = message.get("payload") or {}
     system = message.get("system") or (payload if message["type"] == "system" else None)
     if system:
@@ -118,7 +127,8 @@ def answer(name: str, data: Any) -> Json:
     if not isinstance(data, dict):
         return {}
     if "seq" in data and "sender_id" in data:
-        return {"chat": data["chat_id"], "row": row(data), "liked": data.get("liked")}
+        own = {name: data.get(name) for name in ("liked", "reacted")}
+        return {"chat": data["chat_id"], "row": row(data), **own}
     if "chat" in data and "page" in data:
         page = data["page"]
         return _chat(data["chat"]) | {"version": page["version"]} | _page(page)

@@ -47,27 +47,51 @@ def _text(content: Any) -> Any:
     return content.get("text") if isinstance(content, dict) else content
 
 
-def lost_like(history: History) -> Iterator[Violation]:
-    """P5: each user's last like or unlike decides whether they like a message."""
-    by_like: dict[tuple[str, int, str], list[Operation]] = defaultdict(list)
-    for op in history.named("like_message", "unlike_message"):
+# By operation: whether it puts something on a message, and where the reading at the end has it.
+MARKS = {"like_message": (True, "likes"), "unlike_message": (False, "likes")}
+MARKS |= {"react": (True, "reactions"), "unreact": (False, "reactions")}
+
+
+def lost_mark(history: History) -> Iterator[Violation]:
+    """P5: each user's last like or unlike decides whether they like a message. The same holds for each reaction."""
+    by_mark: dict[tuple[str, int, str, str], list[Operation]] = defaultdict(list)
+    for op in history.named(*MARKS):
         if op.outcome != "failed":
-            by_like[op.args["chat_id"], op.args["seq"], op.user].append(op)
-    for (chat_id, seq, user), ops in by_like.items():
+            mark = " ".join([op.user, *([op.args["emoji"]] if "emoji" in op.args else [])])
+            by_mark[op.args["chat_id"], op.args["seq"], MARKS[op.name][1], mark].append(op)
+    for (chat_id, seq, kind, mark), ops in by_mark.items():
         last = max(ops, key=lambda op: op.t)
         is_alone = all(op is last or op.returned < last.t for op in ops)
-        likes = _likes(history, chat_id, seq)
-        if last.outcome == "ok" and is_alone and likes is not None and (user in likes) != (last.name == "like_message"):
-            yield Violation("like", "P5", f"{last} of seq {seq} in {chat_id}: acknowledged, but {likes} like it")
+        marks = _marks(history, chat_id, seq, kind)
+        if last.outcome == "ok" and is_alone and marks is not None and (mark in marks) != MARKS[last.name][0]:
+            name = kind.removesuffix("s")
+            yield Violation(name, "P5", f"{last} of seq {seq} in {chat_id}: acknowledged, but {marks} are read")
 
 
-def _likes(history: History, chat_id: str, seq: int) -> set[str] | None:
-    """Who likes a message that is not deleted, as somebody read it who sees it."""
+def _marks(history: History, chat_id: str, seq: int, kind: str) -> set[str] | None:
+    """The likes or reactions of a message that is not deleted, as somebody read them who sees it."""
     for final in history.finals.get(chat_id, ()):
         row = final.rows.get(seq)
-        if row is not None and final.fields["likes"] is not None:
-            return None if row.deleted else set(final.fields["likes"].get(str(seq), ()))
+        if row is not None and final.fields[kind] is not None:
+            return None if row.deleted else set(final.fields[kind].get(str(seq), ()))
     return None
+
+
+def lost_pin(history: History) -> Iterator[Violation]:
+    """P1: the last acknowledged pinning or unpinning of a message is there."""
+    by_message: dict[tuple[str, int], list[Operation]] = defaultdict(list)
+    for op in history.named("pin_message", "unpin_message"):
+        if op.outcome != "failed":
+            by_message[op.args["chat_id"], op.args["seq"]].append(op)
+    for (chat_id, seq), ops in by_message.items():
+        last = max(ops, key=lambda op: op.t)
+        is_alone = all(op is last or op.returned < last.t for op in ops)
+        chat = history.chats.get(chat_id)
+        row = chat.rows.get(seq) if chat else None
+        if row is None or row.deleted or last.outcome != "ok" or not is_alone:
+            continue
+        if bool(row.pinned) != (last.name == "pin_message"):
+            yield Violation("pin", "P1", f"{last} of seq {seq} in {chat_id}: acknowledged, but {row} is read")
 
 
 def phantom(history: History) -> Iterator[Violation]:
@@ -85,8 +109,22 @@ def phantom(history: History) -> Iterator[Violation]:
         contents = [op.args["content"] for op in tries if op.outcome != "failed"]
         if not tries:
             yield Violation("phantom", "P4", f"{row} in {chat.id}: nobody sent it")
+        elif row.author:
+            yield from _unlike_original(history, chat, row, contents)
         elif not row.deleted and row.content not in contents and _text(row.content) not in edits[chat.id, row.seq]:
             yield Violation("phantom", "P4", f"{row} in {chat.id}: {contents} was sent, and no edit has this text")
+
+
+def _unlike_original(history: History, chat: Chat, row: Any, contents: list[Any]) -> Iterator[Violation]:
+    """A forward has the author of its original, which may have been edited or deleted since."""
+    sources = [content for content in contents if isinstance(content, dict) and "from_chat_id" in content]
+    if not sources:
+        yield Violation("phantom", "P4", f"{row} in {chat.id}: {contents} was sent, and not to forward anything")
+    for source in sources:
+        origin = history.chats.get(source["from_chat_id"])
+        original = origin.rows.get(source["from_seq"]) if origin else None
+        if original and not original.deleted and row.author != (original.author or original.sender):
+            yield Violation("phantom", "P4", f"{row} in {chat.id}: not the author of {original}, which was forwarded")
 
 
 def duplicate(history: History) -> Iterator[Violation]:
@@ -177,9 +215,19 @@ def counter(history: History) -> Iterator[Violation]:
             for seq, row in final.rows.items() if fields["likes"] is not None else ():
                 if row.like_count or str(seq) in likes:
                     pairs.append((f"like_count of seq {seq}", row.like_count, likes.get(str(seq), 0)))
+            reactions = {seq: _counts(marks) for seq, marks in (fields["reactions"] or {}).items()}
+            for seq, row in final.rows.items() if fields["reactions"] is not None else ():
+                if row.reactions or str(seq) in reactions:
+                    pairs.append((f"reactions of seq {seq}", row.reactions, reactions.get(str(seq), "")))
             for name, value, counted in pairs:
                 if value != counted:
                     yield Violation("counter", "P5", f"{_reader(final)}: {name} is {value}, counted {counted}")
+
+
+def _counts(reactions: list[str]) -> str:
+    """The reactions of some users as a row counts them."""
+    counts = Counter(reaction.partition(" ")[2] for reaction in set(reactions))
+    return " ".join(f"{emoji} {count}" for emoji, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])))
 
 
 def versions(history: History) -> Iterator[Violation]:
@@ -220,6 +268,6 @@ def _reader(final: Final) -> str:
 
 
 RULES = (
-    *(lost, lost_change, lost_like, phantom, duplicate, reused, zombie, gap, divergence, inversion, counter),
+    *(lost, lost_change, lost_mark, lost_pin, phantom, duplicate, reused, zombie, gap, divergence, inversion, counter),
     *(versions, pair),
 )

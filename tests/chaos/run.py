@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from tests.chaos import account_acts, group_acts, hostile  # they register their parts
+from tests.chaos import account_acts, group_acts, hostile, mark_acts  # they register their parts
 from tests.chaos.acts import LEAST_MEMBERS
 from tests.chaos.calls import Person
 from tests.chaos.clients import Client
@@ -22,7 +22,7 @@ from tests.chaos.history import Json, Recorder
 from tests.chaos.stage import SERVICE, Stage, stage
 from tests.chaos.world import NEWEST, PARTS, Turn, World
 
-assert account_acts and group_acts and hostile
+assert account_acts and group_acts and hostile and mark_acts
 NODES = ("a", "b", "c")
 # Of the clients so many are the first of their user; the others are second devices.
 USERS_SHARE = 0.7

@@ -6,11 +6,7 @@ from math import inf
 from typing import Any
 
 from tests.chaos.history import Json, Row
-
-
-class Refused(Exception):
-    def __init__(self, status: int, code: str) -> None:
-        self.status, self.code = status, code
+from tests.chaos.simulated_marks import Marks, Refused
 
 
 @dataclass(eq=False)
@@ -36,6 +32,8 @@ class Chat:
     rows: list[Row] = field(default_factory=list)
     version: int = 1
     likes: dict[int, set[str]] = field(default_factory=dict)
+    # By seq: each reaction as "user emoji".
+    reactions: dict[int, set[str]] = field(default_factory=dict)
     read: dict[str, int] = field(default_factory=dict)
     sent: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
 
@@ -45,8 +43,8 @@ class Chat:
     def positions(self) -> list[Any]:
         return [[user, self.read.get(user, 0)] for user in sorted(self.members)]
 
-    def put(self, sender: str, client_id: str | None, type: str, content: Any) -> Row:
-        row = Row(len(self.rows) + 1, self.version, sender, client_id, type, content, 0, 0)
+    def put(self, sender: str, client_id: str | None, type: str, content: Any, author: str | None = None) -> Row:
+        row = Row(len(self.rows) + 1, self.version, sender, client_id, type, content, 0, 0, author=author)
         self.rows.append(row)
         return row
 
@@ -56,7 +54,7 @@ class Chat:
         return self.rows[seq - 1]
 
 
-class Service:
+class Service(Marks):
     """Applies one operation after the other, and hands out the events of each."""
 
     def __init__(self, users: list[str], deliver: Callable[[Connection, str, Json], None]) -> None:
@@ -133,8 +131,17 @@ class Service:
             if content != args["content"]:
                 raise Refused(409, "client_id_reused")
             return {"status": 200, "data": self._message(chat, chat.rows[seq - 1])}
+        content, author = args["content"], None
+        if isinstance(content, dict):
+            source = self.chats.get(content["from_chat_id"])
+            if source is None or user not in source.members:
+                raise Refused(404, "message_not_found")
+            original = self._row(user, source, {"seq": content["from_seq"]})
+            if original.deleted or original.type == "system":
+                raise Refused(409, "message_deleted")
+            content, author = original.content, original.author or original.sender
         chat.version += 1
-        row = chat.put(user, args["client_id"], "text", args["content"])
+        row = chat.put(user, args["client_id"], "text", content, author)
         chat.sent[key] = row.seq, args["content"]
         chat.read[user] = row.seq
         self._tell(chat, [row])
@@ -142,7 +149,7 @@ class Service:
 
     def _edit_message(self, user: str, chat: Chat, args: Json) -> Json:
         row = self._row(user, chat, args)
-        if row.sender != user or row.type == "system":
+        if row.sender != user or row.type == "system" or row.author:
             raise Refused(403, "not_author")
         if row.deleted:
             raise Refused(409, "message_deleted")
@@ -151,27 +158,11 @@ class Service:
     def _delete_message(self, user: str, chat: Chat, args: Json) -> Json:
         if self._row(user, chat, args).sender != user:
             raise Refused(403, "not_author")
-        chat.likes.pop(args["seq"], None)
-        self._changed(chat, args["seq"], content=None, deleted=1, like_count=0)
+        for marks in (chat.likes, chat.reactions):
+            marks.pop(args["seq"], None)
+        cleared = {"like_count": 0, "reactions": "", "pinned": 0, "author": None}
+        self._changed(chat, args["seq"], content=None, deleted=1, **cleared)
         return {"status": 204}
-
-    def _like_message(self, user: str, chat: Chat, args: Json) -> Json:
-        row = self._row(user, chat, args)
-        if row.deleted:
-            raise Refused(409, "message_deleted")
-        likes = chat.likes.setdefault(row.seq, set())
-        if user in likes:
-            return {"data": self._message(chat, row)}
-        likes.add(user)
-        return self._changed(chat, row.seq, like_count=len(likes))
-
-    def _unlike_message(self, user: str, chat: Chat, args: Json) -> Json:
-        row = self._row(user, chat, args)
-        likes = chat.likes.setdefault(row.seq, set())
-        if user not in likes:
-            return {"data": self._message(chat, row)}
-        likes.remove(user)
-        return self._changed(chat, row.seq, like_count=len(likes))
 
     def _changed(self, chat: Chat, seq: int, **fields: Any) -> Json:
         row = chat.change(seq, **fields)

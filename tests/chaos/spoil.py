@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.chaos.history import Json
 
-SEQ, VERSION, SENDER, CLIENT_ID, TYPE, CONTENT, LIKES = range(7)
+SEQ, VERSION, SENDER, CLIENT_ID, TYPE, CONTENT, LIKES, DELETED, REACTIONS, PINNED, AUTHOR = range(11)
 
 
 class Records:
@@ -104,7 +104,7 @@ def lost_edit(found: Records) -> None:
 def lost_deletion(found: Records) -> None:
     asked, _ = found.pick(found.done("delete_message"))
     for row in found.rows(asked["args"]["chat_id"], asked["args"]["seq"]):
-        row[-1] = 0
+        row[DELETED] = 0
 
 
 def lost_like(found: Records) -> None:
@@ -117,6 +117,34 @@ def lost_like(found: Records) -> None:
                     final["likes"][str(seq)] = [other for other in final["likes"][str(seq)] if other != user]
             for row in found.rows(chat, seq):
                 row[LIKES] -= 1
+
+
+def lost_reaction(found: Records) -> None:
+    """The last of a user's reactions to a message is neither listed nor counted."""
+    asked = {(one["args"]["chat_id"], one["args"]["seq"], one["user"]) for one, _ in found.done("react")}
+    for chat, seq, user in sorted(asked):
+        for final in found.of("final"):
+            if final["chat"] == chat and f"{user} 👍" in final["reactions"].get(str(seq), ()):
+                final["reactions"][str(seq)].remove(f"{user} 👍")
+                for row in found.rows(chat, seq):
+                    row[REACTIONS] = f"👍 {len(final['reactions'][str(seq)])}".removesuffix("👍 0")
+
+
+def wrong_reaction_count(found: Records) -> None:
+    rows = found.pick(rows for _, _, rows in found.sent() if not rows[0][REACTIONS])
+    for row in rows:
+        row[REACTIONS] = "👍 1"
+
+
+def lost_pin(found: Records) -> None:
+    for asked, _ in found.done("pin_message"):
+        for row in found.rows(asked["args"]["chat_id"], asked["args"]["seq"]):
+            row[PINNED] = 0
+
+
+def forward_of_another_author(found: Records) -> None:
+    for row in (row for rows in found.read.values() for row in rows if row[AUTHOR]):
+        row[AUTHOR] = "somebody else"
 
 
 def wrong_like_count(found: Records) -> None:
@@ -243,7 +271,11 @@ MESSAGES: dict[Callable[[Records], None], str] = {
     lost_edit: "lost change",
     lost_deletion: "lost change",
     lost_like: "like",
+    lost_reaction: "reaction",
+    lost_pin: "pin",
     wrong_like_count: "counter",
+    wrong_reaction_count: "counter",
+    forward_of_another_author: "phantom",
     wrong_member_count: "counter",
     phantom_message: "phantom",
     phantom_content: "phantom",

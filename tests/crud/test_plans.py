@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from chat_app import driver
-from chat_app.crud import chats, groups, history, members, search
+from chat_app.crud import chats, groups, history, members, reactions, search
 from chat_app.crud.messages import Draft, send_messages
 from chat_app.crud.presence import list_peers, read_watchers
 from chat_app.crud.sessions import check_session, list_ended, open_session
@@ -50,6 +50,10 @@ USES: dict[str, Use] = {
     "one message": lambda unit, actor, chat_id: history.get_message(unit, actor, chat_id, 1),
     "changes": lambda unit, actor, chat_id: history.list_changes(unit, actor, chat_id, since=1),
     "group": lambda unit, actor, chat_id: groups.get_group(unit, actor, chat_id),
+    "pinned messages": lambda unit, actor, chat_id: history.list_pinned_messages(unit, actor, chat_id),
+    "reactions": lambda unit, actor, chat_id: reactions.list_reactions(
+        unit, actor, chat_id, 1, emoji=None, cursor="1", limit=50
+    ),
     "members": lambda unit, actor, chat_id: members.list_members(unit, actor, chat_id),
     "one chat": lambda unit, actor, chat_id: chats.get_chat(unit, actor, chat_id),
     "chat list": lambda unit, actor, _: chats.list_chats(unit, actor, cursor=None, limit=50, changed_since=None),

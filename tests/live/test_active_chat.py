@@ -64,7 +64,7 @@ class TestActivation:
     ) -> None:
         await transport.send(boris, chat, "hello")
         answer = await transport.call(anna, "activate_chat", chat_id=chat)
-        assert answer.status == 200 and set(answer.data) == {"chat", "page", "members", "users", "online"}
+        assert answer.status == 200 and set(answer.data) == {"chat", "page", "members", "users", "pinned", "online"}
         entry = await transport.do(anna, "get_chat", chat_id=chat)
         assert answer.data["chat"] == entry
         assert answer.data["page"] == await transport.do(anna, "list_messages", chat_id=chat)

@@ -76,7 +76,7 @@ class TestQuotes:
         await transport.do(anna, "edit_message", chat_id=chat["id"], seq=answer["seq"], text="better")
         await transport.do(boris, "like_message", chat_id=chat["id"], seq=answer["seq"])
         quoted = await transport.do(clara, "get_message", chat_id=chat["id"], seq=asked["seq"])
-        del quoted["liked"]
+        del quoted["liked"], quoted["reacted"]
         events = await clara.received("messages_changed")
         assert [event["replied"] for event in events] == [[quoted]] * 3
         assert [event["users"] for event in events] == [[brief(boris)]] * 3

@@ -34,7 +34,12 @@ MESSAGE = {
     "edited_at",
     "deleted_at",
     "extra",
+    "pinned_at",
+    "reactions",
+    "reacted",
+    "forwarded",
 }
+OWN = ("liked", "reacted")
 PAYLOADS = ("location", "contact", "system")
 LOCATION = {"type": "location", "latitude": 55.75, "longitude": 37.6}
 CONTACT = {"type": "contact", "name": "Doctor", "phone": "8 (495) 123-45-67"}
@@ -118,7 +123,8 @@ class TestSending:
         assert message["version"] == chat["version"] + 1
         assert (message["type"], message["text"], message["sender_id"]) == ("text", "hello", anna.id)
         assert (message["like_count"], message["liked"]) == (0, False)
-        absent = (*PAYLOADS, "attachment", "reply_to", "edited_at", "deleted_at", "extra")
+        absent = (*PAYLOADS, "attachment", "reply_to", "edited_at", "deleted_at", "extra", "pinned_at", "forwarded")
+        assert (message["reactions"], message["reacted"]) == ([], [])
         assert {message[field] for field in absent} == {None}
         assert await transport.do(boris, "get_message", chat_id=chat["id"], seq=1) == message
         assert await transport.history(boris, chat["id"]) == [message]
@@ -151,7 +157,7 @@ class TestSending:
             assert event["mine"] == event["removed"] == []
             assert event["users"] == [{"id": anna.id, "name": "Anna", "avatar": None}]
         (event,) = await boris.received("messages_changed")
-        shared = {key: value for key, value in message.items() if key != "liked"}
+        shared = {key: value for key, value in message.items() if key not in OWN}
         assert event["messages"] == [shared]
         assert (event["chat_id"], event["message_count"]) == (chat["id"], 2)
         assert (event["since"], event["version"]) == (chat["version"], message["version"])
@@ -536,7 +542,7 @@ class TestEditing:
         assert edited == sent | changed
         assert await transport.history(boris, chat["id"]) == [edited]
         (event,) = await boris.received("messages_changed")
-        assert event["messages"] == [{key: value for key, value in edited.items() if key != "liked"}]
+        assert event["messages"] == [{key: value for key, value in edited.items() if key not in OWN}]
         assert (event["since"], event["version"]) == (sent["version"], edited["version"])
         after = await transport.do(boris, "get_chat", chat_id=chat["id"])
         assert after["mine"] == entry["mine"] and after["updated_at"] == entry["updated_at"]
@@ -640,7 +646,10 @@ class TestDeleting:
         assert (answer.status, answer.data) == (204, None)
         tombstone = await transport.do(boris, "get_message", chat_id=chat["id"], seq=2)
         kept = {key: before[key] for key in ("chat_id", "seq", "client_id", "type", "sender_id", "sent_at")}
-        cleared = dict.fromkeys(("text", *PAYLOADS, "attachment", "reply_to", "edited_at", "extra"))
+        cleared = dict.fromkeys(
+            ("text", *PAYLOADS, "attachment", "reply_to", "edited_at", "extra", "pinned_at", "forwarded")
+        )
+        cleared |= {"reactions": [], "reacted": []}
         changed = {"version": before["version"] + 1, "deleted_at": tombstone["deleted_at"]}
         assert tombstone == kept | cleared | changed | {"like_count": 0, "liked": False}
         assert tombstone["deleted_at"] > sent["sent_at"]

@@ -43,6 +43,8 @@ READING = {
     "list_members",
     "list_messages",
     "search_messages",
+    "list_pinned_messages",
+    "list_reactions",
     "set_typing",
 }
 # It opens a window and changes nothing in one, so it has no case but tests of its own below.
@@ -78,7 +80,18 @@ BORIS_OLDER_LIKED: tuple[Call, ...] = (
     ("Vera", "like_message", {"seq": BORIS_OLDER}),
     ("Boris", "like_message", {"seq": BORIS_OLDER}),
 )
+BORIS_OLDER_REACTED: tuple[Call, ...] = (
+    ("Vera", "react", {"seq": BORIS_OLDER, "emoji": "👍"}),
+    ("Boris", "react", {"seq": BORIS_OLDER, "emoji": "👍"}),
+    ("Boris", "react", {"seq": BORIS_OLDER, "emoji": "❤️"}),
+)
+BORIS_OLDER_PINNED: tuple[Call, ...] = (
+    ("Vera", "pin_message", {"seq": NEWEST}),
+    ("Vera", "pin_message", {"seq": BORIS_OLDER}),
+)
 REPLY: Call = ("Anna", "send_message", message(type="text", text="quite so", reply_to=BORIS_OLDER))
+FORWARD: Call = ("Anna", "send_message", message(type="forward", from_chat_id="private", from_seq=1))
+FILE_FORWARDED: Call = ("Anna", "send_message", message(type="forward", from_chat_id="group", from_seq=WITH_CAPTION))
 GLEB_REMOVED: tuple[Call, ...] = (
     ("Gleb", "pin_chat", {}),
     ("Gleb", "rename_chat", {"title": "Gleb's"}),
@@ -131,6 +144,53 @@ CASES = {
     "an older message deleted": Case("delete_message", {"seq": ANNAS_LATER}),
     "a message with a file deleted": Case("delete_message", {"seq": WITH_CAPTION}),
     "a liked message deleted": Case("delete_message", {"seq": BORIS_OLDER}, before=BORIS_OLDER_LIKED),
+    "a reaction": Case("react", {"seq": NEWEST, "emoji": "👍"}),
+    "a reaction that others have": Case("react", {"seq": BORIS_OLDER, "emoji": "👍"}, before=BORIS_OLDER_REACTED),
+    "one more reaction of the same user": Case(
+        "react", {"seq": BORIS_OLDER, "emoji": "🎉"}, actor="Boris", before=BORIS_OLDER_REACTED
+    ),
+    "a reaction to a reply": Case(
+        "react", {"seq": NEWEST + 1, "emoji": "👍"}, actor="Boris", before=(REPLY, BORIS_OLDER_REACTED[1])
+    ),
+    "a reaction taken back": Case(
+        "unreact", {"seq": BORIS_OLDER, "emoji": "👍"}, actor="Boris", before=BORIS_OLDER_REACTED
+    ),
+    "a message with reactions liked": Case("like_message", {"seq": BORIS_OLDER}, before=BORIS_OLDER_REACTED),
+    "a message with reactions deleted": Case("delete_message", {"seq": BORIS_OLDER}, before=BORIS_OLDER_REACTED),
+    "the newest message pinned for all": Case("pin_message", {"seq": NEWEST}),
+    "an older message pinned for all": Case("pin_message", {"seq": ANNAS_OLDEST}, before=BORIS_OLDER_PINNED),
+    "a reply pinned for all": Case("pin_message", {"seq": NEWEST + 1}, actor="Boris", before=(REPLY,)),
+    "a message unpinned for all": Case("unpin_message", {"seq": NEWEST}, before=BORIS_OLDER_PINNED),
+    "a message that newcomers can't see unpinned": Case(
+        "unpin_message", {"seq": BORIS_OLDER}, actor="Boris", before=BORIS_OLDER_PINNED
+    ),
+    "a pinned message deleted": Case("delete_message", {"seq": BORIS_OLDER}, before=BORIS_OLDER_PINNED),
+    "a pinned message edited": Case(
+        "edit_message", {"seq": NEWEST, "text": "better"}, actor="Boris", before=BORIS_OLDER_PINNED
+    ),
+    "a forward from another chat": sent(type="forward", from_chat_id="private", from_seq=1),
+    "a forward within the chat that quotes": sent(
+        type="forward", from_chat_id="group", from_seq=BORIS_OLDER, reply_to=ANNAS_OLDEST
+    ),
+    "a file forwarded": sent(type="forward", from_chat_id="group", from_seq=WITH_CAPTION),
+    "a forward by somebody who was no author into a private chat": sent(
+        type="forward", from_chat_id="lately", from_seq=2
+    )._replace(actor="Boris", chat="private"),
+    "a forwarded message liked": Case("like_message", {"seq": NEWEST + 1}, actor="Boris", before=(FORWARD,)),
+    "a forwarded message deleted": Case("delete_message", {"seq": NEWEST + 1}, before=(FORWARD,)),
+    "a forwarded file deleted": Case("delete_message", {"seq": NEWEST + 1}, before=(FILE_FORWARDED,)),
+    "a forwarded message quoted in a private chat": Case(
+        "send_message",
+        message(type="text", text="who?", reply_to=2),
+        chat="private",
+        before=(("Boris", "send_message", message(type="forward", from_chat_id="lately", from_seq=2)),),
+    ),
+    "a forwarded message pinned in a private chat": Case(
+        "pin_message",
+        {"seq": 2},
+        chat="private",
+        before=(("Boris", "send_message", message(type="forward", from_chat_id="lately", from_seq=2)),),
+    ),
     "a chat pinned": Case("pin_chat", {}, changes="mine"),
     "a chat unpinned": Case("unpin_chat", {}, changes="mine", before=(("Anna", "pin_chat", {}),)),
     "a chat renamed": Case("rename_chat", {"title": "Mine"}, changes="mine"),
@@ -359,6 +419,27 @@ async def test_a_hidden_chat_that_another_device_shows_again_is_asked_for(
         assert observer.model.ids_to_ask() == [group_id], "the list of a device lacked it"
         await ask_for_unknown(observer.model, observer.socket)
     await cast.check()
+
+
+async def test_pinned_messages_are_read_after_a_newest_page_that_replaces_the_window(
+    cast: Cast, service: Service, database: Database
+) -> None:
+    group_id = cast.chats["group"]
+    await cast.call("Vera", "pin_message", chat_id=group_id, seq=BORIS_OLDER)
+    async with service.database.transaction() as db:
+        await send_messages(db, [draft(cast.actor("Vera"), UUID(group_id)) for _ in range(PAGE)])
+    await cast.look(database, group_id)
+    twin = cast.twins()["Boris"]
+    for actor, operation, arguments in (
+        ("Anna", "remove_member", {"user_id": "Boris"}),
+        ("Vera", "pin_message", {"seq": ANNAS_OLDEST}),
+        ("Anna", "add_members", {"user_ids": ["Boris"], "share_history": True}),
+    ):
+        await cast.call(actor, operation, chat_id=group_id, **arguments)
+    ((page,),) = await cast.come_back({"Boris": twin}, limit=100)
+    assert page["reset"], "the window has to be replaced for this test to mean anything"
+    assert twin.window and [row["seq"] for row in twin.window.pinned()] == [ANNAS_OLDEST, BORIS_OLDER]
+    assert twin.window.first > BORIS_OLDER
 
 
 async def test_an_open_window_gets_others_read_seq(transport: Transport, cast: Cast, database: Database) -> None:

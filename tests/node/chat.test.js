@@ -285,6 +285,55 @@ describe("a private chat", () => {
     assert.equal((await anna.refused("edit_message", { ...first, text: "Back" })).code, "message_deleted");
   });
 
+  it("counts reactions, and shows their user the own ones", async () => {
+    const { anna, boris, chat } = await pair();
+    await anna.ask("send_message", textMessage("Done!"));
+    const first = { chat_id: chat.id, seq: 1 };
+    const change = (person, condition) =>
+      person.next("messages_changed", ({ messages: [row] }) => row && condition(row));
+
+    // The keyboard left out the selector.
+    const { data } = await boris.ask("react", { ...first, emoji: "\u2764" });
+    assert.deepEqual([data.reactions, data.reacted], [[{ emoji: "❤️", count: 1 }], ["❤️"]]);
+    assert.deepEqual((await change(boris, (row) => row.reactions.length === 1)).messages[0].reacted, ["❤️"]);
+    assert.ok(!("reacted" in (await change(anna, (row) => row.reactions.length === 1)).messages[0]));
+    const { data: page } = await anna.ask("list_reactions", first);
+    assert.deepEqual(page.items.map(({ user, emoji }) => [user.id, emoji]), [[boris.id, "❤️"]]);
+    assert.deepEqual((await boris.ask("unreact", { ...first, emoji: "❤️" })).data.reactions, []);
+    assert.equal((await boris.refused("react", { ...first, emoji: "heart" })).code, "invalid_input");
+    for (const emoji of ["👍", "🎉", "🔥"]) await boris.ask("react", { ...first, emoji });
+    assert.equal((await boris.refused("react", { ...first, emoji: "🚀" })).code, "too_many_reactions");
+  });
+
+  it("pins messages for both", async () => {
+    const { anna, boris, chat } = await pair();
+    for (const words of ["One", "Two"]) await anna.ask("send_message", textMessage(words));
+    for (const seq of [2, 1]) await boris.ask("pin_message", { chat_id: chat.id, seq });
+    await anna.next("messages_changed", ({ messages: [row] }) => row?.seq === 1 && row.pinned_at);
+    assert.deepEqual(seqs((await anna.ask("list_pinned_messages", { chat_id: chat.id })).data.items), [1, 2]);
+    assert.deepEqual(seqs((await anna.ask("activate_chat", { chat_id: chat.id })).data.pinned), [1, 2]);
+    const { data } = await anna.ask("unpin_message", { chat_id: chat.id, seq: 1 });
+    assert.equal(data.pinned_at, null);
+    await boris.next("messages_changed", ({ version }) => version === data.version);
+  });
+
+  it("passes messages on, with the name of their author", async () => {
+    const { anna, boris, chat } = await pair();
+    const [clara] = await connected("Clara");
+    const { data: sent } = await anna.ask("send_message", textMessage("Look"));
+    const { data: other } = await boris.ask("open_private_chat", { user_id: clara.id });
+    await clara.ask("activate_chat", { chat_id: other.id });
+    const draft = { type: "forward", client_id: randomUUID(), from_chat_id: chat.id, from_seq: 1 };
+    const { status, data } = await boris.ask("send_message", { chat_id: other.id, ...draft });
+    assert.deepEqual([status, data.type, data.text, data.sender_id], [201, "text", "Look", boris.id]);
+    assert.deepEqual(data.forwarded, { author_id: anna.id, sent_at: sent.sent_at });
+    const { users } = await clara.next("messages_changed", ({ messages: [row] }) => row?.forwarded);
+    assert.ok(users.some(({ id }) => id === anna.id));
+    assert.equal((await boris.refused("edit_message", { chat_id: other.id, seq: 1, text: "Mine" })).code, "not_author");
+    const hidden = { ...draft, client_id: randomUUID(), chat_id: other.id };
+    assert.equal((await clara.refused("send_message", hidden)).code, "message_not_found");
+  });
+
   it("shows how far the other one has read", async () => {
     const { anna, boris, chat } = await pair();
     await anna.ask("send_message", textMessage("One"));

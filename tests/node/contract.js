@@ -132,10 +132,14 @@ const messageShared = {
   edited_at: orNull(time),
   deleted_at: orNull(time),
   extra: orNull(object),
+  pinned_at: orNull(time),
+  reactions: list(fields({ emoji: text, count })),
+  forwarded: orNull(fields({ author_id: uuid, sent_at: time })),
 };
 const message = (required, optional) => (value, path) =>
   fields({ ...messageShared, ...payload(value?.type), ...required }, optional)(value, path);
-const messageRead = message({ liked: flag }, {});
+const messageRead = message({ liked: flag, reacted: list(text) }, {});
+const pinned = list(message({}, {}));
 const messagePage = fields({
   items: list(messageRead),
   has_before: flag,
@@ -149,6 +153,7 @@ const openChat = fields({
   page: messagePage,
   members,
   users,
+  pinned,
   online: list(uuid),
   description: orNull(text),
 });
@@ -211,6 +216,12 @@ export const answers = {
     users,
     next_cursor: orNull(text),
   }),
+  react: messageRead,
+  unreact: messageRead,
+  list_reactions: fields({ items: list(fields({ user: fields(userBrief), emoji: text })), next_cursor: orNull(text) }),
+  pin_message: messageRead,
+  unpin_message: messageRead,
+  list_pinned_messages: fields({ items: pinned, users, version: count }),
   mark_read: chatRead,
   set_typing: nothing,
   list_changes: fields({
@@ -249,7 +260,7 @@ export const events = {
     since: count,
     version: count,
     message_count: count,
-    messages: list(message({}, { liked: flag })),
+    messages: list(message({}, { liked: flag, reacted: list(text) })),
     members,
     users,
     replied: list(message({}, {})),
