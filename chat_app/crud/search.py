@@ -37,8 +37,8 @@ class Place(NamedTuple):
     seq: int
 
 
-# The first page is before it. The driver writes this time as `infinity`.
-END = Place(datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1), BIGGEST)
+# The first page is before it. The driver reads the greatest time of all without its zone.
+END = Place(datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1), BIGGEST)
 
 
 async def search_messages(
