@@ -1,6 +1,5 @@
 """A search reads few rows, however many chats and messages its user has and however common its word is."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -72,7 +71,7 @@ async def read_page(database: Database, actor: Actor, query: str, **where: Any) 
         await raw.connection.execute("SET plan_cache_mode = force_generic_plan")
         for statement, values in statements:
             ((explained,),) = await RawConnection.fetch(raw, f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values)
-            read += rows_of(json.loads(explained)[0]["Plan"])
+            read += rows_of(explained[0]["Plan"])
         await raw.connection.execute("RESET plan_cache_mode")
     return page, read
 
