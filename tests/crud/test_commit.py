@@ -474,7 +474,7 @@ class TestTheCode:
         assert found == callers("commit") == ["database.py"]
 
     def test_the_code_hands_events_to_one_listener(self) -> None:
-        assert [module for module, source in sources().items() if "_delivery.deliver(" in source] == ["database.py"]
+        assert [module for module, source in sources().items() if ".delivery.deliver(" in source] == ["database.py"]
         assert [module for module, source in sources().items() if "delivery=" in source] == ["main.py"]
         assert callers("emit") == []
 
