@@ -95,7 +95,8 @@ async def test_chats_that_end_with_system_messages_get_their_newest_message_of_a
 async def test_indexes_that_were_made_before_by_the_runbook_are_those_of_the_migration(
     empty_url: str, engine: AsyncEngine
 ) -> None:
-    statements = (ROOT / "manifests/RUNBOOK.md").read_text().partition("```sql")[2].partition("```")[0].split(";")
+    chapter = (ROOT / "manifests/RUNBOOK.md").read_text().partition("\n## The indexes of the search\n")[2]
+    statements = chapter.partition("```sql")[2].partition("```")[0].split(";")
     await asyncio.to_thread(command.upgrade, migrations.config(empty_url), "0010")
     catalogs = []
     for made_before in (False, True):

@@ -77,10 +77,15 @@ SEPARATOR = "[^[:alnum:]]+"
 _TAG = search_tag("chat_id", "seq / 1024")
 # A key has at most 2,046 bytes.
 _LONG = "([[:alnum:]]{100})[[:alnum:]]+"
-_CUT = rf"CASE WHEN octet_length(text) < 1000 THEN text ELSE regexp_replace(text, '{_LONG}', '\1', 'g') END"
+_CUT = rf"""
+CASE
+    WHEN octet_length(text) < 1000 THEN text
+    ELSE regexp_replace(text, '{_LONG}', '\1', 'g')
+END"""
+_TAGGED = f"regexp_replace(lower(coalesce({_CUT}, '')), '{SEPARATOR}', ' ' || {_TAG}, 'g')"
 # The words of a message and its type, each behind the tag: a chat is searched without reading the keys of others.
-SEARCH_KEYS = f"""array_to_tsvector(string_to_array({_TAG} || '=' || type || ' ' || {_TAG} ||
-    regexp_replace(lower(coalesce({_CUT}, '')), '{SEPARATOR}', ' ' || {_TAG}, 'g'), ' '))"""
+# Alembic compares it with what PostgreSQL shows of the index, so lines and parentheses are as there.
+SEARCH_KEYS = f"array_to_tsvector(string_to_array((((({_TAG} || '=') || type) || ' ') || {_TAG}) || {_TAGGED}, ' '))"
 IS_SEARCHABLE = "deleted_at IS NULL AND type <> 'system'"
 SEARCH_INDEX: dict[str, Any] = {
     "postgresql_using": "gin",
