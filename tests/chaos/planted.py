@@ -109,9 +109,9 @@ def rooms() -> None:
     """A connection that once opened a chat gets its events for ever."""
     to_open = Fanout._to_open
 
-    def to_room(self: Any, event: Any, reached: Any) -> None:
-        room = {connection.key: 1 for connection in self.connections.with_open(event.open_chat_id)}
-        to_open(self, event._replace(audience=room | dict(event.audience)), reached)
+    def to_room(self: Any, event: Any, chat_id: Any, reached: Any) -> None:
+        room = {connection.key: 1 for connection in self.connections.with_open(chat_id)}
+        to_open(self, event._replace(audience=room | dict(event.audience)), chat_id, reached)
 
     replace(Fanout, _to_open=to_room)
     replace(Connection, lose_chat=lambda self, chat_id, version: None)

@@ -58,7 +58,7 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     {"around_time": "2026-11-21T09:15:42"},
     {"around_time": "2026-11-21"},
     {"around_time": "1999-12-31T23:59:59Z"},
-    {"around_time": "9000-01-01T00:00:00Z"},
+    {"around_time": "9999-01-01T00:00:00Z"},
     {"around_time": "x"},
 ]
 

@@ -7,7 +7,7 @@ import pytest
 from tests.clients import Person, Transport
 from tests.service import MakePerson
 
-PROFILE = {"id", "name", "avatar", "username", "bio", "last_seen_at", "online"}
+PROFILE = {"id", "name", "avatar", "username", "bio", "last_seen_at", "online", "extra"}
 
 
 async def test_a_like_is_counted_and_liked_is_shown_to_its_user_only(
