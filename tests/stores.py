@@ -83,7 +83,7 @@ def files(request: pytest.FixtureRequest, service: Service, monkeypatch: pytest.
     if request.param == "s3":
         storage = request.getfixturevalue("bucket").open()
         monkeypatch.setattr(service.node, "storage", storage)
-        monkeypatch.setattr(service.database, "_remove_files", storage.delete)
+        monkeypatch.setattr(service.database, "remove_files", storage.delete)
     storage = service.node.storage
     before = keys_in(storage)
     return lambda: sorted(keys_in(storage) - before)
