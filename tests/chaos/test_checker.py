@@ -25,7 +25,7 @@ def _valid(seed: int) -> bytes:
     return orjson.dumps(history(seed, OPERATIONS))
 
 
-def valid(seed: int = 5) -> list[Json]:
+def valid(seed: int = 7) -> list[Json]:
     found: list[Json] = orjson.loads(_valid(seed))
     return found
 
