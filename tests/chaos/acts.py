@@ -195,6 +195,7 @@ async def clear_chat(turn: Turn) -> None:
     if mine and mine["peer"] and me < mine["peer"]["id"]:
         keeps = True
     if entry and not keeps:
+        turn.world.founders[entry.shared["id"]].discard(me)
         await turn.do("clear_chat", {"chat_id": entry.shared["id"], "hide": turn.random.random() < 0.5})
 
 
@@ -207,6 +208,7 @@ async def create_group(turn: Turn) -> None:
     if answer and answer.ok:
         turn.world.chats.append(answer.data["id"])
         turn.world.members[answer.data["id"]] = {me.id, *others}
+        turn.world.founders[answer.data["id"]] = {me.id, *others}
 
 
 @part(2)
@@ -238,6 +240,7 @@ async def remove_member(turn: Turn) -> None:
     chat_id = entry.shared["id"]
     known = sorted(turn.world.members[chat_id] - {turn.client.person.id}) or [turn.somebody().id]
     gone = turn.random.choice(known)
+    turn.world.founders[chat_id].discard(gone)
     removal = turn.do("remove_member", {"chat_id": chat_id, "user_id": gone})
     writer = next(client for client in turn.world.clients if client.person.id == gone)
     answer, *_ = await asyncio.gather(removal, *(_write_meanwhile(turn, writer, chat_id) for _ in range(3)))
@@ -258,6 +261,8 @@ async def leave_chat(turn: Turn) -> None:
     entry = turn.entry(group=True)
     if entry is None or entry.shared["member_count"] <= LEAST_MEMBERS:
         return
+    if entry.shared["creator_id"] != turn.client.person.id:
+        turn.world.founders[entry.shared["id"]].discard(turn.client.person.id)
     answer = await turn.do("leave_chat", {"chat_id": entry.shared["id"]})
     if answer and answer.ok:
         turn.world.members[entry.shared["id"]].discard(turn.client.person.id)

@@ -34,11 +34,11 @@ async def delete_group_avatar(turn: Turn) -> None:
 
 @part(2)
 async def set_creator(turn: Turn) -> None:
-    """Mostly to somebody who was a member a moment ago, and sometimes twice at once."""
+    """To a founder who never left; sometimes twice at once."""
     entry = turn.entry(mine=turn.random.random() < 0.95, group=True)
     if entry is None:
         return
     me, chat_id = turn.client.person.id, entry.shared["id"]
-    known = sorted(turn.world.members[chat_id] - {me}) or [person.id for person in turn.world.people if person.id != me]
+    known = sorted(turn.world.founders[chat_id] - {me})
     args = [{"chat_id": chat_id, "user_id": user_id} for user_id in turn.random.sample(known, min(2, len(known)))]
     await asyncio.gather(*(turn.do("set_creator", each) for each in args[: turn.random.choice([1, 1, 2])]))

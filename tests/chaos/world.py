@@ -26,6 +26,9 @@ class World:
         # By chat: the latest messages of people, (seq, sender, client_id).
         self.recent: dict[str, deque[tuple[int, str, str]]] = defaultdict(lambda: deque(maxlen=30))
         self.members: dict[str, set[str]] = defaultdict(set)
+        # By group: the founders who never left. Only they are sure to see all of it, so one of them is its creator:
+        # the checker knows a chat from what somebody can read of it at the end.
+        self.founders: dict[str, set[str]] = defaultdict(set)
         # By phone: the last code that was sent.
         self.codes: dict[str, str] = {}
         self.phones = iter(range(10**6))
