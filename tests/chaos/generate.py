@@ -119,14 +119,12 @@ class Simulation:
             more: dict[str, Json] = {"edit_message": {"text": self.text()}, "react": emoji, "unreact": emoji}
             return args | {"seq": self.random.choice(seqs[-6:])} | more.get(name, {})
         somebody = self.random.choice(self.users)
-        # A creator sees all of the chat, so that somebody can read it at the end. Not oneself: that changes nothing.
-        seeing = sorted(other for other, seen_from in chat.members.items() if seen_from == 1 and other != user)
-        heir = seeing[self.users.index(somebody) % len(seeing)] if seeing else "nobody"
         more = {
             "mark_read": {"seq": len(chat.rows)},
             "add_members": {"user_ids": [somebody], "share_history": self.random.random() < 0.4},
             "remove_member": {"user_id": somebody},
-            "set_creator": {"user_id": heir},
+            # Not oneself: that changes nothing and is written nowhere.
+            "set_creator": {"user_id": self.users[self.users.index(user) - 1] if somebody == user else somebody},
             "list_changes": {"since": max(0, chat.version - self.random.randrange(12))},
         }
         return args | more.get(name, {})
