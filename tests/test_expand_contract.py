@@ -186,7 +186,7 @@ STATEMENTS["0009"] = {
 
 STATEMENTS["0010"] = {
     "message": [
-        *STATEMENTS["0006"]["message"],
+        *STATEMENTS["0009"]["message"],
         """UPDATE message SET text = 'better', edited_at = now(), version = version + 1
             WHERE chat_id = :one AND seq = 2""",
         "SELECT seq FROM message WHERE chat_id = :one AND sent_at > now() - interval '1 day' ORDER BY sent_at DESC",
