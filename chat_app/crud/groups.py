@@ -69,5 +69,5 @@ async def set_creator(db: Transaction, actor: Actor, chat_id: UUID, user_id: UUI
 
 
 def founding_key(founder_id: UUID, client_id: UUID | None) -> UUID | None:
-    """The identity of a group that was founded under a client_id, whoever is its creator by now."""
+    """The identity of a group that was founded under a client_id. It stays when the group has another creator."""
     return uuid5(founder_id, str(client_id)) if client_id else None
